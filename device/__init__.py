@@ -1,0 +1,1 @@
+"""Where a bundle runs: this machine, or a device over ADB."""

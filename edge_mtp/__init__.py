@@ -1,0 +1,1 @@
+"""Gemma 4 with its Multi-Token Prediction drafter, on phones and edge boards."""

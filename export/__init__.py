@@ -1,0 +1,1 @@
+"""Checkpoint pair to bundle: graphs, quantized sections, `.litertlm` file."""
