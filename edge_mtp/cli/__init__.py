@@ -1,0 +1,70 @@
+"""The command line: a group of verbs, one module each, imported only when called."""
+
+import importlib
+from typing import Any, NamedTuple
+
+import click
+
+from edge_mtp.errors import EdgeMtpError
+
+
+class Verb(NamedTuple):
+    """Where a verb's click command lives: `module` holds it under the verb's own name."""
+
+    module: str
+    help: str
+
+
+# The one-line help stands here so that `edge-mtp --help` imports no verb.
+VERBS = {
+    "export": Verb("edge_mtp.cli.export", "Export a checkpoint and its drafter to a .litertlm bundle."),
+    "run": Verb("edge_mtp.cli.run", "Run a prompt on a device, with or without the drafter."),
+    "inspect": Verb("edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."),
+}
+
+# Packages that only `edge-mtp[export]` brings.
+EXPORT_EXTRA = {"ai_edge_quantizer", "litert_lm_builder", "litert_torch", "safetensors", "torch", "transformers"}
+
+
+class Verbs(click.Group):
+    """The group of `VERBS`; the one place where a refusal becomes a line on stderr and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(importlib.import_module(VERBS[cmd_name].module), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeMtpError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXPORT_EXTRA:
+                raise
+            raise click.ClickException(
+                f"{ctx.invoked_subcommand} needs {package}, which is not installed:"
+                " pip install 'edge-mtp[export]'"
+            ) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edge-mtp")
+def main() -> None:
+    """Export Gemma 4 with its Multi-Token Prediction (MTP) drafter, run it on a device, and look into the result.
+
+    A refusal is one line on stderr that names the value and the cure, with exit status 1 (2 for wrong usage,
+    130 when interrupted). Standard output carries results only, so with --json it is empty or one JSON document.
+    """
