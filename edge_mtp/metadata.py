@@ -31,7 +31,7 @@ GEMMA4_TOOL_MARKS = {
 class LlmMetadata:
     """The fields that decoding needs; None or empty where the bundle does not say.
 
-    `max_num_tokens` counts prompt and reply. `chat_template` is Jinja. `tool_marks` is Gemma 4's tool-call syntax.
+    `max_num_tokens` counts prompt and reply; `chat_template` is Jinja; `tool_marks` is Gemma 4's tool syntax.
     """
 
     model_type: str | None = None
@@ -73,7 +73,7 @@ class LlmMetadata:
                     metadata.pad_token = _token(value)
                 case 14, bytes():
                     metadata.min_runtime_version = _text(value)
-                case (1 | 2 | 5 | 6 | 7 | 11 | 12 | 13 | 14), _:
+                case ((1 | 2 | 5 | 6 | 7 | 11 | 12 | 13 | 14), _):
                     raise MalformedError(f"LlmMetadata field {number} has the wrong type")
         return metadata
 

@@ -12,9 +12,10 @@ from typing import TypeVar
 from edge_mtp.wire import MalformedError, Table
 
 # schema.fbs, enum TensorType, in order; short names as in `f32[1,4]`.
-DTYPES = (
-    "f32 f16 i32 u8 i64 string bool i16 c64 i8 f64 c128 u64 resource variant u32 u16 i4 bf16 i2 u4 f8e4m3 f8e5m2"
-).split()
+DTYPES = [
+    "f32", "f16", "i32", "u8", "i64", "string", "bool", "i16", "c64", "i8", "f64", "c128", "u64", "resource",
+    "variant", "u32", "u16", "i4", "bf16", "i2", "u4", "f8e4m3", "f8e5m2",
+]  # fmt: skip
 
 # schema.fbs, enums BuiltinOperator and BuiltinOptions2.
 CUSTOM = 32
@@ -51,7 +52,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Model:
-    """One TFLite section. `subgraph_ops` counts the ops of each subgraph (decompositions are subgraphs too)."""
+    """One TFLite section; `subgraph_ops` counts the ops of each subgraph, decompositions included."""
 
     signatures: dict[str, Signature]
     subgraph_ops: tuple[int, ...]
@@ -81,7 +82,10 @@ def _signature(table: Table, subgraphs: Sequence[Table], op_names: list[str | in
     tensors = subgraph.tables(0)
 
     def named_tensors(slot: int) -> dict[str, Tensor]:
-        return {entry.string(0): _tensor(_pick(tensors, entry.scalar(1, "I"), "tensor")) for entry in table.tables(slot)}
+        return {
+            entry.string(0): _tensor(_pick(tensors, entry.scalar(1, "I"), "tensor"))
+            for entry in table.tables(slot)
+        }
 
     ops = {_custom_op(op, op_names) for op in subgraph.tables(3)}
     return Signature(
@@ -96,7 +100,7 @@ def _tensor(table: Table) -> Tensor:
 
 
 def _op_name(code: Table) -> str | int:
-    """The name of a custom op, the number of a builtin one (old models keep it in the first, one-byte field)."""
+    """The name of a custom op, the number of a builtin one (old models have it in the first field only)."""
     builtin: int = max(code.scalar(0, "b"), code.scalar(3, "i"))
     return code.string(1) if builtin == CUSTOM else builtin
 

@@ -1,7 +1,7 @@
 """Read the two encodings inside a bundle, FlatBuffers and protobuf, in place and with every offset checked.
 
-The generated readers of both formats trust their input; a bundle may be truncated or damaged, and its sections
-may be gigabytes, so these touch only the bytes asked for and answer a bad offset with `MalformedError`.
+A bundle may be damaged, and its sections may be gigabytes. The generated readers of these formats trust their
+input; these touch only the bytes asked for and answer a bad offset with `MalformedError`.
 Formats: https://flatbuffers.dev/internals/ and https://protobuf.dev/programming-guides/encoding/
 """
 
@@ -28,7 +28,9 @@ class Table:
         size = self._read("H", vtable)
         if size < 4 or size % 2:
             raise MalformedError(f"vtable of {size} bytes at {vtable}")
-        self._slots: tuple[int, ...] = struct.unpack_from(f"<{size // 2 - 2}H", self._span(vtable + 4, size - 4))
+        self._slots: tuple[int, ...] = struct.unpack_from(
+            f"<{size // 2 - 2}H", self._span(vtable + 4, size - 4)
+        )
 
     @classmethod
     def root(cls, buffer: memoryview) -> Table:

@@ -19,11 +19,20 @@ class Verb(NamedTuple):
 VERBS = {
     "export": Verb("edge_mtp.cli.export", "Export a checkpoint and its drafter to a .litertlm bundle."),
     "run": Verb("edge_mtp.cli.run", "Run a prompt on a device, with or without the drafter."),
-    "inspect": Verb("edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."),
+    "inspect": Verb(
+        "edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."
+    ),
 }
 
 # Packages that only `edge-mtp[export]` brings.
-EXPORT_EXTRA = {"ai_edge_quantizer", "litert_lm_builder", "litert_torch", "safetensors", "torch", "transformers"}
+EXPORT_EXTRA = {
+    "ai_edge_quantizer",
+    "litert_lm_builder",
+    "litert_torch",
+    "safetensors",
+    "torch",
+    "transformers",
+}
 
 
 class Verbs(click.Group):
@@ -63,8 +72,8 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="edge-mtp")
 def main() -> None:
-    """Export Gemma 4 with its Multi-Token Prediction (MTP) drafter, run it on a device, and look into the result.
+    """Export Gemma 4 with its Multi-Token Prediction (MTP) drafter, run it on a device, inspect the result.
 
-    A refusal is one line on stderr that names the value and the cure, with exit status 1 (2 for wrong usage,
-    130 when interrupted). Standard output carries results only, so with --json it is empty or one JSON document.
+    A refusal is one line on stderr that names the value and the cure, with exit status 1 (2 for wrong usage, 130
+    when interrupted). Standard output carries results only.
     """
