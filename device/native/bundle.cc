@@ -1,0 +1,104 @@
+#include "bundle.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+
+namespace edge_mtp {
+namespace {
+
+constexpr char kMagic[] = "LITERTLM";
+constexpr uint32_t kMajorVersion = 1;
+constexpr size_t kHeaderEnd = 24;
+constexpr size_t kHeaderBegin = 32;
+constexpr uint8_t kStringValue = 9;  // of the header's union of value types
+
+uint64_t fnv1a(uint64_t hash, const void* data, size_t size) {
+  for (size_t i = 0; i < size; ++i) {
+    hash = (hash ^ static_cast<const uint8_t*>(data)[i]) * 0x100000001b3ull;
+  }
+  return hash;
+}
+
+uint64_t identify(const std::string& path, const struct stat& status) {
+  char* resolved = realpath(path.c_str(), nullptr);
+  const std::string name = resolved == nullptr ? path : resolved;
+  free(resolved);
+  uint64_t hash = fnv1a(0xcbf29ce484222325ull, name.data(), name.size());
+  hash = fnv1a(hash, &status.st_size, sizeof status.st_size);
+  return fnv1a(hash, &status.st_mtim, sizeof status.st_mtim);
+}
+
+std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs) {
+  std::map<std::string, std::string> items;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const flatbuffer::Table pair = pairs.table(i);
+    if (pair.scalar<uint8_t>(1, 0) != kStringValue) continue;
+    items.emplace(pair.string(0), pair.table(2).string(0));
+  }
+  return items;
+}
+
+}  // namespace
+
+Bundle::Bundle(const std::string& path) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) throw Error("cannot open the bundle '" + path + "': " + std::strerror(errno));
+  struct stat status{};
+  const bool found = fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
+  void* mapped = MAP_FAILED;
+  if (found) {
+    size_ = static_cast<size_t>(status.st_size);
+    mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+  }
+  close(file);
+  if (mapped == MAP_FAILED) throw Error("cannot read the bundle '" + path + "': it is empty or no regular file");
+  data_ = static_cast<uint8_t*>(mapped);
+  identity_ = identify(path, status);
+
+  try {
+    const flatbuffer::Bytes whole{data_, size_};
+    if (std::memcmp(whole.range(0, kHeaderBegin), kMagic, 8) != 0) throw Error("it does not start with LITERTLM");
+    if (const uint32_t major = whole.read<uint32_t>(8); major != kMajorVersion) {
+      throw Error("its format version " + std::to_string(major) + " is not " + std::to_string(kMajorVersion));
+    }
+    const uint64_t header_end = whole.read<uint64_t>(kHeaderEnd);
+    if (header_end < kHeaderBegin) throw Error("its header ends before it begins");
+    const size_t header_size = header_end - kHeaderBegin;
+    const auto root = flatbuffer::Table::root({whole.range(kHeaderBegin, header_size), header_size});
+    const flatbuffer::Table section_metadata = root.table(1);
+    const flatbuffer::Vector objects = section_metadata ? section_metadata.vector(0) : flatbuffer::Vector();
+    for (size_t i = 0; i < objects.size(); ++i) {
+      const flatbuffer::Table object = objects.table(i);
+      const auto begin = object.scalar<uint64_t>(1, 0);
+      const auto end = object.scalar<uint64_t>(2, 0);
+      if (end < begin || end > size_) {
+        throw Error("section " + std::to_string(i) + " ends at byte " + std::to_string(end) + " of a file of " +
+                    std::to_string(size_) + " bytes; copy or export it again");
+      }
+      sections_.push_back({object.scalar<uint8_t>(3, 0), {data_ + begin, end - begin}, read_items(object.vector(0))});
+    }
+  } catch (const Error& error) {
+    munmap(data_, size_);
+    throw Error("'" + path + "' is not a usable .litertlm bundle: " + error.what());
+  }
+}
+
+Bundle::~Bundle() { munmap(data_, size_); }
+
+const Section* Bundle::model(const std::string& model_type) const {
+  for (const Section& section : sections_) {
+    if (section.type != Section::kTfliteModel) continue;
+    const auto type = section.items.find("model_type");
+    if (type != section.items.end() && type->second == model_type) return &section;
+  }
+  return nullptr;
+}
+
+uint8_t* Bundle::writable(const Section& section) const { return data_ + (section.bytes.data - data_); }
+
+}  // namespace edge_mtp

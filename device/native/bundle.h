@@ -1,0 +1,46 @@
+// A `.litertlm` file mapped into memory, and its sections.
+// Container: magic "LITERTLM", three u32 of version, u64 end of header at byte 24, a flatbuffer header from
+// byte 32; sections named by byte ranges of the file (LiteRT-LM, schema/core/litertlm_header_schema.fbs).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "flatbuffer.h"
+
+namespace edge_mtp {
+
+struct Section {
+  enum Type : uint8_t { kGenericBinaryData = 1, kTfliteModel = 3 };
+  uint8_t type = 0;
+  flatbuffer::Bytes bytes;
+  std::map<std::string, std::string> items;  // the section's string-valued metadata
+};
+
+class Bundle {
+ public:
+  // Throws Error naming the path when the file cannot be mapped, is not a bundle, or is truncated.
+  explicit Bundle(const std::string& path);
+  ~Bundle();
+  Bundle(const Bundle&) = delete;
+  Bundle& operator=(const Bundle&) = delete;
+
+  // TFLite section by model type, e.g. "tf_lite_prefill_decode"; nullptr when the bundle has none.
+  const Section* model(const std::string& model_type) const;
+
+  // Names this very file, as far as caches care: hash of path, size and modification time.
+  uint64_t identity() const { return identity_; }
+
+  // The mapping is private: writes here change this process's view and never the file.
+  uint8_t* writable(const Section& section) const;
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+  uint64_t identity_ = 0;
+  std::vector<Section> sections_;
+};
+
+}  // namespace edge_mtp

@@ -1,0 +1,102 @@
+/* edge-mtp: speculative decoding of a .litertlm bundle, for C, C++, Kotlin (JNI) and Swift.
+ *
+ * An engine is a bundle made ready to run; a session is one conversation on it. Calls of one engine's sessions
+ * take turns. Functions that can fail return NULL or -1, and edge_mtp_error() then tells why in one line, naming
+ * the value and the cure. Token ids go in and come out: tokenizing and chat templates are the caller's.
+ */
+#ifndef EDGE_MTP_H
+#define EDGE_MTP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define EDGE_MTP_API __attribute__((visibility("default")))
+#else
+#define EDGE_MTP_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct edge_mtp_engine edge_mtp_engine;
+typedef struct edge_mtp_session edge_mtp_session;
+
+typedef struct {
+  const char* litert_library; /* path of libLiteRt.so */
+  const char* cache_dir;      /* existing folder for packed weights; NULL = keep none */
+  int32_t threads;            /* 0 = LiteRT's own choice */
+} edge_mtp_options;
+
+typedef struct {
+  int32_t context_length; /* tokens, prompt and output together */
+  int32_t vocabulary;
+  int32_t max_draft_length; /* 0 = the bundle cannot draft */
+} edge_mtp_info;
+
+typedef struct {
+  const int32_t* prompt; /* [prompt_length], at least one token */
+  size_t prompt_length;
+  const int32_t* stop; /* [stop_length], tokens that end the text; the one met is given out last */
+  size_t stop_length;
+  int32_t max_tokens;   /* of output, exact */
+  int32_t draft_length; /* K; 0 = plain decoding */
+  float temperature;    /* 0 = greedy */
+  int32_t top_k;        /* 0 = off */
+  float top_p;          /* 1 = off */
+  float min_p;          /* 0 = off */
+  uint64_t seed;
+  int32_t draft_greedily; /* when sampling: draft the likeliest token, not the one of the shared random number */
+} edge_mtp_request;
+
+typedef enum { EDGE_MTP_PLAIN = 0, EDGE_MTP_VERIFY = 1 } edge_mtp_step_kind;
+
+/* One step, valid during the callback. Times in microseconds. */
+typedef struct {
+  edge_mtp_step_kind kind;
+  int32_t position; /* of tokens[0] */
+  int32_t drafted;
+  int32_t accepted;
+  const int32_t* draft;    /* [drafted] */
+  const float* confidence; /* [drafted] */
+  int32_t count;
+  const int32_t* tokens; /* [count], of which the first min(accepted, count) were drafted */
+  double draft_us, embed_us, verify_us, select_us, total_us;
+} edge_mtp_step;
+
+typedef void (*edge_mtp_on_step)(const edge_mtp_step* step, void* user);
+
+typedef enum {
+  EDGE_MTP_STOP = 0,     /* a stop token */
+  EDGE_MTP_LENGTH = 1,   /* max_tokens */
+  EDGE_MTP_CONTEXT = 2,  /* the context is full */
+  EDGE_MTP_CANCELLED = 3 /* edge_mtp_cancel */
+} edge_mtp_finish;
+
+typedef struct {
+  edge_mtp_finish finish;
+  int32_t prompt_tokens;
+  int32_t tokens;
+  double prefill_us, total_us;
+} edge_mtp_outcome;
+
+EDGE_MTP_API edge_mtp_engine* edge_mtp_open(const char* bundle, const edge_mtp_options* options);
+EDGE_MTP_API void edge_mtp_close(edge_mtp_engine* engine); /* after its sessions */
+EDGE_MTP_API edge_mtp_info edge_mtp_describe(const edge_mtp_engine* engine);
+
+EDGE_MTP_API edge_mtp_session* edge_mtp_session_create(edge_mtp_engine* engine);
+EDGE_MTP_API void edge_mtp_session_destroy(edge_mtp_session* session);
+EDGE_MTP_API int edge_mtp_generate(edge_mtp_session* session, const edge_mtp_request* request,
+                                   edge_mtp_on_step on_step, void* user, edge_mtp_outcome* outcome);
+/* Ends a running edge_mtp_generate at its next step; from any thread. */
+EDGE_MTP_API void edge_mtp_cancel(edge_mtp_session* session);
+
+/* Why this thread's last call failed. */
+EDGE_MTP_API const char* edge_mtp_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,200 @@
+#include "graph.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "error.h"
+#include "kernels.h"
+
+namespace edge_mtp {
+namespace {
+
+size_t element_bytes(int type) {
+  switch (type) {
+    case litert::kFloat32:
+    case litert::kInt32:
+      return 4;
+    case litert::kBool:
+    case litert::kInt8:
+      return 1;
+    default:
+      throw Error("a graph uses element type " + std::to_string(type) +
+                  "; this runtime takes float32, int32, int8 and bool");
+  }
+}
+
+template <typename Count, typename Name, typename TensorAt>
+std::vector<Port> read_ports(const litert::Api& api, litert::Signature signature, Count count_of, Name name_of,
+                             TensorAt tensor_at) {
+  size_t count = 0;
+  check(api, count_of(signature, &count), "reading a signature");
+  std::vector<Port> ports(count);
+  for (size_t i = 0; i < count; ++i) {
+    const char* name = nullptr;
+    litert::Tensor tensor = nullptr;
+    check(api, name_of(signature, i, &name), "reading a port's name");
+    check(api, tensor_at(signature, i, &tensor), std::string("reading the tensor of ") + name);
+    ports[i].name = name;
+    check(api, api.GetRankedTensorType(tensor, &ports[i].type), std::string("reading the type of ") + name);
+    size_t bytes = element_bytes(ports[i].type.element_type);
+    for (unsigned axis = 0; axis < ports[i].type.layout.rank; ++axis) {
+      const int32_t dimension = ports[i].dimension(axis);
+      if (dimension <= 0) throw Error("'" + ports[i].name + "' has a dimension of " + std::to_string(dimension));
+      bytes *= static_cast<size_t>(dimension);
+    }
+    ports[i].bytes = bytes;
+  }
+  return ports;
+}
+
+const Port* find_port(const std::vector<Port>& ports, const std::string& name) {
+  const auto found = std::find_if(ports.begin(), ports.end(), [&](const Port& p) { return p.name == name; });
+  return found == ports.end() ? nullptr : &*found;
+}
+
+std::string toml_quote(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    quoted += c;
+  }
+  return quoted + "\"";
+}
+
+}  // namespace
+
+const Port* Signature::input(const std::string& port) const { return find_port(inputs, port); }
+const Port* Signature::output(const std::string& port) const { return find_port(outputs, port); }
+
+Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model,
+             const Settings& settings)
+    : api_(api) {
+  litert::Options options = nullptr;
+  // XNNPACK builds a missing cache file in place; building it aside and renaming it keeps a run that is killed, or
+  // one that starts at the same time, from ever reading half a cache.
+  std::string cache = settings.weight_cache;
+  const bool build_cache = !cache.empty() && access(cache.c_str(), R_OK) != 0;
+  if (build_cache) cache += "." + std::to_string(getpid());
+  try {
+    check(api, api.CreateModelFromBuffer(environment, model.data, model.size, &model_), "reading a graph");
+    check(api, api.CreateOptions(&options), "creating options");
+    check(api, api.SetOptionsHardwareAccelerators(options, litert::kCpu), "choosing the CPU");
+    for (const Kernel& kernel : kernels(api)) {
+      check(api, api.AddCustomOpKernelOption(options, kernel.name, 1, kernel.kernel, nullptr),
+            std::string("registering ") + kernel.name);
+    }
+    std::string toml;
+    if (settings.threads > 0) toml += "num_threads = " + std::to_string(settings.threads) + "\n";
+    if (!cache.empty()) toml += "weight_cache_file_path = " + toml_quote(cache) + "\n";
+    if (!toml.empty()) {
+      litert::OpaqueOptions cpu = nullptr;
+      check(api, api.CreateOpaqueOptions("xnnpack", strdup(toml.c_str()), free, &cpu), "setting CPU options");
+      check(api, api.AddOpaqueOptions(options, cpu), "setting CPU options");
+    }
+    check(api, api.CreateCompiledModel(environment, model_, options, &compiled_), "compiling a graph");
+    api.DestroyOptions(options);
+    options = nullptr;
+    if (build_cache) std::rename(cache.c_str(), settings.weight_cache.c_str());
+
+    size_t count = 0;
+    check(api, api.GetNumModelSignatures(model_, &count), "counting signatures");
+    for (size_t i = 0; i < count; ++i) {
+      litert::Signature handle = nullptr;
+      const char* key = nullptr;
+      check(api, api.GetModelSignature(model_, i, &handle), "reading a signature");
+      check(api, api.GetSignatureKey(handle, &key), "reading a signature's name");
+      signatures_.push_back(
+          {key, i,
+           read_ports(api, handle, api.GetNumSignatureInputs, api.GetSignatureInputName,
+                      api.GetSignatureInputTensorByIndex),
+           read_ports(api, handle, api.GetNumSignatureOutputs, api.GetSignatureOutputName,
+                      api.GetSignatureOutputTensorByIndex)});
+    }
+  } catch (...) {
+    if (options != nullptr) api.DestroyOptions(options);
+    if (compiled_ != nullptr) api.DestroyCompiledModel(compiled_);
+    if (model_ != nullptr) api.DestroyModel(model_);
+    if (build_cache) std::remove(cache.c_str());
+    throw;
+  }
+}
+
+Graph::~Graph() {
+  api_.DestroyCompiledModel(compiled_);
+  api_.DestroyModel(model_);
+}
+
+const Signature* Graph::signature(const std::string& name) const {
+  const auto found =
+      std::find_if(signatures_.begin(), signatures_.end(), [&](const Signature& s) { return s.name == name; });
+  return found == signatures_.end() ? nullptr : &*found;
+}
+
+BufferPool::~BufferPool() {
+  for (auto& [name, block] : blocks_) free(block.data);
+}
+
+void BufferPool::reserve(const std::string& name, size_t bytes) {
+  Block& block = blocks_[name];
+  block.bytes = std::max(block.bytes, bytes);
+}
+
+void* BufferPool::take(const std::string& name) {
+  Block& block = blocks_.at(name);
+  if (block.data == nullptr) {
+    const size_t rounded =
+        (block.bytes + litert::kHostMemoryAlignment - 1) / litert::kHostMemoryAlignment * litert::kHostMemoryAlignment;
+    block.data = std::aligned_alloc(litert::kHostMemoryAlignment, rounded);
+    if (block.data == nullptr) throw Error("no memory for " + std::to_string(rounded) + " bytes of '" + name + "'");
+    std::memset(block.data, 0, rounded);
+  }
+  return block.data;
+}
+
+Call::Call(const Graph& graph, const Signature& signature, BufferPool& pool, const std::vector<std::string>& own)
+    : graph_(graph), signature_(signature) {
+  bind(signature.inputs, pool, own, input_memory_, inputs_);
+  bind(signature.outputs, pool, own, output_memory_, outputs_);
+}
+
+Call::~Call() {
+  for (litert::TensorBuffer buffer : inputs_) graph_.api().DestroyTensorBuffer(buffer);
+  for (litert::TensorBuffer buffer : outputs_) graph_.api().DestroyTensorBuffer(buffer);
+}
+
+std::string Call::block_name(const Signature& signature, const Port& port, const std::vector<std::string>& own) {
+  const bool owned = std::find(own.begin(), own.end(), port.name) != own.end();
+  return owned ? signature.name + "/" + port.name : port.name;
+}
+
+void Call::bind(const std::vector<Port>& ports, BufferPool& pool, const std::vector<std::string>& own,
+                std::vector<void*>& memory, std::vector<litert::TensorBuffer>& buffers) {
+  const litert::Api& api = graph_.api();
+  for (const Port& port : ports) {
+    memory.push_back(pool.take(block_name(signature_, port, own)));
+    litert::TensorBuffer buffer = nullptr;
+    check(api, api.CreateTensorBufferFromHostMemory(&port.type, memory.back(), port.bytes, nullptr, &buffer),
+          "binding " + signature_.name + "." + port.name);
+    buffers.push_back(buffer);
+  }
+}
+
+void* Call::find(const std::vector<Port>& ports, const std::vector<void*>& memory, const std::string& name) const {
+  for (size_t i = 0; i < ports.size(); ++i) {
+    if (ports[i].name == name) return memory[i];
+  }
+  throw Error("signature '" + signature_.name + "' has no '" + name + "'; export the bundle again");
+}
+
+void Call::run() {
+  const litert::Status status =
+      graph_.api().RunCompiledModel(graph_.compiled(), signature_.index, inputs_.size(), inputs_.data(),
+                                    outputs_.size(), outputs_.data());
+  check(graph_.api(), status, signature_.name);
+}
+
+}  // namespace edge_mtp

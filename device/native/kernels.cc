@@ -1,0 +1,126 @@
+#include "kernels.h"
+
+#include <cstdint>
+#include <vector>
+
+#include "select.h"
+
+namespace edge_mtp {
+namespace {
+
+using litert::CustomOpKernel;
+using litert::kRead;
+using litert::kWrite;
+using litert::Layout;
+using litert::LockMode;
+using litert::RankedTensorType;
+using litert::Status;
+using litert::TensorBuffer;
+
+const litert::Api* bound = nullptr;
+constexpr Status kInvalidArgument = 1;
+
+enum VerifyOperand { kLogits = 0, kDraft = 1, kControl = 2, kScalars = 3, kTokenMask = 4, kVerifyOperands = 5 };
+enum DraftOperand { kIds = 1, kOffset = 4, kDraftOperands = 5 };
+
+// A tensor's memory for as long as the object lives. LiteRT ignores the status of a kernel's run, so a buffer that
+// cannot be locked shows as a null pointer and the kernel reports through its outputs or not at all.
+template <typename T>
+class Locked {
+ public:
+  Locked(TensorBuffer buffer, LockMode mode) : buffer_(buffer) {
+    void* data = nullptr;
+    if (bound->LockTensorBuffer(buffer, &data, mode) == litert::kOk) data_ = static_cast<T*>(data);
+  }
+  ~Locked() {
+    if (data_ != nullptr) bound->UnlockTensorBuffer(buffer_);
+  }
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+  T* get() const { return data_; }
+
+ private:
+  TensorBuffer buffer_;
+  T* data_ = nullptr;
+};
+
+void* scratch_for(int32_t vocab) {
+  // Grows once to the largest row of the process and is then reused: no allocation in the decode loop.
+  thread_local std::vector<uint64_t> scratch;
+  const size_t words = (edge_select_scratch_bytes(vocab) + sizeof(uint64_t) - 1) / sizeof(uint64_t);
+  if (scratch.size() < words) scratch.resize(words);
+  return scratch.data();
+}
+
+Layout vector_layout(int32_t length) {
+  Layout layout{};
+  layout.rank = 1;
+  layout.dimensions[0] = length;
+  return layout;
+}
+
+Status init(void*, const void*, size_t) { return litert::kOk; }
+Status destroy(void*) { return litert::kOk; }
+
+Status verify_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layout* out) {
+  if (n_in != kVerifyOperands || n_out != 2) return kInvalidArgument;
+  out[0] = vector_layout(1);
+  out[1] = vector_layout(1);
+  out[1].rank = 2;
+  out[1].dimensions[1] = in[kLogits].dimensions[1];
+  return litert::kOk;
+}
+
+Status verify_run(void*, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
+  RankedTensorType type;
+  if (bound->GetTensorBufferTensorType(in[kLogits], &type) != litert::kOk) return kInvalidArgument;
+  const int32_t rows = type.layout.dimensions[1];
+  const int32_t vocab = type.layout.dimensions[2];
+  const Locked<const float> logits(in[kLogits], kRead);
+  const Locked<const int32_t> draft(in[kDraft], kRead), control(in[kControl], kRead), mask(in[kTokenMask], kRead);
+  const Locked<const float> scalars(in[kScalars], kRead);
+  const Locked<int32_t> n_accepted(out[0], kWrite), tokens(out[1], kWrite);
+  if (n_accepted.get() == nullptr || tokens.get() == nullptr) return kInvalidArgument;
+  if (!logits.get() || !draft.get() || !control.get() || !mask.get() || !scalars.get()) {
+    *n_accepted.get() = EDGE_ERROR_UNSERVED;
+    return kInvalidArgument;
+  }
+  *n_accepted.get() = edge_verify(logits.get(), rows, vocab, draft.get(), control.get(), scalars.get(), mask.get(),
+                                  scratch_for(vocab), tokens.get());
+  return litert::kOk;
+}
+
+Status draft_layouts(void*, size_t n_in, const Layout*, size_t n_out, Layout* out) {
+  if (n_in != kDraftOperands || n_out != 2) return kInvalidArgument;
+  out[0] = vector_layout(1);
+  out[1] = vector_layout(1);
+  return litert::kOk;
+}
+
+Status draft_run(void*, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
+  RankedTensorType type;
+  if (bound->GetTensorBufferTensorType(in[kLogits], &type) != litert::kOk) return kInvalidArgument;
+  const int32_t count = type.layout.dimensions[1];
+  const Locked<const float> logits(in[kLogits], kRead), scalars(in[kScalars], kRead);
+  const Locked<const int32_t> ids(in[kIds], kRead), control(in[kControl], kRead), offset(in[kOffset], kRead);
+  const Locked<int32_t> token(out[0], kWrite);
+  const Locked<float> confidence(out[1], kWrite);
+  if (token.get() == nullptr || confidence.get() == nullptr) return kInvalidArgument;
+  *token.get() = -1;
+  *confidence.get() = 0.0f;
+  if (!logits.get() || !ids.get() || !control.get() || !scalars.get() || !offset.get()) return kInvalidArgument;
+  *token.get() = edge_draft(logits.get(), ids.get(), count, control.get(), scalars.get(), *offset.get(),
+                            scratch_for(count), confidence.get());
+  return litert::kOk;
+}
+
+}  // namespace
+
+std::vector<Kernel> kernels(const litert::Api& api) {
+  static const CustomOpKernel verify{init, verify_layouts, verify_run, destroy};
+  static const CustomOpKernel draft{init, draft_layouts, draft_run, destroy};
+  if (bound == nullptr) bound = &api;
+  return {{kVerifyOp, &verify}, {kDraftOp, &draft}};
+}
+
+}  // namespace edge_mtp
