@@ -1,7 +1,7 @@
 """A bundle: one `.litertlm` file, mapped into memory and read where asked.
 
-Container: 8 bytes `LITERTLM`, three u32 of version, 4 of padding, u64 end of header, then a FlatBuffers header
-from byte 32 that lists the sections, each aligned to 16 KiB (LiteRT-LM `litertlm_header_schema.fbs`).
+Container: 8 bytes `LITERTLM`, three u32 of version, 4 of padding, u64 end of header, then a FlatBuffers
+header from byte 32 that lists the sections, each aligned to 16 KiB (LiteRT-LM `litertlm_header_schema.fbs`).
 """
 
 from __future__ import annotations
@@ -184,6 +184,11 @@ class Bundle:
             if end > len(self._data):
                 raise self._truncated(f"section {index} ({name or kind})", end)
             yield Section(index, kind, name, begin, end, items, self._data[begin:end])
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return len(self._data)
 
     def section(self, type: str, model_type: str | None = None) -> Section | None:
         """The first section of this type (and model type, if given)."""

@@ -74,6 +74,6 @@ class Verbs(click.Group):
 def main() -> None:
     """Export Gemma 4 with its Multi-Token Prediction (MTP) drafter, run it on a device, inspect the result.
 
-    A refusal is one line on stderr that names the value and the cure, with exit status 1 (2 for wrong usage, 130
-    when interrupted). Standard output carries results only.
+    A refusal is one line on stderr that names the value and the cure, with exit status 1 (2 for wrong usage,
+    130 when interrupted). Standard output carries results only.
     """

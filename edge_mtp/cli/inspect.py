@@ -1,0 +1,243 @@
+"""`edge-mtp inspect`: what a bundle holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_mtp.bundle import Bundle, Section
+from edge_mtp.metadata import LlmMetadata
+from edge_mtp.tflite import Model, Signature, Tensor
+
+WIDTH = 110
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what the .litertlm bundle FILE holds.
+
+    Prints its sections, the signatures of its graphs with shapes and types, the tokenizer, the metadata, and whether
+    the Multi-Token Prediction path is present and complete, with the reasons if it is not. Signatures that differ only
+    in a number stand on one line: `edge_verify_n, n = 2..8` has one shape for each n.
+    """
+    bundle = Bundle(file)
+    # Compose first: a damaged bundle is refused before anything is printed.
+    text = json.dumps(as_dict(bundle), indent=2) if as_json else "\n".join(report(bundle))
+    click.echo(text)
+
+
+def as_dict(bundle: Bundle) -> dict[str, Any]:
+    """Everything that `inspect` knows, as JSON types."""
+    has_metadata = bundle.section("LlmMetadata") is not None
+    return {
+        "file": bundle.path,
+        "size": bundle.size,
+        "version": ".".join(map(str, bundle.version)),
+        "system_metadata": bundle.system_metadata,
+        "sections": [
+            {
+                "index": section.index,
+                "type": section.type,
+                "model_type": section.model_type,
+                "offset": section.begin,
+                "size": section.size,
+                "items": section.items,
+            }
+            for section in bundle.sections
+        ],
+        "models": {name: _model_dict(model) for name, model in bundle.models.items()},
+        "tokenizer": {"kind": bundle.tokenizer_kind, "vocab_size": bundle.vocab_size},
+        "metadata": asdict(bundle.metadata) if has_metadata else None,
+        "mtp": asdict(bundle.mtp)
+        | {"complete": bundle.mtp.complete, "edge_complete": bundle.mtp.edge_complete},
+        "manifest": bundle.manifest,
+        "token_bytes": len(bundle.token_bytes) if bundle.token_bytes else None,
+    }
+
+
+def _model_dict(model: Model) -> dict[str, Any]:
+    return {
+        "subgraphs": len(model.subgraph_ops),
+        "ops": sum(model.subgraph_ops),
+        "signatures": {
+            signature.name: {
+                "inputs": {name: asdict(tensor) for name, tensor in signature.inputs.items()},
+                "outputs": {name: asdict(tensor) for name, tensor in signature.outputs.items()},
+                "ops": model.subgraph_ops[signature.subgraph],
+                "custom_ops": signature.custom_ops,
+            }
+            for signature in model.signatures.values()
+        },
+    }
+
+
+def report(bundle: Bundle) -> Iterator[str]:
+    """The lines of the readable form."""
+    version = ".".join(map(str, bundle.version))
+    yield f"{bundle.path}: .litertlm {version}, {_bytes(bundle.size)}, {len(bundle.sections)} sections"
+    yield ""
+    yield from _sections(bundle.sections)
+    for name, model in bundle.models.items():
+        yield ""
+        graphs, ops = len(model.subgraph_ops), sum(model.subgraph_ops)
+        yield f"{name or 'unnamed model'}: {_count(graphs, 'graph')}, {_count(ops, 'op')}"
+        for group in _groups(model.signatures.values()):
+            yield from _signatures(group)
+    yield ""
+    yield f"tokenizer: {bundle.tokenizer_kind or 'none'}" + (
+        f", {bundle.vocab_size} tokens" if bundle.vocab_size is not None else ""
+    )
+    if bundle.section("LlmMetadata"):
+        yield from _metadata(bundle.metadata)
+    if bundle.manifest is not None:
+        yield "manifest:"
+        yield from (f"  {key}: {json.dumps(value)}" for key, value in bundle.manifest.items())
+    yield ""
+    yield from _mtp(bundle)
+
+
+def _sections(sections: Iterable[Section]) -> Iterator[str]:
+    yield f"{'#':>3}  {'section':<18} {'model or item':<20} {'offset':>12} {'size':>10}"
+    for s in sections:
+        label = s.model_type or ", ".join(f"{key}={value}" for key, value in s.items.items())
+        yield f"{s.index:>3}  {s.type:<18} {label:<20} {s.begin:>12} {_bytes(s.size):>10}"
+
+
+def _mtp(bundle: Bundle) -> Iterator[str]:
+    mtp = bundle.mtp
+    if not mtp.present:
+        yield "MTP: absent"
+    else:
+        length = f", draft length {mtp.draft_length}" if mtp.draft_length is not None else ""
+        yield f"MTP: present, {'complete' if mtp.complete else 'incomplete'}{length}"
+    yield from (f"  {reason}" for reason in mtp.missing)
+    if mtp.edge_complete:
+        yield f"edge signatures: complete, verify widths {ranges(mtp.edge_widths)}"
+    else:
+        yield f"edge signatures: {'incomplete' if mtp.edge_widths else 'absent'}"
+        yield from (f"  {reason}" for reason in mtp.edge_missing)
+
+
+def _metadata(metadata: LlmMetadata) -> Iterator[str]:
+    yield "metadata:"
+    for name, value in asdict(metadata).items():
+        if name == "chat_template" and value is not None:
+            yield f"  chat_template: {len(value)} characters"
+        elif value not in (None, (), {}):
+            yield f"  {name}: {json.dumps(value, ensure_ascii=False)}"
+
+
+def _groups(signatures: Iterable[Signature]) -> Iterator[list[Signature]]:
+    """Neighbours whose names differ in the last number only and whose tensors have the same names and ranks."""
+
+    def kind(signature: Signature) -> object:
+        tensors = [signature.inputs, signature.outputs]
+        return _stem(signature.name), [
+            [(n, t.dtype, len(t.shape)) for n, t in part.items()] for part in tensors
+        ]
+
+    for _, group in groupby(signatures, kind):
+        yield list(group)
+
+
+def _signatures(group: list[Signature]) -> Iterator[str]:
+    """A head line, then inputs and outputs."""
+    first = group[0]
+    numbers = [_number(signature.name) for signature in group]
+    ops = f"  [{', '.join(first.custom_ops)}]" if first.custom_ops else ""
+    if len(group) == 1:
+        yield f"  {first.name}{ops}"
+    else:
+        yield f"  {_stem(first.name)}n, n = {ranges(numbers)}{ops}"
+    inputs = _merged([signature.inputs for signature in group], numbers)
+    outputs = _merged([signature.outputs for signature in group], numbers)
+    yield from _wrapped("    in   ", _named(inputs))
+    yield from _wrapped("    out  ", _named(outputs, inputs))
+
+
+def _merged(parts: list[dict[str, Tensor]], numbers: list[int]) -> dict[str, str]:
+    """Name -> type and shape over all signatures of a group, in terms of n where the shapes differ."""
+    merged = {}
+    for name, first in parts[0].items():
+        sizes = zip(*(part[name].shape for part in parts), strict=True)
+        merged[name] = f"{first.dtype}[{','.join(_dimension(size, numbers) for size in sizes)}]"
+    return merged
+
+
+def _dimension(sizes: tuple[int, ...], numbers: list[int]) -> str:
+    if len(set(sizes)) == 1:
+        return str(sizes[0])
+    offsets = {size - number for size, number in zip(sizes, numbers, strict=True)}
+    if len(offsets) > 1:
+        return "|".join(map(str, sizes))
+    return f"n{offset:+d}" if (offset := offsets.pop()) else "n"
+
+
+def _named(tensors: dict[str, str], already: dict[str, str] | None = None) -> Iterator[str]:
+    """`name type[shape]`; numbered names of one type as a range, e.g. `kv_cache_k_0..14`.
+
+    Tensors that stand in `already` (outputs that update an input) come without their shape.
+    """
+    ranges_of: dict[tuple[str, str], list[int]] = {}
+    for name, shape in tensors.items():
+        shown = "" if already and already.get(name) == shape else f" {shape}"
+        ranges_of.setdefault((_stem(name), shown), []).append(_number(name))
+    for (stem, shown), numbers in ranges_of.items():
+        yield f"{stem}{ranges(numbers) if stem.endswith('_') else ''}{shown}"
+
+
+def _stem(name: str) -> str:
+    """`edge_verify_` of `edge_verify_4`; a name without a number at its end is its own stem."""
+    return re.sub(r"(?<=_)\d{1,9}$", "", name)
+
+
+def _number(name: str) -> int:
+    digits = name[len(_stem(name)) :]
+    return int(digits) if digits else 0
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`0..3,5` for 0 1 2 3 5."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
+
+
+def _wrapped(head: str, words: Iterable[str]) -> Iterator[str]:
+    """Words separated by two spaces in lines of at most WIDTH, under a head."""
+    line = head
+    for word in words:
+        if len(line) + len(word) > WIDTH and line.strip():
+            yield line.rstrip()
+            line = " " * len(head)
+        line += word + "  "
+    if line.strip():
+        yield line.rstrip()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _bytes(size: int) -> str:
+    if size < 1000:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if value < 999.5 or unit == "GB":
+            break
+    return f"{value:.3g} {unit}"
