@@ -14,13 +14,23 @@
 
 /* ---- the largest allowed logit: one pass that also finds NaN ------------------------------------------------- */
 
-/* Four lanes are baseline on x86-64 and aarch64, and with this few operations per load the memory is the limit,
- * so there is no wider variant to dispatch to. */
-typedef float lanes_f __attribute__((vector_size(16)));
+enum { WORD = 32, BLOCK = 32 * WORD }; /* logits under one mask word; logits between two looks at the best block */
+
+static inline uint32_t mask_word(const int32_t *mask, int32_t word) {
+  return mask ? (uint32_t)mask[word] : UINT32_MAX;
+}
+
+static inline int is_allowed(const int32_t *mask, int32_t v) { return mask_word(mask, v / WORD) >> (v % WORD) & 1; }
+
+/* A scan returns the largest allowed one of words * 32 logits, -inf if none, and adds to *has_nan. A disallowed lane
+ * becomes -inf, so a NaN there is never seen. Maxima are joined pairwise: only one waits for the last word's. */
+typedef float (*scan)(const float *logits, int32_t words, const int32_t *mask, int *has_nan);
+
+typedef float lanes_f __attribute__((vector_size(16))); /* baseline on x86-64 and aarch64 */
 typedef int32_t lanes_i __attribute__((vector_size(16)));
 
 #if defined(__SSE2__)
-#include <emmintrin.h>
+#include <immintrin.h>
 static inline lanes_f lanes_max(lanes_f a, lanes_f b) { return (lanes_f)_mm_max_ps((__m128)a, (__m128)b); }
 static inline lanes_i lanes_nan(lanes_f a, lanes_f b) { return (lanes_i)_mm_cmpunord_ps((__m128)a, (__m128)b); }
 #else
@@ -38,14 +48,10 @@ static inline lanes_f lanes_max(lanes_f a, lanes_f b) {
 static inline lanes_i lanes_nan(lanes_f a, lanes_f b) { return (lanes_i)(a != a) | (lanes_i)(b != b); }
 #endif
 
-static inline lanes_f lanes_load(const float *p) {
+static inline lanes_f lanes_load(const float *p, uint32_t bits) {
   lanes_f v;
   memcpy(&v, p, sizeof v);
-  return v;
-}
-
-/* Disallowed lanes become -inf, so a NaN there is never seen; bits 0..3 of `bits` belong to the lanes. */
-static inline lanes_f lanes_allow(lanes_f v, uint32_t bits) {
+  if (bits == UINT32_MAX) return v;
   const lanes_i bit = {1, 2, 4, 8};
   const lanes_f lowest = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
   int32_t word = (int32_t)bits;
@@ -53,60 +59,92 @@ static inline lanes_f lanes_allow(lanes_f v, uint32_t bits) {
   return (lanes_f)((allowed & (lanes_i)v) | (~allowed & (lanes_i)lowest));
 }
 
-static inline lanes_f eight(const float *p, lanes_i *nan) {
-  lanes_f low = lanes_load(p), high = lanes_load(p + 4);
-  *nan |= lanes_nan(low, high);
-  return lanes_max(low, high);
+static inline lanes_f half_word_max(const float *p, uint32_t bits, lanes_i *nan) {
+  int all = bits == UINT32_MAX;
+  lanes_f a = lanes_load(p, bits), b = lanes_load(p + 4, all ? bits : bits >> 4);
+  lanes_f c = lanes_load(p + 8, all ? bits : bits >> 8), d = lanes_load(p + 12, all ? bits : bits >> 12);
+  *nan |= lanes_nan(a, b) | lanes_nan(c, d);
+  return lanes_max(lanes_max(a, b), lanes_max(c, d));
 }
 
-static inline lanes_f eight_allowed(const float *p, uint32_t bits, lanes_i *nan) {
-  lanes_f low = lanes_allow(lanes_load(p), bits), high = lanes_allow(lanes_load(p + 4), bits >> 4);
-  *nan |= lanes_nan(low, high);
-  return lanes_max(low, high);
+static float scan_baseline(const float *logits, int32_t words, const int32_t *mask, int *has_nan) {
+  lanes_f top = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+  lanes_i nan = {0, 0, 0, 0};
+  for (int32_t w = 0; w < words; ++w, logits += WORD) {
+    uint32_t bits = mask_word(mask, w);
+    if (bits == UINT32_MAX) {
+      lanes_f low = half_word_max(logits, UINT32_MAX, &nan), high = half_word_max(logits + 16, UINT32_MAX, &nan);
+      top = lanes_max(top, lanes_max(low, high));
+    } else if (bits != 0) {
+      lanes_f low = half_word_max(logits, bits & 0xFFFF, &nan), high = half_word_max(logits + 16, bits >> 16, &nan);
+      top = lanes_max(top, lanes_max(low, high));
+    }
+  }
+  float max = -INFINITY;
+  for (int i = 0; i < 4; ++i) {
+    *has_nan |= nan[i] != 0;
+    if (top[i] > max) max = top[i];
+  }
+  return max;
 }
 
-enum { WORD = 32, BLOCK = 32 * WORD }; /* logits under one mask word; logits between two looks at the best block */
+#if defined(__x86_64__)
+#define AVX2 __attribute__((target("avx2")))
 
-static inline uint32_t mask_word(const int32_t *mask, int32_t word) {
-  return mask ? (uint32_t)mask[word] : UINT32_MAX;
+AVX2 static inline __m256 load_avx2(const float *p, uint32_t bits) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  __m256i allowed = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)bits), bit), bit);
+  return _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_loadu_ps(p), _mm256_castsi256_ps(allowed));
 }
 
-static inline int is_allowed(const int32_t *mask, int32_t v) { return mask_word(mask, v / WORD) >> (v % WORD) & 1; }
+AVX2 static float scan_avx2(const float *logits, int32_t words, const int32_t *mask, int *has_nan) {
+  __m256 top = _mm256_set1_ps(-INFINITY), nan = _mm256_setzero_ps();
+  for (int32_t w = 0; w < words; ++w, logits += WORD) {
+    uint32_t bits = mask_word(mask, w);
+    if (bits == 0) continue;
+    __m256 a, b, c, d;
+    if (bits == UINT32_MAX) {
+      a = _mm256_loadu_ps(logits);
+      b = _mm256_loadu_ps(logits + 8);
+      c = _mm256_loadu_ps(logits + 16);
+      d = _mm256_loadu_ps(logits + 24);
+    } else {
+      a = load_avx2(logits, bits);
+      b = load_avx2(logits + 8, bits >> 8);
+      c = load_avx2(logits + 16, bits >> 16);
+      d = load_avx2(logits + 24, bits >> 24);
+    }
+    nan = _mm256_or_ps(nan, _mm256_or_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q), _mm256_cmp_ps(c, d, _CMP_UNORD_Q)));
+    top = _mm256_max_ps(top, _mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, d)));
+  }
+  float lanes[8], max = -INFINITY;
+  _mm256_storeu_ps(lanes, top);
+  for (int i = 0; i < 8; ++i) {
+    if (lanes[i] > max) max = lanes[i];
+  }
+  *has_nan |= _mm256_movemask_ps(nan) != 0;
+  return max;
+}
+#endif
 
-/* Index of the largest allowed logit, the first one on ties, or an EDGE_ERROR. Keeps the best block of the row and
- * looks for the position inside that one only. */
+static scan best_scan(void) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) return scan_avx2;
+#endif
+  return scan_baseline;
+}
+
+/* Index of the largest allowed logit, the first one on ties, or an EDGE_ERROR. Remembers the best block of the row
+ * and looks for the position inside that one only. */
 static int32_t find_max(const float *logits, int32_t count, const int32_t *mask, float *max) {
+  scan scan_block = best_scan();
   float best = -INFINITY;
-  int32_t best_block = 0, has_nan = 0;
+  int32_t best_block = 0;
+  int has_nan = 0;
   for (int32_t block = 0; block < count; block += BLOCK) {
-    int32_t end = count - block < BLOCK ? count : block + BLOCK, v = block;
-    lanes_f top = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-    lanes_i nan = {0, 0, 0, 0}, nan_other = nan;
-    for (; v + WORD <= end; v += WORD) {
-      uint32_t bits = mask_word(mask, v / WORD);
-      if (bits == 0) continue;
-      const float *p = logits + v;
-      lanes_f q0, q1, q2, q3; /* joined pairwise: only one maximum waits for the last word's */
-      if (bits == UINT32_MAX) {
-        q0 = eight(p, &nan);
-        q1 = eight(p + 8, &nan_other);
-        q2 = eight(p + 16, &nan);
-        q3 = eight(p + 24, &nan_other);
-      } else {
-        q0 = eight_allowed(p, bits, &nan);
-        q1 = eight_allowed(p + 8, bits >> 8, &nan_other);
-        q2 = eight_allowed(p + 16, bits >> 16, &nan);
-        q3 = eight_allowed(p + 24, bits >> 24, &nan_other);
-      }
-      top = lanes_max(top, lanes_max(lanes_max(q0, q1), lanes_max(q2, q3)));
-    }
-    nan |= nan_other;
-    float block_max = -INFINITY;
-    for (int i = 0; i < 4; ++i) {
-      has_nan |= nan[i];
-      if (top[i] > block_max) block_max = top[i];
-    }
-    for (; v < end; ++v) {
+    int32_t end = count - block < BLOCK ? count : block + BLOCK, words = (end - block) / WORD;
+    float block_max = scan_block(logits + block, words, mask ? mask + block / WORD : NULL, &has_nan);
+    for (int32_t v = block + words * WORD; v < end; ++v) {
       if (!is_allowed(mask, v)) continue;
       has_nan |= isnan(logits[v]) != 0;
       if (logits[v] > block_max) block_max = logits[v];

@@ -1,0 +1,88 @@
+"""The trace: what a runner reports of every step. Schema and versions: docs/trace.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class Ready:
+    """First record of a runner: the bundle is loaded. Lengths in tokens, `load_us` in microseconds."""
+
+    protocol: int
+    context_length: int
+    vocabulary: int
+    max_draft_length: int
+    load_us: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: a plain decode, or one draft and its verification. Times in microseconds.
+
+    `tokens` are those given out, the first at context position `position`; the first `accepted` of them (or all,
+    when the text ended inside the step) were drafted. `draft` and `confidence` are the drafter's proposals.
+    """
+
+    request: str
+    step: int
+    kind: Literal["plain", "verify"]
+    position: int
+    tokens: list[int]
+    draft: list[int]
+    confidence: list[float]
+    accepted: int
+    draft_us: float
+    embed_us: float
+    verify_us: float
+    select_us: float
+    total_us: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Last record of a request. `total_us` is prefill and all steps, without the time of whoever reads them."""
+
+    request: str
+    finish: Literal["stop", "length", "context", "cancelled"]
+    prompt_tokens: int
+    tokens: int
+    prefill_us: float
+    total_us: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The runner refused a request, or (`request` None) could not start; `message` is one line for a person."""
+
+    request: str | None
+    message: str
+
+
+Record = Ready | Step | Outcome | Failure
+
+_KINDS: dict[str, type[Ready] | type[Step] | type[Outcome] | type[Failure]] = {
+    "ready": Ready,
+    "step": Step,
+    "done": Outcome,
+    "error": Failure,
+}
+
+
+def parse_record(record: dict[str, Any]) -> Record:
+    """The typed form of one JSON record; fields this version does not know are ignored.
+
+    Raises KeyError for an unknown event and TypeError for a missing field.
+    """
+    kind = _KINDS[record["event"]]
+    known = {f.name for f in fields(kind)}
+    return kind(**{name: value for name, value in record.items() if name in known})
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """The JSON form of a record, as docs/trace.md gives it."""
+    event = next(name for name, kind in _KINDS.items() if isinstance(record, kind))
+    return {"event": event, **{f.name: getattr(record, f.name) for f in fields(record)}}
