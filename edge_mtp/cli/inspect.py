@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import asdict
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ WIDTH = 110
 def inspect(file: Path, as_json: bool) -> None:
     """Show what the .litertlm bundle FILE holds.
 
-    Prints its sections, the signatures of its graphs with shapes and types, the tokenizer, the metadata, and whether
-    the Multi-Token Prediction path is present and complete, with the reasons if it is not. Signatures that differ only
-    in a number stand on one line: `edge_verify_n, n = 2..8` has one shape for each n.
+    Prints its sections, the signatures of its graphs with shapes and types, the tokenizer, the metadata, and
+    whether the Multi-Token Prediction path is present and complete, with the reasons if it is not. Signatures
+    that differ only in a number stand together: `edge_verify_n, n = 2..8` has one shape for each n.
     """
     bundle = Bundle(file)
     # Compose first: a damaged bundle is refused before anything is printed.
@@ -136,28 +135,26 @@ def _metadata(metadata: LlmMetadata) -> Iterator[str]:
             yield f"  {name}: {json.dumps(value, ensure_ascii=False)}"
 
 
-def _groups(signatures: Iterable[Signature]) -> Iterator[list[Signature]]:
-    """Neighbours whose names differ in the last number only and whose tensors have the same names and ranks."""
-
-    def kind(signature: Signature) -> object:
-        tensors = [signature.inputs, signature.outputs]
-        return _stem(signature.name), [
-            [(n, t.dtype, len(t.shape)) for n, t in part.items()] for part in tensors
-        ]
-
-    for _, group in groupby(signatures, kind):
-        yield list(group)
+def _groups(signatures: Iterable[Signature]) -> Iterable[list[Signature]]:
+    """Those whose names differ in the last number only, and whose tensors in sizes only."""
+    groups: dict[Hashable, list[Signature]] = {}
+    for signature in signatures:
+        tensors = [*signature.inputs.items(), *signature.outputs.items()]
+        kinds = tuple((name, tensor.dtype, len(tensor.shape)) for name, tensor in tensors)
+        stem, number = _split(signature.name)
+        groups.setdefault((stem, number is None, len(signature.inputs), kinds), []).append(signature)
+    return groups.values()
 
 
 def _signatures(group: list[Signature]) -> Iterator[str]:
     """A head line, then inputs and outputs."""
     first = group[0]
-    numbers = [_number(signature.name) for signature in group]
+    numbers = [_split(signature.name)[1] or 0 for signature in group]
     ops = f"  [{', '.join(first.custom_ops)}]" if first.custom_ops else ""
     if len(group) == 1:
         yield f"  {first.name}{ops}"
     else:
-        yield f"  {_stem(first.name)}n, n = {ranges(numbers)}{ops}"
+        yield f"  {_split(first.name)[0]}n, n = {ranges(numbers)}{ops}"
     inputs = _merged([signature.inputs for signature in group], numbers)
     outputs = _merged([signature.outputs for signature in group], numbers)
     yield from _wrapped("    in   ", _named(inputs))
@@ -187,22 +184,21 @@ def _named(tensors: dict[str, str], already: dict[str, str] | None = None) -> It
 
     Tensors that stand in `already` (outputs that update an input) come without their shape.
     """
-    ranges_of: dict[tuple[str, str], list[int]] = {}
+    numbers_of: dict[tuple[str, str], list[int]] = {}
     for name, shape in tensors.items():
         shown = "" if already and already.get(name) == shape else f" {shape}"
-        ranges_of.setdefault((_stem(name), shown), []).append(_number(name))
-    for (stem, shown), numbers in ranges_of.items():
-        yield f"{stem}{ranges(numbers) if stem.endswith('_') else ''}{shown}"
+        stem, number = _split(name)
+        numbers = numbers_of.setdefault((stem, shown), [])
+        if number is not None:
+            numbers.append(number)
+    for (stem, shown), numbers in numbers_of.items():
+        yield f"{stem}{ranges(numbers)}{shown}"
 
 
-def _stem(name: str) -> str:
-    """`edge_verify_` of `edge_verify_4`; a name without a number at its end is its own stem."""
-    return re.sub(r"(?<=_)\d{1,9}$", "", name)
-
-
-def _number(name: str) -> int:
-    digits = name[len(_stem(name)) :]
-    return int(digits) if digits else 0
+def _split(name: str) -> tuple[str, int | None]:
+    """(`edge_verify_`, 4) of `edge_verify_4`; None for a name without a number at its end."""
+    match = re.fullmatch(r"(.*_)(0|[1-9]\d{0,8})", name, re.DOTALL)
+    return (match[1], int(match[2])) if match else (name, None)
 
 
 def ranges(numbers: Iterable[int]) -> str:
