@@ -1,1 +1,44 @@
-"""Gemma 4 with its Multi-Token Prediction drafter, on phones and edge boards."""
+"""Gemma 4 with its Multi-Token Prediction drafter, on phones and edge boards.
+
+    import edge_mtp
+
+    with edge_mtp.open("gemma.litertlm") as engine:
+        reply = engine.chat("Wake me at 6:40", tools=edge_mtp.load_tools("tools.json"))
+        for token in reply:
+            print(token.text, end="", flush=True)
+        print(reply.tool_calls, reply.summary.tokens_per_verify)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edge_mtp.errors import EdgeMtpError
+
+if TYPE_CHECKING:
+    from edge_mtp.device import Request, Sampling
+    from edge_mtp.engine import Engine, Reply, Token
+    from edge_mtp.engine import open_engine as open  # noqa: A004 - the interface reads edge_mtp.open(...)
+    from edge_mtp.tool_calls import load_tools
+
+__all__ = ["EdgeMtpError", "Engine", "Reply", "Request", "Sampling", "Token", "load_tools", "open"]
+
+# Imported on first use: the command line answers `--help` without numpy, jinja2 or tokenizers.
+_HOMES = {
+    "Engine": ("edge_mtp.engine", "Engine"),
+    "Reply": ("edge_mtp.engine", "Reply"),
+    "Request": ("edge_mtp.device", "Request"),
+    "Sampling": ("edge_mtp.device", "Sampling"),
+    "Token": ("edge_mtp.engine", "Token"),
+    "load_tools": ("edge_mtp.tool_calls", "load_tools"),
+    "open": ("edge_mtp.engine", "open_engine"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edge_mtp' has no attribute '{name}'")
+    import importlib
+
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
