@@ -1,0 +1,226 @@
+"""The two ops of edge-mtp as graph pieces: contract in docs/verify-op.md.
+
+Each is a STABLEHLO_COMPOSITE. A runtime that has the kernel claims the composite; any other runs its
+decomposition, made only of builtin operators that LiteRT's GPU delegate takes as well: greedy, and defined for
+logits without NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+VERIFY = "edge_mtp.verify"
+DRAFT = "edge_mtp.draft"
+VERSION = 1
+
+CONTROL_LENGTH = 8
+SCALARS_LENGTH = 4
+UNSERVED = -3
+
+
+def mask_words(vocab: int) -> int:
+    """Number of int32 words in one row of a token mask: bit v % 32 of word v // 32 allows token v."""
+    return (vocab + 31) // 32
+
+
+def verify(
+    logits: torch.Tensor,
+    draft: torch.Tensor,
+    control: torch.Tensor,
+    scalars: torch.Tensor,
+    token_mask: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Selects a token per row and counts the leading rows whose token equals the draft.
+
+    Args:
+        logits: float32 [1, T, V], T >= 2.
+        draft: int32 [1, T - 1], -1 where there is no draft.
+        control: int32 [1, 8], see docs/verify-op.md.
+        scalars: float32 [1, 4].
+        token_mask: int32 [1, T, ceil(V / 32)].
+
+    Returns:
+        n_accepted int32 [1] and tokens int32 [1, T]: the accepted ones, the next one, then -1. The decomposition
+        is greedy and answers n_accepted = -3 when control[0] asks for sampling or a mask.
+
+    Raises:
+        ValueError: a shape or type is not the op's.
+    """
+    _, rows, vocab = logits.shape
+    if rows < 2:
+        raise ValueError(f"{VERIFY}: {rows} row of logits, but without a draft there is nothing to verify")
+    _expect(VERIFY, "logits", logits, torch.float32, (1, rows, vocab))
+    _expect(VERIFY, "draft", draft, torch.int32, (1, rows - 1))
+    _expect(VERIFY, "token_mask", token_mask, torch.int32, (1, rows, mask_words(vocab)))
+    _expect_parameters(VERIFY, control, scalars)
+    composite = _composite(VERIFY)
+    logits, draft, control, scalars, token_mask = composite.mark_inputs(
+        logits, draft, control, scalars, token_mask
+    )
+    n_accepted, tokens = composite.mark_outputs(*_greedy_verify(logits, draft, control, scalars, token_mask))
+    return n_accepted, tokens
+
+
+def draft(
+    logits: torch.Tensor,
+    ids: torch.Tensor,
+    control: torch.Tensor,
+    scalars: torch.Tensor,
+    offset: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Selects one draft token among candidates.
+
+    Args:
+        logits: float32 [1, N].
+        ids: int32 [1, N], the candidates' token ids, distinct, in any order.
+        control: int32 [1, 8], see docs/verify-op.md; the mask flag is ignored.
+        scalars: float32 [1, 4].
+        offset: int32 [1], the draft step, from 0.
+
+    Returns:
+        token int32 [1] and confidence float32 [1], its probability. The decomposition is greedy always: a
+        draft changes how fast the text comes, never what it says.
+
+    Raises:
+        ValueError: a shape or type is not the op's.
+    """
+    _, count = logits.shape
+    _expect(DRAFT, "logits", logits, torch.float32, (1, count))
+    _expect(DRAFT, "ids", ids, torch.int32, (1, count))
+    _expect(DRAFT, "offset", offset, torch.int32, (1,))
+    _expect_parameters(DRAFT, control, scalars)
+    composite = _composite(DRAFT)
+    logits, ids, control, scalars, offset = composite.mark_inputs(logits, ids, control, scalars, offset)
+    token, confidence = composite.mark_outputs(*_greedy_draft(logits, ids, control, scalars, offset))
+    return token, confidence
+
+
+def add_custom_codes(model: bytes) -> bytes:
+    """Prepares a .tflite for runtimes that claim the composites; the last step on a model's flatbuffer.
+
+    Puts a CUSTOM operator code per op of ours that the model uses in front of its table of operator codes. No
+    operator refers to them, so a stock runtime never resolves them; a runtime with the kernels points the
+    composites' opcode_index there. In front, because then no composite has index 0, which a flatbuffer leaves out.
+
+    Args:
+        model: a .tflite file, weights inside the flatbuffer or behind it.
+
+    Returns:
+        The same model with the codes; equal to `model` when it has none of our composites, or the codes already.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    root: Any = schema.ModelT.InitFromPackedBuf(model, 0)
+    codes = root.operatorCodes
+    composite, custom = schema.BuiltinOperator.STABLEHLO_COMPOSITE, schema.BuiltinOperator.CUSTOM
+    operators = [op for graph in root.subgraphs for op in graph.operators or []]
+    used = {
+        op.builtinOptions2.name.decode() for op in operators if codes[op.opcodeIndex].builtinCode == composite
+    }
+    present = {code.customCode.decode() for code in codes if code.builtinCode == custom}
+    missing = [name for name in (VERIFY, DRAFT) if name in used and name not in present]
+    if not missing:
+        return model
+    for op in operators:
+        op.opcodeIndex += len(missing)
+    for name in reversed(missing):
+        code: Any = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = custom
+        code.customCode = name
+        codes.insert(0, code)
+    return _pack(root, operators, model)
+
+
+def _pack(root: Any, operators: list[Any], original: bytes) -> bytes:
+    """The flatbuffer of a changed model, followed by what the original kept behind its own by absolute offset."""
+    outside = [(buffer, "offset") for buffer in root.buffers if buffer.offset > 1]
+    outside += [(op, "largeCustomOptionsOffset") for op in operators if op.largeCustomOptionsOffset > 1]
+    packed = _serialize(root)
+    if not outside:
+        return packed
+    old_start = min(getattr(owner, field) for owner, field in outside)
+    padding = -len(packed) % 64
+    shift = len(packed) + padding - old_start
+    for owner, field in outside:
+        setattr(owner, field, getattr(owner, field) + shift)
+    return b"".join((_serialize(root), bytes(padding), memoryview(original)[old_start:]))
+
+
+def _serialize(root: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(root.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def _composite(name: str) -> Any:
+    from litert_torch.backend.composite import StableHLOCompositeBuilder
+
+    return StableHLOCompositeBuilder(name, attr={"version": VERSION})
+
+
+def _expect_parameters(op: str, control: torch.Tensor, scalars: torch.Tensor) -> None:
+    _expect(op, "control", control, torch.int32, (1, CONTROL_LENGTH))
+    _expect(op, "scalars", scalars, torch.float32, (1, SCALARS_LENGTH))
+
+
+def _expect(op: str, name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+        raise ValueError(
+            f"{op}: {name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
+        )
+
+
+# The GPU delegate takes no int cumsum, no gather by index, no one-hot and no clamp. So equality is a difference
+# cut at 1, in float; but ids are compared and picked as integers, since half-precision floats cannot hold them.
+
+
+def _is_not_zero(integers: torch.Tensor) -> torch.Tensor:
+    """1.0 where an integer is not 0, else 0.0."""
+    return torch.minimum(torch.abs(integers.float()), torch.ones_like(integers, dtype=torch.float32))
+
+
+def _keep(condition: torch.Tensor, operand: torch.Tensor) -> torch.Tensor:
+    """The condition (0.0 or 1.0), unchanged, but computed from the operand too.
+
+    The converter drops what a decomposition does not read from the composite's operands, and the kernel would
+    miss it.
+    """
+    return torch.minimum(condition + condition * _is_not_zero(operand), torch.ones_like(condition))
+
+
+def _greedy_verify(
+    logits: torch.Tensor,
+    draft: torch.Tensor,
+    control: torch.Tensor,
+    scalars: torch.Tensor,
+    token_mask: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.argmax(logits, dim=-1).to(torch.int32)
+    mismatches = torch.cumsum(_is_not_zero(tokens[:, :-1] - draft), dim=1)
+    accepted = torch.relu(1.0 - mismatches)
+    unserved = _keep(_keep(_is_not_zero(control[:, :1]), scalars[:, -1:]), token_mask[:, 0, :1])
+    served = 1.0 - unserved
+    n_accepted = accepted.sum(dim=1, keepdim=True) * served + UNSERVED * unserved
+    reached = (torch.cat([torch.ones(1, 1), accepted], dim=1) * served).to(torch.int32)
+    return n_accepted.to(torch.int32).reshape(1), tokens * reached + (reached - 1)
+
+
+def _greedy_draft(
+    logits: torch.Tensor,
+    ids: torch.Tensor,
+    control: torch.Tensor,
+    scalars: torch.Tensor,
+    offset: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    best = torch.argmax(logits, dim=-1, keepdim=True).to(torch.int32)
+    places = torch.arange(logits.shape[1], dtype=torch.int32)[None]
+    chosen = (1.0 - _is_not_zero(places - best)).to(torch.int32)
+    token = (ids * chosen).sum(dim=1, dtype=torch.int32)
+    confidence = torch.softmax(logits, dim=-1).amax(dim=1)
+    failed = _keep(_keep(_is_not_zero(control[0, -1:]), scalars[0, -1:]), offset)  # a reserved entry is not 0
+    served = (1.0 - failed).to(torch.int32)
+    return token * served + (served - 1), confidence * (1.0 - failed)
