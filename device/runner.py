@@ -53,21 +53,21 @@ class Runner:
         self._requests += 1
         name = f"r{self._requests}"
         self._send(request.to_json(name))
-        finished = False
         try:
-            while not finished:
+            while True:
                 record = self._next()
-                if isinstance(record, Ready) or (isinstance(record, Step | Outcome) and record.request != name):
-                    raise EdgeMtpError(f"the runner answered out of turn: {record}")
-                finished = isinstance(record, Outcome | Failure)
                 if isinstance(record, Failure):
                     raise EdgeMtpError(record.message)
+                if isinstance(record, Ready) or record.request != name:
+                    raise EdgeMtpError(f"the runner answered out of turn: {record}")
                 yield record
-        finally:
-            if not finished and self._process.poll() is None:
-                self._send({"op": "cancel"})
-                while isinstance(self._next(), Step):
-                    pass
+                if isinstance(record, Outcome):
+                    return
+        except GeneratorExit:  # the caller left early: end the request, so that the next one can start
+            self._send({"op": "cancel"})
+            while isinstance(self._next(), Step):
+                pass
+            raise
 
     def close(self) -> None:
         """Ends the process; harmless when it has already ended."""
