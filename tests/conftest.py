@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# Helper modules lie beside the tests. The repository root stays off the path: tests see the installed package.
+# Helper modules lie beside the tests. The repository root stays off the path: tests see the installed code.
 sys.path.insert(0, str(Path(__file__).parent))
 
 
