@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
+from edge_mtp.cache import cache_folder
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
@@ -28,12 +28,6 @@ class HostDevice:
         if threads is not None:
             command += ["--threads", str(threads)]
         return Runner(command)
-
-
-def cache_folder() -> Path:
-    """Where edge-mtp keeps what it can make again: `$XDG_CACHE_HOME/edge-mtp`, else `~/.cache/edge-mtp`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edge-mtp"
 
 
 def litert_library() -> Path:

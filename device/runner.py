@@ -64,8 +64,9 @@ class Runner:
                 if isinstance(record, Outcome):
                     return
         except GeneratorExit:  # the caller left early: end the request, so that the next one can start
-            self._send({"op": "cancel"})
-            while isinstance(self._next(), Step):
+            if isinstance(record, Step):
+                self._send({"op": "cancel"})
+            while isinstance(record, Step) and isinstance(self._next(), Step):
                 pass
             raise
 

@@ -48,9 +48,9 @@ def test_a_request_yields_its_steps_and_its_outcome() -> None:
     [
         ("sys.exit(3)", "exit code 3"),
         ("print('Killed: out of memory', file=sys.stderr); sys.exit(137)", "out of memory"),
-        ("print('not json', flush=True); time.sleep(5)", "unreadable record"),
-        ("say({'event': 'ready'}); time.sleep(5)", "unreadable record"),
-        ("say(dict(READY, protocol=9)); time.sleep(5)", "another protocol"),
+        ("print('not json', flush=True); time.sleep(1)", "unreadable record"),
+        ("say({'event': 'ready'}); time.sleep(1)", "unreadable record"),
+        ("say(dict(READY, protocol=9)); time.sleep(1)", "another protocol"),
         ("say({'event': 'error', 'request': None, 'message': 'no such bundle'})", "no such bundle"),
         ("time.sleep(30)", "said nothing"),
     ],
@@ -66,7 +66,7 @@ def test_a_runner_that_cannot_start_is_one_line(script: str, message: str) -> No
     [
         ("say(STEP); sys.exit(9)", "exit code 9"),
         ("say({'event': 'error', 'request': 'r1', 'message': 'the prompt is empty'})", "the prompt is empty"),
-        ("say(dict(STEP, request='r7')); time.sleep(5)", "out of turn"),
+        ("say(dict(STEP, request='r7')); time.sleep(1)", "out of turn"),
         ("time.sleep(30)", "said nothing"),
     ],
 )
@@ -91,6 +91,13 @@ def test_leaving_early_cancels_and_the_runner_stays_usable() -> None:
     with Runner(fake(script)) as runner:
         for _ in range(3):
             for _step in runner.generate(REQUEST):
+                break
+
+
+def test_leaving_after_the_outcome_waits_for_nothing() -> None:
+    with Runner(fake("say(READY); sys.stdin.readline(); say(STEP); say(DONE); sys.stdin.read()"), silence_s=3) as runner:
+        for record in runner.generate(REQUEST):
+            if isinstance(record, Outcome):
                 break
 
 

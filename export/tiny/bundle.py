@@ -1,0 +1,38 @@
+"""The tiny pair's bundle: exported once for each version of its weights and of the exporter, then kept."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from pathlib import Path
+
+from edge_mtp.cache import cache_folder
+from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.pipeline import Progress, export_bundle
+
+TOOLS = Path(str(importlib.resources.files("edge_mtp"))) / "tiny" / "tools.json"
+
+
+def cached_bundle(
+    quantization: str = "fp32", *, lean: bool = False, progress: Progress = lambda stage, done, total: None
+) -> Path:
+    """The tiny pair as a `.litertlm` in the cache folder, exported now if it is not there yet.
+
+    Raises EdgeMtpError as `export_bundle` does.
+    """
+    target, drafter = tiny_pair()
+    name = f"tiny-{quantization}{'-lean' if lean else ''}-{_version(target, drafter)}.litertlm"
+    path = cache_folder() / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        export_bundle(target, drafter, path, quantization=quantization, lean=lean, progress=progress)
+    return path
+
+
+def _version(*checkpoints: Path) -> str:
+    """Changes with the checkpoints and with the exporter's own sources."""
+    sources = sorted(Path(str(importlib.resources.files("edge_mtp.export"))).glob("*.py"))
+    digest = hashlib.sha256()
+    for path in [*sources, *(file for folder in checkpoints for file in sorted(folder.iterdir()))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
