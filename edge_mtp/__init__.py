@@ -1,12 +1,12 @@
 """Gemma 4 with its Multi-Token Prediction drafter, on phones and edge boards.
 
-    import edge_mtp
+import edge_mtp
 
-    with edge_mtp.open("gemma.litertlm") as engine:
-        reply = engine.chat("Wake me at 6:40", tools=edge_mtp.load_tools("tools.json"))
-        for token in reply:
-            print(token.text, end="", flush=True)
-        print(reply.tool_calls, reply.summary.tokens_per_verify)
+with edge_mtp.open("gemma.litertlm") as engine:
+    reply = engine.chat("Wake me at 6:40", tools=edge_mtp.load_tools("tools.json"))
+    for token in reply:
+        print(token.text, end="", flush=True)
+    print(reply.tool_calls, reply.summary.tokens_per_verify)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge_mtp.errors import EdgeMtpError
 if TYPE_CHECKING:
     from edge_mtp.device import Request, Sampling
     from edge_mtp.engine import Engine, Reply, Token
-    from edge_mtp.engine import open_engine as open  # noqa: A004 - the interface reads edge_mtp.open(...)
+    from edge_mtp.engine import open_engine as open
     from edge_mtp.tool_calls import load_tools
 
 __all__ = ["EdgeMtpError", "Engine", "Reply", "Request", "Sampling", "Token", "load_tools", "open"]

@@ -95,7 +95,9 @@ def test_leaving_early_cancels_and_the_runner_stays_usable() -> None:
 
 
 def test_leaving_after_the_outcome_waits_for_nothing() -> None:
-    with Runner(fake("say(READY); sys.stdin.readline(); say(STEP); say(DONE); sys.stdin.read()"), silence_s=3) as runner:
+    with Runner(
+        fake("say(READY); sys.stdin.readline(); say(STEP); say(DONE); sys.stdin.read()"), silence_s=3
+    ) as runner:
         for record in runner.generate(REQUEST):
             if isinstance(record, Outcome):
                 break
@@ -118,7 +120,11 @@ def test_records_round_trip_and_tolerate_new_fields() -> None:
 
 def test_the_native_runner_refuses_what_is_no_bundle(tmp_path: Path) -> None:
     junk = tmp_path / "junk.litertlm"
-    for content, message in [(b"", "empty"), (b"PK\x03\x04" * 100, "LITERTLM"), (b"LITERTLM" + b"\xff" * 99, "version")]:
+    for content, message in [
+        (b"", "empty"),
+        (b"PK\x03\x04" * 100, "LITERTLM"),
+        (b"LITERTLM" + b"\xff" * 99, "version"),
+    ]:
         junk.write_bytes(content)
         with pytest.raises(EdgeMtpError, match=message):
             find_device("host").start(junk)
