@@ -1,8 +1,8 @@
 """The two ops of edge-mtp as graph pieces: contract in docs/verify-op.md.
 
 Each is a STABLEHLO_COMPOSITE. A runtime that has the kernel claims the composite; any other runs its
-decomposition, made only of builtin operators that LiteRT's GPU delegate takes as well: greedy, and defined for
-logits without NaN.
+decomposition, made only of builtin operators that LiteRT's GPU delegate takes as well: greedy, and defined
+for logits without NaN.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def verify(
         token_mask: int32 [1, T, ceil(V / 32)].
 
     Returns:
-        n_accepted int32 [1] and tokens int32 [1, T]: the accepted ones, the next one, then -1. The decomposition
-        is greedy and answers n_accepted = -3 when control[0] asks for sampling or a mask.
+        n_accepted int32 [1] and tokens int32 [1, T]: the accepted ones, the next one, then -1. The
+        decomposition is greedy and answers n_accepted = -3 when control[0] asks for sampling or a mask.
 
     Raises:
         ValueError: a shape or type is not the op's.
@@ -56,9 +56,7 @@ def verify(
     _expect(VERIFY, "token_mask", token_mask, torch.int32, (1, rows, mask_words(vocab)))
     _expect_parameters(VERIFY, control, scalars)
     composite = _composite(VERIFY)
-    logits, draft, control, scalars, token_mask = composite.mark_inputs(
-        logits, draft, control, scalars, token_mask
-    )
+    logits, draft, control, scalars, token_mask = composite.mark_inputs(logits, draft, control, scalars, token_mask)
     n_accepted, tokens = composite.mark_outputs(*_greedy_verify(logits, draft, control, scalars, token_mask))
     return n_accepted, tokens
 
@@ -91,6 +89,9 @@ def draft(
     _expect(DRAFT, "ids", ids, torch.int32, (1, count))
     _expect(DRAFT, "offset", offset, torch.int32, (1,))
     _expect_parameters(DRAFT, control, scalars)
+    # LiteRT hands a kernel only memory aligned to 64 bytes; constants in a flatbuffer are aligned to 16. The
+    # reserved entry, 0, makes a constant a computed tensor.
+    ids, offset = ids + control[:, -1:], offset + control[0, -1:]
     composite = _composite(DRAFT)
     logits, ids, control, scalars, offset = composite.mark_inputs(logits, ids, control, scalars, offset)
     token, confidence = composite.mark_outputs(*_greedy_draft(logits, ids, control, scalars, offset))
@@ -102,13 +103,14 @@ def add_custom_codes(model: bytes) -> bytes:
 
     Puts a CUSTOM operator code per op of ours that the model uses in front of its table of operator codes. No
     operator refers to them, so a stock runtime never resolves them; a runtime with the kernels points the
-    composites' opcode_index there. In front, because then no composite has index 0, which a flatbuffer leaves out.
+    composites' opcode_index there. In front, because then no composite has index 0, which a flatbuffer leaves
+    out.
 
     Args:
         model: a .tflite file, weights inside the flatbuffer or behind it.
 
     Returns:
-        The same model with the codes; equal to `model` when it has none of our composites, or the codes already.
+        The same model with the codes; `model` itself when it has none of the composites, or has the codes.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -116,9 +118,7 @@ def add_custom_codes(model: bytes) -> bytes:
     codes = root.operatorCodes
     composite, custom = schema.BuiltinOperator.STABLEHLO_COMPOSITE, schema.BuiltinOperator.CUSTOM
     operators = [op for graph in root.subgraphs for op in graph.operators or []]
-    used = {
-        op.builtinOptions2.name.decode() for op in operators if codes[op.opcodeIndex].builtinCode == composite
-    }
+    used = {op.builtinOptions2.name.decode() for op in operators if codes[op.opcodeIndex].builtinCode == composite}
     present = {code.customCode.decode() for code in codes if code.builtinCode == custom}
     missing = [name for name in (VERIFY, DRAFT) if name in used and name not in present]
     if not missing:
@@ -134,7 +134,7 @@ def add_custom_codes(model: bytes) -> bytes:
 
 
 def _pack(root: Any, operators: list[Any], original: bytes) -> bytes:
-    """The flatbuffer of a changed model, followed by what the original kept behind its own by absolute offset."""
+    """The flatbuffer of a changed model, then what the original kept behind its own, by absolute offset."""
     outside = [(buffer, "offset") for buffer in root.buffers if buffer.offset > 1]
     outside += [(op, "largeCustomOptionsOffset") for op in operators if op.largeCustomOptionsOffset > 1]
     packed = _serialize(root)
@@ -169,13 +169,11 @@ def _expect_parameters(op: str, control: torch.Tensor, scalars: torch.Tensor) ->
 
 def _expect(op: str, name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-        raise ValueError(
-            f"{op}: {name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
-        )
+        raise ValueError(f"{op}: {name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}")
 
 
 # The GPU delegate takes no int cumsum, no gather by index, no one-hot and no clamp. So equality is a difference
-# cut at 1, in float; but ids are compared and picked as integers, since half-precision floats cannot hold them.
+# cut at 1, in float; but ids are compared and picked as integers, since a half-precision float cannot hold them.
 
 
 def _is_not_zero(integers: torch.Tensor) -> torch.Tensor:
