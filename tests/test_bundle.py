@@ -112,9 +112,7 @@ def test_token_bytes(synthetic_bundle: Path) -> None:
 def test_token_bytes_hold_any_bytes(texts: list[bytes], special: set[int]) -> None:
     table = TokenBytes(memoryview(token_bytes(texts, special)))
     assert [table[token] for token in range(len(table))] == texts
-    assert {token for token in range(len(table)) if table.is_special(token)} == special & set(
-        range(len(texts))
-    )
+    assert {token for token in range(len(table)) if table.is_special(token)} == special & set(range(len(texts)))
 
 
 @pytest.mark.parametrize(
@@ -231,9 +229,7 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
         (lambda data: data[:32] + b"\xff" * 4 + data[36:], "the header is damaged"),
     ],
 )
-def test_refusals_name_the_file_and_the_cure(
-    tmp_path: Path, synthetic_bundle: Path, change: Any, message: str
-) -> None:
+def test_refusals_name_the_file_and_the_cure(tmp_path: Path, synthetic_bundle: Path, change: Any, message: str) -> None:
     path = tmp_path / "broken.litertlm"
     path.write_bytes(change(synthetic_bundle.read_bytes()))
     with pytest.raises(EdgeMtpError) as refusal:
@@ -283,11 +279,27 @@ def test_garbage_is_refused(damaged: Path) -> None:
     noise = random.Random(1)
     for _ in range(100):
         body = noise.randbytes(noise.randrange(4000))
-        header = b"LITERTLM" + struct.pack(
-            "<IIIIQ", 1, 7, 0, 0, min(32 + len(body), noise.randrange(32, 4032))
-        )
+        header = b"LITERTLM" + struct.pack("<IIIIQ", 1, 7, 0, 0, min(32 + len(body), noise.randrange(32, 4032)))
         damaged.write_bytes(header + body)
         read_everything(damaged)
+
+
+def test_sections_beyond_4_gib(tmp_path: Path, synthetic_bundle: Path) -> None:
+    last = Bundle(synthetic_bundle).sections[-1]
+    content = synthetic_bundle.read_bytes()
+    far = 5 << 30
+    for place, moved in [(last.begin, far), (last.end, far + last.size)]:
+        assert content.count(struct.pack("<Q", place)) == 1
+        content = content.replace(struct.pack("<Q", place), struct.pack("<Q", moved))
+    path = tmp_path / "far.litertlm"
+    with path.open("wb") as file:  # a hole, not 5 GiB on disk
+        file.write(content[: last.begin])
+        file.seek(far)
+        file.write(content[last.begin : last.end])
+    bundle = Bundle(path)
+    assert bundle.mtp.edge_complete
+    assert bundle.token_bytes is not None
+    assert bundle.token_bytes[VOCAB - 1] == b"<turn|>"
 
 
 def test_exported_bundle(tiny_bundle: Path) -> None:
