@@ -1,0 +1,113 @@
+"""Torch modules to one TFLite file with a signature each; equal weights share one buffer."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from litert_torch import progress
+from litert_torch._config import config as litert_torch_config
+from litert_torch._convert.interface import Converter
+from torch import nn
+
+Report = Callable[[str], None]
+
+# What litert-torch calls the two long stages of a signature, and what we call them.
+STAGES = {"Torch Export: ": "trace", "Lower to MLIR: ": "lower"}
+
+
+class Signature(NamedTuple):
+    """A graph to convert: `inputs` are samples whose names, shapes and types become the signature's."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Any]
+
+
+def convert(signatures: Sequence[Signature], path: Path, report: Report) -> None:
+    """Write `signatures` to `path`; `report` gets "trace NAME" and "lower NAME" as each of those begins."""
+    converter = Converter()
+    for signature in signatures:
+        converter.add_signature(
+            signature.name, signature.module.eval(), sample_kwargs=signature.inputs
+        )
+    with _reported(report), _quiet(), _without_collector():
+        converter.convert(strict_export=False).export(str(path))
+
+
+def stages(signatures: Sequence[Signature]) -> int:
+    """How often `convert` will report."""
+    return len(STAGES) * len(signatures)
+
+
+@contextmanager
+def _reported(report: Report) -> Iterator[None]:
+    """Pass litert-torch's progress on in place of its own printing."""
+
+    @contextmanager
+    def task(name: str) -> Iterator[None]:
+        for prefix, verb in STAGES.items():
+            if name.startswith(prefix):
+                report(f"{verb} {name.removeprefix(prefix)}")
+        yield
+
+    shown, litert_torch_config.show_progress = litert_torch_config.show_progress, False
+    try:
+        with patch.object(progress, "task", task):
+            yield
+    finally:
+        litert_torch_config.show_progress = shown
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Tracing makes millions of long-lived objects; collecting among them costs a quarter of the time."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's chatter, some of it from C++ straight to file descriptor 2, off the terminal.
+
+    Python's sys.stderr stays usable: progress is shown there meanwhile.
+    """
+    level, stderr = logging.root.manager.disable, sys.stderr
+    logging.disable(logging.WARNING)
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        if stderr is not None and _is_descriptor(stderr, 2):
+            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
+        os.dup2(null, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if sys.stderr is not stderr:
+            sys.stderr.close()
+            sys.stderr = stderr
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+        logging.disable(level)
+
+
+def _is_descriptor(stream: Any, descriptor: int) -> bool:
+    try:
+        return bool(stream.fileno() == descriptor)
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -1,0 +1,301 @@
+"""From a checkpoint pair to a bundle, in one call."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export.checkpoint import Pair, load_drafter, load_target, open_pair, tokenizer_ids
+
+# Called when a stage begins: its name, stages done before it, stages in all.
+Progress = Callable[[str, int, int], None]
+
+VERIFY_WIDTHS = range(2, 9)
+DRAFT_LENGTHS = range(1, 8)
+STOCK_VERIFY_WIDTH = 4  # the stock runtime drafts one token fewer than its verify has rows
+
+MANIFEST_VERSION = 1
+SIGNATURES_VERSION = 1
+# The stock engine that is known to pass the drafter P - 1 and to run these bundles.
+MINIMUM_ENGINE = "litert-lm 0.18.1"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an export made: bytes of each section, seconds of each kind of stage."""
+
+    path: Path
+    sections: dict[str, int]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """C positions of KV cache; rows of each prefill signature; name of a quantization recipe; whether to leave
+    out the `edge_*` signatures."""
+
+    context: int
+    prefill: tuple[int, ...]
+    quantization: str
+    lean: bool
+
+
+class Stages:
+    """Counts stages, times them, and tells the caller when each begins."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+        self._total = total
+        self._done = -1
+        self._begun = ("", 0.0)
+
+    def __call__(self, name: str) -> None:
+        self.close()
+        self._done += 1
+        self._progress(name, self._done, self._total)
+        self._begun = (name, time.monotonic())
+
+    def close(self) -> None:
+        name, since = self._begun
+        if name:
+            kind = name.split()[0]
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + time.monotonic() - since
+        self._begun = ("", 0.0)
+
+
+def export_bundle(
+    target: Path,
+    drafter: Path,
+    output: Path,
+    *,
+    quantization: str = "fp32",
+    context: int = 1024,
+    prefill: Sequence[int] = (128,),
+    lean: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> Summary:
+    """Write the bundle `output` from two checkpoint directories; a failure leaves nothing behind.
+
+    Args:
+        target: a Gemma 4 checkpoint with tokenizer.json and chat template.
+        drafter: the Gemma 4 assistant that was trained for it.
+        quantization: `fp32`, or `int8` for int8 weights with float32 activations and KV.
+        context: C, positions in the KV cache.
+        prefill: rows of the prefill signatures.
+        lean: leave out the `edge_*` signatures, so that only the stock runtime's graphs remain.
+        progress: told when each stage begins.
+
+    Raises:
+        EdgeMtpError: the pair, an option, or the place of the output does not allow it.
+    """
+    options = Options(context, tuple(sorted(set(prefill))), quantization, lean)
+    pair = open_pair(target, drafter)
+    _check(options, pair)
+    with _scratch(output, pair) as scratch:
+        stages = Stages(progress, _stage_count(options, pair))
+        models = _convert_models(pair, options, scratch, stages)
+        stages("write bundle")
+        bundle = scratch / "bundle"
+        sections = _write(pair, options, models, bundle, scratch)
+        stages.close()
+        bundle.replace(output)
+    return Summary(output, sections, stages.seconds)
+
+
+def _check(options: Options, pair: Pair) -> None:
+    config = pair.target.config
+    least = max(*options.prefill, 2 * VERIFY_WIDTHS[-1])
+    if options.context < least:
+        raise EdgeMtpError(
+            f"context {options.context} is too small: the widest prefill and verify need at least {least}"
+        )
+    if options.context > config.max_position_embeddings:
+        raise EdgeMtpError(
+            f"context {options.context} is more than the target's {config.max_position_embeddings} positions:"
+            " choose a smaller one"
+        )
+
+
+@contextmanager
+def _scratch(output: Path, pair: Pair) -> Iterator[Path]:
+    """A directory beside `output`, so that the finished bundle can be renamed into place; gone afterwards."""
+    if output.is_dir():
+        raise EdgeMtpError(f"output {output} is a directory: give the name of a file in it")
+    folder = output.parent
+    # At most three float32 copies exist at a time: converted, quantized, in the bundle.
+    needed = 3 * 4 * (pair.target.parameters + pair.drafter.parameters)
+    try:
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise EdgeMtpError(
+                f"{folder} has {free >> 20} MiB free, the export needs {needed >> 20} MiB: write elsewhere"
+            )
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=folder) as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        raise EdgeMtpError(
+            f"output {output} cannot be written ({error.strerror}): choose a directory you may write to"
+        ) from error
+
+
+def _stage_count(options: Options, pair: Pair) -> int:
+    """Two stages a traced signature, one a model, one for the weights and one for the bundle."""
+    embedders = 1 + bool(pair.target.config.hidden_size_per_layer_input)
+    ours = 1 if options.lean else len(VERIFY_WIDTHS) + 1
+    traced = embedders + len(options.prefill) + 1 + ours + 1
+    return 2 * traced + (embedders + 2) + 2
+
+
+def _convert_models(pair: Pair, options: Options, scratch: Path, stages: Stages) -> dict[str, Path]:
+    """Convert and quantize every model of the bundle; return their TFLite files by section name."""
+    from edge_mtp.export import graphs
+    from edge_mtp.export.convert import Signature, convert
+    from edge_mtp.export.quantize import quantize
+
+    stages("load weights")
+    models = {}
+    with graphs.patched():
+        target = graphs.prepare(load_target(pair.target))
+        assistant = graphs.prepare(load_drafter(pair.drafter))
+        context, decoder = options.context, target.model
+
+        embedder = graphs.Embedder(decoder.embed_tokens)
+        parts = {"embedder": [Signature("embedder", embedder, embedder.sample())]}
+        if decoder.config.hidden_size_per_layer_input:
+            layers = decoder.config.num_hidden_layers
+            per_layer = graphs.PerLayerEmbedder(decoder.embed_tokens_per_layer, layers)
+            parts["per_layer_embedder"] = [Signature("per_layer_embedder", per_layer, per_layer.sample())]
+
+        prefill, decode = graphs.Prefill(target, context), graphs.Decode(target, context)
+        drafter = graphs.Drafter(assistant, decoder.config, pair.kv_layers, context)
+        signatures = [Signature(f"prefill_{rows}", prefill, prefill.sample(rows)) for rows in options.prefill]
+        signatures.append(Signature("decode", decode, decode.sample(1)))
+        if options.lean:
+            signatures.append(Signature("verify", decode, decode.sample(STOCK_VERIFY_WIDTH)))
+        else:
+            verify = graphs.Verify(target, context)
+            folded = graphs.FoldedDrafter(drafter, target.lm_head.weight, DRAFT_LENGTHS[-1])
+            signatures += [Signature(f"edge_verify_{t}", verify, verify.sample(t)) for t in VERIFY_WIDTHS]
+            signatures.append(Signature(f"edge_draft_{DRAFT_LENGTHS[-1]}", folded, folded.sample()))
+        parts["prefill_decode"] = signatures
+        parts["mtp_drafter"] = [Signature("mtp_drafter", drafter, drafter.sample())]
+
+        for name, graph in parts.items():
+            converted, models[name] = scratch / f"{name}.converted", scratch / f"{name}.tflite"
+            convert(graph, converted, stages)
+            stages(f"{'store' if options.quantization == 'fp32' else 'quantize'} {name}")
+            quantize(converted, models[name], options.quantization)
+            if name == "prefill_decode" and not options.lean:
+                _complete(models[name])
+    return models
+
+
+def _complete(path: Path) -> None:
+    """Add the signatures that are parts of converted ones."""
+    from edge_mtp.export import derive
+
+    model = derive.read_model(path)
+    derive.add_part(model, f"edge_verify_{STOCK_VERIFY_WIDTH}", "verify", without=("n_accepted", "tokens"))
+    for length in DRAFT_LENGTHS[:-1]:
+        derive.add_beginning(model, f"edge_draft_{DRAFT_LENGTHS[-1]}", f"edge_draft_{length}", length)
+    derive.write_model(model, path)
+
+
+def _write(pair: Pair, options: Options, models: dict[str, Path], bundle: Path, scratch: Path) -> dict[str, int]:
+    """Write the file and return the bytes of each section."""
+    from edge_mtp.export import writer
+    from edge_mtp.export.token_bytes import token_table
+
+    config = pair.target.config
+    chat = _chat(pair)
+    metadata = writer.llm_metadata(
+        start=chat["start_token"],
+        pad=pair.generation.get("pad_token_id", config.pad_token_id),
+        stops=chat["stop_tokens"],
+        template=pair.chat_template,
+        max_tokens=options.context - VERIFY_WIDTHS[-1],
+        thinking=chat["thinking"],
+        tools=chat["tools"],
+    )
+    manifest = _manifest(pair, options, chat)
+    return writer.write_bundle(
+        bundle,
+        metadata=metadata,
+        tokenizer=pair.tokenizer,
+        models=models,
+        manifest=manifest,
+        token_table=token_table(pair.tokenizer, config.vocab_size),
+        scratch=scratch,
+    )
+
+
+def _chat(pair: Pair) -> dict[str, Any]:
+    """What a runtime must know to hold a conversation: tokens by the text that gives them their role."""
+    from edge_mtp.export import writer
+
+    ids = tokenizer_ids(pair.tokenizer)
+    eos = pair.generation.get("eos_token_id", pair.target.config.eos_token_id)
+    stops = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    stops |= {ids[text] for text in (writer.TURN_END, writer.TOOL_RESPONSE) if text in ids}
+    start = pair.generation.get("bos_token_id", pair.target.config.bos_token_id)
+    if start is None or not stops:
+        raise EdgeMtpError(f"{pair.target.directory} names no start or stop token: add generation_config.json")
+    return {
+        "format": "gemma4",
+        "start_token": start,
+        "stop_tokens": sorted(stops),
+        "thinking": {writer.THINK, writer.CHANNEL, writer.CHANNEL_END} <= ids.keys(),
+        "tools": {writer.TOOL_CALL, writer.TOOL_CALL_END, writer.QUOTE, writer.TOOL_RESPONSE} <= ids.keys(),
+    }
+
+
+def _manifest(pair: Pair, options: Options, chat: dict[str, Any]) -> dict[str, Any]:
+    """The record of how the bundle was made and how it wants to be run."""
+    from edge_mtp.export import graphs, ops
+    from edge_mtp.export.quantize import RECIPES
+
+    config = pair.target.config
+    version = importlib.metadata.version
+    return {
+        "edge_mtp": MANIFEST_VERSION,
+        "versions": {
+            "edge-mtp": version("edge-mtp"),
+            "ops": {ops.VERIFY: ops.VERSION, ops.DRAFT: ops.VERSION},
+            "signatures": SIGNATURES_VERSION,
+            "converters": {
+                name: version(name) for name in ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch")
+            },
+        },
+        "minimum_engine": MINIMUM_ENGINE,
+        "source": {
+            "target": pair.target.hashes(),
+            "drafter": pair.drafter.hashes(),
+        },
+        "quantization": {"name": options.quantization, "recipe": RECIPES[options.quantization][0]},
+        "context": options.context,
+        "prefill_lengths": list(options.prefill),
+        "verify_widths": [] if options.lean else list(VERIFY_WIDTHS),
+        "draft_lengths": [] if options.lean else list(DRAFT_LENGTHS),
+        "lean": options.lean,
+        "drafter_kv": [f"kv_cache_{kind}_{layer}" for layer in pair.kv_layers.values() for kind in "kv"],
+        # The drafter's graphs take input_pos = P - 1 and add this: transformers' position of a draft is P.
+        "drafter_position_offset": graphs.DRAFTER_POSITION_OFFSET,
+        "chat": chat,
+        "model": {
+            "hidden_size": config.hidden_size,
+            "layers": config.num_hidden_layers,
+            "kv_layers": config.num_hidden_layers - config.num_kv_shared_layers,
+            "per_layer_width": config.hidden_size_per_layer_input,
+            "vocab_size": config.vocab_size,
+            "sliding_window": config.sliding_window,
+        },
+    }

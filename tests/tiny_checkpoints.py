@@ -1,0 +1,137 @@
+"""Small random Gemma 4 pairs on disk, with every structural feature of E2B, for tests of the exporter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edge_mtp.export.checkpoint import drafters_allowed
+
+VOCAB = 512
+WINDOW = 24
+CONTROL = {
+    46: "<|tool>", 47: "<tool|>", 48: "<|tool_call>", 49: "<tool_call|>", 50: "<|tool_response>",
+    51: "<tool_response|>", 52: '<|"|>', 98: "<|think|>", 100: "<|channel>", 101: "<channel|>",
+    105: "<|turn>", 106: "<turn|>",
+}  # fmt: skip
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|turn>{{ message['role'] }}\n"
+    "{{ message['content'] }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+
+
+def target_config(**changes: Any) -> dict[str, Any]:
+    """Six layers, the last three sharing KV and twice as wide; per-layer embeddings; softcap; tied head."""
+    return {
+        "vocab_size": VOCAB,
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size": 64,
+        "hidden_size_per_layer_input": 8,
+        "intermediate_size": 96,
+        "num_hidden_layers": 6,
+        "num_kv_shared_layers": 3,
+        "use_double_wide_mlp": True,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "sliding_window": WINDOW,
+        "final_logit_softcapping": 30.0,
+        "max_position_embeddings": 4096,
+    } | changes
+
+
+def drafter_config(text: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """Two query-only layers on the target's KV; `text` changes the decoder, `changes` the rest."""
+    decoder = target_config(
+        hidden_size=32,
+        hidden_size_per_layer_input=0,
+        vocab_size_per_layer_input=0,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_kv_shared_layers=2,
+        use_double_wide_mlp=False,
+        layer_types=["sliding_attention", "full_attention"],
+        final_logit_softcapping=None,
+    )
+    return {
+        "text_config": decoder | (text or {}),
+        "backbone_hidden_size": 64,
+        "use_ordered_embeddings": True,
+        "num_centroids": 32,
+        "centroid_intermediate_top_k": 4,
+    } | changes
+
+
+def write_tokenizer(directory: Path) -> None:
+    """A byte-fallback BPE of `VOCAB` tokens with Gemma 4's control tokens at their own ids."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+    names = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", **CONTROL}
+    vocab = {name: token for token, name in names.items()}
+    pieces = iter([f"<0x{byte:02X}>" for byte in range(256)] + [chr(c) for c in range(33, 127)] + ["▁", "▁a"])
+    for token in range(VOCAB):
+        if token not in names:
+            vocab[next(pieces, f"<unused{token}>")] = token
+    tokenizer = Tokenizer(models.BPE(vocab, [("▁", "a")], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names.values()])
+    tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def write_pair(
+    directory: Path,
+    *,
+    target: dict[str, Any] | None = None,
+    drafter_text: dict[str, Any] | None = None,
+    drafter: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> tuple[Path, Path]:
+    """Write `directory`/target and `directory`/drafter with random weights and return both paths.
+
+    Weights are larger than an untrained model's, so that logits, attention and norms all matter. `target`,
+    `drafter_text` and `drafter` change the configurations of the target, the drafter's decoder and the rest.
+    """
+    import torch
+    from transformers import (
+        Gemma4AssistantConfig,
+        Gemma4AssistantForCausalLM,
+        Gemma4ForCausalLM,
+        Gemma4TextConfig,
+    )
+
+    torch.manual_seed(seed)
+    with drafters_allowed():
+        models = {
+            "target": Gemma4ForCausalLM(Gemma4TextConfig(**target_config(**target or {}))),
+            "drafter": Gemma4AssistantForCausalLM(
+                Gemma4AssistantConfig(**drafter_config(drafter_text, **drafter or {}))
+            ),
+        }
+    for name, model in models.items():
+        with torch.no_grad():
+            for key, value in [*model.named_parameters(), *model.named_buffers()]:
+                if "norm" in key or key.endswith("layer_scalar"):
+                    value.uniform_(0.5, 1.5)
+                elif value.dim() == 2:
+                    value.normal_(0.0, 1.2 * value.shape[1] ** -0.5)
+        if name == "drafter" and model.masked_embedding is not None:
+            ordering = torch.randperm(model.vocab_size)
+            model.masked_embedding.token_ordering.copy_(ordering)
+        folder = directory / name
+        model.save_pretrained(folder)
+    folder = directory / "target"
+    write_tokenizer(folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}), encoding="utf-8"
+    )
+    (folder / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": 2, "pad_token_id": 0, "eos_token_id": [1, 106, 50]}), encoding="utf-8"
+    )
+    return directory / "target", directory / "drafter"
