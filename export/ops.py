@@ -7,6 +7,7 @@ for logits without NaN.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -112,13 +113,11 @@ def add_custom_codes(model: bytes) -> bytes:
     Returns:
         The same model with the codes; `model` itself when it has none of the composites, or has the codes.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    root: Any = schema.ModelT.InitFromPackedBuf(model, 0)
+    schema, root = _parse(model)
     codes = root.operatorCodes
-    composite, custom = schema.BuiltinOperator.STABLEHLO_COMPOSITE, schema.BuiltinOperator.CUSTOM
+    custom = schema.BuiltinOperator.CUSTOM
     operators = [op for graph in root.subgraphs for op in graph.operators or []]
-    used = {op.builtinOptions2.name.decode() for op in operators if codes[op.opcodeIndex].builtinCode == composite}
+    used = {_composite_name(schema, codes, op) for op in operators}
     present = {code.customCode.decode() for code in codes if code.builtinCode == custom}
     missing = [name for name in (VERIFY, DRAFT) if name in used and name not in present]
     if not missing:
@@ -130,12 +129,70 @@ def add_custom_codes(model: bytes) -> bytes:
         code.builtinCode = code.deprecatedBuiltinCode = custom
         code.customCode = name
         codes.insert(0, code)
-    return _pack(root, operators, model)
+    return _pack(root, model)
 
 
-def _pack(root: Any, operators: list[Any], original: bytes) -> bytes:
+def inline_composites(model: bytes) -> bytes:
+    """Replaces every composite of ours by its decomposition, for accelerators that take no composites.
+
+    LiteRT's GPU delegate leaves composites to the CPU, and a model compiled for the GPU alone is then refused.
+    The price is that no runtime can claim the ops any more. The decompositions' subgraphs stay, unused.
+
+    Args:
+        model: a .tflite file as for add_custom_codes.
+
+    Returns:
+        The same model with builtin operators in the composites' places; `model` itself when it has none.
+    """
+    schema, root = _parse(model)
+    found = False
+    for graph in root.subgraphs:
+        inlined = []
+        for op in graph.operators or []:
+            if _composite_name(schema, root.operatorCodes, op) in (VERIFY, DRAFT):
+                found = True
+                body = root.subgraphs[op.builtinOptions2.decompositionSubgraphIndex]
+                inlined += _instantiate(body, op, graph.tensors)
+            else:
+                inlined.append(op)
+        graph.operators = inlined
+    return _pack(root, model) if found else model
+
+
+def _instantiate(body: Any, call: Any, tensors: list[Any]) -> list[Any]:
+    """The operators of a subgraph between the operands and results of `call`; its other tensors join `tensors`."""
+    place = {-1: -1}
+    place.update(zip(body.inputs, call.inputs, strict=True))
+    place.update(zip(body.outputs, call.outputs, strict=True))
+    for index, tensor in enumerate(body.tensors):
+        if index not in place:
+            place[index] = len(tensors)
+            tensors.append(tensor)
+    operators = []
+    for op in body.operators:
+        op = copy.copy(op)
+        op.inputs, op.outputs = [place[i] for i in op.inputs], [place[i] for i in op.outputs]
+        operators.append(op)
+    return operators
+
+
+def _parse(model: bytes) -> tuple[Any, Any]:
+    """The schema module and the model's object tree."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema, schema.ModelT.InitFromPackedBuf(model, 0)
+
+
+def _composite_name(schema: Any, codes: list[Any], op: Any) -> str | None:
+    if codes[op.opcodeIndex].builtinCode != schema.BuiltinOperator.STABLEHLO_COMPOSITE:
+        return None
+    return str(op.builtinOptions2.name.decode())
+
+
+def _pack(root: Any, original: bytes) -> bytes:
     """The flatbuffer of a changed model, then what the original kept behind its own, by absolute offset."""
     outside = [(buffer, "offset") for buffer in root.buffers if buffer.offset > 1]
+    operators = [op for graph in root.subgraphs for op in graph.operators or []]
     outside += [(op, "largeCustomOptionsOffset") for op in operators if op.largeCustomOptionsOffset > 1]
     packed = _serialize(root)
     if not outside:
