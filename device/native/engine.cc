@@ -33,7 +33,7 @@ litert::Environment create_environment(const litert::Api& api) {
   severity.value.type = litert::kIntValue;
   severity.value.int_value = kErrorSeverity;
   litert::Environment environment = nullptr;
-  check(api, api.CreateEnvironment(1, &severity, &environment), "creating a LiteRT environment");
+  litert::check(api.CreateEnvironment(1, &severity, &environment), "creating a LiteRT environment");
   return environment;
 }
 

@@ -31,15 +31,15 @@ template <typename Count, typename Name, typename TensorAt>
 std::vector<Port> read_ports(const litert::Api& api, litert::Signature signature, Count count_of, Name name_of,
                              TensorAt tensor_at) {
   size_t count = 0;
-  check(api, count_of(signature, &count), "reading a signature");
+  litert::check(count_of(signature, &count), "reading a signature");
   std::vector<Port> ports(count);
   for (size_t i = 0; i < count; ++i) {
     const char* name = nullptr;
     litert::Tensor tensor = nullptr;
-    check(api, name_of(signature, i, &name), "reading a port's name");
-    check(api, tensor_at(signature, i, &tensor), std::string("reading the tensor of ") + name);
+    litert::check(name_of(signature, i, &name), "reading a port's name");
+    litert::check(tensor_at(signature, i, &tensor), std::string("reading the tensor of ") + name);
     ports[i].name = name;
-    check(api, api.GetRankedTensorType(tensor, &ports[i].type), std::string("reading the type of ") + name);
+    litert::check(api.GetRankedTensorType(tensor, &ports[i].type), std::string("reading the type of ") + name);
     size_t bytes = element_bytes(ports[i].type.element_type);
     for (unsigned axis = 0; axis < ports[i].type.layout.rank; ++axis) {
       const int32_t dimension = ports[i].dimension(axis);
@@ -80,11 +80,11 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
   const bool build_cache = !cache.empty() && access(cache.c_str(), R_OK) != 0;
   if (build_cache) cache += "." + std::to_string(getpid());
   try {
-    check(api, api.CreateModelFromBuffer(environment, model.data, model.size, &model_), "reading a graph");
-    check(api, api.CreateOptions(&options), "creating options");
-    check(api, api.SetOptionsHardwareAccelerators(options, litert::kCpu), "choosing the CPU");
+    litert::check(api.CreateModelFromBuffer(environment, model.data, model.size, &model_), "reading a graph");
+    litert::check(api.CreateOptions(&options), "creating options");
+    litert::check(api.SetOptionsHardwareAccelerators(options, litert::kCpu), "choosing the CPU");
     for (const Kernel& kernel : kernels(api)) {
-      check(api, api.AddCustomOpKernelOption(options, kernel.name, 1, kernel.kernel, nullptr),
+      litert::check(api.AddCustomOpKernelOption(options, kernel.name, 1, kernel.kernel, nullptr),
             std::string("registering ") + kernel.name);
     }
     std::string toml;
@@ -92,21 +92,21 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
     if (!cache.empty()) toml += "weight_cache_file_path = " + toml_quote(cache) + "\n";
     if (!toml.empty()) {
       litert::OpaqueOptions cpu = nullptr;
-      check(api, api.CreateOpaqueOptions("xnnpack", strdup(toml.c_str()), free, &cpu), "setting CPU options");
-      check(api, api.AddOpaqueOptions(options, cpu), "setting CPU options");
+      litert::check(api.CreateOpaqueOptions("xnnpack", strdup(toml.c_str()), free, &cpu), "setting CPU options");
+      litert::check(api.AddOpaqueOptions(options, cpu), "setting CPU options");
     }
-    check(api, api.CreateCompiledModel(environment, model_, options, &compiled_), "compiling a graph");
+    litert::check(api.CreateCompiledModel(environment, model_, options, &compiled_), "compiling a graph");
     api.DestroyOptions(options);
     options = nullptr;
     if (build_cache) std::rename(cache.c_str(), settings.weight_cache.c_str());
 
     size_t count = 0;
-    check(api, api.GetNumModelSignatures(model_, &count), "counting signatures");
+    litert::check(api.GetNumModelSignatures(model_, &count), "counting signatures");
     for (size_t i = 0; i < count; ++i) {
       litert::Signature handle = nullptr;
       const char* key = nullptr;
-      check(api, api.GetModelSignature(model_, i, &handle), "reading a signature");
-      check(api, api.GetSignatureKey(handle, &key), "reading a signature's name");
+      litert::check(api.GetModelSignature(model_, i, &handle), "reading a signature");
+      litert::check(api.GetSignatureKey(handle, &key), "reading a signature's name");
       signatures_.push_back(
           {key, i,
            read_ports(api, handle, api.GetNumSignatureInputs, api.GetSignatureInputName,
@@ -177,7 +177,7 @@ void Call::bind(const std::vector<Port>& ports, BufferPool& pool, const std::vec
   for (const Port& port : ports) {
     memory.push_back(pool.take(block_name(signature_, port, own)));
     litert::TensorBuffer buffer = nullptr;
-    check(api, api.CreateTensorBufferFromHostMemory(&port.type, memory.back(), port.bytes, nullptr, &buffer),
+    litert::check(api.CreateTensorBufferFromHostMemory(&port.type, memory.back(), port.bytes, nullptr, &buffer),
           "binding " + signature_.name + "." + port.name);
     buffers.push_back(buffer);
   }
@@ -194,7 +194,7 @@ void Call::run() {
   const litert::Status status =
       graph_.api().RunCompiledModel(graph_.compiled(), signature_.index, inputs_.size(), inputs_.data(),
                                     outputs_.size(), outputs_.data());
-  check(graph_.api(), status, signature_.name);
+  litert::check(status, signature_.name);
 }
 
 }  // namespace edge_mtp

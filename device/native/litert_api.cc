@@ -31,8 +31,8 @@ const Api& load(const std::string& library) {
   return loaded.emplace(library, api).first->second;
 }
 
-void check(const Api& api, Status status, const std::string& what) {
-  if (status != kOk) throw Error(what + ": LiteRT answered " + api.GetStatusString(status));
+void check(Status status, const std::string& what) {
+  if (status != kOk) throw Error(what + " failed with LiteRT status " + std::to_string(status));
 }
 
 }  // namespace edge_mtp::litert

@@ -68,7 +68,6 @@ struct CustomOpKernel {
 
 // One line per function: name without its LiteRt prefix, return type, parameters.
 #define EDGE_MTP_LITERT_FUNCTIONS(F)                                                                      \
-  F(GetStatusString, const char*, (Status))                                                               \
   F(CreateEnvironment, Status, (int, const EnvOption*, Environment*))                                     \
   F(DestroyEnvironment, void, (Environment))                                                              \
   F(CreateModelFromBuffer, Status, (Environment, const void*, size_t, Model*))                            \
@@ -110,7 +109,7 @@ struct Api {
 // opened or lacks a function, naming both.
 const Api& load(const std::string& library);
 
-// Throws Error("<what>: <LiteRT's name of the status>") unless `status` is ok.
-void check(const Api& api, Status status, const std::string& what);
+// Throws Error("<what>: LiteRT status <number>") unless `status` is ok; the numbers are LiteRtStatus of litert_common.h.
+void check(Status status, const std::string& what);
 
 }  // namespace edge_mtp::litert
