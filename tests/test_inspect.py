@@ -25,6 +25,7 @@ def test_readable_form(synthetic_bundle: Path) -> None:
     assert max(map(len, text.splitlines()[1:])) <= 120
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "4 TFLiteModel prefill_decode 81920 28 kB" in lines
+    assert "prefill_decode: 18 signatures, 14 ops in 18 subgraphs" in lines
     assert "prefill_n, n = 16,32" in lines
     assert "edge_verify_n, n = 2..8 [edge_mtp.verify]" in lines
     assert "edge_draft_n, n = 1..7 [edge_mtp.draft]" in lines
