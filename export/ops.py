@@ -198,7 +198,7 @@ def _pack(root: Any, original: bytes) -> bytes:
     if not outside:
         return packed
     old_start = min(getattr(owner, field) for owner, field in outside)
-    padding = -len(packed) % 64
+    padding = (old_start - len(packed)) % 64  # keeps the alignment of what follows
     shift = len(packed) + padding - old_start
     for owner, field in outside:
         setattr(owner, field, getattr(owner, field) + shift)
