@@ -1,0 +1,157 @@
+"""LiteRT's C API through ctypes: compile a model with kernels for custom operators, run a signature.
+
+The Python package offers no kernels; the struct layouts are those of device/native/litert_api.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_void_p
+from pathlib import Path
+from typing import Any
+
+import ai_edge_litert
+import numpy as np
+from numpy.typing import NDArray
+
+CPU, GPU = 1, 2
+Array = NDArray[Any]
+Kernel = Callable[[list[Array], list[Array]], None]
+
+PACKAGE = Path(ai_edge_litert.__file__).parent
+_TYPES = {1: np.float32, 2: np.int32}
+_RUNTIME_LIBRARY_DIR, _STRING = 22, 8
+
+
+class _Layout(ctypes.Structure):
+    _fields_ = (("rank", c_uint32), ("dimensions", c_int32 * 8), ("strides", c_uint32 * 8))
+
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.dimensions[: self.rank & 127])
+
+
+class _RankedType(ctypes.Structure):
+    _fields_ = (("element", c_int), ("layout", _Layout))
+
+
+class _Value(ctypes.Structure):
+    _fields_ = (("type", c_int), ("text", c_char_p))
+
+
+class _Option(ctypes.Structure):
+    _fields_ = (("tag", c_int), ("value", _Value))
+
+
+_Init = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+_Layouts = ctypes.CFUNCTYPE(c_int, c_void_p, c_size_t, POINTER(_Layout), c_size_t, POINTER(_Layout))
+_Run = ctypes.CFUNCTYPE(c_int, c_void_p, c_size_t, POINTER(c_void_p), c_size_t, POINTER(c_void_p))
+_Destroy = ctypes.CFUNCTYPE(c_int, c_void_p)
+
+
+class _KernelTable(ctypes.Structure):
+    _fields_ = (("init", _Init), ("layouts", _Layouts), ("run", _Run), ("destroy", _Destroy))
+
+
+class LiteRtError(Exception):
+    """A call of the C API that did not answer 0."""
+
+
+class Graph:
+    """A compiled model. `kernels` maps an operator's name to (function of input and output arrays, output shapes)."""
+
+    def __init__(
+        self,
+        model: bytes,
+        accelerators: int = CPU,
+        kernels: Mapping[str, tuple[Kernel, Callable[[list[tuple[int, ...]]], list[tuple[int, ...]]]]] | None = None,
+    ) -> None:
+        self._library = ctypes.CDLL(str(PACKAGE / "libLiteRt.so"))
+        self._keep: list[Any] = [ctypes.create_string_buffer(model, len(model))]
+        environment, options = c_void_p(), c_void_p()
+        self._model, self._compiled = c_void_p(), c_void_p()
+        where = _Option(_RUNTIME_LIBRARY_DIR, _Value(_STRING, str(PACKAGE).encode()))
+        self._call("CreateEnvironment", 1, byref(where), byref(environment))
+        self._call("CreateModelFromBuffer", environment, self._keep[0], c_size_t(len(model)), byref(self._model))
+        self._call("CreateOptions", byref(options))
+        self._call("SetOptionsHardwareAccelerators", options, accelerators)
+        for name, (kernel, shapes) in (kernels or {}).items():
+            table = self._table(kernel, shapes)
+            self._keep.append(table)
+            self._call("AddCustomOpKernelOption", options, name.encode(), 1, byref(table), None)
+        self._call("CreateCompiledModel", environment, self._model, options, byref(self._compiled))
+
+    def is_fully_accelerated(self) -> bool:
+        answer = ctypes.c_bool()
+        self._call("CompiledModelIsFullyAccelerated", self._compiled, byref(answer))
+        return answer.value
+
+    def run(self, signature: int, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        handle = c_void_p()
+        self._call("GetModelSignature", self._model, c_size_t(signature), byref(handle))
+        sources = self._ports(handle, "Input")
+        results = self._ports(handle, "Output")
+        for name, (array, _) in sources.items():
+            array[...] = inputs[name]
+        lists = [(c_void_p * len(p))(*(buffer for _, buffer in p.values())) for p in (sources, results)]
+        counted = [item for buffers in lists for item in (c_size_t(len(buffers)), buffers)]
+        self._call("RunCompiledModel", self._compiled, c_size_t(signature), *counted)
+        for _, buffer in [*sources.values(), *results.values()]:
+            self._library.LiteRtDestroyTensorBuffer(buffer)
+        return {name: array for name, (array, _) in results.items()}
+
+    def _ports(self, signature: c_void_p, kind: str) -> dict[str, tuple[Array, c_void_p]]:
+        count = c_size_t()
+        self._call(f"GetNumSignature{kind}s", signature, byref(count))
+        ports = {}
+        for index in range(count.value):
+            name, tensor, buffer, ranked = c_char_p(), c_void_p(), c_void_p(), _RankedType()
+            self._call(f"GetSignature{kind}Name", signature, c_size_t(index), byref(name))
+            self._call(f"GetSignature{kind}TensorByIndex", signature, c_size_t(index), byref(tensor))
+            self._call("GetRankedTensorType", tensor, byref(ranked))
+            array = _aligned(ranked.layout.shape(), _TYPES[ranked.element])
+            size = c_size_t(array.nbytes)
+            memory = c_void_p(array.ctypes.data)
+            self._call("CreateTensorBufferFromHostMemory", byref(ranked), memory, size, None, byref(buffer))
+            assert name.value is not None
+            ports[name.value.decode()] = (array, buffer)
+        return ports
+
+    def _table(self, kernel: Kernel, shapes: Callable[[list[tuple[int, ...]]], list[tuple[int, ...]]]) -> _KernelTable:
+        def layouts(_user: Any, n_in: int, given: Any, n_out: int, answer: Any) -> int:
+            for index, shape in enumerate(shapes([given[i].shape() for i in range(n_in)])[:n_out]):
+                answer[index].rank = len(shape)
+                answer[index].dimensions[: len(shape)] = shape
+            return 0
+
+        def run(_user: Any, n_in: int, sources: Any, n_out: int, results: Any) -> int:
+            buffers = [(sources[i], 0) for i in range(n_in)] + [(results[i], 1) for i in range(n_out)]
+            arrays = [self._lock(buffer, mode) for buffer, mode in buffers]
+            kernel(arrays[:n_in], arrays[n_in:])
+            for buffer, _ in buffers:
+                self._library.LiteRtUnlockTensorBuffer(c_void_p(buffer))
+            return 0
+
+        return _KernelTable(_Init(lambda *_: 0), _Layouts(layouts), _Run(run), _Destroy(lambda *_: 0))
+
+    def _lock(self, buffer: int, mode: int) -> Array:
+        ranked, memory = _RankedType(), c_void_p()
+        self._call("GetTensorBufferTensorType", c_void_p(buffer), byref(ranked))
+        self._call("LockTensorBuffer", c_void_p(buffer), byref(memory), mode)
+        assert memory.value is not None
+        shape, dtype = ranked.layout.shape(), _TYPES[ranked.element]
+        raw = (ctypes.c_char * (int(np.prod(shape)) * 4)).from_address(memory.value)
+        return np.frombuffer(raw, dtype).reshape(shape)
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        status = getattr(self._library, f"LiteRt{function}")(*arguments)
+        if status != 0:
+            raise LiteRtError(f"{function}: status {status}")
+
+
+def _aligned(shape: tuple[int, ...], dtype: type) -> Array:
+    """Zeros that LiteRt accepts as a buffer: at a multiple of 64 bytes."""
+    size = int(np.prod(shape)) * 4
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
