@@ -142,18 +142,12 @@ class Bundle:
             with open(self.path, "rb") as file:
                 self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except ValueError:
-            raise EdgeMtpError(
-                f"{self.path}: the file is empty, not a bundle; copy or export it again"
-            ) from None
+            raise EdgeMtpError(f"{self.path}: the file is empty, not a bundle; copy or export it again") from None
         except OSError as error:
-            raise EdgeMtpError(
-                f"{self.path}: {error.strerror}; give the path of a .litertlm bundle"
-            ) from error
+            raise EdgeMtpError(f"{self.path}: {error.strerror}; give the path of a .litertlm bundle") from error
         if bytes(self._data[:8]) != MAGIC:
             start = bytes(self._data[:8])
-            raise EdgeMtpError(
-                f"{self.path}: not a .litertlm bundle, it starts with {start!r}; check the path"
-            )
+            raise EdgeMtpError(f"{self.path}: not a .litertlm bundle, it starts with {start!r}; check the path")
         if len(self._data) < HEADER_BEGIN:
             raise self._truncated("its fixed header", HEADER_BEGIN)
         self.version: tuple[int, int, int] = struct.unpack_from("<III", self._data, 8)
@@ -260,8 +254,7 @@ class Bundle:
                 raise MalformedError(f"the manifest states no {EDGE_KEY} version")
         if manifest[EDGE_KEY] != MANIFEST_VERSION:
             raise EdgeMtpError(
-                f"{self.path}: manifest version {manifest[EDGE_KEY]} is not {MANIFEST_VERSION};"
-                " update edge-mtp"
+                f"{self.path}: manifest version {manifest[EDGE_KEY]} is not {MANIFEST_VERSION}; update edge-mtp"
             )
         return manifest
 
@@ -280,9 +273,7 @@ class Bundle:
         signatures = self.models["prefill_decode"].signatures if "prefill_decode" in self.models else {}
         verify = signatures.get("verify")
         positions = verify.inputs.get("input_pos") if verify else None
-        widths = sorted(
-            int(m[1]) for m in (re.fullmatch(r"edge_verify_(\d{1,3})", name) for name in signatures) if m
-        )
+        widths = sorted(int(m[1]) for m in (re.fullmatch(r"edge_verify_(\d{1,3})", name) for name in signatures) if m)
         return Mtp(
             present="mtp_drafter" in self.models,
             draft_length=positions.shape[0] - 1 if positions and positions.shape else None,
@@ -343,9 +334,7 @@ class Bundle:
         try:
             yield
         except MalformedError as error:
-            raise EdgeMtpError(
-                f"{self.path}: {what} is damaged ({error}); copy or export the bundle again"
-            ) from error
+            raise EdgeMtpError(f"{self.path}: {what} is damaged ({error}); copy or export the bundle again") from error
 
     def _truncated(self, what: str, end: int) -> EdgeMtpError:
         return EdgeMtpError(

@@ -83,14 +83,11 @@ def _signature(table: Table, subgraphs: Sequence[Table], op_names: list[str | in
 
     def named_tensors(slot: int) -> dict[str, Tensor]:
         return {
-            entry.string(0): _tensor(_pick(tensors, entry.scalar(1, "I"), "tensor"))
-            for entry in table.tables(slot)
+            entry.string(0): _tensor(_pick(tensors, entry.scalar(1, "I"), "tensor")) for entry in table.tables(slot)
         }
 
     ops = {_custom_op(op, op_names) for op in subgraph.tables(3)}
-    return Signature(
-        table.string(2), named_tensors(0), named_tensors(1), index, tuple(sorted(op for op in ops if op))
-    )
+    return Signature(table.string(2), named_tensors(0), named_tensors(1), index, tuple(sorted(op for op in ops if op)))
 
 
 def _tensor(table: Table) -> Tensor:

@@ -28,9 +28,7 @@ class Table:
         size = self._read("H", vtable)
         if size < 4 or size % 2:
             raise MalformedError(f"vtable of {size} bytes at {vtable}")
-        self._slots: tuple[int, ...] = struct.unpack_from(
-            f"<{size // 2 - 2}H", self._span(vtable + 4, size - 4)
-        )
+        self._slots: tuple[int, ...] = struct.unpack_from(f"<{size // 2 - 2}H", self._span(vtable + 4, size - 4))
 
     @classmethod
     def root(cls, buffer: memoryview) -> Table:

@@ -96,9 +96,7 @@ def test_missing_extra_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     add_verb(monkeypatch, ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
     result = CliRunner().invoke(main, ["fail"])
     assert result.exit_code == 1
-    assert (
-        result.stderr == "Error: fail needs torch, which is not installed: pip install 'edge-mtp[export]'\n"
-    )
+    assert result.stderr == "Error: fail needs torch, which is not installed: pip install 'edge-mtp[export]'\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

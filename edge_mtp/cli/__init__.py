@@ -19,9 +19,7 @@ class Verb(NamedTuple):
 VERBS = {
     "export": Verb("edge_mtp.cli.export", "Export a checkpoint and its drafter to a .litertlm bundle."),
     "run": Verb("edge_mtp.cli.run", "Run a prompt on a device, with or without the drafter."),
-    "inspect": Verb(
-        "edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."
-    ),
+    "inspect": Verb("edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."),
 }
 
 # Packages that only `edge-mtp[export]` brings.
@@ -61,8 +59,7 @@ class Verbs(click.Group):
             if package not in EXPORT_EXTRA:
                 raise
             raise click.ClickException(
-                f"{ctx.invoked_subcommand} needs {package}, which is not installed:"
-                " pip install 'edge-mtp[export]'"
+                f"{ctx.invoked_subcommand} needs {package}, which is not installed: pip install 'edge-mtp[export]'"
             ) from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

@@ -56,8 +56,7 @@ def as_dict(bundle: Bundle) -> dict[str, Any]:
         "models": {name: _model_dict(model) for name, model in bundle.models.items()},
         "tokenizer": {"kind": bundle.tokenizer_kind, "vocab_size": bundle.vocab_size},
         "metadata": asdict(bundle.metadata) if has_metadata else None,
-        "mtp": asdict(bundle.mtp)
-        | {"complete": bundle.mtp.complete, "edge_complete": bundle.mtp.edge_complete},
+        "mtp": asdict(bundle.mtp) | {"complete": bundle.mtp.complete, "edge_complete": bundle.mtp.edge_complete},
         "manifest": bundle.manifest,
         "token_bytes": len(bundle.token_bytes) if bundle.token_bytes else None,
     }
