@@ -1,0 +1,285 @@
+"""Gemma 4's tool-call wire format: strict parser, its inverse, exact-match scoring, and tools files.
+
+    <|tool_call>call:NAME{key:<|"|>text<|"|>,n:3,b:true,xs:[1,2],o:{k:null}}<tool_call|>
+
+Calls follow one another without a separator. Keys are bare, strings stand between `<|"|>` marks and have no escapes,
+numbers are JSON numbers. The strict grammar has no white space between tokens and no trailing comma.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from edge_mtp.errors import EdgeMtpError
+
+CALL_OPEN = "<|tool_call>"
+CALL_CLOSE = "<tool_call|>"
+QUOTE = '<|"|>'
+
+Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
+
+_NAME = re.compile(r"[^\W\d][\w.\-]*")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+_DEEPEST = 64  # nesting that the parser follows
+_LONGEST_INTEGER = 1000  # digits
+_LITERALS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+
+
+class ToolCallSyntaxError(ValueError):
+    """Text that is not in the wire format; `position` is the offset of the first offending character."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(f"{message} at character {position}")
+        self.position = position
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call: the tool's name and its arguments by parameter name."""
+
+    name: str
+    arguments: Mapping[str, Value] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": dict(self.arguments)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ToolCall:
+        return cls(value["name"], dict(value["arguments"]))
+
+
+# -- parsing --------------------------------------------------------------------------------------------------------
+
+
+def parse_calls(text: str) -> list[ToolCall]:
+    """The calls in a reply, in order; text outside `<|tool_call>..<tool_call|>` is ignored.
+
+    Raises `ToolCallSyntaxError` for a call that is not closed or not in the strict grammar, and for a duplicate key.
+    """
+    calls = []
+    position = text.find(CALL_OPEN)
+    while position >= 0:
+        parser = _Parser(text, position)
+        calls.append(parser.call())
+        position = text.find(CALL_OPEN, parser.position)
+    return calls
+
+
+class _Parser:
+    """Recursive descent over the strict grammar; `position` is the next character to read."""
+
+    def __init__(self, text: str, position: int) -> None:
+        self.text = text
+        self.position = position
+        self.depth = 0
+
+    def call(self) -> ToolCall:
+        self._expect(CALL_OPEN)
+        self._expect("call:")
+        name = self._match(_NAME, "a tool name")
+        arguments = self._object()
+        self._expect(CALL_CLOSE)
+        return ToolCall(name, arguments)
+
+    def _value(self) -> Value:
+        if self._at(QUOTE):
+            return self._string()
+        if self._at("{") or self._at("["):
+            if self.depth == _DEEPEST:
+                raise ToolCallSyntaxError(f"nested deeper than {_DEEPEST}", self.position)
+            self.depth += 1
+            nested: Value = self._object() if self._at("{") else self._array()
+            self.depth -= 1
+            return nested
+        for literal, value in _LITERALS.items():
+            if self._at(literal):
+                self.position += len(literal)
+                return value
+        start = self.position
+        number = self._match(_NUMBER, "a value")
+        real = any(c in number for c in ".eE")
+        if (real and math.isinf(float(number))) or (not real and len(number) > _LONGEST_INTEGER):
+            raise ToolCallSyntaxError("number too large", start)
+        return float(number) if real else int(number)
+
+    def _string(self) -> str:
+        self._expect(QUOTE)
+        end = self.text.find(QUOTE, self.position)
+        if end < 0:
+            raise ToolCallSyntaxError("unclosed string", self.position)
+        string = self.text[self.position : end]
+        self.position = end + len(QUOTE)
+        return string
+
+    def _object(self) -> dict[str, Value]:
+        self._expect("{")
+        result: dict[str, Value] = {}
+        while not self._at("}"):
+            if result:
+                self._expect(",")
+            start = self.position
+            key = self._match(_NAME, "a key")
+            if key in result:
+                raise ToolCallSyntaxError(f"duplicate key {key!r}", start)
+            self._expect(":")
+            result[key] = self._value()
+        self._expect("}")
+        return result
+
+    def _array(self) -> list[Value]:
+        self._expect("[")
+        result: list[Value] = []
+        while not self._at("]"):
+            if result:
+                self._expect(",")
+            result.append(self._value())
+        self._expect("]")
+        return result
+
+    def _at(self, literal: str) -> bool:
+        return self.text.startswith(literal, self.position)
+
+    def _expect(self, literal: str) -> None:
+        if not self._at(literal):
+            raise ToolCallSyntaxError(f"expected {literal!r}", self.position)
+        self.position += len(literal)
+
+    def _match(self, pattern: re.Pattern[str], what: str) -> str:
+        found = pattern.match(self.text, self.position)
+        if found is None:
+            raise ToolCallSyntaxError(f"expected {what}", self.position)
+        self.position = found.end()
+        return found.group()
+
+
+# -- formatting -----------------------------------------------------------------------------------------------------
+
+
+def format_calls(calls: Iterable[ToolCall]) -> str:
+    """The wire text of some calls: `parse_calls(format_calls(calls)) == calls`.
+
+    Raises `EdgeMtpError` for what the format cannot carry: a name or key that is not an identifier, a string that
+    holds the quote mark, a number that is not finite.
+    """
+    return "".join(f"{CALL_OPEN}call:{_name(c.name)}{_format(dict(c.arguments))}{CALL_CLOSE}" for c in calls)
+
+
+def _format(value: Value) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        if QUOTE in value:
+            raise EdgeMtpError(f"tool-call string {value!r} holds the quote mark {QUOTE}; remove it")
+        return f"{QUOTE}{value}{QUOTE}"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise EdgeMtpError(f"tool-call number {value} is not finite; pass a finite one or null")
+        return repr(value)
+    if isinstance(value, Mapping):
+        # The order of the chat template's `dictsort`, so that a call reads the same in a reply and in the history.
+        items = sorted(value.items(), key=lambda item: item[0].lower())
+        return "{" + ",".join(f"{_name(k)}:{_format(v)}" for k, v in items) + "}"
+    return "[" + ",".join(_format(v) for v in value) + "]"
+
+
+def _name(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise EdgeMtpError(f"tool-call name {name!r} is not an identifier; use letters, digits, '_', '.' and '-'")
+    return name
+
+
+# -- scoring --------------------------------------------------------------------------------------------------------
+
+
+def exact_match(predicted: Sequence[ToolCall], gold: Sequence[ToolCall]) -> bool:
+    """Whether two lists hold the same calls.
+
+    Arguments compare without order and with their types (1 is neither 1.0 nor true). Calls compare as a multiset:
+    parallel calls have no order between them.
+    """
+    return sorted(map(_canonical, predicted)) == sorted(map(_canonical, gold))
+
+
+def _canonical(call: ToolCall) -> str:
+    return json.dumps(call.to_json(), sort_keys=True, ensure_ascii=False)
+
+
+# -- tools files ----------------------------------------------------------------------------------------------------
+
+
+def load_tools(path: str | Path) -> list[dict[str, Any]]:
+    """Tool declarations from a JSON file, in OpenAI's form `[{"type": "function", "function": {...}}]`.
+
+    A bare list of functions `[{"name": ..., "parameters": ...}]` is accepted too. Raises `EdgeMtpError` for a file
+    that cannot be read or that declares something a prompt cannot carry.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise EdgeMtpError(f"cannot read tools file {str(path)!r}: {reason}; pass a JSON file of tools") from None
+    try:
+        tools = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise EdgeMtpError(
+            f"tools file {str(path)!r} is not JSON: {error.msg} in line {error.lineno}; correct that line"
+        ) from None
+    return check_tools(tools, f"tools file {str(path)!r}")
+
+
+def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
+    """The tools in OpenAI's form, or `EdgeMtpError` naming the first value that is wrong."""
+    if not isinstance(tools, list):
+        raise EdgeMtpError(f"{source}: expected a list of tools, found {type(tools).__name__}; wrap it in [ ]")
+    checked: list[dict[str, Any]] = []
+    for i, tool in enumerate(tools):
+        where = f"{source}, tool {i}"
+        function = tool.get("function", tool) if isinstance(tool, dict) else tool
+        if not isinstance(function, dict):
+            raise EdgeMtpError(f"{where}: expected an object, found {function!r}; give a name and parameters")
+        name = function.get("name")
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            raise EdgeMtpError(f"{where}: name {name!r} is not an identifier; use letters, digits, '_', '.', '-'")
+        if any(name == other["function"]["name"] for other in checked):
+            raise EdgeMtpError(f"{where}: name {name!r} is used twice; rename one")
+        description = function.get("description", "")
+        if not isinstance(description, str) or QUOTE in description:
+            raise EdgeMtpError(f"{where} ({name}): description {description!r} is not plain text; use a string")
+        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        _check_object(parameters, f"{where} ({name}): parameters")
+        checked.append(
+            {
+                "type": "function",
+                "function": {"name": name, "description": description, "parameters": parameters},
+            }
+        )
+    return checked
+
+
+def _check_object(schema: Any, where: str) -> None:
+    if not isinstance(schema, dict) or str(schema.get("type", "object")).lower() != "object":
+        raise EdgeMtpError(f"{where}: {schema!r} is not a schema of type object; give it properties")
+    properties = schema.get("properties", {})
+    if not isinstance(properties, dict):
+        raise EdgeMtpError(f"{where}: properties {properties!r} is not an object; map each name to a schema")
+    for key, value in properties.items():
+        if _NAME.fullmatch(key) is None:
+            raise EdgeMtpError(f"{where}: {key!r} is not an identifier; use letters, digits, '_', '.', '-'")
+        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+            raise EdgeMtpError(f'{where}: {key!r} has no type; add one, such as "type": "string"')
+        if value["type"].lower() == "object":
+            _check_object(value, f"{where}.{key}")
+    required = schema.get("required", [])
+    for name in required if isinstance(required, list) else [required]:
+        if name not in properties:
+            raise EdgeMtpError(f"{where}: required names {name!r}, which is no property; add it or drop it")

@@ -1,0 +1,168 @@
+"""Configurations of the tiny pair, and how a pair is built, saved and loaded with transformers."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    Gemma4AssistantConfig,
+    Gemma4AssistantForCausalLM,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
+    GenerationConfig,
+)
+
+from edge_mtp.export.tiny.tokenizer import CONTROL_TOKENS, VOCAB_SIZE
+
+STOP_TOKEN_IDS = [CONTROL_TOKENS["<turn|>"], CONTROL_TOKENS["<|tool_response>"]]
+MAX_CONTEXT = 4096
+DRAFT_LENGTH = 3
+
+_ATTENTION: dict[str, Any] = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "sliding_window": 64,
+    "max_position_embeddings": MAX_CONTEXT,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+        "full_attention": {
+            "rope_type": "proportional",
+            "rope_theta": 1_000_000.0,
+            "partial_rotary_factor": 0.25,
+        },
+    },
+}
+
+
+def target_config() -> Gemma4TextConfig:
+    """Every structural feature of Gemma 4 E2B at small size: 1.2 M parameters, 4 KV layers under 6 layers."""
+    return Gemma4TextConfig(
+        vocab_size=VOCAB_SIZE,
+        vocab_size_per_layer_input=VOCAB_SIZE,
+        hidden_size=128,
+        hidden_size_per_layer_input=16,
+        intermediate_size=192,
+        use_double_wide_mlp=True,
+        num_hidden_layers=6,
+        num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 3,
+        final_logit_softcapping=30.0,
+        tie_word_embeddings=True,
+        bos_token_id=CONTROL_TOKENS["<bos>"],
+        eos_token_id=STOP_TOKEN_IDS,
+        pad_token_id=CONTROL_TOKENS["<pad>"],
+        **_ATTENTION,
+    )
+
+
+def drafter_config() -> Gemma4AssistantConfig:
+    """Two layers of queries over the target's KV, and a head over 16 of 64 clusters of 16 tokens."""
+    text = Gemma4TextConfig(
+        vocab_size=VOCAB_SIZE,
+        vocab_size_per_layer_input=0,
+        hidden_size=64,
+        hidden_size_per_layer_input=0,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"],
+        tie_word_embeddings=True,
+        bos_token_id=CONTROL_TOKENS["<bos>"],
+        eos_token_id=STOP_TOKEN_IDS,
+        pad_token_id=CONTROL_TOKENS["<pad>"],
+        **_ATTENTION,
+    )
+    return Gemma4AssistantConfig(
+        text_config=text,
+        backbone_hidden_size=target_config().hidden_size,
+        use_ordered_embeddings=True,
+        num_centroids=64,
+        centroid_intermediate_top_k=16,
+        tie_word_embeddings=True,
+    )
+
+
+def allow_all_layers_shared() -> None:
+    """Let a config whose layers all share KV, as every drafter's do, answer `kv_sharing_modes`.
+
+    transformers 5.23 looks for a layer that stores KV and raises when there is none. Idempotent.
+    """
+    config_class: Any = Gemma4TextConfig
+    original = config_class.kv_sharing_modes.fget
+    if getattr(original, "handles_all_shared", False):
+        return
+
+    def kv_sharing_modes(config: Gemma4TextConfig) -> list[str | None]:
+        if config.num_kv_shared_layers == config.num_hidden_layers:
+            return ["reuse"] * config.num_hidden_layers
+        modes: list[str | None] = original(config)
+        return modes
+
+    kv_sharing_modes.handles_all_shared = True  # type: ignore[attr-defined]
+    config_class.kv_sharing_modes = property(kv_sharing_modes)
+
+
+def new_pair(seed: int) -> tuple[Gemma4ForCausalLM, Gemma4AssistantForCausalLM]:
+    """A pair with fresh weights.
+
+    Attention scores have no 1/sqrt(d) in Gemma 4; the norms of queries and keys carry the scale, so they start there.
+    """
+    allow_all_layers_shared()
+    torch.manual_seed(seed)
+    target = Gemma4ForCausalLM(target_config())
+    drafter = Gemma4AssistantForCausalLM(drafter_config())
+    with torch.no_grad():
+        for model in (target, drafter):
+            for name, parameter in model.named_parameters():
+                if name.endswith(("q_norm.weight", "k_norm.weight")):
+                    parameter.fill_(1.5 * parameter.numel() ** -0.25)
+                elif parameter.ndim == 2 and "embed" not in name:
+                    torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+                elif name.endswith("embed_tokens.weight"):
+                    torch.nn.init.normal_(parameter, std=0.05)
+        centroid_head(drafter).token_ordering.copy_(torch.arange(VOCAB_SIZE))
+    return target, drafter
+
+
+def centroid_head(drafter: Gemma4AssistantForCausalLM) -> Any:
+    """The drafter's clusters: `centroids` (linear, h to 64) and `token_ordering` i64 [V]."""
+    assert drafter.masked_embedding is not None
+    return drafter.masked_embedding
+
+
+def load_pair(
+    directory: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[Gemma4ForCausalLM, Gemma4AssistantForCausalLM]:
+    """The pair saved under `directory/target` and `directory/drafter`, ready to evaluate."""
+    allow_all_layers_shared()
+    directory = Path(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        target = Gemma4ForCausalLM.from_pretrained(directory / "target", dtype=dtype)
+        drafter = Gemma4AssistantForCausalLM.from_pretrained(directory / "drafter", dtype=dtype)
+    return target.train(False), drafter.train(False)
+
+
+def save_pair(directory: str | Path, target: Gemma4ForCausalLM, drafter: Gemma4AssistantForCausalLM) -> None:
+    """Save weights (bfloat16), configs and generation configs under `directory/target` and `directory/drafter`."""
+    directory = Path(directory)
+    generation: dict[str, Any] = {
+        "bos_token_id": CONTROL_TOKENS["<bos>"],
+        "eos_token_id": STOP_TOKEN_IDS,
+        "pad_token_id": CONTROL_TOKENS["<pad>"],
+    }
+    models: dict[str, Any] = {"target": target, "drafter": drafter}
+    for name, model in models.items():
+        rounded = type(model)(model.config)
+        rounded.load_state_dict(model.state_dict())
+        config: Any = GenerationConfig(**generation)  # type: ignore[no-untyped-call]
+        if name == "drafter":
+            config.num_assistant_tokens = DRAFT_LENGTH
+            config.num_assistant_tokens_schedule = "constant"
+        rounded.generation_config = config
+        rounded.to(torch.bfloat16).save_pretrained(directory / name)

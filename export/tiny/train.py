@@ -1,0 +1,277 @@
+"""Train the tiny pair and write everything under `edge_mtp/tiny`.
+
+    python -m edge_mtp.export.tiny.train --out DIR --seed 0
+
+The steps, the seed and the number of threads determine the result, not the clock: on one machine and one version of
+torch the files come out byte for byte the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
+
+from edge_mtp.chat import ChatFormat, Tokenizer
+from edge_mtp.export.tiny import evaluate
+from edge_mtp.export.tiny.batches import (
+    Batch,
+    batches,
+    draft_masks,
+    drafter_step,
+    examples,
+    reply_text,
+    target_forward,
+)
+from edge_mtp.export.tiny.conversations import SPLITS, conversation
+from edge_mtp.export.tiny.model import STOP_TOKEN_IDS, centroid_head, load_pair, new_pair, save_pair
+from edge_mtp.export.tiny.tokenizer import VOCAB_SIZE, build_tokenizer, tokenizer_config
+from edge_mtp.tool_calls import load_tools
+
+TOKENIZER_CORPUS = 6000  # conversations that the merges are learned from
+UNROLL = 7  # draft steps that the drafter is trained for
+
+
+def assets_directory() -> Path:
+    """Where the committed pair lies: `edge_mtp/tiny`."""
+    import edge_mtp
+
+    return Path(edge_mtp.__file__).resolve().parent / "tiny"
+
+
+# -- target ---------------------------------------------------------------------------------------------------------
+
+
+def target_loss(target: Gemma4ForCausalLM, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy of the reply tokens."""
+    labels = batch.ids[:, -batch.reply.shape[1] :][batch.reply]
+    logits = target_forward(target, batch).logits[batch.reply]
+    return F.cross_entropy(logits, labels)
+
+
+# -- drafter --------------------------------------------------------------------------------------------------------
+
+
+def drafter_loss(
+    target: Gemma4ForCausalLM, drafter: Gemma4AssistantForCausalLM, batch: Batch, with_centroids: bool
+) -> torch.Tensor:
+    """Distillation of the frozen target's next-token distributions, UNROLL steps from every reply position at once.
+
+    A round starts at a reply position P with the token there, not cached yet, and the hidden state that produced it.
+    All its steps sit at position P and see the KV of 0..P-1, as in transformers'
+    `SinglePositionMultiTokenCandidateGenerator`; later steps feed on the drafter's own projected state and on the
+    reply's tokens. Full logits and, once there are clusters, the clusters' logits are trained.
+    """
+    with torch.no_grad():
+        out = target_forward(target, batch)
+        teacher = F.softmax(out.logits, dim=-1)  # [B,R,V]: column r predicts the reply token r
+        embedded = target.model.embed_tokens(batch.ids[:, -batch.reply.shape[1] :])
+    rounds = batch.reply.shape[1] - 1
+    masks, position_ids = draft_masks(target, batch, rounds)
+    loss = torch.zeros(())
+    total = 0.0
+    state = out.hidden[:, :rounds]
+    for step in range(min(UNROLL, rounds)):
+        last = rounds - step  # rounds that still have a token to predict at this step
+        inputs = torch.cat([embedded[:, step : step + last], state[:, :last]], dim=-1)
+        output, state = drafter_step(
+            drafter, inputs, {k: m[:, :, :last] for k, m in masks.items()}, position_ids[:, :last], out.shared_kv
+        )
+        real = batch.reply[:, :last]
+        wanted = teacher[:, step + 1 : step + 1 + last][real]
+        weight = 0.85**step
+        total += weight
+        loss = loss + weight * soft_cross_entropy(drafter.lm_head(output[real]), wanted)
+        if with_centroids:
+            clusters = centroid_head(drafter).token_ordering.view(drafter.config.num_centroids, -1)
+            scores = centroid_head(drafter).centroids(output[real])
+            loss = loss + 0.5 * weight * soft_cross_entropy(scores, wanted[:, clusters].sum(-1))
+    return loss / total
+
+
+def soft_cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return -(wanted * F.log_softmax(logits, dim=-1)).sum(-1).mean()
+
+
+def cluster_tokens(drafter: Gemma4AssistantForCausalLM) -> None:
+    """Order the vocabulary by a balanced k-means of the drafter's trained head, and start the centroids there."""
+    rows = F.normalize(drafter.lm_head.weight.detach(), dim=-1)
+    count = drafter.config.num_centroids
+    size = len(rows) // count
+    centroids = rows[torch.randperm(len(rows))[:count]]
+    for _ in range(30):
+        similarity = rows @ centroids.T
+        assigned = torch.full((len(rows),), -1)
+        room = [size] * count
+        # The surest tokens choose first; a full cluster turns later ones away to their next best.
+        for token in similarity.max(-1).values.argsort(descending=True, stable=True).tolist():
+            for cluster in similarity[token].argsort(descending=True, stable=True).tolist():
+                if room[cluster]:
+                    room[cluster] -= 1
+                    assigned[token] = cluster
+                    break
+        centroids = F.normalize(torch.stack([rows[assigned == c].mean(0) for c in range(count)]), dim=-1)
+    with torch.no_grad():
+        centroid_head(drafter).token_ordering.copy_(assigned.argsort(stable=True))
+        centroid_head(drafter).centroids.weight.copy_(centroids)
+
+
+# -- optimisation ---------------------------------------------------------------------------------------------------
+
+
+class Optimizer:
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms; warm-up, then cosine to zero."""
+
+    def __init__(self, model: torch.nn.Module, steps: int, muon_lr: float, adam_lr: float) -> None:
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        inner = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+        chosen = set(map(id, inner))
+        rest = [p for _, p in named if id(p) not in chosen]
+        self.parameters = [*inner, *rest]
+        self.steps = steps
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(inner, lr=muon_lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, self._scale) for o in self.optimizers]
+
+    def _scale(self, step: int) -> float:
+        warm_up = min(100, max(1, self.steps // 10))
+        if step < warm_up:
+            return (step + 1) / warm_up
+        progress = min(1.0, (step - warm_up) / max(1, self.steps - warm_up))
+        return 0.5 * (1 + math.cos(math.pi * progress)) * 0.98 + 0.02
+
+    def step(self, loss: torch.Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+
+
+class Progress:
+    """One line every so many steps: loss since the last line, time per step."""
+
+    def __init__(self, name: str, steps: int, every: int = 25) -> None:
+        self.name, self.steps, self.every = name, steps, every
+        self.losses: list[float] = []
+        self.start = time.monotonic()
+
+    def __call__(self, step: int, loss: float) -> None:
+        self.losses.append(loss)
+        if (step + 1) % self.every == 0 or step + 1 == self.steps:
+            seconds = time.monotonic() - self.start
+            mean = sum(self.losses) / len(self.losses)
+            print(f"{self.name} {step + 1}/{self.steps} loss {mean:.4f}, {seconds / (step + 1):.2f} s/step", flush=True)
+            self.losses = []
+
+
+def train_target(target: Gemma4ForCausalLM, stream: Iterator[Batch], steps: int, snapshot: Any = None) -> None:
+    optimizer = Optimizer(target, steps, muon_lr=6e-3, adam_lr=4e-3)
+    progress = Progress("target", steps)
+    target.train()
+    for step in range(steps):
+        loss = target_loss(target, next(stream))
+        optimizer.step(loss)
+        progress(step, loss.item())
+        if snapshot is not None and (step + 1) % 500 == 0:
+            snapshot()
+    target.train(False)
+
+
+def train_drafter(
+    target: Gemma4ForCausalLM, drafter: Gemma4AssistantForCausalLM, stream: Iterator[Batch], steps: int
+) -> None:
+    """Train the drafter against the frozen target; the clusters are made from its own head, a third of the way."""
+    target.requires_grad_(False)
+    optimizer = Optimizer(drafter, steps, muon_lr=6e-3, adam_lr=4e-3)
+    progress = Progress("drafter", steps)
+    drafter.train()
+    for step in range(steps):
+        if step == steps // 3:
+            cluster_tokens(drafter)
+        loss = drafter_loss(target, drafter, next(stream), with_centroids=step >= steps // 3)
+        optimizer.step(loss)
+        progress(step, loss.item())
+    drafter.train(False)
+    target.requires_grad_(True)
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def write_formats(out: Path, seed: int) -> ChatFormat:
+    """Write tools, chat template, tokenizer and splits; the chat format that they make."""
+    assets = assets_directory()
+    (out / "target").mkdir(parents=True, exist_ok=True)
+    (out / "drafter").mkdir(parents=True, exist_ok=True)
+    (out / "splits").mkdir(parents=True, exist_ok=True)
+    for name in ("tools.json", "target/chat_template.jinja"):
+        if (out / name).resolve() != (assets / name).resolve():
+            shutil.copyfile(assets / name, out / name)
+    template = (out / "target/chat_template.jinja").read_text(encoding="utf-8")
+    tools = load_tools(out / "tools.json")
+
+    unmerged = ChatFormat(Tokenizer('{"model": {"type": "BPE", "vocab": {}, "merges": []}}'), template, frozenset())
+    corpus = (conversation("train", i, seed, tools) for i in range(TOKENIZER_CORPUS))
+    tokenizer = build_tokenizer(unmerged.render(c.messages, c.tools) + reply_text(c) for c in corpus)
+    tokenizer.save(str(out / "target/tokenizer.json"))
+    write_json(out / "target/tokenizer_config.json", tokenizer_config())
+    for split, count in SPLITS.items():
+        lines = (json.dumps(conversation(split, i).to_json(), ensure_ascii=False) for i in range(count))
+        (out / "splits" / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return ChatFormat(Tokenizer.from_file(out / "target/tokenizer.json"), template, frozenset(STOP_TOKEN_IDS))
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def train(out: Path, seed: int, steps: int, drafter_steps: int, warm_up: int, snapshots: bool = False) -> None:
+    """Write the whole directory `out`: formats, splits, weights."""
+    chat = write_formats(out, seed)
+    tools = load_tools(out / "tools.json")
+    target, drafter = new_pair(seed)
+    assert target.config.vocab_size == VOCAB_SIZE == chat.tokenizer.vocab_size
+    stream = batches(examples(chat, tools, seed, warm_up), seed)
+    train_target(target, stream, steps, (lambda: save_pair(out, target, drafter)) if snapshots else None)
+    # The drafter learns from the target that ships: the one rounded to bfloat16.
+    save_pair(out, target, drafter)
+    target, _ = load_pair(out)
+    train_drafter(target, drafter, stream, drafter_steps)
+    save_pair(out, target, drafter)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=3200, help="training steps of the target")
+    parser.add_argument("--drafter-steps", type=int, default=800, help="training steps of the drafter")
+    parser.add_argument("--warm-up", type=int, default=20_000, help="conversations of the easier mix that come first")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; part of what determines the result")
+    parser.add_argument("--snapshots", action="store_true", help="also save the pair every 500 steps of the target")
+    parser.add_argument("--no-evaluation", action="store_true", help="stop after the weights are written")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    train(options.out, options.seed, options.steps, options.drafter_steps, options.warm_up, options.snapshots)
+    if not options.no_evaluation:
+        results = evaluate.evaluate(options.out)
+        write_json(options.out / "results.json", results)
+        print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Prompts and streaming: rendering, encoding, and a detokenizer that never shows half a character."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import edge_mtp
+from edge_mtp.chat import ChatFormat, Detokenizer, Tokenizer
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.tool_calls import load_tools
+
+TINY = Path(edge_mtp.__file__).parent / "tiny"
+CHAT = ChatFormat.from_directory(TINY / "target")
+TOKENIZER = CHAT.tokenizer
+USER = {"role": "user", "content": "Wake me at 6:40"}
+
+
+@given(st.text(max_size=60))
+def test_any_text_survives_the_tokenizer(text: str) -> None:
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+@given(st.text(max_size=60) | st.text(alphabet="aé漢🙂👩\u200d👧 <|turn>", max_size=20))
+def test_streamed_pieces_join_to_the_text(text: str) -> None:
+    stream = Detokenizer(TOKENIZER)
+    ids = TOKENIZER.encode(text)
+    pieces = [stream.push(i) for i in ids] + [stream.finish()]
+    assert "".join(pieces) == text
+    if "\N{REPLACEMENT CHARACTER}" not in text:
+        assert not any("\N{REPLACEMENT CHARACTER}" in p for p in pieces)
+
+
+@given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=30))
+def test_streaming_any_ids_ends_at_their_bytes(ids: list[int]) -> None:
+    stream = Detokenizer(TOKENIZER)
+    text = "".join([stream.push(i) for i in ids] + [stream.finish()])
+    assert text == b"".join(map(TOKENIZER.token_bytes, ids)).decode("utf-8", "replace")
+    if "\N{REPLACEMENT CHARACTER}" not in text:
+        assert text == TOKENIZER.decode(ids)
+
+
+def test_a_detokenizer_can_be_used_again() -> None:
+    stream = Detokenizer(TOKENIZER)
+    half = TOKENIZER.encode("é")[:1]
+    assert [stream.push(i) for i in half] == [""]
+    assert stream.finish() == "\N{REPLACEMENT CHARACTER}"
+    assert "".join(stream.push(i) for i in TOKENIZER.encode("again")) == "again"
+
+
+def test_prompt_in_gemmas_form() -> None:
+    tools = load_tools(TINY / "tools.json")[:1]
+    assert CHAT.render([USER], tools) == (
+        '<bos><|turn>system\n<|tool>declaration:set_alarm{description:<|"|>Set an alarm for a time<|"|>,'
+        'parameters:{properties:{time:{description:<|"|>time as HH:MM<|"|>,type:<|"|>STRING<|"|>}},'
+        'required:[<|"|>time<|"|>],type:<|"|>OBJECT<|"|>}}<tool|><turn|>\n'
+        "<|turn>user\nWake me at 6:40<turn|>\n<|turn>model\n<|channel>thought\n<channel|>"
+    )
+
+
+def test_history_keeps_the_model_turn_open_across_tool_responses() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"b": [1, "x", None], "A": {"k": True}}}}
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": " Be brief. "},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call, call]},
+        {"role": "tool", "name": "f", "content": {"ok": True}},
+        {"role": "tool", "name": "f", "content": "fine"},
+    ]
+    one = '<|tool_call>call:f{A:{k:true},b:[1,<|"|>x<|"|>,null]}<tool_call|>'
+    opened = (
+        f"<bos><|turn>system\nBe brief.<turn|>\n<|turn>user\nhi<turn|>\n<|turn>model\n{one}{one}"
+        "<|tool_response>response:f{ok:true}<tool_response|>"
+        '<|tool_response>response:f{value:<|"|>fine<|"|>}<tool_response|>'
+    )
+    assert CHAT.render(messages) == opened
+    closed = CHAT.render([*messages, {"role": "assistant", "content": "Done."}, USER])
+    assert closed.startswith(opened + "Done.<turn|>\n<|turn>user\n")
+    assert CHAT.render([*messages, USER]).startswith(opened + "<turn|>\n<|turn>user\n")
+
+
+def test_thinking_and_generation_prompt_are_variables() -> None:
+    assert CHAT.render([USER], add_generation_prompt=False).endswith("6:40<turn|>\n")
+    thinking = CHAT.render([USER], enable_thinking=True)
+    assert thinking.startswith("<bos><|turn>system\n<|think|><turn|>\n")
+    assert thinking.endswith("<|turn>model\n")
+
+
+def test_control_tokens_have_gemmas_ids() -> None:
+    assert CHAT.stop_token_ids == {106, 50}
+    assert CHAT.encode([USER])[:2] == [2, 105]
+    assert TOKENIZER.token_id("<|tool_call>") == 48
+    assert TOKENIZER.token_text(52) == '<|"|>'
+
+
+def test_malformed_parts_are_refused_in_one_line(tmp_path: Path) -> None:
+    for make, named in (
+        (lambda: Tokenizer(b"\xff"), "tokenizer.json"),
+        (lambda: Tokenizer("{}"), "tokenizer.json"),
+        (lambda: Tokenizer.from_file(tmp_path / "none.json"), "none.json"),
+        (lambda: ChatFormat.from_directory(tmp_path), "chat_template.jinja"),
+        (lambda: TOKENIZER.token_id("<nothing>"), "<nothing>"),
+        (lambda: TOKENIZER.token_text(10**6), "1000000"),
+        (lambda: ChatFormat(TOKENIZER, "{% if %}", frozenset()).render([USER]), "chat template"),
+        (lambda: ChatFormat(TOKENIZER, "{{ raise_exception('no') }}", frozenset()).render([USER]), "no"),
+    ):
+        with pytest.raises(EdgeMtpError, match=named) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+
+
+def test_templates_are_sandboxed() -> None:
+    hostile = ChatFormat(TOKENIZER, "{{ messages.__class__.__mro__ }}{{ messages.append(1) }}", frozenset())
+    with pytest.raises(EdgeMtpError):
+        hostile.render([USER])
