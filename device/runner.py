@@ -26,7 +26,8 @@ class Runner:
     def __init__(self, command: list[str], *, silence_s: float = 600.0) -> None:
         self._silence_s = silence_s
         self._requests = 0
-        self._diagnostics = tempfile.TemporaryFile()  # stderr: read only to explain a death
+        # The runner's stderr, read only to explain its death; closed with the runner.
+        self._diagnostics = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._diagnostics

@@ -1,9 +1,10 @@
 """What the tests share."""
 
-import hashlib
+import importlib.resources
+import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,35 +21,33 @@ def synthetic_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(pytestconfig: pytest.Config) -> Path:
-    """The tiny pair, exported in fp32."""
-    return _exported(pytestconfig, "fp32")
+def tiny_bundle() -> Path:
+    """The tiny pair in fp32, exported now unless the cache folder has it already."""
+    from edge_mtp.export.tiny.bundle import cached_bundle
+
+    return cached_bundle("fp32")
 
 
 @pytest.fixture(scope="session")
-def tiny_int8_bundle(pytestconfig: pytest.Config) -> Path:
-    """The tiny pair, exported in int8."""
-    return _exported(pytestconfig, "int8")
+def tiny_int8_bundle() -> Path:
+    """The tiny pair in int8."""
+    from edge_mtp.export.tiny.bundle import cached_bundle
+
+    return cached_bundle("int8")
 
 
-def _exported(config: pytest.Config, quantization: str) -> Path:
-    """The tiny pair's bundle, kept in pytest's cache until the exporter or the pair changes."""
-    import edge_mtp
-    from edge_mtp import export
-    from edge_mtp.export.pipeline import export_bundle
+@pytest.fixture(scope="session")
+def tiny_split() -> list[dict[str, Any]]:
+    """The tiny pair's first frozen split: messages, tools and gold calls."""
+    split = Path(str(importlib.resources.files("edge_mtp"))) / "tiny" / "splits" / "iid.jsonl"
+    return [json.loads(line) for line in split.read_text("utf-8").splitlines()]
 
-    assert edge_mtp.__file__ is not None
-    assert export.__file__ is not None
-    assert config.cache is not None
-    tiny = Path(edge_mtp.__file__).parent / "tiny"
-    sources = [*Path(export.__file__).parent.glob("*.py"), *tiny.glob("target/*"), *tiny.glob("drafter/*")]
-    digest = hashlib.sha256(version("litert-torch").encode())
-    for source in sorted(sources):
-        digest.update(source.name.encode() + source.read_bytes())
-    folder = config.cache.mkdir("bundles")
-    bundle = folder / f"tiny-{quantization}-{digest.hexdigest()[:16]}.litertlm"
-    if not bundle.exists():
-        for stale in folder.glob(f"tiny-{quantization}-*"):
-            stale.unlink()
-        export_bundle(tiny / "target", tiny / "drafter", bundle, quantization=quantization)
-    return bundle
+
+@pytest.fixture(scope="session")
+def tiny_target() -> Any:
+    """The tiny target as transformers loads it: float32, eager attention."""
+    from edge_mtp.export.checkpoint import tiny_pair
+    from transformers import Gemma4ForCausalLM
+
+    target, _ = tiny_pair()
+    return Gemma4ForCausalLM.from_pretrained(target, dtype="float32", attn_implementation="eager").eval()

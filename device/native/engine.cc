@@ -81,8 +81,8 @@ Engine::Engine(const std::string& path, const Options& options)
     };
     const Section& decoder = require_section(bundle_, path, kDecoderSection);
     uint8_t* model = bundle_.writable(decoder);
-    claim_composites(model, decoder.bytes.size, kVerifyOp);
-    claim_composites(model, decoder.bytes.size, kDraftOp);
+    const size_t claimed = claim_composites(model, decoder.bytes.size, kVerifyOp) +
+                           claim_composites(model, decoder.bytes.size, kDraftOp);
     decoder_ = std::make_unique<Graph>(api_, environment_, decoder.bytes, settings(kDecoderSection));
     embedder_ = std::make_unique<Embedder>(api_, environment_, require_section(bundle_, path, kEmbedderSection),
                                            settings(kEmbedderSection));
@@ -114,6 +114,9 @@ Engine::Engine(const std::string& path, const Options& options)
           decoder_->signature("edge_verify_" + std::to_string(length + 1)) != nullptr) {
         draft_lengths_.push_back(length);
       }
+    }
+    if (claimed == 0 && !draft_lengths_.empty()) {
+      throw Error("'" + path + "' has edge signatures without operator codes to claim; export it again");
     }
     std::sort(prefill_lengths_.begin(), prefill_lengths_.end());
     std::sort(draft_lengths_.begin(), draft_lengths_.end());
