@@ -130,8 +130,8 @@ def _result(engine: Engine, reply: Reply) -> dict[str, Any]:
         result["tool_call_error"] = str(error)
     result["summary"] = reply.summary.to_json()
     result["load_s"] = engine.runner.ready.load_us / 1e6
-    records = [*reply.steps, *([reply.outcome] if reply.outcome else [])]
-    result["trace"] = [to_json(record) for record in records]
+    assert reply.outcome is not None
+    result["trace"] = [*map(to_json, reply.steps), to_json(reply.outcome)]
     return result
 
 
