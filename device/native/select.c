@@ -136,9 +136,11 @@ static scan best_scan(void) {
   return scan_baseline;
 }
 
+static inline int32_t blocks_of(int32_t count) { return (int32_t)(((int64_t)count + BLOCK - 1) / BLOCK); }
+
 /* Index of the largest allowed logit, the first one on ties, or an EDGE_ERROR. Remembers the best block of the row
- * and looks for the position inside that one only. */
-static int32_t find_max(const float *logits, int32_t count, const int32_t *mask, float *max) {
+ * and looks for the position inside that one only. Leaves each block's maximum in `block_maxima` unless NULL. */
+static int32_t find_max(const float *logits, int32_t count, const int32_t *mask, float *max, float *block_maxima) {
   scan scan_block = best_scan();
   float best = -INFINITY;
   int32_t best_block = 0;
@@ -151,6 +153,7 @@ static int32_t find_max(const float *logits, int32_t count, const int32_t *mask,
       has_nan |= isnan(logits[v]) != 0;
       if (logits[v] > block_max) block_max = logits[v];
     }
+    if (block_maxima) block_maxima[block / BLOCK] = block_max;
     if (block_max > best) {
       best = block_max;
       best_block = block;
@@ -173,14 +176,17 @@ typedef struct {
   int32_t id;
 } candidate;
 
-/* What the caller's scratch holds for a row of n logits: n candidates and two n-long arrays to sort in. */
+/* What the caller's scratch holds for a row of n logits: n candidates, two n-long arrays to sort in, and the blocks'
+ * maxima. */
 typedef struct {
   candidate *kept;
   uint64_t *order, *spare;
+  float *block_maxima;
 } workspace;
 
 size_t edge_select_scratch_bytes(int32_t vocab) {
-  return (size_t)vocab * (sizeof(candidate) + 2 * sizeof(uint64_t));
+  return (size_t)vocab * (sizeof(candidate) + 2 * sizeof(uint64_t)) +
+         ((size_t)blocks_of(vocab) + 1) / 2 * 2 * sizeof(float);
 }
 
 static workspace divide_scratch(void *scratch, int32_t count) {
@@ -188,6 +194,7 @@ static workspace divide_scratch(void *scratch, int32_t count) {
   space.kept = scratch;
   space.order = (uint64_t *)(space.kept + count);
   space.spare = space.order + count;
+  space.block_maxima = (float *)(space.spare + count);
   return space;
 }
 
@@ -211,25 +218,6 @@ static void sort_by_upper_half(uint64_t *items, uint64_t *spare, int32_t count) 
   }
 }
 
-/* The allowed logits with a weight above 0, in ascending id order. `ids` NULL: a logit's id is its index. */
-static int32_t collect(const float *logits, const int32_t *ids, int32_t count, const int32_t *mask, float max,
-                       double temperature, workspace space) {
-  if (ids) {
-    for (int32_t i = 0; i < count; ++i) space.order[i] = (uint64_t)(uint32_t)ids[i] << 32 | (uint32_t)i;
-    sort_by_upper_half(space.order, space.spare, count);
-  }
-  double skip = max + (LOWEST_Z - 1) * temperature; /* spares most logits the division; decides nothing itself */
-  int32_t kept = 0;
-  for (int32_t i = 0; i < count; ++i) {
-    int32_t v = ids ? (int32_t)(uint32_t)space.order[i] : i;
-    if (logits[v] < skip || !is_allowed(mask, v)) continue;
-    double z = logits[v] == max ? 0.0 : ((double)logits[v] - (double)max) / temperature; /* +inf minus +inf is 0 */
-    if (z < LOWEST_Z) continue;
-    space.kept[kept++] = (candidate){z, order_key(logits[v]), ids ? ids[v] : v};
-  }
-  return kept;
-}
-
 /* Keeps exactly the first `quota` in (logit descending, id ascending): finds the key of the last of them digit by
  * digit, then everything above it and the first few equal to it. */
 static int32_t keep_top_k(candidate *kept, int32_t count, int32_t quota) {
@@ -251,24 +239,72 @@ static int32_t keep_top_k(candidate *kept, int32_t count, int32_t quota) {
   return left;
 }
 
+/* A bound that at least `top_k` allowed logits reach: the top_k-th largest of the blocks' maxima. */
+static double top_k_bound(workspace space, int32_t blocks, int32_t top_k) {
+  if (top_k == 0 || top_k > blocks) return -INFINITY;
+  for (int32_t i = 0; i < blocks; ++i) {
+    space.kept[i] = (candidate){space.block_maxima[i], order_key(space.block_maxima[i]), i};
+  }
+  double bound = INFINITY;
+  for (int32_t i = keep_top_k(space.kept, blocks, top_k) - 1; i >= 0; --i) bound = fmin(bound, space.kept[i].weight);
+  return bound;
+}
+
+/* The allowed logits with a weight above 0, in ascending id order, without those that `bound` shows to lie outside
+ * the top k. `ids` NULL: a logit's id is its index. Leaves z in the place of the weight. */
+static int32_t collect(const float *logits, const int32_t *ids, int32_t count, const int32_t *mask, float max,
+                       double temperature, double bound, workspace space) {
+  if (ids) {
+    for (int32_t i = 0; i < count; ++i) space.order[i] = (uint64_t)(uint32_t)ids[i] << 32 | (uint32_t)i;
+    sort_by_upper_half(space.order, space.spare, count);
+  }
+  /* Spares most logits, and most blocks, the division; where z decides, it lies below. */
+  const double skip = fmax(bound, max + (LOWEST_Z - 1) * temperature);
+  int32_t kept = 0;
+  for (int32_t block = 0; block < count; block += BLOCK) {
+    if (!ids && space.block_maxima[block / BLOCK] < skip) continue;
+    const int32_t end = count - block < BLOCK ? count : block + BLOCK;
+    for (int32_t i = block; i < end; ++i) {
+      int32_t v = ids ? (int32_t)(uint32_t)space.order[i] : i;
+      if (logits[v] < skip || !is_allowed(mask, v)) continue;
+      double z = logits[v] == max ? 0.0 : ((double)logits[v] - (double)max) / temperature; /* inf - inf is 0 */
+      if (z < LOWEST_Z) continue;
+      space.kept[kept++] = (candidate){z, order_key(logits[v]), ids ? ids[v] : v};
+    }
+  }
+  return kept;
+}
+
 static double sum_weights(const candidate *kept, int32_t count) {
   double total = 0;
   for (int32_t i = 0; i < count; ++i) total += kept[i].weight;
   return total;
 }
 
+/* A number that ascends as the logit descends and, among equal logits, as the index ascends. */
+static inline uint64_t rank_of(const candidate *kept, int32_t index) {
+  return (uint64_t)~kept[index].key << 32 | (uint32_t)index;
+}
+
 /* Keeps the shortest prefix of (logit descending, id ascending) whose weight reaches top_p of the total. */
 static int32_t keep_top_p(workspace space, int32_t count, double top_p) {
   candidate *kept = space.kept;
-  for (int32_t i = 0; i < count; ++i) space.order[i] = (uint64_t)~kept[i].key << 32 | (uint32_t)i;
-  sort_by_upper_half(space.order, space.spare, count);
-  double goal = top_p * sum_weights(kept, count), reached = 0;
+  const double total = sum_weights(kept, count), goal = top_p * total;
+  /* All weights below this come to less than half of what the prefix leaves out, so it ends before them: they need
+   * no sorting. */
+  const double light = (1 - top_p) * total / (2.0 * count);
+  int32_t heavy = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    if (kept[i].weight >= light) space.order[heavy++] = rank_of(kept, i);
+  }
+  sort_by_upper_half(space.order, space.spare, heavy);
+  double reached = 0;
   int32_t prefix = 0;
-  while (prefix < count && reached < goal) reached += kept[(uint32_t)space.order[prefix++]].weight;
-  for (int32_t i = prefix; i < count; ++i) kept[(uint32_t)space.order[i]].weight = 0;
+  while (prefix < heavy && reached < goal) reached += kept[(uint32_t)space.order[prefix++]].weight;
+  const uint64_t last = space.order[prefix - 1];
   int32_t left = 0;
   for (int32_t i = 0; i < count; ++i) {
-    if (kept[i].weight > 0) kept[left++] = kept[i];
+    if (rank_of(kept, i) <= last) kept[left++] = kept[i];
   }
   return left;
 }
@@ -299,14 +335,16 @@ double edge_uniform(const int32_t *control, int32_t position) {
   return (double)bits53 * 0x1p-53;
 }
 
-/* Draws among the candidates of a row whose largest logit is `max`; the parameters are valid. */
+/* Draws among the candidates of a row that find_max went through; the parameters are valid. */
 static const candidate *sample(const float *logits, const int32_t *ids, int32_t count, const int32_t *mask, float max,
                                const int32_t *control, const float *scalars, int32_t position, void *scratch,
                                double *total) {
   workspace space = divide_scratch(scratch, count);
   candidate *kept = space.kept;
-  int32_t left = collect(logits, ids, count, mask, max, scalars[EDGE_SCALAR_TEMPERATURE], space);
-  if (control[EDGE_CONTROL_TOP_K] > 0) left = keep_top_k(kept, left, control[EDGE_CONTROL_TOP_K]);
+  const int32_t top_k = control[EDGE_CONTROL_TOP_K];
+  const double bound = top_k_bound(space, blocks_of(count), top_k);
+  int32_t left = collect(logits, ids, count, mask, max, scalars[EDGE_SCALAR_TEMPERATURE], bound, space);
+  if (top_k > 0) left = keep_top_k(kept, left, top_k);
   for (int32_t i = 0; i < left; ++i) kept[i].weight = exp(kept[i].weight); /* was z */
   if (scalars[EDGE_SCALAR_TOP_P] < 1) left = keep_top_p(space, left, scalars[EDGE_SCALAR_TOP_P]);
   if (scalars[EDGE_SCALAR_MIN_P] > 0) left = keep_min_p(kept, left, scalars[EDGE_SCALAR_MIN_P]);
@@ -343,8 +381,9 @@ static int32_t select_row(const float *logits, int32_t vocab, const int32_t *con
   double total;
   int32_t flags = control[EDGE_CONTROL_FLAGS];
   if (!(flags & EDGE_FLAG_MASK)) mask = NULL;
-  int32_t found = find_max(logits, vocab, mask, &max);
-  if (found < 0 || !(flags & EDGE_FLAG_SAMPLE)) return found;
+  const int sampled = flags & EDGE_FLAG_SAMPLE;
+  int32_t found = find_max(logits, vocab, mask, &max, sampled ? divide_scratch(scratch, vocab).block_maxima : NULL);
+  if (found < 0 || !sampled) return found;
   return sample(logits, NULL, vocab, mask, max, control, scalars, position, scratch, &total)->id;
 }
 
@@ -376,7 +415,7 @@ int32_t edge_draft(const float *logits, const int32_t *ids, int32_t count, const
   *confidence = 0;
   float max;
   if (!parameters_are_valid(control, scalars)) return -1;
-  int32_t found = find_max(logits, count, NULL, &max);
+  int32_t found = find_max(logits, count, NULL, &max, divide_scratch(scratch, count).block_maxima);
   if (found < 0) return -1;
   double total = 0;
   if (control[EDGE_CONTROL_FLAGS] & EDGE_FLAG_SAMPLE) {
