@@ -94,9 +94,10 @@ def drafters_allowed() -> Iterator[None]:
     transformers 5.23 looks for the layer that stores what shared layers reuse, and refuses a decoder that has
     none; every Gemma 4 drafter is such a decoder.
     """
-    from transformers import Gemma4TextConfig
+    import transformers
 
-    original = Gemma4TextConfig.kv_sharing_modes
+    config_class: Any = transformers.Gemma4TextConfig
+    original = config_class.kv_sharing_modes
 
     def kv_sharing_modes(config: Any) -> list[str | None]:
         if config.num_kv_shared_layers == config.num_hidden_layers:
@@ -104,11 +105,11 @@ def drafters_allowed() -> Iterator[None]:
         modes: list[str | None] = original.__get__(config)
         return modes
 
-    Gemma4TextConfig.kv_sharing_modes = property(kv_sharing_modes)
+    config_class.kv_sharing_modes = property(kv_sharing_modes)
     try:
         yield
     finally:
-        Gemma4TextConfig.kv_sharing_modes = original
+        config_class.kv_sharing_modes = original
 
 
 def load_target(checkpoint: Checkpoint) -> Any:
@@ -128,7 +129,9 @@ def load_drafter(checkpoint: Checkpoint) -> Any:
 
 def _load(model_class: Any, checkpoint: Checkpoint, renamed: dict[str, str]) -> Any:
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model, report = model_class.from_pretrained(
         checkpoint.directory,
         config=checkpoint.config,
@@ -185,11 +188,8 @@ def _checkpoint(directory: Path, config: dict[str, Any]) -> Checkpoint:
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
     index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-    else:
-        names = ["model.safetensors"]
-    return tuple(directory / name for name in names)
+    weight_map = _read_json(index).get("weight_map", {}) if index.is_file() else {"": "model.safetensors"}
+    return tuple(directory / name for name in sorted(set(weight_map.values())))
 
 
 def _parameters(path: Path) -> int:
@@ -203,7 +203,7 @@ def _parameters(path: Path) -> int:
             header = json.loads(file.read(header_size) if header_size < size else b"")
             tensors = [entry for name, entry in header.items() if name != "__metadata__"]
             data = max(entry["data_offsets"][1] for entry in tensors)
-            parameters = sum(math.prod(entry["shape"]) for entry in tensors)
+            parameters: int = sum(math.prod(entry["shape"]) for entry in tensors)
         except (struct.error, ValueError, KeyError, TypeError) as error:
             raise EdgeMtpError(f"{path} is not a safetensors file: copy it again") from error
     expected = 8 + header_size + data

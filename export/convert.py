@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
-import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +13,8 @@ from litert_torch import progress
 from litert_torch._config import config as litert_torch_config
 from litert_torch._convert.interface import Converter
 from torch import nn
+
+from edge_mtp.export.quiet import quiet
 
 Report = Callable[[str], None]
 
@@ -36,10 +34,8 @@ def convert(signatures: Sequence[Signature], path: Path, report: Report) -> None
     """Write `signatures` to `path`; `report` gets "trace NAME" and "lower NAME" as each of those begins."""
     converter = Converter()
     for signature in signatures:
-        converter.add_signature(
-            signature.name, signature.module.eval(), sample_kwargs=signature.inputs
-        )
-    with _reported(report), _quiet(), _without_collector():
+        converter.add_signature(signature.name, signature.module.eval(), sample_kwargs=signature.inputs)
+    with _reported(report), quiet(), _without_collector():
         converter.convert(strict_export=False).export(str(path))
 
 
@@ -77,37 +73,3 @@ def _without_collector() -> Iterator[None]:
     finally:
         gc.enable()
         gc.collect()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converter's chatter, some of it from C++ straight to file descriptor 2, off the terminal.
-
-    Python's sys.stderr stays usable: progress is shown there meanwhile.
-    """
-    level, stderr = logging.root.manager.disable, sys.stderr
-    logging.disable(logging.WARNING)
-    saved = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        if stderr is not None and _is_descriptor(stderr, 2):
-            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
-        os.dup2(null, 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if sys.stderr is not stderr:
-            sys.stderr.close()
-            sys.stderr = stderr
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-        logging.disable(level)
-
-
-def _is_descriptor(stream: Any, descriptor: int) -> bool:
-    try:
-        return bool(stream.fileno() == descriptor)
-    except (OSError, ValueError, AttributeError):
-        return False

@@ -8,26 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-FILE_IDENTIFIER = b"TFL3"
 ABSENT = -1  # an optional input that an operator does without
-
-
-def read_model(path: Path) -> Any:
-    """The whole model as flatbuffers' object tree (`ModelT`)."""
-    return schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-
-
-def write_model(model: Any, path: Path) -> None:
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
-    path.write_bytes(builder.Output())
 
 
 def add_part(model: Any, source: str, name: str, without: Collection[str]) -> None:
@@ -85,7 +71,7 @@ def _add(model: Any, source: Any, name: str, outputs: dict[str, int], graph: Any
 
     part = copy.copy(graph)
     part.name = name.encode()
-    part.tensors = [graph.tensors[old] for old in sorted(needed)]
+    part.tensors = [copy.copy(graph.tensors[old]) for old in sorted(needed)]
     part.inputs = renumbered([t for t in graph.inputs.tolist() if t in needed])
     part.outputs = renumbered(list(outputs.values()))
     part.operators = []

@@ -9,7 +9,7 @@ litert-torch's patched Gemma 4 and KV cache do the attention; `patched()` must b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
 
@@ -40,13 +40,10 @@ def patched() -> Iterator[None]:
     model = gemma4_patch.LiteRTGemma4TextModel
     # transformers 5.23 derives this flag from the class's source file, which fails for a class outside its tree.
     model._can_set_experts_implementation_cached_value = True
-    with redirect_stdout(StringIO()):
-        context = gemma4_patch.gemma4_litert_patch()
-        context.__enter__()
-    try:
+    with ExitStack() as stack:
+        with redirect_stdout(StringIO()):  # it says that it was applied
+            stack.enter_context(gemma4_patch.gemma4_litert_patch())
         yield
-    finally:
-        context.__exit__(None, None, None)
 
 
 def prepare(model: Any) -> Any:
@@ -277,9 +274,7 @@ class FoldedDrafter(Drafter):
             state = self.step(torch.cat([embedding.view(1, 1, -1), hidden], dim=-1), attention)
             ids, logits = self.candidates(state)
             offset = torch.full((1,), j, dtype=torch.int32)
-            token, probability = ops.draft(
-                logits, ids.view(1, -1), inputs["control"], inputs["scalars"], offset
-            )
+            token, probability = ops.draft(logits, ids.view(1, -1), inputs["control"], inputs["scalars"], offset)
             hidden = self.drafter.post_projection(state)
             draft.append(token.view(1, 1))
             confidence.append(probability.view(1, 1))

@@ -14,6 +14,7 @@ from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.checkpoint import Pair, load_drafter, load_target, open_pair, tokenizer_ids
+from edge_mtp.export.quiet import quiet
 
 # Called when a stage begins: its name, stages done before it, stages in all.
 Progress = Callable[[str, int, int], None]
@@ -98,7 +99,8 @@ def export_bundle(
         EdgeMtpError: the pair, an option, or the place of the output does not allow it.
     """
     options = Options(context, tuple(sorted(set(prefill))), quantization, lean)
-    pair = open_pair(target, drafter)
+    with quiet():
+        pair = open_pair(target, drafter)
     _check(options, pair)
     with _scratch(output, pair) as scratch:
         stages = Stages(progress, _stage_count(options, pair))
@@ -157,15 +159,16 @@ def _stage_count(options: Options, pair: Pair) -> int:
 
 def _convert_models(pair: Pair, options: Options, scratch: Path, stages: Stages) -> dict[str, Path]:
     """Convert and quantize every model of the bundle; return their TFLite files by section name."""
-    from edge_mtp.export import graphs
-    from edge_mtp.export.convert import Signature, convert
-    from edge_mtp.export.quantize import quantize
-
     stages("load weights")
+    with quiet():
+        from edge_mtp.export import graphs, ops
+        from edge_mtp.export.convert import Signature, convert
+        from edge_mtp.export.quantize import quantize
     models = {}
     with graphs.patched():
-        target = graphs.prepare(load_target(pair.target))
-        assistant = graphs.prepare(load_drafter(pair.drafter))
+        with quiet():
+            target = graphs.prepare(load_target(pair.target))
+            assistant = graphs.prepare(load_drafter(pair.drafter))
         context, decoder = options.context, target.model
 
         embedder = graphs.Embedder(decoder.embed_tokens)
@@ -193,21 +196,23 @@ def _convert_models(pair: Pair, options: Options, scratch: Path, stages: Stages)
             converted, models[name] = scratch / f"{name}.converted", scratch / f"{name}.tflite"
             convert(graph, converted, stages)
             stages(f"{'store' if options.quantization == 'fp32' else 'quantize'} {name}")
+            _finish(converted, derived=name == "prefill_decode" and not options.lean)
             quantize(converted, models[name], options.quantization)
-            if name == "prefill_decode" and not options.lean:
-                _complete(models[name])
+            models[name].write_bytes(ops.add_custom_codes(models[name].read_bytes()))
     return models
 
 
-def _complete(path: Path) -> None:
-    """Add the signatures that are parts of converted ones."""
-    from edge_mtp.export import derive
+def _finish(path: Path, *, derived: bool) -> None:
+    """Add the signatures that are parts of converted ones, and make the file small."""
+    from edge_mtp.export import compact, derive, flatbuffer
 
-    model = derive.read_model(path)
-    derive.add_part(model, f"edge_verify_{STOCK_VERIFY_WIDTH}", "verify", without=("n_accepted", "tokens"))
-    for length in DRAFT_LENGTHS[:-1]:
-        derive.add_beginning(model, f"edge_draft_{DRAFT_LENGTHS[-1]}", f"edge_draft_{length}", length)
-    derive.write_model(model, path)
+    model = flatbuffer.read_model(path)
+    if derived:
+        derive.add_part(model, f"edge_verify_{STOCK_VERIFY_WIDTH}", "verify", without=("n_accepted", "tokens"))
+        for length in DRAFT_LENGTHS[:-1]:
+            derive.add_beginning(model, f"edge_draft_{DRAFT_LENGTHS[-1]}", f"edge_draft_{length}", length)
+    compact.compact(model)
+    flatbuffer.write_model(model, path)
 
 
 def _write(pair: Pair, options: Options, models: dict[str, Path], bundle: Path, scratch: Path) -> dict[str, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ai_edge_quantizer import quantizer, recipe
+
+from edge_mtp.export.quiet import quiet
 
 # By the name the command line uses: the name of the quantizer's recipe, and the recipe.
 RECIPES: dict[str, tuple[str, Callable[[], Any] | None]] = {
@@ -24,7 +24,9 @@ def quantize(source: Path, target: Path, name: str) -> None:
     if make is None:
         source.replace(target)
         return
-    with redirect_stdout(StringIO()):
-        quantized = quantizer.Quantizer(str(source), make()).quantize(enable_progress_report=False)
+    with quiet():
+        quantized = quantizer.Quantizer(str(source), make()).quantize(
+            enable_progress_bar=False, enable_progress_report=False
+        )
         target.write_bytes(quantized.quantized_model)
     source.unlink()

@@ -34,9 +34,7 @@ def token_table(tokenizer: Path, vocab: int) -> bytes:
         texts |= {entry["id"]: entry["content"].encode() for entry in added}
         special = {entry["id"] for entry in added if entry["special"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EdgeMtpError(
-            f"{tokenizer} is not a BPE tokenizer.json ({error}): save the fast tokenizer"
-        ) from error
+        raise EdgeMtpError(f"{tokenizer} is not a BPE tokenizer.json ({error}): save the fast tokenizer") from error
     if texts and max(texts) >= vocab:
         raise EdgeMtpError(
             f"{tokenizer} has token {max(texts)}, the model {vocab} tokens: use the target's own tokenizer"

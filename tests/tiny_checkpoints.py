@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +81,7 @@ def write_tokenizer(directory: Path) -> None:
             vocab[next(pieces, f"<unused{token}>")] = token
     tokenizer = Tokenizer(models.BPE(vocab, [("▁", "a")], byte_fallback=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names.values()])
     tokenizer.save(str(directory / "tokenizer.json"))
 
@@ -135,3 +137,26 @@ def write_pair(
         json.dumps({"bos_token_id": 2, "pad_token_id": 0, "eos_token_id": [1, 106, 50]}), encoding="utf-8"
     )
     return directory / "target", directory / "drafter"
+
+
+@cache
+def _workspace() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="edge-mtp-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def random_pair() -> tuple[Path, Path]:
+    """One random pair for all tests of a run."""
+    return write_pair(_workspace())
+
+
+@cache
+def random_bundle(quantization: str) -> Path:
+    """`random_pair` exported with every signature, context 160 and prefill 16, once a run."""
+    from edge_mtp.export.pipeline import export_bundle
+
+    path = _workspace() / f"{quantization}.litertlm"
+    export_bundle(*random_pair(), path, quantization=quantization, context=160, prefill=(16,))
+    return path

@@ -20,7 +20,7 @@ TINY_CONTEXT = 1024
 DEFAULT_PREFILL = (128,)
 
 
-class Lengths(click.ParamType):
+class Lengths(click.ParamType[Any]):
     """Comma-separated positive numbers."""
 
     name = "lengths"
