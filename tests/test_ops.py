@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -156,7 +158,7 @@ def check_draft(graph: Graph, drafter: Drafter, flags: int, cases: int) -> None:
             assert float(found["confidence"][0, step]) == pytest.approx(expected.probability, rel=1e-5)
 
 
-# ---- what the converter emits ---------------------------------------------------------------------------------------
+# ---- what the converter emits -----------------------------------------------------------------------------
 
 
 def test_each_call_is_one_composite_with_every_operand(model: bytes) -> None:
@@ -227,7 +229,7 @@ def test_operands_of_another_shape_or_type_are_refused(operand: str, value: torc
         ops.verify(**operands)
 
 
-# ---- the decomposition ----------------------------------------------------------------------------------------------
+# ---- the decomposition ------------------------------------------------------------------------------------
 
 
 def test_the_decomposition_equals_the_reference(model: bytes, drafter: Drafter) -> None:
@@ -264,7 +266,7 @@ def test_a_draft_with_a_reserved_entry_fails_in_every_implementation() -> None:
     assert core().draft(logits[0], ids[0], control[0], scalars[0], 0) == (-1, 0)
 
 
-# ---- the claim ------------------------------------------------------------------------------------------------------
+# ---- the claim --------------------------------------------------------------------------------------------
 
 
 def claim(model: bytes) -> bytes:
@@ -374,7 +376,7 @@ def test_weights_behind_the_flatbuffer_keep_their_place(model: bytes) -> None:
         assert [place % 64 for place in places] == [0]
 
 
-# ---- without composites, and on a GPU -------------------------------------------------------------------------------
+# ---- without composites, and on a GPU ---------------------------------------------------------------------
 
 
 def test_inlined_composites_compute_the_same(model: bytes, drafter: Drafter) -> None:
@@ -431,3 +433,15 @@ def test_the_gpu_leaves_a_composite_to_the_cpu(model: bytes) -> None:
     check_greedy(Graph(model, GPU | CPU), cases=10)
     with pytest.raises(LiteRtError, match="CreateCompiledModel: status 504"):
         Graph(model, GPU)
+
+
+# ---- the contract -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", [ops.verify, ops.draft])
+def test_the_operands_stand_in_the_documents_order(op: Any) -> None:
+    document = (Path(__file__).parent.parent / "docs" / "verify-op.md").read_text()
+    assert f"version {ops.VERSION}\n" in document
+    section = document.split(f"\n`edge_mtp.{op.__name__}`, ")[1].split("Results:")[0]
+    documented = re.findall(r"^\| \d \| (\w+) \|", section, re.MULTILINE)
+    assert documented == list(inspect.signature(op).parameters)

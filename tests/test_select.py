@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def words_of(vocab: int) -> int:
     return (vocab + 31) // 32
 
 
-# ---- random cases -------------------------------------------------------------------------------------------------
+# ---- random cases -----------------------------------------------------------------------------------------
 
 VOCABULARIES = st.one_of(
     st.integers(1, 70),
@@ -149,7 +150,7 @@ def test_select_is_the_row_that_verify_selects(core: Core) -> None:
         assert selected == (tokens[0] if n_accepted == 0 else n_accepted)
 
 
-# ---- single rules, stated ------------------------------------------------------------------------------------------
+# ---- single rules, stated ---------------------------------------------------------------------------------
 
 
 def greedy(flags: int = 0) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -223,7 +224,7 @@ def test_the_number_of_seed_0_and_position_0_is_the_published_one(core: Core) ->
     assert core.uniform(np.zeros(8, np.int32), 0) == ((0x6627E8D5 >> 5) * 2**26 + (0xE169C58D >> 6)) / 2**53
 
 
-# ---- the distribution ----------------------------------------------------------------------------------------------
+# ---- the distribution -------------------------------------------------------------------------------------
 
 SEEDS = 24_000
 ROWS, VOCAB = 3, 5
@@ -327,7 +328,7 @@ def test_drafting_leaves_sampled_text_unchanged(core: Core) -> None:
         assert decode(width) == plain
 
 
-# ---- the native test, under sanitizers ------------------------------------------------------------------------------
+# ---- the native test, under sanitizers --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=["native", "baseline"])
@@ -336,3 +337,18 @@ def test_native_checks_are_clean_under_sanitizers(tmp_path: Path, build: str) ->
     sanitize = [*filter(None, [build]), "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     compile_c(program, *sanitize, str(SOURCES / "select.c"), str(SOURCES / "tests" / "select_test.c"))
     subprocess.run([program], check=True, timeout=300)
+
+
+# ---- the contract -----------------------------------------------------------------------------------------
+
+
+def test_the_document_and_the_header_name_the_same_constants() -> None:
+    document = (Path(__file__).parent.parent / "docs" / "verify-op.md").read_text()
+    header = (SOURCES / "select.h").read_text()
+    documented = re.findall(r"^\| `(EDGE_\w+)` \| (-?\d+) \|", document, re.MULTILINE)
+    defined = re.findall(r"\b(EDGE_\w+) = (-?\d+)", header)
+    assert documented == defined
+    values = {name: int(value) for name, value in defined}
+    assert (values["EDGE_FLAG_SAMPLE"], values["EDGE_FLAG_MASK"]) == (SAMPLE, MASK)
+    errors = [values[f"EDGE_ERROR_{name}"] for name in ("NAN", "EMPTY", "PARAMETER")]
+    assert errors == [reference.NAN, reference.EMPTY, reference.PARAMETER]
