@@ -1,0 +1,358 @@
+"""`edge-mtp export`: what it refuses, what it leaves behind, and what is in the bundle."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import tiny_checkpoints
+from click.testing import CliRunner
+
+from edge_mtp.bundle import Bundle
+from edge_mtp.cli import main
+from edge_mtp.errors import EdgeMtpError
+
+pytest.importorskip("torch")
+pytest.importorskip("litert_torch")
+
+from edge_mtp.export import pipeline
+from edge_mtp.export.pipeline import DRAFT_LENGTHS, VERIFY_WIDTHS, export_bundle
+from edge_mtp.export.token_bytes import token_table
+
+SMALL = {"context": 64, "prefill": (16,)}
+
+
+class Copy(NamedTuple):
+    """A pair of one's own to spoil."""
+
+    target: Path
+    drafter: Path
+
+    def edit(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change a JSON file, given as in `drafter/config.json`."""
+        path = self.target.parent / name
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Copy:
+    source = tiny_checkpoints.random_pair()[0].parent
+    for name in ("target", "drafter"):
+        shutil.copytree(source / name, tmp_path / "pair" / name)
+    return Copy(tmp_path / "pair" / "target", tmp_path / "pair" / "drafter")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def refusal(pair: Copy, folder: Path, **options: Any) -> str:
+    """The message of the refused export; checks that it is one line and that `folder` is as it was."""
+    before = sorted(folder.iterdir())
+    with pytest.raises(EdgeMtpError) as raised:
+        export_bundle(*pair, folder / "x.litertlm", **(SMALL | options))
+    assert "\n" not in str(raised.value)
+    assert sorted(folder.iterdir()) == before
+    return str(raised.value)
+
+
+class TestRefusals:
+    def test_hidden_sizes_differ(self, pair: Copy, folder: Path) -> None:
+        pair.edit("drafter/config.json", lambda c: c.update(backbone_hidden_size=48))
+        assert "hidden size is 64, the drafter expects 48" in refusal(pair, folder)
+
+    def test_vocabularies_differ(self, pair: Copy, folder: Path) -> None:
+        pair.edit("drafter/config.json", lambda c: c["text_config"].update(vocab_size=1024))
+        assert "vocabulary size is 512, the drafter expects 1024" in refusal(pair, folder)
+
+    def test_head_sizes_differ(self, pair: Copy, folder: Path) -> None:
+        pair.edit("drafter/config.json", lambda c: c["text_config"].update(head_dim=8))
+        assert "sliding_attention head size is 16, the drafter expects 8" in refusal(pair, folder)
+
+    def test_kv_heads_differ(self, pair: Copy, folder: Path) -> None:
+        pair.edit("drafter/config.json", lambda c: c["text_config"].update(num_key_value_heads=2))
+        assert "KV heads is 1, the drafter expects 2" in refusal(pair, folder)
+
+    def test_pair_swapped(self, pair: Copy, folder: Path) -> None:
+        message = refusal(Copy(pair.drafter, pair.target), folder)
+        assert "'gemma4_assistant'" in message
+        assert str(pair.drafter) in message
+
+    def test_other_architecture(self, pair: Copy, folder: Path) -> None:
+        pair.edit("target/config.json", lambda c: c.update(model_type="llama"))
+        assert "model_type 'llama'" in refusal(pair, folder)
+
+    def test_mixture_of_experts(self, pair: Copy, folder: Path) -> None:
+        experts = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 8}
+        pair.edit("target/config.json", lambda c: c.update(experts))
+        assert "enable_moe_block" in refusal(pair, folder)
+
+    def test_invalid_field(self, pair: Copy, folder: Path) -> None:
+        pair.edit("target/config.json", lambda c: c.update(hidden_size="wide"))
+        assert "config.json is not valid" in refusal(pair, folder)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "target/config.json",
+            "target/model.safetensors",
+            "target/tokenizer.json",
+            "target/chat_template.jinja",
+            "drafter/config.json",
+            "drafter/model.safetensors",
+        ],
+    )
+    def test_file_missing(self, pair: Copy, folder: Path, name: str) -> None:
+        (pair.target.parent / name).unlink()
+        assert str(pair.target.parent / name) in refusal(pair, folder)
+
+    def test_directory_missing(self, pair: Copy, folder: Path) -> None:
+        assert "is not a directory" in refusal(Copy(pair.target, folder / "absent"), folder)
+
+    def test_config_not_json(self, pair: Copy, folder: Path) -> None:
+        (pair.target / "config.json").write_text("{")
+        assert "is not JSON" in refusal(pair, folder)
+
+    @pytest.mark.parametrize("kept", [0, 5, 100, -1])
+    def test_weights_truncated(self, pair: Copy, folder: Path, kept: int) -> None:
+        path = pair.drafter / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:kept])
+        assert str(path) in refusal(pair, folder)
+
+    def test_tensor_missing(self, pair: Copy, folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        path = pair.target / "model.safetensors"
+        tensors = load_file(path)
+        name = next(name for name in tensors if name.endswith("layers.2.mlp.up_proj.weight"))
+        del tensors[name]
+        save_file(tensors, path, metadata={"format": "pt"})
+        assert name in refusal(pair, folder)
+
+    def test_tokenizer_of_another_model(self, pair: Copy, folder: Path) -> None:
+        pair.edit("target/tokenizer.json", lambda t: t["model"]["vocab"].update(word=600))
+        with pytest.raises(EdgeMtpError, match="token 600, the model 512 tokens"):
+            token_table(pair.target / "tokenizer.json", 512)
+
+    def test_context_too_small(self, pair: Copy, folder: Path) -> None:
+        assert "context 15 is too small" in refusal(pair, folder, context=15)
+        assert "at least 128" in refusal(pair, folder, prefill=(128,))
+
+    def test_context_beyond_the_model(self, pair: Copy, folder: Path) -> None:
+        assert "4096 positions" in refusal(pair, folder, context=8192)
+
+    def test_output_in_no_directory(self, pair: Copy, folder: Path) -> None:
+        with pytest.raises(EdgeMtpError, match="cannot be written"):
+            export_bundle(*pair, folder / "absent" / "x.litertlm", **SMALL)
+
+    def test_output_is_a_directory(self, pair: Copy, folder: Path) -> None:
+        (folder / "x.litertlm").mkdir()
+        assert "is a directory" in refusal(pair, folder)
+
+    def test_disk_too_small(self, pair: Copy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+        assert "0 MiB free" in refusal(pair, folder)
+
+    @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+    def test_nothing_is_left_of_a_broken_export(
+        self, pair: Copy, folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    ) -> None:
+        def convert(pair: Any, options: Any, scratch: Path, stages: Any) -> None:
+            (scratch / "half").write_bytes(b"half")
+            raise error
+
+        monkeypatch.setattr(pipeline, "_convert_models", convert)
+        kept = folder / "x.litertlm"
+        kept.write_bytes(b"an older bundle")
+        with pytest.raises((EdgeMtpError, KeyboardInterrupt)):
+            export_bundle(*pair, kept, **SMALL)
+        assert list(folder.iterdir()) == [kept]
+        assert kept.read_bytes() == b"an older bundle"
+
+
+class TestCommandLine:
+    def test_refusal_is_one_line_on_stderr(self, pair: Copy, folder: Path) -> None:
+        pair.edit("drafter/config.json", lambda c: c.update(backbone_hidden_size=48))
+        arguments = ["--model", str(pair.target), "--drafter", str(pair.drafter), "--json"]
+        result = CliRunner().invoke(main, ["export", *arguments, "-o", str(folder / "x.litertlm")])
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert len(result.stderr.splitlines()) == 1
+        assert list(folder.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--model", "tiny", "--drafter", "somewhere"],
+            ["--model", "somewhere"],
+            ["--model", "tiny", "--quantize", "int3"],
+            ["--model", "tiny", "--prefill", "16,x"],
+            ["--model", "tiny", "--prefill", "0"],
+            ["--model", "tiny", "--context", "0"],
+        ],
+    )
+    def test_wrong_usage(self, arguments: list[str]) -> None:
+        assert CliRunner().invoke(main, ["export", *arguments]).exit_code == 2
+
+
+def test_token_table(pair: Copy) -> None:
+    from edge_mtp.bundle import TokenBytes
+
+    table = TokenBytes(memoryview(token_table(pair.target / "tokenizer.json", 512)))
+    ids = json.loads((pair.target / "tokenizer.json").read_text())["model"]["vocab"]
+    assert len(table) == 512
+    assert table[48] == b"<|tool_call>"
+    assert table.is_special(48)
+    assert table[ids["<0xE2>"]] == b"\xe2"
+    assert table[ids["▁a"]] == b" a"
+    assert not table.is_special(ids["▁a"])
+
+
+def test_token_table_of_a_byte_level_tokenizer(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models
+
+    tokenizer = Tokenizer(models.BPE({"Ġ": 0, "a": 1, "Ã": 2, "©": 3, "Ċ": 4}, []))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    from edge_mtp.bundle import TokenBytes
+
+    table = TokenBytes(memoryview(token_table(tmp_path / "tokenizer.json", 7)))
+    assert [table[token] for token in range(7)] == [b" ", b"a", b"\xc3", b"\xa9", b"\n", b"", b""]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["fp32", "int8"])
+class TestBundle:
+    @pytest.fixture
+    def bundle(self, quantization: str) -> Bundle:
+        return Bundle(tiny_checkpoints.random_bundle(quantization))
+
+    def test_mtp_is_complete(self, bundle: Bundle) -> None:
+        assert bundle.mtp.present
+        assert bundle.mtp.missing == ()
+        assert bundle.mtp.edge_missing == ()
+        assert bundle.mtp.edge_widths == tuple(VERIFY_WIDTHS)
+
+    def test_signatures(self, bundle: Bundle) -> None:
+        ours = {f"edge_verify_{t}" for t in VERIFY_WIDTHS} | {f"edge_draft_{k}" for k in DRAFT_LENGTHS}
+        signatures = bundle.models["prefill_decode"].signatures
+        assert signatures.keys() == {"prefill_16", "decode", "verify"} | ours
+        stock, wide = signatures["verify"], signatures["edge_verify_4"]
+        assert stock.inputs.items() <= wide.inputs.items()
+        assert stock.outputs.items() <= wide.outputs.items()
+        assert not any(name.startswith("edge_mtp") for name in stock.custom_ops)
+        assert {name: str(t) for name, t in wide.inputs.items() if name not in stock.inputs} == {
+            "draft": "i32[1,3]",
+            "control": "i32[1,8]",
+            "scalars": "f32[1,4]",
+            "token_mask": "i32[1,4,16]",
+        }
+        assert {name: str(t) for name, t in signatures["edge_draft_5"].outputs.items()} == {
+            "draft": "i32[1,5]",
+            "confidence": "f32[1,5]",
+        }
+
+    def test_metadata(self, bundle: Bundle) -> None:
+        metadata = bundle.metadata
+        assert metadata.model_type == "gemma4"
+        assert metadata.start_token == (2,)
+        assert set(metadata.stop_tokens) == {(1,), (50,), (106,)}
+        assert metadata.max_num_tokens == 160 - VERIFY_WIDTHS[-1]
+        assert metadata.chat_template == tiny_checkpoints.CHAT_TEMPLATE
+        assert metadata.supports_thinking
+        assert metadata.supports_function_calling
+        assert metadata.tool_marks is not None
+        assert metadata.tool_marks["code_fence_start"] == "<|tool_call>"
+
+    def test_manifest(self, bundle: Bundle, quantization: str) -> None:
+        manifest = bundle.manifest
+        assert manifest is not None
+        target = tiny_checkpoints.random_pair()[0]
+        digest = hashlib.sha256((target / "model.safetensors").read_bytes()).hexdigest()
+        assert manifest["source"]["target"]["model.safetensors"] == digest
+        assert manifest["quantization"]["name"] == quantization
+        assert manifest["drafter_kv"] == ["kv_cache_k_1", "kv_cache_v_1", "kv_cache_k_2", "kv_cache_v_2"]
+        assert manifest["drafter_position_offset"] == 1
+        assert manifest["verify_widths"] == list(VERIFY_WIDTHS)
+        assert manifest["context"] == 160
+
+    def test_signatures_share_weights(self, bundle: Bundle) -> None:
+        """Equal constants are stored once, and drafts gather embedding rows from the head's own buffer."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        section = bundle.section("TFLiteModel", "prefill_decode")
+        assert section is not None
+        data = bytes(section.data)
+        model = schema.ModelT.InitFromPackedBuf(data, 0)
+
+        def content(number: int) -> bytes:
+            buffer = model.buffers[number]
+            if buffer.offset > 1:
+                return data[buffer.offset : buffer.offset + buffer.size]
+            return b"" if buffer.data is None else bytes(buffer.data)
+
+        copies = Counter(content(number) for number in range(len(model.buffers)))
+        assert all(count == 1 for text, count in copies.items() if len(text) > 64)
+
+        def tables(kind: int) -> set[int]:
+            """Buffers of [V,H] constants that operators of this kind read."""
+            return {
+                graph.tensors[operand].buffer
+                for graph in model.subgraphs
+                for operator in graph.operators
+                if model.operatorCodes[operator.opcodeIndex].builtinCode == kind
+                for operand in operator.inputs
+                if operand >= 0 and list(graph.tensors[operand].shape) == [512, 64]
+            }
+
+        heads = tables(schema.BuiltinOperator.FULLY_CONNECTED)
+        assert len(heads) == 1
+        assert tables(schema.BuiltinOperator.EMBEDDING_LOOKUP) == heads
+        (head,) = heads
+        assert len(content(head)) == 512 * 64 * (4 if bundle.manifest["quantization"]["name"] == "fp32" else 1)
+
+    def test_runs_in_the_stock_engine(self, bundle: Bundle) -> None:
+        litert_lm = pytest.importorskip("litert_lm")
+        with litert_lm.Engine(
+            bundle.path,
+            backend=litert_lm.Backend.CPU(thread_count=1),
+            enable_speculative_decoding=True,
+            cache_dir=":nocache",
+        ) as engine:
+            session = engine.create_session(max_output_tokens=12)
+            session.run_prefill(["<|turn>user\nhello<turn|>\n<|turn>model\n"])
+            assert session.run_decode().texts[0]
+            del session
+
+
+@pytest.mark.slow
+def test_lean_bundle_keeps_the_stock_graphs_only(tmp_path: Path) -> None:
+    stages = []
+    path = tmp_path / "lean.litertlm"
+    summary = export_bundle(
+        *tiny_checkpoints.random_pair(),
+        path,
+        lean=True,
+        progress=lambda stage, done, total: stages.append((done, total)),
+        **SMALL,
+    )
+    assert [done for done, _ in stages] == list(range(len(stages)))
+    assert {total for _, total in stages} == {len(stages)}
+    bundle = Bundle(path)
+    assert bundle.models["prefill_decode"].signatures.keys() == {"prefill_16", "decode", "verify"}
+    assert bundle.mtp.missing == ()
+    assert bundle.mtp.edge_widths == ()
+    assert list(tmp_path.iterdir()) == [path]
+    assert sum(summary.sections.values()) <= path.stat().st_size
