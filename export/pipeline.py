@@ -8,13 +8,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.checkpoint import Pair, load_drafter, load_target, open_pair, tokenizer_ids
 from edge_mtp.export.quiet import quiet
+from edge_mtp.export.token_bytes import token_table
+from edge_mtp.export.writer import STOPS, THINKING_TOKENS, TOOL_TOKENS, Chat, llm_metadata, write_bundle
+
+if TYPE_CHECKING:
+    from edge_mtp.export.convert import Signature
 
 # Called when a stage begins: its name, stages done before it, stages in all.
 Progress = Callable[[str, int, int], None]
@@ -102,12 +107,21 @@ def export_bundle(
     with quiet():
         pair = open_pair(target, drafter)
     _check(options, pair)
+    chat, table = _chat(pair), token_table(pair.tokenizer, pair.target.config.vocab_size)
     with _scratch(output, pair) as scratch:
         stages = Stages(progress, _stage_count(options, pair))
         models = _convert_models(pair, options, scratch, stages)
         stages("write bundle")
         bundle = scratch / "bundle"
-        sections = _write(pair, options, models, bundle, scratch)
+        sections = write_bundle(
+            bundle,
+            metadata=llm_metadata(chat, pair.chat_template, options.context - VERIFY_WIDTHS[-1]),
+            tokenizer=pair.tokenizer,
+            models=models,
+            manifest=_manifest(pair, options, chat),
+            token_table=table,
+            scratch=scratch,
+        )
         stages.close()
         bundle.replace(output)
     return Summary(output, sections, stages.seconds)
@@ -161,44 +175,53 @@ def _convert_models(pair: Pair, options: Options, scratch: Path, stages: Stages)
     """Convert and quantize every model of the bundle; return their TFLite files by section name."""
     stages("load weights")
     with quiet():
-        from edge_mtp.export import graphs, ops
-        from edge_mtp.export.convert import Signature, convert
+        from edge_mtp.export import flatbuffer, graphs, ops
+        from edge_mtp.export.convert import convert
         from edge_mtp.export.quantize import quantize
+    last_stage = "store" if options.quantization == "fp32" else "quantize"
     models = {}
     with graphs.patched():
         with quiet():
-            target = graphs.prepare(load_target(pair.target))
-            assistant = graphs.prepare(load_drafter(pair.drafter))
-        context, decoder = options.context, target.model
-
-        embedder = graphs.Embedder(decoder.embed_tokens)
-        parts = {"embedder": [Signature("embedder", embedder, embedder.sample())]}
-        if decoder.config.hidden_size_per_layer_input:
-            layers = decoder.config.num_hidden_layers
-            per_layer = graphs.PerLayerEmbedder(decoder.embed_tokens_per_layer, layers)
-            parts["per_layer_embedder"] = [Signature("per_layer_embedder", per_layer, per_layer.sample())]
-
-        prefill, decode = graphs.Prefill(target, context), graphs.Decode(target, context)
-        drafter = graphs.Drafter(assistant, decoder.config, pair.kv_layers, context)
-        signatures = [Signature(f"prefill_{rows}", prefill, prefill.sample(rows)) for rows in options.prefill]
-        signatures.append(Signature("decode", decode, decode.sample(1)))
-        if options.lean:
-            signatures.append(Signature("verify", decode, decode.sample(STOCK_VERIFY_WIDTH)))
-        else:
-            verify = graphs.Verify(target, context)
-            folded = graphs.FoldedDrafter(drafter, target.lm_head.weight, DRAFT_LENGTHS[-1])
-            signatures += [Signature(f"edge_verify_{t}", verify, verify.sample(t)) for t in VERIFY_WIDTHS]
-            signatures.append(Signature(f"edge_draft_{DRAFT_LENGTHS[-1]}", folded, folded.sample()))
-        parts["prefill_decode"] = signatures
-        parts["mtp_drafter"] = [Signature("mtp_drafter", drafter, drafter.sample())]
-
-        for name, graph in parts.items():
+            target, drafter = load_target(pair.target), load_drafter(pair.drafter)
+        for name, signatures in _models(pair, target, drafter, options).items():
             converted, models[name] = scratch / f"{name}.converted", scratch / f"{name}.tflite"
-            convert(graph, converted, stages)
-            stages(f"{'store' if options.quantization == 'fp32' else 'quantize'} {name}")
+            convert(signatures, converted, stages)
+            stages(f"{last_stage} {name}")
             _finish(converted, derived=name == "prefill_decode" and not options.lean)
             quantize(converted, models[name], options.quantization)
-            models[name].write_bytes(ops.add_custom_codes(models[name].read_bytes()))
+            claimable = ops.add_custom_codes(models[name].read_bytes())
+            models[name].write_bytes(flatbuffer.serialize(flatbuffer.parse(claimable)))
+    return models
+
+
+def _models(pair: Pair, target: Any, assistant: Any, options: Options) -> dict[str, list[Signature]]:
+    """The signatures to trace, by section; `_finish` derives the others."""
+    from edge_mtp.export import graphs
+    from edge_mtp.export.convert import Signature
+
+    target, assistant = graphs.prepare(target), graphs.prepare(assistant)
+    decoder, context = target.model, options.context
+    models = {}
+
+    embedder = graphs.Embedder(decoder.embed_tokens)
+    models["embedder"] = [Signature("embedder", embedder, embedder.sample())]
+    if decoder.config.hidden_size_per_layer_input:
+        per_layer = graphs.PerLayerEmbedder(decoder.embed_tokens_per_layer, decoder.config.num_hidden_layers)
+        models["per_layer_embedder"] = [Signature("per_layer_embedder", per_layer, per_layer.sample())]
+
+    prefill, decode = graphs.Prefill(target, context), graphs.Decode(target, context)
+    drafter = graphs.Drafter(assistant, decoder.config, pair.kv_layers, context)
+    signatures = [Signature(f"prefill_{rows}", prefill, prefill.sample(rows)) for rows in options.prefill]
+    signatures.append(Signature("decode", decode, decode.sample(1)))
+    if options.lean:
+        signatures.append(Signature("verify", decode, decode.sample(STOCK_VERIFY_WIDTH)))
+    else:
+        verify = graphs.Verify(target, context)
+        folded = graphs.FoldedDrafter(drafter, target.lm_head.weight, DRAFT_LENGTHS[-1])
+        signatures += [Signature(f"edge_verify_{t}", verify, verify.sample(t)) for t in VERIFY_WIDTHS]
+        signatures.append(Signature(f"edge_draft_{DRAFT_LENGTHS[-1]}", folded, folded.sample()))
+    models["prefill_decode"] = signatures
+    models["mtp_drafter"] = [Signature("mtp_drafter", drafter, drafter.sample())]
     return models
 
 
@@ -206,64 +229,34 @@ def _finish(path: Path, *, derived: bool) -> None:
     """Add the signatures that are parts of converted ones, and make the file small."""
     from edge_mtp.export import compact, derive, flatbuffer
 
-    model = flatbuffer.read_model(path)
+    model = flatbuffer.parse(path.read_bytes())
     if derived:
         derive.add_part(model, f"edge_verify_{STOCK_VERIFY_WIDTH}", "verify", without=("n_accepted", "tokens"))
         for length in DRAFT_LENGTHS[:-1]:
             derive.add_beginning(model, f"edge_draft_{DRAFT_LENGTHS[-1]}", f"edge_draft_{length}", length)
     compact.compact(model)
-    flatbuffer.write_model(model, path)
+    path.write_bytes(flatbuffer.serialize(model))
 
 
-def _write(pair: Pair, options: Options, models: dict[str, Path], bundle: Path, scratch: Path) -> dict[str, int]:
-    """Write the file and return the bytes of each section."""
-    from edge_mtp.export import writer
-    from edge_mtp.export.token_bytes import token_table
-
-    config = pair.target.config
-    chat = _chat(pair)
-    metadata = writer.llm_metadata(
-        start=chat["start_token"],
-        pad=pair.generation.get("pad_token_id", config.pad_token_id),
-        stops=chat["stop_tokens"],
-        template=pair.chat_template,
-        max_tokens=options.context - VERIFY_WIDTHS[-1],
-        thinking=chat["thinking"],
-        tools=chat["tools"],
-    )
-    manifest = _manifest(pair, options, chat)
-    return writer.write_bundle(
-        bundle,
-        metadata=metadata,
-        tokenizer=pair.tokenizer,
-        models=models,
-        manifest=manifest,
-        token_table=token_table(pair.tokenizer, config.vocab_size),
-        scratch=scratch,
-    )
-
-
-def _chat(pair: Pair) -> dict[str, Any]:
+def _chat(pair: Pair) -> Chat:
     """What a runtime must know to hold a conversation: tokens by the text that gives them their role."""
-    from edge_mtp.export import writer
-
-    ids = tokenizer_ids(pair.tokenizer)
-    eos = pair.generation.get("eos_token_id", pair.target.config.eos_token_id)
+    config, ids = pair.target.config, tokenizer_ids(pair.tokenizer)
+    eos = pair.generation.get("eos_token_id", config.eos_token_id)
     stops = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
-    stops |= {ids[text] for text in (writer.TURN_END, writer.TOOL_RESPONSE) if text in ids}
-    start = pair.generation.get("bos_token_id", pair.target.config.bos_token_id)
+    stops |= {ids[text] for text in STOPS if text in ids}
+    start = pair.generation.get("bos_token_id", config.bos_token_id)
     if start is None or not stops:
         raise EdgeMtpError(f"{pair.target.directory} names no start or stop token: add generation_config.json")
-    return {
-        "format": "gemma4",
-        "start_token": start,
-        "stop_tokens": sorted(stops),
-        "thinking": {writer.THINK, writer.CHANNEL, writer.CHANNEL_END} <= ids.keys(),
-        "tools": {writer.TOOL_CALL, writer.TOOL_CALL_END, writer.QUOTE, writer.TOOL_RESPONSE} <= ids.keys(),
-    }
+    return Chat(
+        start_token=start,
+        pad_token=pair.generation.get("pad_token_id", config.pad_token_id),
+        stop_tokens=sorted(stops),
+        thinking=ids.keys() >= THINKING_TOKENS,
+        tools=ids.keys() >= TOOL_TOKENS,
+    )
 
 
-def _manifest(pair: Pair, options: Options, chat: dict[str, Any]) -> dict[str, Any]:
+def _manifest(pair: Pair, options: Options, chat: Chat) -> dict[str, Any]:
     """The record of how the bundle was made and how it wants to be run."""
     from edge_mtp.export import graphs, ops
     from edge_mtp.export.quantize import RECIPES
@@ -294,7 +287,7 @@ def _manifest(pair: Pair, options: Options, chat: dict[str, Any]) -> dict[str, A
         "drafter_kv": [f"kv_cache_{kind}_{layer}" for layer in pair.kv_layers.values() for kind in "kv"],
         # The drafter's graphs take input_pos = P - 1 and add this: transformers' position of a draft is P.
         "drafter_position_offset": graphs.DRAFTER_POSITION_OFFSET,
-        "chat": chat,
+        "chat": {"format": "gemma4", **asdict(chat)},
         "model": {
             "hidden_size": config.hidden_size,
             "layers": config.num_hidden_layers,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +20,45 @@ TOOL_RESPONSE = "<|tool_response>"
 QUOTE = '<|"|>'
 CHANNEL, CHANNEL_END = "<|channel>", "<channel|>"
 THINK = "<|think|>"
-THOUGHT = "thought"
+
+STOPS = (TURN_END, TOOL_RESPONSE)
+THINKING_TOKENS = {THINK, CHANNEL, CHANNEL_END}
+TOOL_TOKENS = {TOOL_CALL, TOOL_CALL_END, QUOTE, TOOL_RESPONSE}
 
 
-def llm_metadata(
-    *,
-    start: int,
-    pad: int | None,
-    stops: Iterable[int],
-    template: str,
-    max_tokens: int,
-    thinking: bool,
-    tools: bool,
-) -> bytes:
+@dataclass(frozen=True)
+class Chat:
+    """Token ids that begin, pad and end a text, and whether the vocabulary has thinking and tool calls."""
+
+    start_token: int
+    pad_token: int | None
+    stop_tokens: list[int]
+    thinking: bool
+    tools: bool
+
+
+def llm_metadata(chat: Chat, template: str, max_tokens: int) -> bytes:
     """The LlmMetadata section, serialized. `max_tokens` counts prompt and reply; `template` is Jinja."""
     metadata = llm_metadata_pb2.LlmMetadata()
-    metadata.start_token.token_ids.ids.append(start)
-    if pad is not None:
-        metadata.pad_token.token_ids.ids.append(pad)
-    for stop in stops:
+    metadata.start_token.token_ids.ids.append(chat.start_token)
+    if chat.pad_token is not None:
+        metadata.pad_token.token_ids.ids.append(chat.pad_token)
+    for stop in chat.stop_tokens:
         metadata.stop_tokens.add().token_ids.ids.append(stop)
     metadata.max_num_tokens = max_tokens
     metadata.jinja_prompt_template = template
-    metadata.supports_thinking = thinking
-    metadata.supports_function_calling = tools
+    metadata.supports_thinking = chat.thinking
+    metadata.supports_function_calling = chat.tools
     gemma4 = metadata.llm_model_type.gemma4
     gemma4.SetInParent()
-    if tools:
+    if chat.tools:
         gemma4.code_fence_start, gemma4.code_fence_end = TOOL_CALL, TOOL_CALL_END
         gemma4.open_quote = gemma4.close_quote = QUOTE
         gemma4.function_response_start = TOOL_RESPONSE
-    if thinking:
+    if chat.thinking:
         channel = metadata.channels.add()
-        channel.channel_name = THOUGHT
-        channel.start, channel.end = f"{CHANNEL}{THOUGHT}\n", CHANNEL_END
+        channel.channel_name = "thought"
+        channel.start, channel.end = f"{CHANNEL}thought\n", CHANNEL_END
     data: bytes = metadata.SerializeToString()
     return data
 

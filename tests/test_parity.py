@@ -39,6 +39,7 @@ class Graphs:
             for section in bundle.sections
             if section.type == "TFLiteModel"
         }
+        assert bundle.manifest is not None
         self.manifest = bundle.manifest
         decode = self.models["prefill_decode"].get_signature_runner("decode")
         self.cache = {
