@@ -21,6 +21,7 @@ from native_select import core
 from edge_mtp.export import ops
 
 ROWS, VOCAB, HIDDEN, STEPS, CANDIDATES = 4, 100, 16, 3, 40
+FULL_VOCAB = 262144
 VERIFY_SIGNATURE, DRAFT_SIGNATURE = 0, 1
 
 
@@ -433,6 +434,52 @@ def test_the_gpu_leaves_a_composite_to_the_cpu(model: bytes) -> None:
     check_greedy(Graph(model, GPU | CPU), cases=10)
     with pytest.raises(LiteRtError, match="CreateCompiledModel: status 504"):
         Graph(model, GPU)
+
+
+class BareVerifier(torch.nn.Module):
+    """The verify op alone, on logits that a test chooses."""
+
+    def forward(self, **operands: torch.Tensor) -> dict[str, torch.Tensor]:
+        n_accepted, tokens = ops.verify(**operands)
+        return {"n_accepted": n_accepted, "tokens": tokens}
+
+
+@pytest.fixture(scope="module")
+def bare_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    import litert_torch
+
+    inputs = {
+        "logits": torch.zeros(1, 5, FULL_VOCAB),
+        "draft": torch.zeros(1, 4, dtype=torch.int32),
+        **parameters(),
+        "token_mask": torch.zeros(1, 5, ops.mask_words(FULL_VOCAB), dtype=torch.int32),
+    }
+    path = tmp_path_factory.mktemp("bare") / "verify.tflite"
+    litert_torch.signature("edge_verify_5", BareVerifier().eval(), sample_kwargs=inputs).convert().export(str(path))
+    return ops.inline_composites(path.read_bytes())
+
+
+@pytest.mark.parametrize("accelerator", [CPU, GPU], ids=["cpu", "gpu"])
+def test_the_full_vocabulary(bare_model: bytes, accelerator: int, request: pytest.FixtureRequest) -> None:
+    """With ties on the CPU, which takes the first; a GPU's parallel ARG_MAX takes any of the largest."""
+    if accelerator == GPU:
+        request.getfixturevalue("vulkan")
+    graph = Graph(bare_model, accelerator)
+    rng = np.random.default_rng(9)
+    for case in range(12):
+        logits = rng.standard_normal((1, 5, FULL_VOCAB)).astype(np.float32) * (1 + case % 3)
+        if accelerator == CPU:
+            logits = np.round(logits)
+        inputs = {
+            "logits": logits,
+            "draft": np.where(rng.random((1, 4)) < 0.7, logits.argmax(-1)[:, :-1], -1).astype(np.int32),
+            "control": np.zeros((1, 8), np.int32),
+            "scalars": np.zeros((1, 4), np.float32),
+            "token_mask": np.zeros((1, 5, ops.mask_words(FULL_VOCAB)), np.int32),
+        }
+        found = graph.run(0, inputs)
+        expected = reference.verify(logits[0], inputs["draft"][0], inputs["control"][0], inputs["scalars"][0], None)
+        assert (int(found["n_accepted"][0]), found["tokens"][0].tolist()) == (expected.n_accepted, expected.tokens)
 
 
 # ---- the contract -----------------------------------------------------------------------------------------
