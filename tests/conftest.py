@@ -1,6 +1,5 @@
 """What the tests share."""
 
-import importlib.resources
 import json
 import sys
 from pathlib import Path
@@ -39,7 +38,9 @@ def tiny_int8_bundle() -> Path:
 @pytest.fixture(scope="session")
 def tiny_split() -> list[dict[str, Any]]:
     """The tiny pair's first frozen split: messages, tools and gold calls."""
-    split = Path(str(importlib.resources.files("edge_mtp"))) / "tiny" / "splits" / "iid.jsonl"
+    from edge_mtp.export.checkpoint import tiny_pair
+
+    split = tiny_pair()[0].parent / "splits" / "iid.jsonl"
     return [json.loads(line) for line in split.read_text("utf-8").splitlines()]
 
 
