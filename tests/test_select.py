@@ -186,6 +186,25 @@ def test_a_draft_of_minus_one_is_never_accepted(core: Core) -> None:
     assert core.verify(logits, np.array([0, -1, 0], np.int32), *greedy(), None) == (1, [0, 0, -1, -1])
 
 
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [
+        (0, 1.0, {3, 5, 40, 41}),
+        (3, 1.0, {3, 5, 40}),  # exactly three, the lowest ids of the tie
+        (0, 0.5, {3, 5}),  # two of four equal weights reach one half exactly
+        (0, 0.50001, {3, 5, 40}),
+        (3, 0.7, {3, 5, 40}),  # 0.7 of what top-k left: top-k comes first
+        (0, 1e-9, {3}),
+    ],
+)
+def test_where_the_cuts_fall_among_equal_logits(core: Core, top_k: int, top_p: float, kept: set[int]) -> None:
+    logits = np.full(64, -np.inf, np.float32)
+    logits[[3, 5, 40, 41]] = 2.5
+    control = np.array([SAMPLE, top_k, 1, 0, 0, 0, 0, 0], np.int32)
+    scalars = np.array([0.7, top_p, 0, 0], np.float32)
+    assert {core.select(logits, control, scalars, None, position) for position in range(200)} == kept
+
+
 @pytest.mark.parametrize("vocab", [1, 4, 33, 1024, 5000])
 def test_a_nan_is_found_in_every_place(core: Core, vocab: int) -> None:
     for place in range(0, vocab, max(1, vocab // 200)):
