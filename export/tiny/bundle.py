@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 from pathlib import Path
 
 from edge_mtp.cache import cache_folder
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.pipeline import Progress, export_bundle
 
-TOOLS = Path(str(importlib.resources.files("edge_mtp"))) / "tiny" / "tools.json"
+TOOLS = tiny_pair()[0].parent / "tools.json"
 
 
 def cached_bundle(
@@ -31,7 +30,7 @@ def cached_bundle(
 
 def _version(*checkpoints: Path) -> str:
     """Changes with the checkpoints and with the exporter's own sources."""
-    sources = sorted(Path(str(importlib.resources.files("edge_mtp.export"))).glob("*.py"))
+    sources = sorted(Path(__file__).parents[1].glob("*.py"))
     digest = hashlib.sha256()
     for path in [*sources, *(file for folder in checkpoints for file in sorted(folder.iterdir()))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

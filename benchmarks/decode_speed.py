@@ -1,0 +1,128 @@
+"""Decode speed of our runner and of the stock LiteRT-LM engine: plain and MTP, one bundle, interleaved in one run.
+
+    python benchmarks/decode_speed.py [--bundle FILE] [--prompts N] [--rounds N] [--draft-lengths 1,2,3] [--json FILE]
+
+Every arm answers the same prompts greedily; a round visits the arms in order, the next in reverse. Speed is the
+tokens of a reply over the time from the prefilled prompt to its last token. Figures are ratios of paired replies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from stock import StockEngine, success_rate
+
+from edge_mtp.compare import interleave, paired_ratio
+from edge_mtp.device import Request, Step
+from edge_mtp.engine import Engine, open_engine
+from edge_mtp.export.checkpoint import tiny_pair
+
+MAX_TOKENS = 128
+
+
+@dataclass
+class Prompt:
+    text: str
+    ids: list[int]
+
+
+def tiny_prompts(engine: Engine, count: int) -> list[Prompt]:
+    """The first conversations of the tiny pair's first split."""
+    path = tiny_pair()[0].parent / "splits" / "iid.jsonl"
+    items = [json.loads(line) for line in path.read_text("utf-8").splitlines()[:count]]
+    texts = [engine.chat_format.render(item["messages"], item["tools"]) for item in items]
+    return [Prompt(text, engine.chat_format.tokenizer.encode(text)) for text in texts]
+
+
+def ours(engine: Engine, prompt: Prompt, draft_length: int) -> tuple[float, float]:
+    """Tokens per second, and tokens per verify (0 without one)."""
+    stops = sorted(engine.chat_format.stop_token_ids)
+    *steps, outcome = engine.runner.generate(Request(prompt.ids, MAX_TOKENS, stops, draft_length))
+    verifies = [s for s in steps if isinstance(s, Step) and s.kind == "verify"]
+    per_verify = sum(s.accepted + 1 for s in verifies) / len(verifies) if verifies else 0.0
+    return outcome.tokens / ((outcome.total_us - outcome.prefill_us) / 1e6), per_verify  # type: ignore[union-attr, operator]
+
+
+def stock(engine: StockEngine, prompt: Prompt) -> float:
+    run = engine.run(prompt.text.removeprefix("<bos>"), MAX_TOKENS)
+    return run.tokens / run.decode_s
+
+
+@click.command()
+@click.option("--bundle", type=click.Path(path_type=Path, exists=True), help="Default: the tiny pair, fp32.")
+@click.option("--prompts", default=12, show_default=True)
+@click.option("--rounds", default=4, show_default=True, help="Visits of every prompt by every arm.")
+@click.option("--draft-lengths", default="1,2,3,4,5,7", show_default=True)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Also write the result here.")
+def main(bundle: Path | None, prompts: int, rounds: int, draft_lengths: str, output: Path | None) -> None:
+    if bundle is None:
+        from edge_mtp.export.tiny.bundle import cached_bundle
+
+        bundle = cached_bundle()
+    with success_rate():  # keeps the stock engine's log off the terminal
+        stock_plain, stock_mtp = StockEngine(bundle, mtp=False), StockEngine(bundle, mtp=True)
+        with open_engine(bundle, threads=1) as engine:
+            result = measure(
+                engine, stock_plain, stock_mtp, prompts, rounds, [int(k) for k in draft_lengths.split(",")]
+            )
+        stock_plain.close()
+        stock_mtp.close()
+    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    show(result)
+    if output is not None:
+        output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(
+    engine: Engine, stock_plain: StockEngine, stock_mtp: StockEngine, prompts: int, rounds: int, lengths: list[int]
+) -> dict[str, Any]:
+    chosen = tiny_prompts(engine, prompts)
+    arms: dict[str, Callable[[Prompt], float]] = {
+        "stock plain": lambda p: stock(stock_plain, p),
+        "stock MTP": lambda p: stock(stock_mtp, p),
+        "ours plain": lambda p: ours(engine, p, 0)[0],
+        **{f"ours MTP K={k}": lambda p, k=k: ours(engine, p, k)[0] for k in lengths},  # type: ignore[misc]
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in arms}
+    for prompt in chosen:
+        for arm in arms.values():
+            arm(prompt)  # warm up
+        measured = interleave([lambda arm=arm: arm(prompt) for arm in arms.values()], rounds)  # type: ignore[misc]
+        for name, values in zip(arms, measured, strict=True):
+            speeds[name] += values
+    against = {
+        name: {
+            base: paired_ratio(values, speeds[base]).to_json() for base in ("stock plain", "stock MTP", "ours plain")
+        }
+        for name, values in speeds.items()
+    }
+    per_verify = {f"ours MTP K={k}": median(ours(engine, p, k)[1] for p in chosen) for k in lengths}
+    return {
+        "prompts": len(chosen),
+        "rounds": rounds,
+        "tokens_per_s": {name: median(values) for name, values in speeds.items()},
+        "ratio_to": against,
+        "tokens_per_verify": per_verify,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    click.echo(f"{result['machine']}; {result['prompts']} prompts x {result['rounds']} rounds; median paired ratios\n")
+    click.echo("| arm | tokens/s | to stock plain | to stock MTP | to our plain | tokens per verify |")
+    click.echo("|---|---|---|---|---|---|")
+    for name, speed in result["tokens_per_s"].items():
+        ratios = [f"{r['median']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for r in result["ratio_to"][name].values()]
+        per_verify = result["tokens_per_verify"].get(name)
+        click.echo(f"| {name} | {speed:,.0f} | {' | '.join(ratios)} | {f'{per_verify:.2f}' if per_verify else ''} |")
+
+
+if __name__ == "__main__":
+    main()
