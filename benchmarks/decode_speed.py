@@ -13,6 +13,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,7 @@ import click
 from stock import StockEngine, success_rate
 
 from edge_mtp.compare import interleave, paired_ratio
-from edge_mtp.device import Request, Step
+from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.checkpoint import tiny_pair
 
@@ -42,18 +43,28 @@ def tiny_prompts(engine: Engine, count: int) -> list[Prompt]:
     return [Prompt(text, engine.chat_format.tokenizer.encode(text)) for text in texts]
 
 
-def ours(engine: Engine, prompt: Prompt, draft_length: int) -> tuple[float, float]:
-    """Tokens per second, and tokens per verify (0 without one)."""
+def ours_steps(engine: Engine, draft_length: int, prompt: Prompt) -> tuple[list[Step], Outcome]:
     stops = sorted(engine.chat_format.stop_token_ids)
-    *steps, outcome = engine.runner.generate(Request(prompt.ids, MAX_TOKENS, stops, draft_length))
-    verifies = [s for s in steps if isinstance(s, Step) and s.kind == "verify"]
-    per_verify = sum(s.accepted + 1 for s in verifies) / len(verifies) if verifies else 0.0
-    return outcome.tokens / ((outcome.total_us - outcome.prefill_us) / 1e6), per_verify  # type: ignore[union-attr, operator]
+    reply = engine.generate(Request(prompt.ids, MAX_TOKENS, stops, draft_length)).wait()
+    assert reply.outcome is not None
+    return reply.steps, reply.outcome
 
 
-def stock(engine: StockEngine, prompt: Prompt) -> float:
+def ours_speed(engine: Engine, draft_length: int, prompt: Prompt) -> float:
+    """Tokens per second."""
+    _, outcome = ours_steps(engine, draft_length, prompt)
+    return outcome.tokens / ((outcome.total_us - outcome.prefill_us) / 1e6)
+
+
+def stock_speed(engine: StockEngine, prompt: Prompt) -> float:
+    """Tokens per second."""
     run = engine.run(prompt.text.removeprefix("<bos>"), MAX_TOKENS)
     return run.tokens / run.decode_s
+
+
+def tokens_per_verify(engine: Engine, draft_length: int, prompts: list[Prompt]) -> float:
+    steps = [s for p in prompts for s in ours_steps(engine, draft_length, p)[0] if s.kind == "verify"]
+    return sum(step.accepted + 1 for step in steps) / len(steps)
 
 
 @click.command()
@@ -86,16 +97,16 @@ def measure(
 ) -> dict[str, Any]:
     chosen = tiny_prompts(engine, prompts)
     arms: dict[str, Callable[[Prompt], float]] = {
-        "stock plain": lambda p: stock(stock_plain, p),
-        "stock MTP": lambda p: stock(stock_mtp, p),
-        "ours plain": lambda p: ours(engine, p, 0)[0],
-        **{f"ours MTP K={k}": lambda p, k=k: ours(engine, p, k)[0] for k in lengths},  # type: ignore[misc]
+        "stock plain": partial(stock_speed, stock_plain),
+        "stock MTP": partial(stock_speed, stock_mtp),
+        "ours plain": partial(ours_speed, engine, 0),
+        **{f"ours MTP K={k}": partial(ours_speed, engine, k) for k in lengths},
     }
     speeds: dict[str, list[float]] = {name: [] for name in arms}
     for prompt in chosen:
         for arm in arms.values():
             arm(prompt)  # warm up
-        measured = interleave([lambda arm=arm: arm(prompt) for arm in arms.values()], rounds)  # type: ignore[misc]
+        measured = interleave([partial(arm, prompt) for arm in arms.values()], rounds)
         for name, values in zip(arms, measured, strict=True):
             speeds[name] += values
     against = {
@@ -104,7 +115,7 @@ def measure(
         }
         for name, values in speeds.items()
     }
-    per_verify = {f"ours MTP K={k}": median(ours(engine, p, k)[1] for p in chosen) for k in lengths}
+    per_verify = {f"ours MTP K={k}": tokens_per_verify(engine, k, chosen) for k in lengths}
     return {
         "prompts": len(chosen),
         "rounds": rounds,

@@ -47,8 +47,9 @@ def tiny_split() -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def tiny_target() -> Any:
     """The tiny target as transformers loads it: float32, eager attention."""
-    from edge_mtp.export.checkpoint import tiny_pair
     from transformers import Gemma4ForCausalLM
+
+    from edge_mtp.export.checkpoint import tiny_pair
 
     target, _ = tiny_pair()
     return Gemma4ForCausalLM.from_pretrained(target, dtype="float32", attn_implementation="eager").eval()

@@ -75,9 +75,10 @@ def test_plain_text_is_that_of_transformers_generate(
 def transformers_acceptance(engine: Engine, conversations: list[list[int]], tiny_target: Any) -> float:
     """Accepted over drafted tokens of `generate(assistant_model=...)` with three drafts a round, up to the stop."""
     import torch
-    from edge_mtp.export.checkpoint import drafters_allowed, tiny_pair
     from transformers import Gemma4AssistantForCausalLM
     from transformers.generation import candidate_generator
+
+    from edge_mtp.export.checkpoint import drafters_allowed, tiny_pair
 
     accepted = drafted = 0
     generator: Any = candidate_generator.SinglePositionMultiTokenCandidateGenerator

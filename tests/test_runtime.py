@@ -1,4 +1,4 @@
-"""The native decode loop on the tiny trained pair: MTP never changes the text, limits are exact, errors harm nothing."""
+"""The native decode loop on the tiny pair: MTP never changes the text, limits are exact, errors harm nothing."""
 
 import ctypes
 import json
@@ -200,8 +200,14 @@ def test_packed_weights_are_kept_whole(
 
 def test_the_runner_answers_every_line(tiny_bundle: Path) -> None:
     """Malformed lines get an error record each; requests waiting at the end of input are still served."""
-    bad = ["{", "[]", '{"op":"dance"}', '{"op":"generate","request":"x","prompt":[1],"max_tokens":1,"colour":1}',
-           '{"op":"generate","prompt":"hi","max_tokens":1}', '{"op":"generate","prompt":[1],"max_tokens":1.5}']  # fmt: skip
+    bad = [
+        "{",
+        "[]",
+        '{"op":"dance"}',
+        '{"op":"generate","request":"x","prompt":[1],"max_tokens":1,"colour":1}',
+        '{"op":"generate","prompt":"hi","max_tokens":1}',
+        '{"op":"generate","prompt":[1],"max_tokens":1.5}',
+    ]
     good = [f'{{"op":"generate","request":"g{i}","prompt":[2,105],"max_tokens":3}}' for i in range(3)]
     command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library())]
     lines = "\n".join([*bad, *good]) + "\n"
