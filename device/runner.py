@@ -98,6 +98,11 @@ class Runner:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """The process's exit code; None while it runs."""
+        return self._process.poll()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:

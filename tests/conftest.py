@@ -11,6 +11,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sanitized-runner", type=Path, help="an edge_mtp_runner built with EDGE_MTP_SANITIZE=ON")
+
+
 @pytest.fixture(scope="session")
 def synthetic_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete bundle without weights: to be read, not run."""

@@ -218,6 +218,24 @@ def test_the_runner_answers_every_line(tiny_bundle: Path) -> None:
     assert [r["request"] for r in records if r["event"] == "done"] == ["g0", "g1", "g2"]
 
 
+def test_the_sanitizers_find_nothing(
+    tiny_bundle: Path, prompts: list[list[int]], engine: Engine, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    """Whole requests through the runner built with the address and undefined-behaviour sanitizers."""
+    sanitized = pytestconfig.getoption("--sanitized-runner")
+    if sanitized is None:
+        pytest.skip("no --sanitized-runner given; .ci/run builds one")
+    command = [str(sanitized), "--bundle", str(tiny_bundle), "--litert", str(litert_library())]
+    with Runner([*command, "--cache-dir", str(tmp_path)]) as runner:
+        for k, temperature in [(0, 0.0), (3, 0.0), (7, 0.8)]:
+            sampling = Sampling(temperature=temperature, top_k=20, top_p=0.9, seed=4)
+            request = Request(prompts[4], 30, draft_length=k, sampling=sampling)
+            assert generate(runner, request)[0] == generate(engine.runner, request)[0]
+        with pytest.raises(EdgeMtpError, match="prompt is empty"):
+            generate(runner, Request([], 4))
+    assert runner.exit_code == 0  # a finding ends the process with another
+
+
 def test_the_c_library_reports_its_errors(tiny_bundle: Path) -> None:
     """The same library that apps link: opening fails with a message, and describes what it opened."""
 

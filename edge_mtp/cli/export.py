@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from edge_mtp.export.pipeline import Progress
+from edge_mtp.cli.progress import export_progress
+from edge_mtp.export import tiny
 
 TINY = "tiny"
 DEFAULT_CONTEXT = 4096
-TINY_CONTEXT = 1024
 DEFAULT_PREFILL = (128,)
 
 
@@ -61,7 +57,7 @@ class Lengths(click.ParamType[Any]):
 @click.option(
     "--context",
     type=click.IntRange(min=1),
-    help=f"Positions in the KV cache; default {DEFAULT_CONTEXT}, {TINY_CONTEXT} for `tiny`.",
+    help=f"Positions in the KV cache; default {DEFAULT_CONTEXT}, {tiny.CONTEXT} for `tiny`.",
 )
 @click.option(
     "--prefill",
@@ -102,13 +98,13 @@ def export(
     else:
         target = Path(model)
     name = TINY if model == TINY else target.resolve().name
-    with _progress() as progress:
+    with export_progress() as progress:
         summary = export_bundle(
             target,
             drafter,
             output or Path(f"{name}-{quantize}.litertlm"),
             quantization=quantize,
-            context=context or (TINY_CONTEXT if model == TINY else DEFAULT_CONTEXT),
+            context=context or (tiny.CONTEXT if model == TINY else DEFAULT_CONTEXT),
             prefill=prefill,
             lean=lean,
             progress=progress,
@@ -129,30 +125,3 @@ def export(
     for section, length in summary.sections.items():
         click.echo(f"{section:>20} {length / 1e6:10.2f} MB")
     click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {sum(summary.seconds.values()):.0f} s")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, a plain line a stage elsewhere; both on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        started = time.monotonic()
-
-        def line(stage: str, done: int, total: int) -> None:
-            click.echo(f"[{done + 1}/{total}] {stage} ({time.monotonic() - started:.0f} s)", err=True)
-
-        yield line
-        return
-    columns = (
-        TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("check checkpoints", total=None)
-
-        def show(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
-
-        yield show

@@ -65,9 +65,11 @@ def run(
 
     declared = load_tools(tools) if tools is not None else []
     if bundle is None:
+        from edge_mtp.cli.progress import export_progress
         from edge_mtp.export.tiny import bundle as tiny
 
-        bundle = tiny.cached_bundle()
+        with export_progress() as progress:
+            bundle = tiny.cached_bundle(progress=progress)
         declared = declared or load_tools(tiny.TOOLS)
 
     with open_engine(bundle, device, threads=threads) as engine:

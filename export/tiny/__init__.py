@@ -2,3 +2,6 @@
 
 `python -m edge_mtp.export.tiny.train --out DIR --seed 0` writes everything under `edge_mtp/tiny`.
 """
+
+# Positions of the KV cache that the pair is exported with: its longest frozen prompt (346 tokens) and 128 more.
+CONTEXT = 512

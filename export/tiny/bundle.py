@@ -8,6 +8,7 @@ from pathlib import Path
 from edge_mtp.cache import cache_folder
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.pipeline import Progress, export_bundle
+from edge_mtp.export.tiny import CONTEXT
 
 TOOLS = tiny_pair()[0].parent / "tools.json"
 
@@ -24,7 +25,7 @@ def cached_bundle(
     path = cache_folder() / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        export_bundle(target, drafter, path, quantization=quantization, lean=lean, progress=progress)
+        export_bundle(target, drafter, path, quantization=quantization, context=CONTEXT, lean=lean, progress=progress)
     return path
 
 
