@@ -20,6 +20,7 @@ def compact(model: Any) -> None:
     _share_buffers(model)
     while _share_decompositions(model):  # what called equal decompositions may be equal now
         pass
+    _drop_unused_subgraphs(model)
     _drop_unused_buffers(model)
     for graph in model.subgraphs:
         # The quantizer tells tensors apart by name.
@@ -44,21 +45,44 @@ def _share_decompositions(model: Any) -> bool:
     """Merge subgraphs that differ only in names; say whether there were any."""
     entries = {signature.subgraphIndex for signature in model.signatureDefs}
     first: dict[Any, int] = {}
-    shared = {}
-    for number, graph in enumerate(model.subgraphs):
-        key = number if number in entries else _content(graph)
-        shared[number] = first.setdefault(key, number)
+    shared = {
+        number: first.setdefault(number if number in entries else _content(graph), number)
+        for number, graph in enumerate(model.subgraphs)
+    }
     kept = sorted(set(shared.values()))
+    if len(kept) == len(shared):
+        return False
+    _keep_subgraphs(model, kept, shared)
+    return True
+
+
+def _drop_unused_subgraphs(model: Any) -> None:
+    used = {signature.subgraphIndex for signature in model.signatureDefs}
+    found = list(used)
+    while found:
+        callees = {
+            getattr(options, field)
+            for options in _options(model.subgraphs[found.pop()])
+            for field in SUBGRAPH_FIELDS
+            if hasattr(options, field)
+        }
+        found += callees - used
+        used |= callees
+    _keep_subgraphs(model, sorted(used), {number: number for number in used})
+
+
+def _keep_subgraphs(model: Any, kept: list[int], replaced_by: dict[int, int]) -> None:
+    """Drop all subgraphs but `kept`; whoever called subgraph n calls `replaced_by[n]` from now on."""
     position = {old: new for new, old in enumerate(kept)}
-    for options in _options(model):
+    graphs = [model.subgraphs[old] for old in kept]
+    options = {id(found): found for graph in graphs for found in _options(graph)}  # parts share theirs
+    for option in options.values():
         for field in SUBGRAPH_FIELDS:
-            if hasattr(options, field):
-                setattr(options, field, position[shared[getattr(options, field)]])
+            if hasattr(option, field):
+                setattr(option, field, position[replaced_by[getattr(option, field)]])
     for signature in model.signatureDefs:
         signature.subgraphIndex = position[signature.subgraphIndex]
-    merged = len(kept) < len(model.subgraphs)
-    model.subgraphs = [model.subgraphs[old] for old in kept]
-    return merged
+    model.subgraphs = graphs
 
 
 def _drop_unused_buffers(model: Any) -> None:
@@ -76,15 +100,11 @@ def _renumber_buffers(model: Any, renumber: Callable[[int], int]) -> None:
         holder.buffer = renumber(holder.buffer)
 
 
-def _options(model: Any) -> Iterator[Any]:
-    """The options of every operator, each object once."""
-    seen = set()
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            for options in (operator.builtinOptions, operator.builtinOptions2):
-                if options is not None and id(options) not in seen:
-                    seen.add(id(options))
-                    yield options
+def _options(graph: Any) -> Iterator[Any]:
+    for operator in graph.operators:
+        for options in (operator.builtinOptions, operator.builtinOptions2):
+            if options is not None:
+                yield options
 
 
 def _content(value: Any) -> Any:

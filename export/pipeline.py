@@ -26,6 +26,9 @@ Progress = Callable[[str, int, int], None]
 
 VERIFY_WIDTHS = range(2, 9)
 DRAFT_LENGTHS = range(1, 8)
+# Rows of the verify graphs that are traced; those of VERIFY_WIDTHS follow from them. Primes, and so neither is
+# some dimension of the model as well, for which the converter might find shortcuts.
+TRACED_WIDTHS = (11, 13)
 STOCK_VERIFY_WIDTH = 4  # the stock runtime drafts one token fewer than its verify has rows
 
 MANIFEST_VERSION = 1
@@ -166,8 +169,8 @@ def _scratch(output: Path, pair: Pair) -> Iterator[Path]:
 def _stage_count(options: Options, pair: Pair) -> int:
     """Two stages a traced signature, one a model, one for the weights and one for the bundle."""
     embedders = 1 + bool(pair.target.config.hidden_size_per_layer_input)
-    ours = 1 if options.lean else len(VERIFY_WIDTHS) + 1
-    traced = embedders + len(options.prefill) + 1 + ours + 1
+    verify_and_draft = 1 if options.lean else len(TRACED_WIDTHS) + 1
+    traced = embedders + len(options.prefill) + 1 + verify_and_draft + 1
     return 2 * traced + (embedders + 2) + 2
 
 
@@ -218,7 +221,7 @@ def _models(pair: Pair, target: Any, assistant: Any, options: Options) -> dict[s
     else:
         verify = graphs.Verify(target, context)
         folded = graphs.FoldedDrafter(drafter, target.lm_head.weight, DRAFT_LENGTHS[-1])
-        signatures += [Signature(f"edge_verify_{t}", verify, verify.sample(t)) for t in VERIFY_WIDTHS]
+        signatures += [Signature(f"edge_verify_{t}", verify, verify.sample(t)) for t in TRACED_WIDTHS]
         signatures.append(Signature(f"edge_draft_{DRAFT_LENGTHS[-1]}", folded, folded.sample()))
     models["prefill_decode"] = signatures
     models["mtp_drafter"] = [Signature("mtp_drafter", drafter, drafter.sample())]
@@ -226,11 +229,16 @@ def _models(pair: Pair, target: Any, assistant: Any, options: Options) -> dict[s
 
 
 def _finish(path: Path, *, derived: bool) -> None:
-    """Add the signatures that are parts of converted ones, and make the file small."""
+    """Add the signatures that follow from converted ones, and make the file small."""
     from edge_mtp.export import compact, derive, flatbuffer
 
     model = flatbuffer.parse(path.read_bytes())
     if derived:
+        traced = {rows: f"edge_verify_{rows}" for rows in TRACED_WIDTHS}
+        for rows in VERIFY_WIDTHS:
+            derive.add_width(model, traced, f"edge_verify_{rows}", rows)
+        for name in traced.values():
+            derive.remove(model, name)
         derive.add_part(model, f"edge_verify_{STOCK_VERIFY_WIDTH}", "verify", without=("n_accepted", "tokens"))
         for length in DRAFT_LENGTHS[:-1]:
             derive.add_beginning(model, f"edge_draft_{DRAFT_LENGTHS[-1]}", f"edge_draft_{length}", length)
