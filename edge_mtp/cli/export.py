@@ -66,7 +66,11 @@ class Lengths(click.ParamType[Any]):
     default=DEFAULT_PREFILL,
     help="Rows of the prefill graphs, comma-separated; default 128.",
 )
-@click.option("--lean", is_flag=True, help="Only the stock runtime's graphs: smaller, but `edge-mtp run` is slower.")
+@click.option(
+    "--lean",
+    is_flag=True,
+    help="Only the stock runtime's graphs, as its GPU backend needs; `edge-mtp run` then decodes plainly.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print path, section sizes and seconds as JSON.")
 def export(
     model: str,
