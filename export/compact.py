@@ -22,10 +22,9 @@ def compact(model: Any) -> None:
         pass
     _drop_unused_subgraphs(model)
     _drop_unused_buffers(model)
-    for graph in model.subgraphs:
-        # The quantizer tells tensors apart by name.
+    for place, graph in enumerate(model.subgraphs):
         for number, tensor in enumerate(graph.tensors):
-            tensor.name = b"%s/%d" % (graph.name, number)
+            tensor.name = b"%d/%d" % (place, number)  # the quantizer wants them distinct
 
 
 def _share_buffers(model: Any) -> None:
