@@ -286,6 +286,51 @@ def test_folded_drafter_equals_single_steps(filled: Graphs, reference: Reference
         assert out["confidence"][0, step] == pytest.approx(1 / candidates.sum(), rel=1e-4)
 
 
+def test_folded_drafter_without_centroids(tmp_path: Path) -> None:
+    """Dense logits, as in the larger models' drafters; KV at random, for only the drafter is converted."""
+    from edge_mtp.export import graphs as modules
+    from edge_mtp.export.convert import Signature, convert
+
+    pair = open_pair(*tiny_checkpoints.write_pair(tmp_path, drafter={"use_ordered_embeddings": False}, seed=3))
+    target, drafter = load_target(pair.target), load_drafter(pair.drafter)
+    with modules.patched():
+        converted = modules.prepare(load_drafter(pair.drafter))
+        step = modules.Drafter(converted, pair.target.config, pair.kv_layers, CONTEXT)
+        folded = modules.FoldedDrafter(step, target.lm_head.weight, 3)
+        convert([Signature("folded", folded, folded.sample())], tmp_path / "folded.tflite", lambda stage: None)
+
+    random, position = np.random.default_rng(4), WINDOW + 20
+    inputs: dict[str, Any] = {
+        name: random.standard_normal(value.shape).astype(np.float32)
+        for name, value in folded.sample().items()
+        if name == "activations" or name.startswith("kv_cache_")
+    }
+    mask = np.full((1, 1, 1, CONTEXT), HIDDEN, np.float32)
+    mask[..., :position] = 0
+    out = Interpreter(str(tmp_path / "folded.tflite")).get_signature_runner("folded")(
+        token=np.array([7], np.int32),
+        input_pos=np.array([position - 1], np.int32),
+        mask=mask,
+        control=no_request(),
+        scalars=np.zeros((1, 4), np.float32),
+        **inputs,
+    )
+    cache = {
+        kind: (
+            torch.from_numpy(inputs[f"kv_cache_k_{layer}"]),
+            torch.from_numpy(inputs[f"kv_cache_v_{layer}"]).transpose(2, 3),
+        )
+        for kind, layer in pair.kv_layers.items()
+    }
+    reference = Reference(target, drafter, [], np.empty(0), np.empty(0), cache)
+    token, hidden = 7, inputs["activations"]
+    for j in range(3):
+        logits, hidden = reference.drafter_step(token, hidden, position)
+        token = int(logits.argmax())
+        assert out["draft"][0, j] == token
+        assert out["confidence"][0, j] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), rel=1e-3)
+
+
 def test_int8_is_near_transformers(reference: Reference) -> None:
     graphs, position = Graphs(tiny_checkpoints.random_bundle("int8")), 3 * PREFILL
     fill(graphs, reference.tokens[:position])
