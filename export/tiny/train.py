@@ -14,6 +14,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,51 @@ def target_loss(target: Gemma4ForCausalLM, batch: Batch) -> torch.Tensor:
     labels = batch.ids[:, -batch.reply.shape[1] :][batch.reply]
     logits = target_forward(target, batch).logits[batch.reply]
     return F.cross_entropy(logits, labels)
+
+
+class NameRecall(torch.nn.Module):
+    """A training-only head: the tokens of a tool's description must know how the tool's name begins.
+
+    A declaration names its tool before it describes it, so nothing at the name can tell what the tool does. To call
+    the tool that a request fits, attention has to find the name through the description; small models learn by
+    themselves to find what comes after a description (the parameters) but hardly what comes before. The head reads
+    the state that enters the last full-attention layer with KV of its own.
+    """
+
+    def __init__(self, target: Gemma4ForCausalLM, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        config = target.config
+        assert config.layer_types is not None
+        own = config.layer_types[: config.num_hidden_layers - config.num_kv_shared_layers]
+        last_full = len(own) - 1 - own[::-1].index("full_attention")
+        self.read = torch.nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        torch.nn.init.normal_(self.read.weight, std=config.hidden_size**-0.5)
+        self.begin = tokenizer.token_id("declaration:")
+        self.describe = tokenizer.token_id("{description:")
+        self.ends = [
+            tokenizer.token_id(t) for t in (",parameters:{properties:{", ",parameters:{type:", "<tool|>", "<turn|>")
+        ]
+        self.state = torch.empty(0)
+        target.model.layers[last_full - 1].register_forward_hook(self._keep)
+
+    def _keep(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        self.state = output
+
+    def forward(self, target: Gemma4ForCausalLM, batch: Batch) -> torch.Tensor:
+        """Mean cross-entropy over description tokens, from the state of the last forward pass."""
+        ids = batch.ids[:, :-1]
+        latest = torch.arange(ids.shape[1]).expand_as(ids)
+
+        def last(tokens: list[int]) -> torch.Tensor:
+            found = torch.isin(ids, torch.tensor(tokens))
+            return torch.where(found, latest, -1).cummax(1).values
+
+        begin, describe = last([self.begin]), last([self.describe])
+        inside = (describe > begin) & (describe > last(self.ends))
+        names = ids.gather(1, (begin + 1).clamp(max=ids.shape[1] - 1))
+        state = F.rms_norm(self.read(self.state[inside]), (self.read.out_features,))
+        logits = F.linear(state, target.model.embed_tokens.weight.detach())
+        return F.cross_entropy(logits, names[inside]) if inside.any() else logits.sum()
 
 
 # -- drafter --------------------------------------------------------------------------------------------------------
@@ -177,16 +223,32 @@ class Progress:
             self.losses = []
 
 
-def train_target(target: Gemma4ForCausalLM, stream: Iterator[Batch], steps: int, snapshot: Any = None) -> None:
-    optimizer = Optimizer(target, steps, muon_lr=6e-3, adam_lr=4e-3)
+def train_target(target: Gemma4ForCausalLM, stream: Iterator[Batch], steps: int, horizon: int) -> None:
+    """Replies alone. A `horizon` beyond `steps` leaves the cosine while the rate is still high."""
+    optimizer = Optimizer(target, horizon, muon_lr=6e-3, adam_lr=4e-3)
     progress = Progress("target", steps)
     target.train()
     for step in range(steps):
         loss = target_loss(target, next(stream))
         optimizer.step(loss)
         progress(step, loss.item())
-        if snapshot is not None and (step + 1) % 500 == 0:
-            snapshot()
+    target.train(False)
+
+
+def train_selection(target: Gemma4ForCausalLM, tokenizer: Tokenizer, stream: Iterator[Batch], steps: int) -> None:
+    """Replies, and recall of names from descriptions."""
+    recall = NameRecall(target, tokenizer)
+    both = torch.nn.ModuleDict({"target": target, "recall": recall})
+    optimizer = Optimizer(both, steps, muon_lr=5e-3, adam_lr=3e-3)
+    progress, recalled = Progress("selection", steps), Progress("  name recall", steps)
+    target.train()
+    for step in range(steps):
+        batch = next(stream)
+        loss = target_loss(target, batch)
+        extra = recall(target, batch)
+        optimizer.step(loss + 0.3 * extra)
+        progress(step, loss.item())
+        recalled(step, extra.item())
     target.train(False)
 
 
@@ -238,18 +300,43 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def train(out: Path, seed: int, steps: int, drafter_steps: int, warm_up: int, snapshots: bool = False) -> None:
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of each stage, and how many conversations of the easier mix come first.
+
+    The target learns replies at a high rate (`steps`), to recall names from descriptions (`selection_steps`), and
+    replies again down to a rate of zero (`final_steps`); then the drafter learns.
+    """
+
+    steps: int = 1500
+    selection_steps: int = 1000
+    final_steps: int = 1300
+    drafter_steps: int = 500
+    warm_up: int = 20_000
+
+
+def train(out: Path, seed: int, schedule: Schedule) -> None:
     """Write the whole directory `out`: formats, splits, weights."""
     chat = write_formats(out, seed)
     tools = load_tools(out / "tools.json")
     target, drafter = new_pair(seed)
     assert target.config.vocab_size == VOCAB_SIZE == chat.tokenizer.vocab_size
-    stream = batches(examples(chat, tools, seed, warm_up), seed)
-    train_target(target, stream, steps, (lambda: save_pair(out, target, drafter)) if snapshots else None)
-    # The drafter learns from the target that ships: the one rounded to bfloat16.
-    save_pair(out, target, drafter)
-    target, _ = load_pair(out)
-    train_drafter(target, drafter, stream, drafter_steps)
+    stream = batches(examples(chat, tools, seed, schedule.warm_up), seed)
+
+    def rounded() -> Gemma4ForCausalLM:
+        """The target as saved: each stage starts from rounded weights, a fresh optimizer and the same seed."""
+        save_pair(out, target, drafter)
+        saved, _ = load_pair(out)
+        torch.manual_seed(seed)
+        return saved
+
+    train_target(target, stream, schedule.steps, horizon=32 * schedule.steps // 15)
+    target = rounded()
+    train_selection(target, chat.tokenizer, stream, schedule.selection_steps)
+    target = rounded()
+    train_target(target, stream, schedule.final_steps, horizon=schedule.final_steps)
+    target = rounded()
+    train_drafter(target, drafter, stream, schedule.drafter_steps)
     save_pair(out, target, drafter)
 
 
@@ -257,16 +344,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3200, help="training steps of the target")
-    parser.add_argument("--drafter-steps", type=int, default=800, help="training steps of the drafter")
-    parser.add_argument("--warm-up", type=int, default=20_000, help="conversations of the easier mix that come first")
+    for stage in fields(Schedule):
+        flag = "--" + stage.name.replace("_", "-")
+        parser.add_argument(flag, type=int, default=stage.default, help=f"default {stage.default}")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; part of what determines the result")
-    parser.add_argument("--snapshots", action="store_true", help="also save the pair every 500 steps of the target")
     parser.add_argument("--no-evaluation", action="store_true", help="stop after the weights are written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
-    train(options.out, options.seed, options.steps, options.drafter_steps, options.warm_up, options.snapshots)
+    train(options.out, options.seed, Schedule(**{f.name: getattr(options, f.name) for f in fields(Schedule)}))
     if not options.no_evaluation:
         results = evaluate.evaluate(options.out)
         write_json(options.out / "results.json", results)
