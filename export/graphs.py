@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from litert_torch.backend.optimization_barrier import optimization_barrier
-from litert_torch.generative.export_hf.core import attention as _attention  # noqa: F401 (registers itself)
 from litert_torch.generative.export_hf.core.cache import LiteRTLMCache
 from litert_torch.generative.export_hf.core.exportable_module_config import ExportableModuleConfig
 from litert_torch.generative.export_hf.model_ext.gemma4 import patch as gemma4_patch
 from torch import Tensor, nn
 
 from edge_mtp.export import ops
+from edge_mtp.export.window import ATTENTION, window
 
 # Added to an attention logit to hide it: exp() of it is 0 in float32, and sums of it stay finite in float16.
 HIDDEN = -1e4
@@ -29,6 +29,9 @@ HIDDEN = -1e4
 # The stock runtime gives the drafter the position P - 1, transformers' SinglePositionMultiTokenCandidateGenerator
 # P = len - 1 (that of the last token, for which no KV exists yet). The graphs add the difference.
 DRAFTER_POSITION_OFFSET = 1
+
+# Windows are cut for at least so many rows, so that graphs of fewer rows differ in nothing but their rows.
+MANY_ROWS = 16
 
 # Sequence axes of the caches: K [1,h,C,D], V [1,h,D,C].
 K_AXIS, V_AXIS = 2, 3
@@ -50,7 +53,7 @@ def prepare(model: Any) -> Any:
     """Make a target or drafter built under `patched()` attend in the runtime's cache layout."""
     for config in (model.config, model.model.config):
         config.allow_global_per_layer_attribute_access = True
-        config._attn_implementation = "lrt_transposed_attention"
+        config._attn_implementation = ATTENTION
     return model
 
 
@@ -62,20 +65,34 @@ def new_cache(config: Any, context: int) -> Any:
     return LiteRTLMCache.create_from_config(config, settings)
 
 
-def within_window(position: Tensor, context: int, oldest: int) -> Tensor:
-    """Additive mask f32 [1,1,T,C] that hides keys before `position` [T] - `oldest`."""
-    keys = torch.arange(context, dtype=torch.int32).view(1, -1)
-    visible = keys >= position.view(-1, 1) - oldest
-    return torch.where(visible, 0.0, HIDDEN).to(torch.float32).view(1, 1, -1, context)
+def sliding(mask: Tensor, position: Tensor, oldest: int, rows: int, cut: bool) -> tuple[Tensor, Tensor | None]:
+    """The mask of sliding-window layers, and where in the cache it begins.
+
+    Args:
+        mask: additive, f32 [1,1,T,C].
+        position: i32 [T], consecutive; keys before `position` - `oldest` are hidden.
+        rows: rows that the window is made wide enough for, at least T.
+        cut: only the part of the cache that some row can see; else all of it, and no beginning.
+    """
+    context = mask.shape[-1]
+    length = oldest + rows
+    keys, start = torch.arange(context, dtype=torch.int32), None
+    if cut and length < context:
+        start = torch.clamp(position[0] - oldest, 0, context - length)
+        mask = window(mask, start, length, 3)
+        keys = torch.arange(length, dtype=torch.int32) + start
+    visible = keys.view(1, -1) >= position.view(-1, 1) - oldest
+    return mask + torch.where(visible, 0.0, HIDDEN).to(torch.float32).view(1, 1, len(position), -1), start
 
 
 class Prefill(nn.Module):
     """T rows into the KV cache. Nothing reads the KV-shared layers here, so the converter drops them."""
 
-    def __init__(self, target: Any, context: int) -> None:
+    def __init__(self, target: Any, context: int, cut: bool = False) -> None:
         super().__init__()
         self.target = target
         self.context = context
+        self.cut = cut
 
     def decode(self, inputs: dict[str, Any]) -> tuple[Any, Tensor]:
         """Run the decoder; return the updated cache and the state after the final norm, f32 [1,T,H]."""
@@ -84,13 +101,15 @@ class Prefill(nn.Module):
         cache = inputs["kv_cache"]
         cache.set_cache_runtime_args({"cache_position": position})
         cache = cache.insert_dummy_cache_layers(config)
-        window = within_window(position, self.context, config.sliding_window - 1)
+        rows = max(len(position), MANY_ROWS)
+        local, start = sliding(mask, position, config.sliding_window - 1, rows, self.cut)
         out = model(
             inputs_embeds=inputs["embeddings"],
             per_layer_inputs=inputs.get("per_layer_embeddings"),
             position_ids=position.clone().unsqueeze(0),
             past_key_values=cache,
-            attention_mask={"full_attention": mask, "sliding_attention": mask + window},
+            attention_mask={"full_attention": mask, "sliding_attention": local},
+            window_start=start,
             use_cache=True,
             k_ts_idx=K_AXIS,
             v_ts_idx=V_AXIS,
@@ -179,8 +198,11 @@ class Drafter(nn.Module):
     target's KV -> logits f32 [1,1,V], projected_activations f32 [1,1,H] (the next step's hidden).
     """
 
-    def __init__(self, drafter: Any, target_config: Any, kv_layers: dict[str, int], context: int) -> None:
+    def __init__(
+        self, drafter: Any, target_config: Any, kv_layers: dict[str, int], context: int, cut: bool = False
+    ) -> None:
         super().__init__()
+        self.cut = cut
         self.drafter = drafter
         self.target_config = target_config
         self.kv_layers = kv_layers
@@ -193,13 +215,13 @@ class Drafter(nn.Module):
         P - 1 - window .. P - 1.
         """
         position = inputs["input_pos"] + DRAFTER_POSITION_OFFSET
-        mask, window = inputs["mask"], self.drafter.model.config.sliding_window
+        mask = inputs["mask"]
+        # The row at `position` itself is not in the cache: its window of keys ends one before it.
+        local, start = sliding(mask, position, self.drafter.model.config.sliding_window + 1, 0, self.cut)
         return {
             "position_ids": position.unsqueeze(0),
-            "attention_mask": {
-                "full_attention": mask,
-                "sliding_attention": mask + within_window(position, self.context, window + 1),
-            },
+            "attention_mask": {"full_attention": mask, "sliding_attention": local},
+            "window_start": start,
             "shared_kv_states": {
                 kind: (inputs[f"kv_cache_k_{layer}"], inputs[f"kv_cache_v_{layer}"])
                 for kind, layer in self.kv_layers.items()
@@ -261,7 +283,7 @@ class FoldedDrafter(Drafter):
     """
 
     def __init__(self, drafter: Drafter, table: Tensor, length: int) -> None:
-        super().__init__(drafter.drafter, drafter.target_config, drafter.kv_layers, drafter.context)
+        super().__init__(drafter.drafter, drafter.target_config, drafter.kv_layers, drafter.context, drafter.cut)
         self.table = table
         self.length = length
 

@@ -204,6 +204,8 @@ def _models(pair: Pair, target: Any, assistant: Any, options: Options) -> dict[s
 
     target, assistant = graphs.prepare(target), graphs.prepare(assistant)
     decoder, context = target.model, options.context
+    # A lean bundle is what GPU backends can take, and they do not take cut windows.
+    cut = not options.lean
     models = {}
 
     embedder = graphs.Embedder(decoder.embed_tokens)
@@ -212,14 +214,14 @@ def _models(pair: Pair, target: Any, assistant: Any, options: Options) -> dict[s
         per_layer = graphs.PerLayerEmbedder(decoder.embed_tokens_per_layer, decoder.config.num_hidden_layers)
         models["per_layer_embedder"] = [Signature("per_layer_embedder", per_layer, per_layer.sample())]
 
-    prefill, decode = graphs.Prefill(target, context), graphs.Decode(target, context)
-    drafter = graphs.Drafter(assistant, decoder.config, pair.kv_layers, context)
+    prefill, decode = graphs.Prefill(target, context, cut), graphs.Decode(target, context, cut)
+    drafter = graphs.Drafter(assistant, decoder.config, pair.kv_layers, context, cut)
     signatures = [Signature(f"prefill_{rows}", prefill, prefill.sample(rows)) for rows in options.prefill]
     signatures.append(Signature("decode", decode, decode.sample(1)))
     if options.lean:
         signatures.append(Signature("verify", decode, decode.sample(STOCK_VERIFY_WIDTH)))
     else:
-        verify = graphs.Verify(target, context)
+        verify = graphs.Verify(target, context, cut)
         folded = graphs.FoldedDrafter(drafter, target.lm_head.weight, DRAFT_LENGTHS[-1])
         signatures += [Signature(f"edge_verify_{t}", verify, verify.sample(t)) for t in TRACED_WIDTHS]
         signatures.append(Signature(f"edge_draft_{DRAFT_LENGTHS[-1]}", folded, folded.sample()))

@@ -1,0 +1,65 @@
+"""The part of a KV cache that a sliding-window layer can see, instead of all of it.
+
+A sliding layer attends to W positions of a cache of C. Reading only those makes its attention's cost independent of
+C. The slice starts where the oldest row's window does, a value known only at run time, for which torch has no
+exportable operator; this one lowers to StableHLO's dynamic_slice. GPU delegates do not take it: graphs meant for
+them attend to the whole cache under a mask, with the same result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from litert_converter.mlir import ir
+from litert_converter.mlir.dialects import stablehlo
+from litert_torch.backend import lowerings
+from litert_torch.generative.export_hf.core.attention import transposed_attention
+from torch import Tensor
+from transformers import AttentionInterface
+
+ATTENTION = "edge_mtp_windowed"
+
+
+@torch.library.custom_op("edge_mtp::window", mutates_args=())
+def window(cache: Tensor, start: Tensor, length: int, axis: int) -> Tensor:
+    """`length` entries of `cache` along `axis` from `start` (int32, no dimensions; the caller keeps it in range)."""
+    return cache.narrow(axis, int(start), length).clone()
+
+
+@window.register_fake
+def _(cache: Tensor, start: Tensor, length: int, axis: int) -> Tensor:
+    shape = list(cache.shape)
+    shape[axis] = length
+    return cache.new_empty(shape)
+
+
+@lowerings.lower(torch.ops.edge_mtp.window)  # type: ignore[untyped-decorator]
+def _(context: Any, cache: Any, start: Any, length: int, axis: int) -> Any:
+    sizes = list(ir.RankedTensorType(cache.type).shape)
+    zero = stablehlo.constant(ir.DenseElementsAttr.get(np.asarray(0, np.int32)))
+    starts = [start if dimension == axis else zero for dimension in range(len(sizes))]
+    sizes[axis] = length
+    return stablehlo.dynamic_slice(cache, starts, ir.DenseI64ArrayAttr.get(sizes))
+
+
+def windowed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    window_start: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """litert-torch's attention on what the mask covers: K [1,h,C,D] and V [1,h,D,C] are cut to its last dimension."""
+    length = attention_mask.shape[-1]
+    k_axis, v_axis = options["k_ts_idx"], options["v_ts_idx"]
+    if window_start is not None and length < key.shape[k_axis]:
+        key, value = window(key, window_start, length, k_axis), window(value, window_start, length, v_axis)
+    output: tuple[Tensor, None] = transposed_attention(module, query, key, value, attention_mask, **options)
+    return output
+
+
+AttentionInterface.register(ATTENTION, windowed_attention)
