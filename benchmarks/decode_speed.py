@@ -35,12 +35,16 @@ class Prompt:
     ids: list[int]
 
 
-def tiny_prompts(engine: Engine, count: int) -> list[Prompt]:
-    """The first conversations of the tiny pair's first split."""
+def longest_replies(engine: Engine, count: int) -> list[Prompt]:
+    """Of the first 200 conversations of the tiny pair's first split, those with the longest replies.
+
+    A reply of ten tokens is over before the caches are warm, and measures only that.
+    """
     path = tiny_pair()[0].parent / "splits" / "iid.jsonl"
-    items = [json.loads(line) for line in path.read_text("utf-8").splitlines()[:count]]
+    items = [json.loads(line) for line in path.read_text("utf-8").splitlines()[:200]]
     texts = [engine.chat_format.render(item["messages"], item["tools"]) for item in items]
-    return [Prompt(text, engine.chat_format.tokenizer.encode(text)) for text in texts]
+    prompts = [Prompt(text, engine.chat_format.tokenizer.encode(text)) for text in texts]
+    return sorted(prompts, key=lambda prompt: -ours_steps(engine, 0, prompt)[1].tokens)[:count]
 
 
 def ours_steps(engine: Engine, draft_length: int, prompt: Prompt) -> tuple[list[Step], Outcome]:
@@ -56,10 +60,9 @@ def ours_speed(engine: Engine, draft_length: int, prompt: Prompt) -> float:
     return outcome.tokens / ((outcome.total_us - outcome.prefill_us) / 1e6)
 
 
-def stock_speed(engine: StockEngine, prompt: Prompt) -> float:
-    """Tokens per second."""
-    run = engine.run(prompt.text.removeprefix("<bos>"), MAX_TOKENS)
-    return run.tokens / run.decode_s
+def stock_speed(engine: StockEngine, tokens: dict[str, int], prompt: Prompt) -> float:
+    """Tokens per second. The text is ours, so its number of tokens is too; the engine's own count varies with MTP."""
+    return tokens[prompt.text] / engine.run(prompt.text.removeprefix("<bos>"), MAX_TOKENS).decode_s
 
 
 def tokens_per_verify(engine: Engine, draft_length: int, prompts: list[Prompt]) -> float:
@@ -95,10 +98,11 @@ def main(bundle: Path | None, prompts: int, rounds: int, draft_lengths: str, out
 def measure(
     engine: Engine, stock_plain: StockEngine, stock_mtp: StockEngine, prompts: int, rounds: int, lengths: list[int]
 ) -> dict[str, Any]:
-    chosen = tiny_prompts(engine, prompts)
+    chosen = longest_replies(engine, prompts)
+    tokens = {prompt.text: ours_steps(engine, 0, prompt)[1].tokens for prompt in chosen}
     arms: dict[str, Callable[[Prompt], float]] = {
-        "stock plain": partial(stock_speed, stock_plain),
-        "stock MTP": partial(stock_speed, stock_mtp),
+        "stock plain": partial(stock_speed, stock_plain, tokens),
+        "stock MTP": partial(stock_speed, stock_mtp, tokens),
         "ours plain": partial(ours_speed, engine, 0),
         **{f"ours MTP K={k}": partial(ours_speed, engine, k) for k in lengths},
     }
@@ -118,6 +122,7 @@ def measure(
     per_verify = {f"ours MTP K={k}": tokens_per_verify(engine, k, chosen) for k in lengths}
     return {
         "prompts": len(chosen),
+        "reply_tokens": sorted(tokens.values()),
         "rounds": rounds,
         "tokens_per_s": {name: median(values) for name, values in speeds.items()},
         "ratio_to": against,

@@ -15,11 +15,10 @@ from typing import Any
 
 @dataclass
 class StockRun:
-    """One reply: its text, seconds from the prefilled prompt to the last token, tokens that the engine decoded."""
+    """One reply: its text, and seconds from the prefilled prompt to the last token."""
 
     text: str
     decode_s: float
-    tokens: int
 
 
 class StockEngine:
@@ -34,7 +33,6 @@ class StockEngine:
             backend=litert_lm.Backend.CPU(thread_count=threads),
             enable_speculative_decoding=mtp,
             cache_dir=tempfile.mkdtemp(prefix="stock-"),
-            enable_benchmark=True,
         )
 
     def run(self, prompt: str, max_tokens: int) -> StockRun:
@@ -43,8 +41,7 @@ class StockEngine:
             session.run_prefill([prompt])
             start = time.perf_counter()
             text = session.run_decode().texts[0]
-            seconds = time.perf_counter() - start
-            return StockRun(text, seconds, session.get_benchmark_info().last_decode_token_count)
+            return StockRun(text, time.perf_counter() - start)
 
     def close(self) -> None:
         self._engine.close()

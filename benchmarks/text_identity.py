@@ -54,7 +54,9 @@ def main(limit: int | None, output: Path | None) -> None:
                 arm = f"{quantization} MTP K={k} against plain"
                 drafted = texts(engine, prompts, k, arm)
                 compared[arm] = len(prompts)
-                differences += [first_difference(arm, i, drafted[i], plain[i]) for i in prompts if drafted[i] != plain[i]]
+                differences += [
+                    first_difference(arm, i, drafted[i], plain[i]) for i in prompts if drafted[i] != plain[i]
+                ]
             if quantization == "fp32":
                 arm = "fp32 plain against transformers"
                 compared[arm] = len(prompts)

@@ -44,7 +44,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Last record of a request. `total_us` is prefill and all steps, without the time of whoever reads them."""
+    """Last record of a request. `total_us` is prefill, all steps, and the writing of their records."""
 
     request: str
     finish: Literal["stop", "length", "context", "cancelled"]

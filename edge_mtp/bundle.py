@@ -317,6 +317,8 @@ class Bundle:
         for name in ("manifest", "token_bytes"):
             if self._edge_section(name) is None:
                 yield f"no {name} section"
+        if "edge_decode" not in signatures:
+            yield "prefill_decode has no `edge_decode` signature"
         if not widths:
             yield "prefill_decode has no `edge_verify_T` signature"
         for width in widths:

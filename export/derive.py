@@ -1,13 +1,12 @@
 """Signatures made out of converted ones, instead of being traced again: seconds against milliseconds each.
 
-`verify` is `edge_verify_4` without the op at its end, a draft of K tokens is the beginning of a longer one, and a
-verify of T rows differs from two wider ones in nothing but sizes, which are linear in T.
+A draft of K tokens is the beginning of a longer one, and a verify of T rows differs from two wider ones in nothing but
+sizes, which are linear in T.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,6 @@ from ai_edge_litert import schema_py_generated as schema
 from edge_mtp.errors import EdgeMtpError
 
 ABSENT = -1  # an optional input that an operator does without
-
-
-def add_part(model: Any, source: str, name: str, without: Collection[str]) -> None:
-    """Add signature `name`: `source` without these outputs, and without the inputs that only they depend on."""
-    signature = _signature(model, source)
-    outputs = {item.name.decode(): item.tensorIndex for item in signature.outputs}
-    _add(model, signature, name, {key: tensor for key, tensor in outputs.items() if key not in without})
 
 
 def add_beginning(model: Any, source: str, name: str, length: int) -> None:
@@ -172,9 +164,8 @@ def _signature(model: Any, name: str) -> Any:
     return next(s for s in model.signatureDefs if s.signatureKey.decode() == name)
 
 
-def _add(model: Any, source: Any, name: str, outputs: dict[str, int], graph: Any = None) -> None:
-    """Add signature `name`: what of `graph` (default: `source`'s) the tensors `outputs` depend on."""
-    graph = graph or model.subgraphs[source.subgraphIndex]
+def _add(model: Any, source: Any, name: str, outputs: dict[str, int], graph: Any) -> None:
+    """Add signature `name`: what of `graph` the tensors `outputs` depend on, with inputs named as in `source`."""
     needed = set(outputs.values())
     operators = []
     for operator in reversed(graph.operators):  # operators are in order of execution

@@ -282,8 +282,8 @@ class FoldedDrafter(Drafter):
     Drafter, control i32 [1,8], scalars f32 [1,4] -> draft i32 [1,K], confidence f32 [1,K].
     """
 
-    def __init__(self, drafter: Drafter, table: Tensor, length: int) -> None:
-        super().__init__(drafter.drafter, drafter.target_config, drafter.kv_layers, drafter.context, drafter.cut)
+    def __init__(self, drafter: Drafter, table: Tensor, length: int, cut: bool = False) -> None:
+        super().__init__(drafter.drafter, drafter.target_config, drafter.kv_layers, drafter.context, cut)
         self.table = table
         self.length = length
 

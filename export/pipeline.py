@@ -169,8 +169,8 @@ def _scratch(output: Path, pair: Pair) -> Iterator[Path]:
 def _stage_count(options: Options, pair: Pair) -> int:
     """Two stages a traced signature, one a model, one for the weights and one for the bundle."""
     embedders = 1 + bool(pair.target.config.hidden_size_per_layer_input)
-    verify_and_draft = 1 if options.lean else len(TRACED_WIDTHS) + 1
-    traced = embedders + len(options.prefill) + 1 + verify_and_draft + 1
+    stock = len(options.prefill) + 3  # decode, verify and the drafter's
+    traced = embedders + stock + (0 if options.lean else len(TRACED_WIDTHS) + 2)
     return 2 * traced + (embedders + 2) + 2
 
 
@@ -204,8 +204,6 @@ def _models(pair: Pair, target: Any, assistant: Any, options: Options) -> dict[s
 
     target, assistant = graphs.prepare(target), graphs.prepare(assistant)
     decoder, context = target.model, options.context
-    # A lean bundle is what GPU backends can take, and they do not take cut windows.
-    cut = not options.lean
     models = {}
 
     embedder = graphs.Embedder(decoder.embed_tokens)
@@ -214,16 +212,17 @@ def _models(pair: Pair, target: Any, assistant: Any, options: Options) -> dict[s
         per_layer = graphs.PerLayerEmbedder(decoder.embed_tokens_per_layer, decoder.config.num_hidden_layers)
         models["per_layer_embedder"] = [Signature("per_layer_embedder", per_layer, per_layer.sample())]
 
-    prefill, decode = graphs.Prefill(target, context, cut), graphs.Decode(target, context, cut)
-    drafter = graphs.Drafter(assistant, decoder.config, pair.kv_layers, context, cut)
+    prefill, decode = graphs.Prefill(target, context), graphs.Decode(target, context)
+    drafter = graphs.Drafter(assistant, decoder.config, pair.kv_layers, context)
     signatures = [Signature(f"prefill_{rows}", prefill, prefill.sample(rows)) for rows in options.prefill]
     signatures.append(Signature("decode", decode, decode.sample(1)))
-    if options.lean:
-        signatures.append(Signature("verify", decode, decode.sample(STOCK_VERIFY_WIDTH)))
-    else:
-        verify = graphs.Verify(target, context, cut)
-        folded = graphs.FoldedDrafter(drafter, target.lm_head.weight, DRAFT_LENGTHS[-1])
-        signatures += [Signature(f"edge_verify_{t}", verify, verify.sample(t)) for t in TRACED_WIDTHS]
+    signatures.append(Signature("verify", decode, decode.sample(STOCK_VERIFY_WIDTH)))
+    if not options.lean:
+        # The stock signatures read the whole cache, as any accelerator can; ours, for the CPU, cut their windows.
+        cut_decode, cut_verify = graphs.Decode(target, context, cut=True), graphs.Verify(target, context, cut=True)
+        folded = graphs.FoldedDrafter(drafter, target.lm_head.weight, DRAFT_LENGTHS[-1], cut=True)
+        signatures.append(Signature("edge_decode", cut_decode, cut_decode.sample(1)))
+        signatures += [Signature(f"edge_verify_{t}", cut_verify, cut_verify.sample(t)) for t in TRACED_WIDTHS]
         signatures.append(Signature(f"edge_draft_{DRAFT_LENGTHS[-1]}", folded, folded.sample()))
     models["prefill_decode"] = signatures
     models["mtp_drafter"] = [Signature("mtp_drafter", drafter, drafter.sample())]
@@ -241,7 +240,6 @@ def _finish(path: Path, *, derived: bool) -> None:
             derive.add_width(model, traced, f"edge_verify_{rows}", rows)
         for name in traced.values():
             derive.remove(model, name)
-        derive.add_part(model, f"edge_verify_{STOCK_VERIFY_WIDTH}", "verify", without=("n_accepted", "tokens"))
         for length in DRAFT_LENGTHS[:-1]:
             derive.add_beginning(model, f"edge_draft_{DRAFT_LENGTHS[-1]}", f"edge_draft_{length}", length)
     compact.compact(model)

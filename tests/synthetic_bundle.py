@@ -81,6 +81,7 @@ class Parts:
             "prefill_32": target(32, logits=False),
             "decode": target(1),
             "verify": target(4),
+            "edge_decode": target(1),
             **{f"edge_verify_{width}": edge_verify(width) for width in range(2, 9)},
             **{f"edge_draft_{length}": edge_draft(length) for length in range(1, 8)},
         }

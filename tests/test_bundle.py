@@ -189,6 +189,7 @@ def test_incomplete_mtp_says_why(tmp_path: Path, parts: Parts, reason: str) -> N
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
+        (_without("edge_decode"), "prefill_decode has no `edge_decode` signature"),
         (_without("edge_draft_3"), "prefill_decode has no `edge_draft_3` signature beside `edge_verify_4`"),
         (
             _without(*(f"edge_verify_{t}" for t in range(2, 9))),

@@ -248,7 +248,7 @@ class TestBundle:
     def test_signatures(self, bundle: Bundle) -> None:
         ours = {f"edge_verify_{t}" for t in VERIFY_WIDTHS} | {f"edge_draft_{k}" for k in DRAFT_LENGTHS}
         signatures = bundle.models["prefill_decode"].signatures
-        assert signatures.keys() == {"prefill_16", "decode", "verify"} | ours
+        assert signatures.keys() == {"prefill_16", "decode", "verify", "edge_decode"} | ours
         stock, wide = signatures["verify"], signatures["edge_verify_4"]
         assert stock.inputs.items() <= wide.inputs.items()
         assert stock.outputs.items() <= wide.outputs.items()

@@ -24,8 +24,8 @@ def test_readable_form(synthetic_bundle: Path) -> None:
     assert text.isascii()
     assert max(map(len, text.splitlines()[1:])) <= 120
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "4 TFLiteModel prefill_decode 81920 28 kB" in lines
-    assert "prefill_decode: 18 signatures, 14 ops in 18 subgraphs" in lines
+    assert "4 TFLiteModel prefill_decode 81920 29.8 kB" in lines
+    assert "prefill_decode: 19 signatures, 14 ops in 19 subgraphs" in lines
     assert "prefill_n, n = 16,32" in lines
     assert "edge_verify_n, n = 2..8 [edge_mtp.verify]" in lines
     assert "edge_draft_n, n = 1..7 [edge_mtp.draft]" in lines
@@ -45,7 +45,8 @@ def test_reasons_stand_under_what_is_missing(tmp_path: Path) -> None:
     text = inspect(lean.write(tmp_path / "lean.litertlm"))
     assert text.endswith(
         "MTP: absent\n  no mtp_drafter section\n"
-        "edge signatures: absent\n  no manifest section\n  prefill_decode has no `edge_verify_T` signature\n"
+        "edge signatures: absent\n  no manifest section\n  prefill_decode has no `edge_decode` signature\n"
+        "  prefill_decode has no `edge_verify_T` signature\n"
     )
 
 

@@ -202,11 +202,12 @@ def test_the_sequence_passes_the_sliding_window() -> None:
     assert LENGTH > 2 * WINDOW + 8
 
 
-def test_prefill_then_decode_equals_transformers(graphs: Graphs, reference: Reference) -> None:
+@pytest.mark.parametrize("decode", ["decode", "edge_decode"])
+def test_prefill_then_decode_equals_transformers(graphs: Graphs, reference: Reference, decode: str) -> None:
     prompt = 2 * PREFILL
     fill(graphs, reference.tokens[:prompt])
     for position in range(prompt, LENGTH):
-        out = graphs.rows("decode", [reference.tokens[position]], position)
+        out = graphs.rows(decode, [reference.tokens[position]], position)
         assert_close(out["logits"][0, 0], reference.logits[position], f"logits at {position}")
         assert_close(out["activations"][0, 0], reference.hidden[position], f"activations at {position}")
 

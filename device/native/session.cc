@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "error.h"
 
@@ -15,16 +16,16 @@ const std::vector<std::string> kOwnPorts = {"mask"};
 
 class Clock {
  public:
-  // Microseconds since the last call.
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    const double us = std::chrono::duration<double, std::micro>(now - last_).count();
-    last_ = now;
-    return us;
-  }
+  // Microseconds since the last lap, or since the start.
+  double lap() { return since(std::exchange(last_, std::chrono::steady_clock::now())); }
+  double elapsed() const { return since(start_); }
 
  private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  static double since(std::chrono::steady_clock::time_point then) {
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - then).count();
+  }
+
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(), last_ = start_;
 };
 
 [[noreturn]] void refuse_selection(int32_t error, int32_t position) {
@@ -66,7 +67,8 @@ Session::Bound::Bound(const Graph& graph, const Signature& signature, BufferPool
 
 Session::Session(Engine& engine) : engine_(engine) {
   const Graph& graph = engine.decoder();
-  std::vector<const Signature*> used = {graph.signature("decode")};
+  const std::string decode = graph.signature("edge_decode") != nullptr ? "edge_decode" : "decode";
+  std::vector<const Signature*> used = {graph.signature(decode)};
   for (const Signature& signature : graph.signatures()) {
     if (signature.name.rfind("prefill", 0) == 0) used.push_back(&signature);
   }
@@ -83,7 +85,7 @@ Session::Session(Engine& engine) : engine_(engine) {
   const auto bind = [&](const std::string& name) {
     return std::make_unique<Bound>(graph, *graph.signature(name), pool_);
   };
-  decode_ = bind("decode");
+  decode_ = bind(decode);
   for (const Signature& signature : graph.signatures()) {
     if (signature.name.rfind("prefill", 0) != 0) continue;
     prefill_[signature.input("input_pos")->dimension(0)] = bind(signature.name);
@@ -115,7 +117,6 @@ Outcome Session::generate(const Request& request, const std::function<void(const
   prepare(request);
   prefill(request.prompt);
   outcome.prefill_us = whole.lap();
-  outcome.total_us = outcome.prefill_us;
 
   bool hidden_known = false;  // the drafter needs the hidden state that a first plain step leaves behind
   while (outcome.tokens < request.max_tokens) {
@@ -138,7 +139,6 @@ Outcome Session::generate(const Request& request, const std::function<void(const
     pending_ = step.tokens[step.count - 1];
     outcome.tokens += step.count;
     step.total_us = whole.lap();
-    outcome.total_us += step.total_us;
     on_step(step);
     whole.lap();  // the receiver's time is not the step's
     if (stop != end) {
@@ -146,6 +146,7 @@ Outcome Session::generate(const Request& request, const std::function<void(const
       break;
     }
   }
+  outcome.total_us = whole.elapsed();
   return outcome;
 }
 
