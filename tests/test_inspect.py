@@ -56,7 +56,7 @@ def test_json_is_complete(synthetic_bundle: Path) -> None:
     assert len(found["sections"]) == 8
     assert found["sections"][6]["items"] == {"edge_mtp": "manifest"}
     signatures = found["models"]["prefill_decode"]["signatures"]
-    assert len(signatures) == 18
+    assert len(signatures) == 19
     assert signatures["edge_verify_3"]["inputs"]["draft"] == {"shape": [1, 2], "dtype": "i32"}
     assert signatures["edge_verify_3"]["custom_ops"] == ["edge_mtp.verify"]
     assert found["tokenizer"] == {"kind": "HF", "vocab_size": 40}
