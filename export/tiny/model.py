@@ -160,7 +160,7 @@ def save_pair(directory: str | Path, target: Gemma4ForCausalLM, drafter: Gemma4A
     for name, model in models.items():
         rounded = type(model)(model.config)
         rounded.load_state_dict(model.state_dict())
-        config: Any = GenerationConfig(**generation)  # type: ignore[no-untyped-call]
+        config: Any = GenerationConfig(**generation)
         if name == "drafter":
             config.num_assistant_tokens = DRAFT_LENGTH
             config.num_assistant_tokens_schedule = "constant"
