@@ -27,15 +27,15 @@ class Request:
     """One text to generate: token ids in, at most `max_tokens` token ids out.
 
     `stop` tokens end the text and are the last one given out. `draft_length` is K; 0 is plain decoding.
-    `draft_greedily` makes a sampled request draft the likeliest token instead of the one that the target's own
-    random number picks; it changes acceptance, never the text.
+    `couple_drafts` makes a sampled request draft the token that the target's own random number picks from the
+    drafter's probabilities, instead of the likeliest one; it changes acceptance, never the text.
     """
 
     prompt: Sequence[int]
     max_tokens: int
     stop: Sequence[int] = ()
     draft_length: int = 0
-    draft_greedily: bool = False
+    couple_drafts: bool = False
     sampling: Sampling = field(default_factory=Sampling)
 
     def to_json(self, name: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Request:
             "max_tokens": self.max_tokens,
             "stop": list(self.stop),
             "draft_length": self.draft_length,
-            "draft_greedily": self.draft_greedily,
+            "couple_drafts": self.couple_drafts,
             "temperature": self.sampling.temperature,
             "top_k": self.sampling.top_k,
             "top_p": self.sampling.top_p,

@@ -105,7 +105,7 @@ class Engine:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int = DEFAULT_MAX_TOKENS,
         draft_length: int | None = None,
-        draft_greedily: bool = False,
+        couple_drafts: bool = False,
         sampling: Sampling | None = None,
     ) -> Reply:
         """The model's turn after `messages` (a string is one user message), with `tools` declared.
@@ -122,7 +122,7 @@ class Engine:
             max_tokens=max_tokens,
             stop=sorted(self.chat_format.stop_token_ids),
             draft_length=min(DEFAULT_DRAFT_LENGTH, self.max_draft_length) if draft_length is None else draft_length,
-            draft_greedily=draft_greedily,
+            couple_drafts=couple_drafts,
             sampling=sampling or Sampling(),
         )
         return self.generate(request)

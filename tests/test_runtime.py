@@ -69,9 +69,9 @@ def test_sampled_text_depends_on_the_seed_and_not_on_the_drafts(
         sampling = Sampling(temperature=temperature, top_k=40, top_p=0.95, seed=seed + (7 << 40))
         plain, _, _ = generate(engine.runner, Request(prompt, 48, sampling=sampling))
         for k in (1, 3, 7):
-            for greedily in (False, True):
-                request = Request(prompt, 48, draft_length=k, draft_greedily=greedily, sampling=sampling)
-                assert generate(engine.runner, request)[0] == plain, (k, seed, greedily)
+            for coupled in (False, True):
+                request = Request(prompt, 48, draft_length=k, couple_drafts=coupled, sampling=sampling)
+                assert generate(engine.runner, request)[0] == plain, (k, seed, coupled)
         texts |= {
             tuple(generate(engine.runner, Request(prompt, 48, sampling=replace(sampling, seed=s)))[0]) for s in range(4)
         }

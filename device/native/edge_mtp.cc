@@ -68,7 +68,7 @@ int edge_mtp_generate(edge_mtp_session* session, const edge_mtp_request* request
     wanted.stop.assign(request->stop, request->stop + request->stop_length);
     wanted.max_tokens = request->max_tokens;
     wanted.draft_length = request->draft_length;
-    wanted.couple_drafts = request->draft_greedily == 0;
+    wanted.couple_drafts = request->couple_drafts != 0;
     wanted.sampling = {request->temperature, request->top_k, request->top_p, request->min_p, request->seed};
     const edge_mtp::Outcome result = session->session.generate(wanted, [&](const edge_mtp::Step& step) {
       const edge_mtp_step seen = {static_cast<edge_mtp_step_kind>(step.kind), step.position, step.drafted,

@@ -47,7 +47,7 @@ typedef struct {
   float top_p;          /* 1 = off */
   float min_p;          /* 0 = off */
   uint64_t seed;
-  int32_t draft_greedily; /* when sampling: draft the likeliest token, not the one of the shared random number */
+  int32_t couple_drafts; /* when sampling: draft with the target's random numbers, not the likeliest token */
 } edge_mtp_request;
 
 typedef enum { EDGE_MTP_PLAIN = 0, EDGE_MTP_VERIFY = 1 } edge_mtp_step_kind;

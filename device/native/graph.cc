@@ -79,7 +79,6 @@ const Port* Signature::output(const std::string& port) const { return find_port(
 Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model,
              const Settings& settings)
     : api_(api) {
-  litert::Options options = nullptr;
   // XNNPACK builds a missing cache file in place; building it aside and renaming it keeps a run that is killed, or
   // one that starts at the same time, from ever reading half a cache.
   std::string cache = settings.weight_cache;
@@ -87,21 +86,19 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
   if (build_cache) cache += "." + std::to_string(getpid());
   try {
     litert::check(api.CreateModelFromBuffer(environment, model.data, model.size, &model_), "reading a graph");
-    litert::check(api.CreateOptions(&options), "creating options");
-    litert::check(api.SetOptionsHardwareAccelerators(options, litert::kCpu), "choosing the CPU");
+    litert::check(api.CreateOptions(&options_), "creating options");
+    litert::check(api.SetOptionsHardwareAccelerators(options_, litert::kCpu), "choosing the CPU");
     for (const Kernel& kernel : kernels(api)) {
-      litert::check(api.AddCustomOpKernelOption(options, kernel.name, 1, kernel.kernel, nullptr),
+      litert::check(api.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, nullptr),
             std::string("registering ") + kernel.name);
     }
     std::string cpu;
     if (settings.threads > 0) cpu += "num_threads = " + std::to_string(settings.threads) + "\n";
     if (!cache.empty()) cpu += "weight_cache_file_path = " + toml_quote(cache) + "\n";
-    if (!cpu.empty()) add_options(api, options, "xnnpack", cpu);
+    if (!cpu.empty()) add_options(api, options_, "xnnpack", cpu);
     // Without runtime options LiteRT 2.3 records an event for every operator: a quarter of a small graph's time.
-    add_options(api, options, "runtime_options_string", "enable_profiling = false\n");
-    litert::check(api.CreateCompiledModel(environment, model_, options, &compiled_), "compiling a graph");
-    api.DestroyOptions(options);
-    options = nullptr;
+    add_options(api, options_, "runtime_options_string", "enable_profiling = false\n");
+    litert::check(api.CreateCompiledModel(environment, model_, options_, &compiled_), "compiling a graph");
     if (build_cache) std::rename(cache.c_str(), settings.weight_cache.c_str());
 
     size_t count = 0;
@@ -119,8 +116,8 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
                       api.GetSignatureOutputTensorByIndex)});
     }
   } catch (...) {
-    if (options != nullptr) api.DestroyOptions(options);
     if (compiled_ != nullptr) api.DestroyCompiledModel(compiled_);
+    if (options_ != nullptr) api.DestroyOptions(options_);
     if (model_ != nullptr) api.DestroyModel(model_);
     if (build_cache) std::remove(cache.c_str());
     throw;
@@ -129,6 +126,7 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
 
 Graph::~Graph() {
   api_.DestroyCompiledModel(compiled_);
+  api_.DestroyOptions(options_);
   api_.DestroyModel(model_);
 }
 

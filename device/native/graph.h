@@ -54,6 +54,7 @@ class Graph {
  private:
   const litert::Api& api_;
   litert::Model model_ = nullptr;
+  litert::Options options_ = nullptr;  // LiteRT's custom operators go on reading them after compilation
   litert::CompiledModel compiled_ = nullptr;
   std::vector<Signature> signatures_;
 };

@@ -161,7 +161,7 @@ void generate(edge_mtp_session* session, const std::string& name, Fields& fields
   request.top_p = fields.real("top_p", 1.0);
   request.min_p = fields.real("min_p", 0.0);
   request.seed = static_cast<uint64_t>(fields.integer("seed", 0, 0, std::numeric_limits<int64_t>::max()));
-  request.draft_greedily = fields.flag("draft_greedily", false) ? 1 : 0;
+  request.couple_drafts = fields.flag("couple_drafts", false) ? 1 : 0;
   fields.finish();
 
   StepContext context{name};

@@ -26,7 +26,7 @@ struct Request {
   std::vector<int32_t> stop;    // a token that ends the text; it is the last one given out
   int32_t max_tokens = 0;       // of output
   int32_t draft_length = 0;     // K; 0 = plain decoding
-  bool couple_drafts = true;    // when sampling, draft with the same uniform numbers instead of greedily
+  bool couple_drafts = false;   // when sampling: draft with the same uniform numbers, not the likeliest token
   Sampling sampling;
 };
 
