@@ -16,7 +16,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.summary import Summary, summarize
 from edge_mtp.tool_calls import ToolCall, parse_calls
 
-DEFAULT_DRAFT_LENGTH = 3
+DEFAULT_DRAFT_LENGTH = 4
 DEFAULT_MAX_TOKENS = 256
 
 
@@ -111,7 +111,7 @@ class Engine:
         """The model's turn after `messages` (a string is one user message), with `tools` declared.
 
         `tools` are in OpenAI's form (`edge_mtp.tool_calls.load_tools` reads a file). `draft_length` is K, 0 for
-        plain decoding; None is 3, or what the bundle has. The text ends at a stop token, after `max_tokens`, or
+        plain decoding; None is 4, or what the bundle has. The text ends at a stop token, after `max_tokens`, or
         when the context is full. Raises EdgeMtpError for what the bundle cannot serve, while iterating.
         """
         if isinstance(messages, str):

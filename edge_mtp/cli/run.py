@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="host", show_default=True, help="Where to run: host is this machine.")
 @click.option("--tools", type=click.Path(path_type=Path), help="JSON file of tools that the model may call.")
 @click.option("--no-mtp", is_flag=True, help="Decode plainly, without the drafter.")
-@click.option("--draft-length", type=click.IntRange(1), metavar="K", help="Tokens to draft a step; default 3.")
+@click.option("--draft-length", type=click.IntRange(1), metavar="K", help="Tokens to draft a step; default 4.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most tokens of output.")
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=click.IntRange(0), default=0, help="Keep the K likeliest tokens; 0 keeps all.")
