@@ -22,7 +22,7 @@ import click
 from edge_mtp.compare import interleave, paired_ratio
 
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 import litert_lm
 litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
 start = time.perf_counter()
@@ -32,7 +32,9 @@ loaded = time.perf_counter() - start
 with engine.create_session(max_output_tokens=8, apply_prompt_template=False) as session:
     session.run_prefill(["<|turn>user\\nHello<turn|>\\n<|turn>model\\n"])
     session.run_decode()
-print(json.dumps([loaded, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+# Not getrusage: its maximum begins with that of the process that forked this one.
+peak = re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())
+print(json.dumps([loaded, int(peak[1]) / 1024]))
 """
 
 

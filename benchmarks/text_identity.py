@@ -11,6 +11,7 @@ is reported with the margin between the two tokens' logits in transformers.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def read(path: Path, limit: int | None) -> list[dict[str, Any]]:
 
 def texts(engine: Engine, prompts: dict[str, list[int]], draft_length: int, label: str) -> dict[str, list[int]]:
     result = {}
-    with click.progressbar(prompts.items(), label=label, file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(prompts.items(), label=label, file=sys.stderr) as bar:
         for name, prompt in bar:
             limit = min(TOKENS, engine.context_length - len(prompt))
             result[name] = engine.generate(Request(prompt, limit, draft_length=draft_length)).wait().tokens
