@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from edge_mtp.cli import VERBS, Verb, main
 from edge_mtp.errors import EdgeMtpError
 
+# `python -c` puts the working directory first on the path, and the repository's edge_mtp lacks export and device.
+ELSEWHERE = "/"
 MAIN = "import sys; from edge_mtp.cli import main; main()"
 
 
@@ -66,7 +68,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         " 'transformers'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ELSEWHERE)
     assert result.returncode == 0, f"imported: {result.stderr}"
 
 
@@ -75,7 +77,7 @@ def test_group_help_imports_no_verb() -> None:
         "import sys\nfrom edge_mtp.cli import main\nmain(['--help'], standalone_mode=False)\n"
         "sys.exit(any(name.startswith('edge_mtp.cli.') for name in sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, cwd=ELSEWHERE).returncode == 0
 
 
 def test_unknown_verb_is_a_usage_error() -> None:
@@ -117,7 +119,7 @@ def test_closed_pipe_is_quiet(synthetic_bundle: Path) -> None:
     os.close(read)
     try:
         command = [sys.executable, "-c", MAIN, "inspect", str(synthetic_bundle)]
-        result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+        result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120, cwd=ELSEWHERE)
     finally:
         os.close(write)
     assert result.returncode == 1
