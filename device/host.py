@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 from pathlib import Path
 
 from edge_mtp.cache import cache_folder
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
+
+# What packed weights may take of the disk, least recently used first out: several bundles of 2 GB.
+KEPT_BYTES = 10 << 30
 
 
 class HostDevice:
@@ -18,16 +23,50 @@ class HostDevice:
     def start(self, bundle: Path, *, threads: int | None = None) -> Runner:
         """A runner with `bundle` loaded. `threads` None leaves the number to LiteRT.
 
-        Packed weights are kept in `cache_folder()` between runs.
+        Packed weights, about as large as the bundle's decoder, are kept between runs in `cache_folder()`, within
+        `KEPT_BYTES`; where they cannot be, the runner packs them into memory again each time.
         Raises EdgeMtpError when the runner or the library is missing, or the bundle cannot be loaded.
         """
         cache = cache_folder() / "weights"
-        cache.mkdir(parents=True, exist_ok=True)
         command = [str(_runner_path()), "--bundle", str(bundle), "--litert", str(litert_library())]
-        command += ["--cache-dir", str(cache)]
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            command += ["--cache-dir", str(cache)]
         if threads is not None:
             command += ["--threads", str(threads)]
-        return Runner(command)
+        runner = Runner(command)
+        prune(cache, KEPT_BYTES)
+        return runner
+
+
+def prune(cache: Path, kept_bytes: int) -> None:
+    """Deletes packed weights in `cache`: what a killed runner left half done, then the least recently used.
+
+    A runner that has a deleted file open goes on with it. Files that cannot be deleted stay.
+    """
+    with contextlib.suppress(OSError):
+        files = []
+        for path in cache.iterdir():
+            if path.suffix == ".xnnpack":
+                status = path.stat()
+                files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+            elif not _is_alive(path.suffix[1:]):  # NAME.xnnpack.PID is being written by that process
+                path.unlink()
+        kept = 0
+        for _, size, path in sorted(files, reverse=True):
+            kept += size
+            if kept > kept_bytes:
+                path.unlink()
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def litert_library() -> Path:

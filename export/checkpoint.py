@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import importlib.resources
 import json
-import math
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export import catalogue
+from edge_mtp.export.adapter import with_adapter
+from edge_mtp.export.json_file import read_json
+from edge_mtp.export.random_tokenizer import write_tokenizer
+from edge_mtp.export.shapes import drafters_allowed as drafters_allowed
+from edge_mtp.export.shapes import model_class, tensor_shapes
+from edge_mtp.export.weights import SafetensorsWeights, Weights, random_weights
+from edge_mtp.file_hash import sha256
 
-TARGET_TYPES = ("gemma4_text", "gemma4")
-DRAFTER_TYPE = "gemma4_assistant"
+TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
+DRAFTER_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
+
+ACTIVATION = "gelu_pytorch_tanh"
+
+Hashes = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory as `save_pretrained` leaves it: config.json and safetensors.
+    """A model's configuration and tensors.
 
-    `config` is the transformers configuration of the decoder (for a drafter the whole Gemma4AssistantConfig),
-    `weights` the safetensors files in order of name, `parameters` how many numbers they hold.
+    `config` is the transformers configuration of the text decoder (for a drafter the whole assistant's), `files` what
+    the tensors come from, config.json first. `directory` is where those lie; `seed` is set for random weights.
     """
 
     directory: Path
     config: Any
-    weights: tuple[Path, ...]
-    parameters: int
+    weights: Weights
+    files: tuple[Path, ...]
+    seed: int | None = None
 
-    def hashes(self) -> dict[str, str]:
-        """SHA-256 of config.json and of each safetensors file, by file name."""
-        return {path.name: _sha256(path) for path in (self.directory / "config.json", *self.weights)}
+    @property
+    def parameters(self) -> int:
+        """How many numbers the text decoder or drafter holds."""
+        return self.weights.parameters
+
+    def hashes(self) -> Hashes:
+        """SHA-256 of each file, by name; the Hub's own record of it where the file lies in the Hub's cache."""
+        found = {path.name: _recorded_hash(path) or sha256(path) for path in self.files}
+        return found if self.seed is None else found | {"random_weights": f"seed {self.seed}"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,31 @@ class Pair:
     chat_template: str
     generation: dict[str, Any]
 
+    def start_hashing(self) -> Callable[[], dict[str, Hashes]]:
+        """Hash both checkpoints in the background; what is returned waits, and gives `target` and `drafter`.
+
+        A core hashes about 1 GB/s, so that tens of gigabytes are done while the weights are encoded.
+        """
+        found: dict[str, Hashes] = {}
+        failures: list[Exception] = []
+
+        def work() -> None:
+            try:
+                found.update(target=self.target.hashes(), drafter=self.drafter.hashes())
+            except Exception as error:  # raised again where the hashes are asked for
+                failures.append(error)
+
+        thread = threading.Thread(target=work, name="hash checkpoints", daemon=True)
+        thread.start()
+
+        def hashes() -> dict[str, Hashes]:
+            thread.join()
+            if failures:
+                raise failures[0]
+            return found
+
+        return hashes
+
 
 def tiny_pair() -> tuple[Path, Path]:
     """The directories of the trained tiny pair that the package carries."""
@@ -59,187 +102,187 @@ def tiny_pair() -> tuple[Path, Path]:
     return root / "target", root / "drafter"
 
 
-def open_pair(target: Path, drafter: Path) -> Pair:
+def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pair:
     """Read both configurations, check weights for completeness and the two for fitting each other.
+
+    Weights are checked from the headers of their files; no tensor is read. With `adapter`, the folder of a PEFT LoRA,
+    the target's tensors have it merged; a tokenizer and a chat template that were saved with it come before the
+    target's.
 
     Raises:
         EdgeMtpError: a file is missing or damaged, the architecture is not supported, or the drafter was made
             for another target.
     """
-    target_json = _read_config(target, "target", TARGET_TYPES)
-    drafter_json = _read_config(drafter, "drafter", (DRAFTER_TYPE,))
-    with drafters_allowed():
-        pair = (_checkpoint(target, target_json), _checkpoint(drafter, drafter_json))
-    _check_architecture(*pair)
-    kv_layers = _check_fit(*pair)
-
-    tokenizer = target / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise EdgeMtpError(f"{tokenizer} is missing: save the target's fast tokenizer beside its weights")
-    generation_file = target / "generation_config.json"
+    checkpoints = _checkpoint(target, "target", TARGET_TYPES), _checkpoint(drafter, "drafter", DRAFTER_TYPES)
+    kv_layers = _check_fit(*checkpoints)
+    opened = _open_weights(checkpoints[0]), _open_weights(checkpoints[1])
+    folders = [target]
+    if adapter is not None:
+        merged = with_adapter(opened[0].weights, adapter)
+        files = (*opened[0].files, *merged.files)
+        opened = Checkpoint(target, opened[0].config, merged, files), opened[1]
+        folders.insert(0, adapter)
+    tokenizer = next((path for path in (f / "tokenizer.json" for f in folders) if path.is_file()), None)
+    if tokenizer is None:
+        raise EdgeMtpError(f"{target / 'tokenizer.json'} is missing: save the target's fast tokenizer beside it")
+    _check_tokenizer(tokenizer, opened[0])
+    generation = target / "generation_config.json"
     return Pair(
-        target=pair[0],
-        drafter=pair[1],
+        target=opened[0],
+        drafter=opened[1],
         kv_layers=kv_layers,
         tokenizer=tokenizer,
-        chat_template=_chat_template(target),
-        generation=_read_json(generation_file) if generation_file.is_file() else {},
+        chat_template=_chat_template(folders),
+        generation=read_json(generation) if generation.is_file() else {},
     )
 
 
-@contextmanager
-def drafters_allowed() -> Iterator[None]:
-    """Let transformers build a decoder whose layers all read foreign KV.
+def random_pair(name: str, seed: int, folder: Path) -> Pair:
+    """A pair in the real shapes of a model of the catalogue, with random weights, for measuring without a download.
 
-    transformers 5.23 looks for the layer that stores what shared layers reuse, and refuses a decoder that has
-    none; every Gemma 4 drafter is such a decoder.
+    `folder` receives both configurations and a tokenizer that has Gemma 4's control tokens, every byte, and
+    placeholders for the rest of the vocabulary. The chat template is the tiny pair's.
     """
-    import transformers
-
-    config_class: Any = transformers.Gemma4TextConfig
-    original = config_class.kv_sharing_modes
-
-    def kv_sharing_modes(config: Any) -> list[str | None]:
-        if config.num_kv_shared_layers == config.num_hidden_layers:
-            return ["reuse"] * config.num_hidden_layers
-        modes: list[str | None] = original.__get__(config)
-        return modes
-
-    config_class.kv_sharing_modes = property(kv_sharing_modes)
-    try:
-        yield
-    finally:
-        config_class.kv_sharing_modes = original
+    model = catalogue.model(name)
+    checkpoints = []
+    for role, config, accepted in (
+        ("target", model.target_config, TARGET_TYPES),
+        ("drafter", model.drafter_config, DRAFTER_TYPES),
+    ):
+        directory = folder / role
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        unread = _checkpoint(directory, role, accepted)
+        # Different seeds, or the drafter's embedding would begin with the target's numbers.
+        weights = random_weights(unread.config, seed if role == "target" else seed + 1)
+        checkpoints.append(Checkpoint(directory, unread.config, weights, (directory / "config.json",), seed))
+    target, drafter = checkpoints
+    tokenizer = folder / "target" / "tokenizer.json"
+    write_tokenizer(tokenizer, target.config.vocab_size)
+    tiny = tiny_pair()[0]
+    return Pair(
+        target=target,
+        drafter=drafter,
+        kv_layers=_check_fit(target, drafter),
+        tokenizer=tokenizer,
+        chat_template=_chat_template([tiny]),
+        generation=read_json(tiny / "generation_config.json"),
+    )
 
 
 def load_target(checkpoint: Checkpoint) -> Any:
-    """The target as a float32 Gemma4ForCausalLM in eval mode; other modalities' weights are left out."""
-    from transformers import Gemma4ForCausalLM
-
-    return _load(Gemma4ForCausalLM, checkpoint, {r"^model\.language_model\.": "model."})
+    """The target as a float32 text decoder of transformers in eval mode, its tensors read from `weights`."""
+    return _load(checkpoint)
 
 
 def load_drafter(checkpoint: Checkpoint) -> Any:
-    """The drafter as a float32 Gemma4AssistantForCausalLM in eval mode."""
-    from transformers import Gemma4AssistantForCausalLM
-
-    with drafters_allowed():
-        return _load(Gemma4AssistantForCausalLM, checkpoint, {})
+    """The drafter as a float32 assistant of transformers in eval mode, its tensors read from `weights`."""
+    return _load(checkpoint)
 
 
-def _load(model_class: Any, checkpoint: Checkpoint, renamed: dict[str, str]) -> Any:
+def _load(checkpoint: Checkpoint) -> Any:
     import torch
-    from transformers.utils import logging
+    from transformers import GenerationConfig
 
-    logging.disable_progress_bar()
-    model, report = model_class.from_pretrained(
-        checkpoint.directory,
-        config=checkpoint.config,
-        dtype=torch.float32,
-        key_mapping=renamed or None,
-        attn_implementation="eager",
-        output_loading_info=True,
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise EdgeMtpError(
-            f"{checkpoint.directory} lacks {len(missing)} tensors, first {missing[0]}: save the whole model"
-        )
+    config = copy.deepcopy(checkpoint.config)
+    with drafters_allowed():
+        model = model_class(config)._from_config(config, dtype=torch.float32, attn_implementation="eager")
+    tensors = {name: torch.from_numpy(checkpoint.weights.read(name)) for name in checkpoint.weights.names}
+    model.load_state_dict(tensors, strict=False)
+    model.tie_weights()
+    generation = checkpoint.directory / "generation_config.json"
+    if generation.is_file():
+        model.generation_config = GenerationConfig(**read_json(generation))
     return model.eval()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EdgeMtpError(f"{path} cannot be read ({error.strerror}): give a checkpoint directory") from error
-    except ValueError as error:
-        raise EdgeMtpError(f"{path} is not JSON ({error}): copy the checkpoint again") from error
-    if not isinstance(value, dict):
-        raise EdgeMtpError(f"{path} holds {type(value).__name__}, not an object: copy the checkpoint again")
-    return value
+@dataclass(frozen=True)
+class _Unread:
+    """A checkpoint whose configuration was read and whose weights were not."""
+
+    directory: Path
+    config: Any
 
 
-def _read_config(directory: Path, role: str, accepted: tuple[str, ...]) -> dict[str, Any]:
-    if not directory.is_dir():
-        raise EdgeMtpError(f"{role} {directory} is not a directory: give a checkpoint directory")
-    config = _read_json(directory / "config.json")
-    model_type = config.get("model_type")
-    if model_type not in accepted:
-        raise EdgeMtpError(
-            f"{role} {directory} has model_type {model_type!r}: supported is {' or '.join(map(repr, accepted))}"
-        )
-    return config
-
-
-def _checkpoint(directory: Path, config: dict[str, Any]) -> Checkpoint:
+def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unread:
     from transformers import AutoConfig
 
+    if not directory.is_dir():
+        raise EdgeMtpError(f"{role} {directory} is not a directory: give a checkpoint directory")
+    path = directory / "config.json"
+    config = read_json(path)
+    kind = config.get("model_type")
+    if kind not in accepted:
+        raise EdgeMtpError(
+            f"{role} {directory} has model_type {kind!r}: supported is {' or '.join(map(repr, accepted))}"
+        )
+    if config.get("quantization_config"):
+        raise EdgeMtpError(
+            f"{path} has a quantization_config: give the checkpoint before quantization, as bf16 or fp16"
+        )
     fields = {key: value for key, value in config.items() if key != "model_type"}
     try:
-        parsed = AutoConfig.for_model(config["model_type"], **fields)
+        with drafters_allowed():
+            parsed = AutoConfig.for_model(kind, **fields)
     except Exception as error:  # transformers raises whatever its validators raise
         reason = " ".join(str(error).split())
-        raise EdgeMtpError(f"{directory / 'config.json'} is not valid ({reason}): fix that field") from error
-    text_only = parsed if config["model_type"] == DRAFTER_TYPE else parsed.get_text_config()
+        raise EdgeMtpError(f"{path} is not valid ({reason}): fix that field") from error
+    unread = _Unread(directory, parsed if kind in DRAFTER_TYPES else parsed.get_text_config())
+    _check_architecture(unread)
+    return unread
+
+
+def _open_weights(checkpoint: _Unread) -> Checkpoint:
+    directory, config = checkpoint.directory, checkpoint.config
     files = _weight_files(directory)
-    return Checkpoint(directory, text_only, files, sum(map(_parameters, files)))
+    weights = SafetensorsWeights(directory, files, tensor_shapes(config))
+    return Checkpoint(directory, config, weights, (directory / "config.json", *files))
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
-    index = directory / "model.safetensors.index.json"
-    weight_map = _read_json(index).get("weight_map", {}) if index.is_file() else {"": "model.safetensors"}
-    return tuple(directory / name for name in sorted(set(weight_map.values())))
+    """One file, or the shards of the index; where both lie there transformers takes the first, and so it is here."""
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        if not single.is_file() and list(directory.glob("*.bin")):
+            raise EdgeMtpError(f"{single} is missing and {directory} has .bin files: save the model as safetensors")
+        return (single,)
+    shards = read_json(index).get("weight_map")
+    names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise EdgeMtpError(f"{index} does not name the files beside it: copy the checkpoint again")
+    return tuple(directory / name for name in names)
 
 
-def _parameters(path: Path) -> int:
-    """Count the numbers in a safetensors file: 8 bytes of header length, JSON, data; all of it must be there."""
-    if not path.is_file():
-        raise EdgeMtpError(f"{path} is missing: copy the checkpoint's weights beside its config.json")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        try:
-            (header_size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(header_size) if header_size < size else b"")
-            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-            data = max(entry["data_offsets"][1] for entry in tensors)
-            parameters: int = sum(math.prod(entry["shape"]) for entry in tensors)
-        except (struct.error, ValueError, KeyError, TypeError) as error:
-            raise EdgeMtpError(f"{path} is not a safetensors file: copy it again") from error
-    expected = 8 + header_size + data
-    if size != expected:
-        raise EdgeMtpError(f"{path} has {size} bytes of {expected}: copy it again")
-    return parameters
-
-
-def _check_architecture(target: Checkpoint, drafter: Checkpoint) -> None:
-    config, draft = target.config, drafter.config
+def _check_architecture(checkpoint: _Unread) -> None:
+    config = checkpoint.config
+    text = config.get_text_config()
     unsupported = {
-        "enable_moe_block": config.enable_moe_block,
-        "untied embeddings": not config.tie_word_embeddings or not draft.tie_word_embeddings,
-        "use_bidirectional_attention='all'": config.use_bidirectional_attention == "all",
+        "untied embeddings": not (config.tie_word_embeddings and text.tie_word_embeddings),
+        "attention_bias": text.attention_bias,
+        f"hidden_activation={text.hidden_activation!r}": text.hidden_activation != ACTIVATION,
+        "use_bidirectional_attention='all'": text.use_bidirectional_attention == "all",
     }
     for feature, present in unsupported.items():
         if present:
             raise EdgeMtpError(
-                f"{target.directory} uses {feature}, which the exporter does not support: export a dense Gemma 4"
+                f"{checkpoint.directory} uses {feature}, which the exporter does not support: export a stock Gemma 4"
             )
-    if draft.use_ordered_embeddings and draft.get_text_config().vocab_size % draft.num_centroids:
+    if getattr(config, "use_ordered_embeddings", False) and text.vocab_size % config.num_centroids:
         raise EdgeMtpError(
-            f"{drafter.directory} has {draft.num_centroids} centroids, which do not divide"
-            f" {draft.get_text_config().vocab_size} tokens: fix num_centroids"
+            f"{checkpoint.directory} has {config.num_centroids} centroids, which do not divide"
+            f" {text.vocab_size} tokens: fix num_centroids"
         )
 
 
-def _check_fit(target: Checkpoint, drafter: Checkpoint) -> dict[str, int]:
+def _check_fit(target: _Unread | Checkpoint, drafter: _Unread | Checkpoint) -> dict[str, int]:
     """Compare what the two share; return the target's KV layer for each of the drafter's layer types."""
     config, decoder = target.config, drafter.config.get_text_config()
 
     def expect(what: str, wanted: Any, found: Any) -> None:
         if wanted != found:
             raise EdgeMtpError(
-                f"mismatched pair: the target's {what} is {wanted}, the drafter expects {found}:"
-                " use the drafter that was trained for this target"
+                f"mismatched pair: the target's {what} is {wanted}, the drafter expects {found}: use the drafter that"
+                f" was trained for this target{', and give added tokens the ids of unused ones' * ('vocab' in what)}"
             )
 
     expect("hidden size", config.hidden_size, drafter.config.backbone_hidden_size)
@@ -259,24 +302,49 @@ def _check_fit(target: Checkpoint, drafter: Checkpoint) -> dict[str, int]:
 
 def tokenizer_ids(tokenizer: Path) -> dict[str, int]:
     """The id of each added token of a tokenizer.json, by its text."""
-    added = _read_json(tokenizer).get("added_tokens", [])
+    added = read_json(tokenizer).get("added_tokens", [])
     return {entry["content"]: entry["id"] for entry in added}
 
 
-def _chat_template(directory: Path) -> str:
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    settings = directory / "tokenizer_config.json"
-    template = _read_json(settings).get("chat_template") if settings.is_file() else None
-    if not isinstance(template, str):
-        raise EdgeMtpError(f"{path} is missing: save the target's chat template beside its tokenizer")
-    return template
+def _check_tokenizer(tokenizer: Path, target: Checkpoint) -> None:
+    """Added tokens may take ids that the vocabulary has, and none beyond: there are no embeddings for those."""
+    contents, vocabulary = read_json(tokenizer), target.config.vocab_size
+    try:
+        ids = {token: text for text, token in contents.get("model", {}).get("vocab", {}).items()}
+        ids |= {entry["id"]: entry["content"] for entry in contents.get("added_tokens", [])}
+        beyond = sorted(token for token in ids if token >= vocabulary)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise EdgeMtpError(f"{tokenizer} is not a BPE tokenizer.json ({error!r}): save the fast tokenizer") from error
+    if beyond:
+        raise EdgeMtpError(
+            f"{tokenizer} has token {beyond[0]} {ids[beyond[0]]!r}, the model {vocabulary} tokens: use the target's own"
+            " tokenizer, or give added tokens the ids of unused ones"
+        )
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _chat_template(folders: list[Path]) -> str:
+    """Of the first folder that has one: chat_template.jinja, then the one in tokenizer_config.json."""
+    for folder in folders:
+        path = folder / "chat_template.jinja"
+        if path.is_file():
+            try:
+                return path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise EdgeMtpError(f"{path} cannot be read ({error}): save it again as UTF-8") from error
+        settings = folder / "tokenizer_config.json"
+        template = read_json(settings).get("chat_template") if settings.is_file() else None
+        if isinstance(template, list):
+            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        if isinstance(template, str):
+            return template
+    path = folders[-1] / "chat_template.jinja"
+    raise EdgeMtpError(f"{path} is missing: save the target's chat template beside its tokenizer")
+
+
+def _recorded_hash(path: Path) -> str | None:
+    """The Hub's cache names a large file by its SHA-256, and links to it."""
+    if not path.is_symlink():
+        return None
+    # Not where the links end: that may be a store that names files otherwise.
+    stored = path.parent / path.readlink()
+    return stored.name if stored.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", stored.name) else None

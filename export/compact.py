@@ -1,7 +1,7 @@
 """Make a converted model smaller without changing what it computes.
 
-The converter gives every composite its own copy of the decomposition and every tensor its path through the
-modules as a name; with a dozen signatures these outweigh the weights of a small model.
+The converter gives every composite its own copy of the decomposition and every tensor its path through the modules as
+a name; with a dozen signatures these outweigh the weights of a small model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SUBGRAPH_FIELDS = ("decompositionSubgraphIndex", "updateComputationSubgraphIndex
 
 def compact(model: Any) -> None:
     """Share equal constants and equal decompositions, drop what nothing refers to, and shorten tensor names."""
-    _share_buffers(model)
+    share_buffers(model)
     while _share_decompositions(model):  # what called equal decompositions may be equal now
         pass
     _drop_unused_subgraphs(model)
@@ -27,7 +27,7 @@ def compact(model: Any) -> None:
             tensor.name = b"%d/%d" % (place, number)  # the quantizer wants them distinct
 
 
-def _share_buffers(model: Any) -> None:
+def share_buffers(model: Any) -> None:
     """One buffer for each content; buffer 0, by convention empty, for all that is computed."""
     first: dict[bytes, int] = {}
     shared = {}
@@ -45,7 +45,7 @@ def _share_decompositions(model: Any) -> bool:
     entries = {signature.subgraphIndex for signature in model.signatureDefs}
     first: dict[Any, int] = {}
     shared = {
-        number: first.setdefault(number if number in entries else _content(graph), number)
+        number: first.setdefault(number if number in entries else content(graph), number)
         for number, graph in enumerate(model.subgraphs)
     }
     kept = sorted(set(shared.values()))
@@ -106,13 +106,13 @@ def _options(graph: Any) -> Iterator[Any]:
                 yield options
 
 
-def _content(value: Any) -> Any:
+def content(value: Any) -> Any:
     """A hashable copy of an object tree without its names."""
     if isinstance(value, np.ndarray):
         return (value.shape, value.tobytes())
     if isinstance(value, list):
-        return tuple(map(_content, value))
+        return tuple(map(content, value))
     if hasattr(value, "__dict__"):
         fields = vars(value)
-        return tuple((key, _content(fields[key])) for key in sorted(fields) if key != "name")
+        return tuple((key, content(fields[key])) for key in sorted(fields) if key != "name")
     return value

@@ -1,4 +1,4 @@
-"""Torch modules to one TFLite file with a signature each; equal weights share one buffer."""
+"""Torch modules to one TFLite file with a signature each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from litert_torch._config import config as litert_torch_config
 from litert_torch._convert.interface import Converter
 from torch import nn
 
-from edge_mtp.export.quiet import quiet
+from edge_mtp.quiet import quiet
 
 Report = Callable[[str], None]
 
-# What litert-torch calls the two long stages of a signature, and what we call them.
-STAGES = {"Torch Export: ": "trace", "Lower to MLIR: ": "lower"}
+# What litert-torch calls the two long stages that each signature goes through, the first for all before the second.
+STAGES = ("Torch Export: ", "Lower to MLIR: ")
 
 
 class Signature(NamedTuple):
@@ -31,17 +31,12 @@ class Signature(NamedTuple):
 
 
 def convert(signatures: Sequence[Signature], path: Path, report: Report) -> None:
-    """Write `signatures` to `path`; `report` gets "trace NAME" and "lower NAME" as each of those begins."""
+    """Write `signatures` to `path`; `report` gets the name of each twice: in the middle and near the end."""
     converter = Converter()
     for signature in signatures:
         converter.add_signature(signature.name, signature.module.eval(), sample_kwargs=signature.inputs)
     with _reported(report), quiet(), _without_collector():
         converter.convert(strict_export=False).export(str(path))
-
-
-def stages(signatures: Sequence[Signature]) -> int:
-    """How often `convert` will report."""
-    return len(STAGES) * len(signatures)
 
 
 @contextmanager
@@ -50,10 +45,10 @@ def _reported(report: Report) -> Iterator[None]:
 
     @contextmanager
     def task(name: str) -> Iterator[None]:
-        for prefix, verb in STAGES.items():
-            if name.startswith(prefix):
-                report(f"{verb} {name.removeprefix(prefix)}")
         yield
+        for stage in STAGES:
+            if name.startswith(stage):
+                report(name.removeprefix(stage))
 
     shown, litert_torch_config.show_progress = litert_torch_config.show_progress, False
     try:

@@ -1,7 +1,6 @@
 """Signatures made out of converted ones, instead of being traced again: seconds against milliseconds each.
 
-A draft of K tokens is the beginning of a longer one, and a verify of T rows differs from two wider ones in nothing but
-sizes, which are linear in T.
+A graph of T rows differs from two wider ones in nothing but sizes, which are linear in T.
 """
 
 from __future__ import annotations
@@ -13,34 +12,6 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edge_mtp.errors import EdgeMtpError
-
-ABSENT = -1  # an optional input that an operator does without
-
-
-def add_beginning(model: Any, source: str, name: str, length: int) -> None:
-    """Add signature `name`: `source` with each output, [1,n] joined from n columns, cut to `length` columns."""
-    signature = _signature(model, source)
-    graph = model.subgraphs[signature.subgraphIndex]
-    extended = copy.copy(graph)
-    extended.tensors, extended.operators = list(graph.tensors), list(graph.operators)
-    outputs = {}
-    for item in signature.outputs:
-        join = next(op for op in graph.operators if item.tensorIndex in op.outputs)
-        code = model.operatorCodes[join.opcodeIndex]
-        if code.builtinCode != schema.BuiltinOperator.CONCATENATION:
-            raise ValueError(f"output {item.name!r} of {source} is not joined from columns")
-        if length == 1:
-            outputs[item.name.decode()] = int(join.inputs[0])
-            continue
-        shorter, tensor = copy.copy(join), copy.copy(graph.tensors[item.tensorIndex])
-        tensor.shape = np.array([1, length], np.int32)
-        tensor.shapeSignature = None
-        outputs[item.name.decode()] = len(extended.tensors)
-        shorter.inputs = join.inputs[:length]
-        shorter.outputs = np.array([len(extended.tensors)], np.int32)
-        extended.tensors.append(tensor)
-        extended.operators.append(shorter)
-    _add(model, signature, name, outputs, extended)
 
 
 def add_width(model: Any, samples: dict[int, str], name: str, rows: int) -> None:
@@ -57,11 +28,6 @@ def add_width(model: Any, samples: dict[int, str], name: str, rows: int) -> None
     signature.subgraphIndex = narrow.subgraph(source.subgraphIndex, other.subgraphIndex)
     model.subgraphs[signature.subgraphIndex].name = name.encode()
     model.signatureDefs.append(signature)
-
-
-def remove(model: Any, name: str) -> None:
-    """Remove the signature `name`; `compact` then drops its graph."""
-    model.signatureDefs.remove(_signature(model, name))
 
 
 class _Narrower:
@@ -162,43 +128,3 @@ class _Narrower:
 
 def _signature(model: Any, name: str) -> Any:
     return next(s for s in model.signatureDefs if s.signatureKey.decode() == name)
-
-
-def _add(model: Any, source: Any, name: str, outputs: dict[str, int], graph: Any) -> None:
-    """Add signature `name`: what of `graph` the tensors `outputs` depend on, with inputs named as in `source`."""
-    needed = set(outputs.values())
-    operators = []
-    for operator in reversed(graph.operators):  # operators are in order of execution
-        if needed.intersection(operator.outputs.tolist()):
-            operators.append(operator)
-            needed.update(operator.inputs.tolist())
-            needed.update(operator.outputs.tolist())
-    needed.discard(ABSENT)
-    index = {old: new for new, old in enumerate(sorted(needed))} | {ABSENT: ABSENT}
-
-    def renumbered(tensors: Any) -> Any:
-        return np.array([index[t] for t in np.asarray(tensors).tolist()], np.int32)
-
-    part = copy.copy(graph)
-    part.name = name.encode()
-    part.tensors = [copy.copy(graph.tensors[old]) for old in sorted(needed)]
-    part.inputs = renumbered([t for t in graph.inputs.tolist() if t in needed])
-    part.outputs = renumbered(list(outputs.values()))
-    part.operators = []
-    for operator in reversed(operators):
-        moved = copy.copy(operator)
-        moved.inputs, moved.outputs = renumbered(operator.inputs), renumbered(operator.outputs)
-        part.operators.append(moved)
-
-    def entry(key: bytes, tensor: int) -> Any:
-        mapping = schema.TensorMapT()
-        mapping.name, mapping.tensorIndex = key, index[tensor]
-        return mapping
-
-    signature = schema.SignatureDefT()
-    signature.signatureKey = name.encode()
-    signature.subgraphIndex = len(model.subgraphs)
-    signature.inputs = [entry(i.name, i.tensorIndex) for i in source.inputs if i.tensorIndex in needed]
-    signature.outputs = [entry(key.encode(), tensor) for key, tensor in outputs.items()]
-    model.subgraphs.append(part)
-    model.signatureDefs.append(signature)

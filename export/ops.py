@@ -76,7 +76,7 @@ def draft(
         ids: int32 [1, N], the candidates' token ids, distinct, in any order.
         control: int32 [1, 8], see docs/verify-op.md; the mask flag is ignored.
         scalars: float32 [1, 4].
-        offset: int32 [1], the draft step, from 0.
+        offset: int32 [1], the draft step, from 0; computed, not a constant.
 
     Returns:
         token int32 [1] and confidence float32 [1], its probability. The decomposition is greedy always: a
@@ -92,71 +92,55 @@ def draft(
     _expect_parameters(DRAFT, control, scalars)
     # LiteRT hands a kernel only memory aligned to 64 bytes; constants in a flatbuffer are aligned to 16. The
     # reserved entry, 0, makes a constant a computed tensor.
-    ids, offset = ids + control[:, -1:], offset + control[0, -1:]
+    ids = ids + control[:, -1:]
     composite = _composite(DRAFT)
     logits, ids, control, scalars, offset = composite.mark_inputs(logits, ids, control, scalars, offset)
     token, confidence = composite.mark_outputs(*_greedy_draft(logits, ids, control, scalars, offset))
     return token, confidence
 
 
-def add_custom_codes(model: bytes) -> bytes:
-    """Prepares a .tflite for runtimes that claim the composites; the last step on a model's flatbuffer.
+def add_custom_codes(model: Any) -> None:
+    """Prepares a model, an object tree, for runtimes that claim the composites; the last change to its operators.
 
     Puts a CUSTOM operator code per op of ours that the model uses in front of its table of operator codes. No
     operator refers to them, so a stock runtime never resolves them; a runtime with the kernels points the
     composites' opcode_index there. In front, because then no composite has index 0, which a flatbuffer leaves
     out.
-
-    Args:
-        model: a .tflite file, weights inside the flatbuffer or behind it.
-
-    Returns:
-        The same model with the codes; `model` itself when it has none of the composites, or has the codes.
     """
-    schema, root = _parse(model)
-    codes = root.operatorCodes
+    from ai_edge_litert import schema_py_generated as schema
+
+    codes = model.operatorCodes
     custom = schema.BuiltinOperator.CUSTOM
-    operators = [op for graph in root.subgraphs for op in graph.operators or []]
-    used = {_composite_name(schema, codes, op) for op in operators}
+    operators = {id(op): op for graph in model.subgraphs for op in graph.operators or []}  # graphs may share some
+    used = {_composite_name(schema, codes, op) for op in operators.values()}
     present = {code.customCode.decode() for code in codes if code.builtinCode == custom}
     missing = [name for name in (VERIFY, DRAFT) if name in used and name not in present]
-    if not missing:
-        return model
-    for op in operators:
+    for op in operators.values():
         op.opcodeIndex += len(missing)
     for name in reversed(missing):
         code: Any = schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = custom
-        code.customCode = name
+        code.customCode = name.encode()
         codes.insert(0, code)
-    return _pack(root, model)
 
 
-def inline_composites(model: bytes) -> bytes:
+def inline_composites(model: Any) -> None:
     """Replaces every composite of ours by its decomposition, for accelerators that take no composites.
 
     LiteRT's GPU delegate leaves composites to the CPU, and a model compiled for the GPU alone is then refused.
     The price is that no runtime can claim the ops any more. The decompositions' subgraphs stay, unused.
-
-    Args:
-        model: a .tflite file as for add_custom_codes.
-
-    Returns:
-        The same model with builtin operators in the composites' places; `model` itself when it has none.
     """
-    schema, root = _parse(model)
-    found = False
-    for graph in root.subgraphs:
+    from ai_edge_litert import schema_py_generated as schema
+
+    for graph in model.subgraphs:
         inlined = []
         for op in graph.operators or []:
-            if _composite_name(schema, root.operatorCodes, op) in (VERIFY, DRAFT):
-                found = True
-                body = root.subgraphs[op.builtinOptions2.decompositionSubgraphIndex]
+            if _composite_name(schema, model.operatorCodes, op) in (VERIFY, DRAFT):
+                body = model.subgraphs[op.builtinOptions2.decompositionSubgraphIndex]
                 inlined += _instantiate(body, op, graph.tensors)
             else:
                 inlined.append(op)
         graph.operators = inlined
-    return _pack(root, model) if found else model
 
 
 def _instantiate(body: Any, call: Any, tensors: list[Any]) -> list[Any]:
@@ -176,41 +160,10 @@ def _instantiate(body: Any, call: Any, tensors: list[Any]) -> list[Any]:
     return operators
 
 
-def _parse(model: bytes) -> tuple[Any, Any]:
-    """The schema module and the model's object tree."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    return schema, schema.ModelT.InitFromPackedBuf(model, 0)
-
-
 def _composite_name(schema: Any, codes: list[Any], op: Any) -> str | None:
     if codes[op.opcodeIndex].builtinCode != schema.BuiltinOperator.STABLEHLO_COMPOSITE:
         return None
     return str(op.builtinOptions2.name.decode())
-
-
-def _pack(root: Any, original: bytes) -> bytes:
-    """The flatbuffer of a changed model, then what the original kept behind its own, by absolute offset."""
-    outside = [(buffer, "offset") for buffer in root.buffers if buffer.offset > 1]
-    operators = [op for graph in root.subgraphs for op in graph.operators or []]
-    outside += [(op, "largeCustomOptionsOffset") for op in operators if op.largeCustomOptionsOffset > 1]
-    packed = _serialize(root)
-    if not outside:
-        return packed
-    old_start = min(getattr(owner, field) for owner, field in outside)
-    padding = (old_start - len(packed)) % 64  # keeps the alignment of what follows
-    shift = len(packed) + padding - old_start
-    for owner, field in outside:
-        setattr(owner, field, getattr(owner, field) + shift)
-    return b"".join((_serialize(root), bytes(padding), memoryview(original)[old_start:]))
-
-
-def _serialize(root: Any) -> bytes:
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(root.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
 
 
 def _composite(name: str) -> Any:

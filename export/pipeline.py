@@ -1,138 +1,184 @@
-"""From a checkpoint pair to a bundle, in one call."""
+"""From a checkpoint pair to a bundle, in one call; an interrupted one goes on where it was."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
-import shutil
-import tempfile
+import json
+import math
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.checkpoint import Pair, load_drafter, load_target, open_pair, tokenizer_ids
-from edge_mtp.export.quiet import quiet
+from edge_mtp.export import download, recipes
+from edge_mtp.export.checkpoint import Pair, open_pair, tokenizer_ids
+from edge_mtp.export.parts import Parts
 from edge_mtp.export.token_bytes import token_table
 from edge_mtp.export.writer import STOPS, THINKING_TOKENS, TOOL_TOKENS, Chat, llm_metadata, write_bundle
+from edge_mtp.quiet import quiet
 
 if TYPE_CHECKING:
-    from edge_mtp.export.convert import Signature
+    from edge_mtp.export.signatures import Graphs, Section
+    from edge_mtp.export.store import Store
 
-# Called when a stage begins: its name, stages done before it, stages in all.
-Progress = Callable[[str, int, int], None]
+# Called as an export goes on: what it does, and the share of all the work that is done, 0 to 1.
+Progress = Callable[[str, float], None]
 
-VERIFY_WIDTHS = range(2, 9)
-DRAFT_LENGTHS = range(1, 8)
-# Rows of the verify graphs that are traced; those of VERIFY_WIDTHS follow from them. Primes, and so neither is
-# some dimension of the model as well, for which the converter might find shortcuts.
-TRACED_WIDTHS = (11, 13)
-STOCK_VERIFY_WIDTH = 4  # the stock runtime drafts one token fewer than its verify has rows
+VERIFY_WIDTHS = tuple(range(2, 9))
+DEFAULT_CONTEXT = 4096
+# A row of a mixture of experts chooses its own and is a graph of its own, so a pass has few.
+PREFILL, PREFILL_OF_EXPERTS = (128,), (16,)
 
 MANIFEST_VERSION = 1
 SIGNATURES_VERSION = 1
 # The stock engine that is known to pass the drafter P - 1 and to run these bundles.
 MINIMUM_ENGINE = "litert-lm 0.18.1"
 
+KV_TYPES = ("fp32", "int8")
+
+# What work weighs: a traced piece as much as so many encoded weights (on the machine this was measured on).
+WEIGHTS_PER_PIECE = 60_000_000
+# What does not grow with the weights: libraries, tracing and object trees in memory; graphs and their pieces on disk.
+WORKING_MEMORY = 3 << 29
+WORKING_DISK = 1 << 28
+
 
 @dataclass(frozen=True)
 class Summary:
-    """What an export made: bytes of each section, seconds of each kind of stage."""
+    """What an export made: bytes of each section, seconds of each kind of work, what was not taken along."""
 
     path: Path
     sections: dict[str, int]
     seconds: dict[str, float]
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Options:
-    """C positions of KV cache; rows of each prefill signature; name of a quantization recipe; whether to leave
-    out the `edge_*` signatures."""
+    """C positions of KV cache, of type fp32 or int8; rows of each prefill signature; T of each `edge_verify_T`,
+    none for a lean bundle; the recipe of the weights."""
 
     context: int
     prefill: tuple[int, ...]
-    quantization: str
-    lean: bool
+    widths: tuple[int, ...]
+    kv: str
+    recipe: recipes.Recipe
+
+    @property
+    def lean(self) -> bool:
+        return not self.widths
 
 
-class Stages:
-    """Counts stages, times them, and tells the caller when each begins."""
+class Work:
+    """How much of an export is done, and how long each kind of work took.
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    `plan` has the amount of work of each section, of which `begin` and `add` tell `report` the share.
+    """
+
+    def __init__(self, report: Progress) -> None:
         self.seconds: dict[str, float] = {}
-        self._progress = progress
-        self._total = total
-        self._done = -1
-        self._begun = ("", 0.0)
+        self.plan: dict[str, float] = {}
+        self._report = report
+        self._done = self._planned = 0.0
+        self._kind, self._what, self._since = "", "", time.monotonic()
 
-    def __call__(self, name: str) -> None:
-        self.close()
-        self._done += 1
-        self._progress(name, self._done, self._total)
-        self._begun = (name, time.monotonic())
+    def begin(self, kind: str, what: str) -> None:
+        now = time.monotonic()
+        if self._kind:
+            self.seconds[self._kind] = self.seconds.get(self._kind, 0.0) + now - self._since
+        self._kind, self._what, self._since = kind, what, now
+        self.add(0)
 
-    def close(self) -> None:
-        name, since = self._begun
-        if name:
-            kind = name.split()[0]
-            self.seconds[kind] = self.seconds.get(kind, 0.0) + time.monotonic() - since
-        self._begun = ("", 0.0)
+    def section(self, name: str) -> None:
+        """Begin a section: what was planned before it is done, and no more than it plans will be added."""
+        self._done = self._planned
+        self._planned += self.plan[name]
+
+    def add(self, amount: float) -> None:
+        self._done = min(self._done + amount, self._planned)
+        self._report(self._what, self._done / (sum(self.plan.values()) or 1.0))
+
+    def end(self) -> None:
+        self.begin("", self._what)
+        self._report(self._what, 1.0)
+
+
+def default_prefill(pair: Pair) -> tuple[int, ...]:
+    """Rows of the prefill signatures that suit the target."""
+    return PREFILL_OF_EXPERTS if getattr(pair.target.config, "enable_moe_block", False) else PREFILL
 
 
 def export_bundle(
-    target: Path,
-    drafter: Path,
+    target: Path | Pair,
+    drafter: Path | None,
     output: Path,
     *,
-    quantization: str = "fp32",
+    recipe: str = "fp32",
     context: int = 1024,
-    prefill: Sequence[int] = (128,),
+    prefill: Sequence[int] = PREFILL,
+    kv: str = "fp32",
     lean: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    widths: Sequence[int] = VERIFY_WIDTHS,
+    origins: Mapping[str, str] | None = None,
+    progress: Progress = lambda what, done: None,
 ) -> Summary:
-    """Write the bundle `output` from two checkpoint directories; a failure leaves nothing behind.
+    """Write the bundle `output` from a pair of checkpoints.
+
+    Until it is whole it lies in a folder beside `output`, from which the same call goes on after an interruption
+    (`Parts`). A refusal leaves nothing behind.
 
     Args:
-        target: a Gemma 4 checkpoint with tokenizer.json and chat template.
-        drafter: the Gemma 4 assistant that was trained for it.
-        quantization: `fp32`, or `int8` for int8 weights with float32 activations and KV.
+        target: a Gemma 4 checkpoint with tokenizer.json and chat template, or an opened pair.
+        drafter: the Gemma 4 assistant that was trained for it; None with an opened pair.
+        recipe: how weights are stored: a name of `recipes`, or a TOML file.
         context: C, positions in the KV cache.
         prefill: rows of the prefill signatures.
+        kv: type of the KV cache, `fp32` or `int8`.
         lean: leave out the `edge_*` signatures, so that only the stock runtime's graphs remain.
-        progress: told when each stage begins.
+        widths: T of the `edge_verify_T` signatures; each comes with the draft of T - 1 tokens.
+        origins: for the manifest, where target, drafter and adapter come from.
+        progress: told how far it is, from 0 to 1.
 
     Raises:
-        EdgeMtpError: the pair, an option, or the place of the output does not allow it.
+        EdgeMtpError: the pair, an option, the machine or the place of the output does not allow it.
+        KeyboardInterrupt: with a line for the user about what becomes of what was done.
     """
-    options = Options(context, tuple(sorted(set(prefill))), quantization, lean)
+    chosen = () if lean else tuple(sorted(set(widths)))
+    options = Options(context, tuple(sorted(set(prefill))), chosen, kv, recipes.load(recipe))
     with quiet():
-        pair = open_pair(target, drafter)
+        pair = target if isinstance(target, Pair) else open_pair(target, drafter or Path())
     _check(options, pair)
+    sizes = options.recipe.sizes(pair.target.weights.names, pair.drafter.weights.names, lean=options.lean)
     chat, table = _chat(pair), token_table(pair.tokenizer, pair.target.config.vocab_size)
-    with _scratch(output, pair) as scratch:
-        stages = Stages(progress, _stage_count(options, pair))
-        models = _convert_models(pair, options, scratch, stages)
-        stages("write bundle")
-        bundle = scratch / "bundle"
+    _check_memory(pair, options)
+    work = Work(progress)
+    # Each section lies there twice while the bundle is put together.
+    with Parts(output, _identity(pair, options), 2 * sum(sizes.values()) + WORKING_DISK) as parts:
+        hashes = pair.start_hashing()
+        models = _write_models(pair, options, parts, work)
+        work.begin("bundle", "write bundle")
+        bundle = parts.scratch / "bundle"
         sections = write_bundle(
             bundle,
-            metadata=llm_metadata(chat, pair.chat_template, options.context - VERIFY_WIDTHS[-1]),
+            metadata=llm_metadata(chat, pair.chat_template, options.context - max(VERIFY_WIDTHS)),
             tokenizer=pair.tokenizer,
             models=models,
-            manifest=_manifest(pair, options, chat),
+            manifest=_manifest(pair, options, chat, hashes() | {"origins": dict(origins or {})}),
             token_table=table,
-            scratch=scratch,
+            scratch=parts.scratch,
         )
-        stages.close()
-        bundle.replace(output)
-    return Summary(output, sections, stages.seconds)
+        parts.publish(bundle)
+        work.end()
+    return Summary(output, sections, work.seconds, pair.target.weights.left_out)
 
 
 def _check(options: Options, pair: Pair) -> None:
     config = pair.target.config
-    least = max(*options.prefill, 2 * VERIFY_WIDTHS[-1])
+    least = max(*options.prefill, 2 * max(VERIFY_WIDTHS))
     if options.context < least:
         raise EdgeMtpError(
             f"context {options.context} is too small: the widest prefill and verify need at least {least}"
@@ -142,108 +188,172 @@ def _check(options: Options, pair: Pair) -> None:
             f"context {options.context} is more than the target's {config.max_position_embeddings} positions:"
             " choose a smaller one"
         )
-
-
-@contextmanager
-def _scratch(output: Path, pair: Pair) -> Iterator[Path]:
-    """A directory beside `output`, so that the finished bundle can be renamed into place; gone afterwards."""
-    if output.is_dir():
-        raise EdgeMtpError(f"output {output} is a directory: give the name of a file in it")
-    folder = output.parent
-    # At most three float32 copies exist at a time: converted, quantized, in the bundle.
-    needed = 3 * 4 * (pair.target.parameters + pair.drafter.parameters)
-    try:
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise EdgeMtpError(
-                f"{folder} has {free >> 20} MiB free, the export needs {needed >> 20} MiB: write elsewhere"
-            )
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=folder) as scratch:
-            yield Path(scratch)
-    except OSError as error:
+    if options.kv not in KV_TYPES:
+        raise EdgeMtpError(f"KV type {options.kv!r} is unknown: choose {' or '.join(KV_TYPES)}")
+    if options.widths and not set(options.widths) <= set(VERIFY_WIDTHS):
         raise EdgeMtpError(
-            f"output {output} cannot be written ({error.strerror}): choose a directory you may write to"
-        ) from error
+            f"verify widths {','.join(map(str, options.widths))} are not all between {VERIFY_WIDTHS[0]} and"
+            f" {VERIFY_WIDTHS[-1]}: choose among those"
+        )
 
 
-def _stage_count(options: Options, pair: Pair) -> int:
-    """Two stages a traced signature, one a model, one for the weights and one for the bundle."""
-    embedders = 1 + bool(pair.target.config.hidden_size_per_layer_input)
-    stock = len(options.prefill) + 3  # decode, verify and the drafter's
-    traced = embedders + stock + (0 if options.lean else len(TRACED_WIDTHS) + 2)
-    return 2 * traced + (embedders + 2) + 2
-
-
-def _convert_models(pair: Pair, options: Options, scratch: Path, stages: Stages) -> dict[str, Path]:
-    """Convert and quantize every model of the bundle; return their TFLite files by section name."""
-    stages("load weights")
+def _check_memory(pair: Pair, options: Options) -> None:
     with quiet():
-        from edge_mtp.export import flatbuffer, graphs, ops
-        from edge_mtp.export.convert import convert
-        from edge_mtp.export.quantize import quantize
-    last_stage = "store" if options.quantization == "fp32" else "quantize"
+        from edge_mtp.export import store
+
+    needed = WORKING_MEMORY + store.memory(
+        (shape, options.recipe.encoding(section, name, shape))
+        for section, weights in ((recipes.PREFILL_DECODE, pair.target.weights), (recipes.DRAFTER, pair.drafter.weights))
+        for name, shape in weights.names.items()
+        if name != recipes.PER_LAYER_TABLE  # is in a section of its own
+    )
+    available = available_memory()
+    if available is not None and available < needed:
+        raise EdgeMtpError(
+            f"{available >> 20} MiB of memory are available, the export needs {needed >> 20} MiB: close other programs"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not tell."""
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) << 10 if found else None
+
+
+def _identity(pair: Pair, options: Options) -> str:
+    """What decides every byte that an export writes, as text.
+
+    Without the places of files that are small enough to be known by their content, since random pairs lie elsewhere
+    each time.
+    """
+    code = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(source.read_bytes())
+    return json.dumps(
+        {
+            "options": asdict(options),
+            "files": [_stamp(path) for path in (pair.tokenizer, *pair.target.files, *pair.drafter.files)],
+            "seeds": [pair.target.seed, pair.drafter.seed],
+            "chat": [pair.chat_template, pair.generation],
+            "exporter": [_versions(), code.hexdigest()],
+        }
+    )
+
+
+def _stamp(path: Path) -> list[str | int]:
+    commit = download.commit(path.parent)
+    if commit is not None:
+        return [path.parents[2].name, commit, path.name]
+    if path.suffix == ".safetensors":
+        status = path.stat()
+        return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+    return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+
+
+def _write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dict[str, Path]:
+    """Trace, assemble and fill every model of the bundle; return their TFLite files by section name."""
+    work.begin("trace", "load the converter")
+    with quiet():
+        from edge_mtp.export import piece_cache
+
+        graphs = graphs_of(pair, options)
+    sections = graphs.sections()
+    traced = {name: section.traced() for name, section in sections.items()}
+    for name in sections:
+        work.plan[name] = WEIGHTS_PER_PIECE * len(traced[name]) + _parameters(pair, name, options.lean)
     models = {}
-    with graphs.patched():
-        with quiet():
-            target, drafter = load_target(pair.target), load_drafter(pair.drafter)
-        for name, signatures in _models(pair, target, drafter, options).items():
-            converted, models[name] = scratch / f"{name}.converted", scratch / f"{name}.tflite"
-            convert(signatures, converted, stages)
-            stages(f"{last_stage} {name}")
-            _finish(converted, derived=name == "prefill_decode" and not options.lean)
-            quantize(converted, models[name], options.quantization)
-            claimable = ops.add_custom_codes(models[name].read_bytes())
-            models[name].write_bytes(flatbuffer.serialize(flatbuffer.parse(claimable)))
+    for name, section in sections.items():
+        work.section(name)
+        models[name] = parts.folder / f"{name}.tflite"
+        if not models[name].is_file():
+            work.begin("trace", f"trace {name}")
+            pieces = piece_cache.converted(
+                name, graphs, traced[name], parts.scratch, lambda piece: work.add(WEIGHTS_PER_PIECE / 2)
+            )
+            _write_model(pair, options, name, section, pieces, parts, work)
     return models
 
 
-def _models(pair: Pair, target: Any, assistant: Any, options: Options) -> dict[str, list[Signature]]:
-    """The signatures to trace, by section; `_finish` derives the others."""
-    from edge_mtp.export import graphs
-    from edge_mtp.export.convert import Signature
+def _write_model(
+    pair: Pair, options: Options, name: str, section: Section, pieces: Any, parts: Parts, work: Work
+) -> None:
+    from edge_mtp.export import compact, ops
+    from edge_mtp.export.store import Store
 
-    target, assistant = graphs.prepare(target), graphs.prepare(assistant)
-    decoder, context = target.model, options.context
-    models = {}
-
-    embedder = graphs.Embedder(decoder.embed_tokens)
-    models["embedder"] = [Signature("embedder", embedder, embedder.sample())]
-    if decoder.config.hidden_size_per_layer_input:
-        per_layer = graphs.PerLayerEmbedder(decoder.embed_tokens_per_layer, decoder.config.num_hidden_layers)
-        models["per_layer_embedder"] = [Signature("per_layer_embedder", per_layer, per_layer.sample())]
-
-    prefill, decode = graphs.Prefill(target, context), graphs.Decode(target, context)
-    drafter = graphs.Drafter(assistant, decoder.config, pair.kv_layers, context)
-    signatures = [Signature(f"prefill_{rows}", prefill, prefill.sample(rows)) for rows in options.prefill]
-    signatures.append(Signature("decode", decode, decode.sample(1)))
-    signatures.append(Signature("verify", decode, decode.sample(STOCK_VERIFY_WIDTH)))
-    if not options.lean:
-        # The stock signatures read the whole cache, as any accelerator can; ours, for the CPU, cut their windows.
-        cut_decode, cut_verify = graphs.Decode(target, context, cut=True), graphs.Verify(target, context, cut=True)
-        folded = graphs.FoldedDrafter(drafter, target.lm_head.weight, DRAFT_LENGTHS[-1], cut=True)
-        signatures.append(Signature("edge_decode", cut_decode, cut_decode.sample(1)))
-        signatures += [Signature(f"edge_verify_{t}", cut_verify, cut_verify.sample(t)) for t in TRACED_WIDTHS]
-        signatures.append(Signature(f"edge_draft_{DRAFT_LENGTHS[-1]}", folded, folded.sample()))
-    models["prefill_decode"] = signatures
-    models["mtp_drafter"] = [Signature("mtp_drafter", drafter, drafter.sample())]
-    return models
+    work.begin("assemble", f"assemble {name}")
+    assembly = section.assemble(pieces)
+    compact.compact(assembly.model)
+    ops.add_custom_codes(assembly.model)
+    store = Store(assembly, parts.folder / f"{name}.tflite")
+    bind(pair, options, name, store)
+    work.begin("weights", f"weights of {name}")
+    store.write(work.add)
 
 
-def _finish(path: Path, *, derived: bool) -> None:
-    """Add the signatures that follow from converted ones, and make the file small."""
-    from edge_mtp.export import compact, derive, flatbuffer
+def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
+    """Tell the store what each weight is and where it comes from."""
+    from edge_mtp.export.calibration import cache_scales
+    from edge_mtp.export.signatures import DRAFTER
 
-    model = flatbuffer.parse(path.read_bytes())
-    if derived:
-        traced = {rows: f"edge_verify_{rows}" for rows in TRACED_WIDTHS}
-        for rows in VERIFY_WIDTHS:
-            derive.add_width(model, traced, f"edge_verify_{rows}", rows)
-        for name in traced.values():
-            derive.remove(model, name)
-        for length in DRAFT_LENGTHS[:-1]:
-            derive.add_beginning(model, f"edge_draft_{DRAFT_LENGTHS[-1]}", f"edge_draft_{length}", length)
-    compact.compact(model)
-    path.write_bytes(flatbuffer.serialize(model))
+    for qualified, shape in store.weights.items():
+        owner, name = qualified.split("/", 1)
+        weights = (pair.drafter if owner + "/" == DRAFTER else pair.target).weights
+        if len(shape) != 2 or name.endswith("token_ordering"):
+            store.constant(qualified, weights.read(name).reshape(shape))
+            continue
+        role = recipes.DRAFTER if owner + "/" == DRAFTER else section
+        encoding = options.recipe.encoding(role, name, shape)
+        store.matrix(qualified, (shape[0], shape[1]), encoding, _reader(weights, name, shape))
+    if options.kv == "int8":
+        store.cache_scales(cache_scales(pair.target))
+
+
+def _reader(weights: Any, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Any]:
+    """Rows of a weight as the matrix `shape`; experts' matrices lie on top of each other."""
+    per_entry = shape[0] // weights.names[name][0]
+
+    def read(start: int, stop: int) -> Any:
+        first, last = start // per_entry, -(-stop // per_entry)
+        rows = weights.read(name, first, last).reshape(-1, shape[1])
+        return rows[start - first * per_entry : stop - first * per_entry]
+
+    return read
+
+
+def graphs_of(pair: Pair, options: Options) -> Graphs:
+    """The graphs of a bundle; imports torch."""
+    from edge_mtp.export.decoder import Decoder
+    from edge_mtp.export.shapes import drafters_allowed
+    from edge_mtp.export.signatures import Graphs
+
+    assistant = pair.drafter.config
+    with drafters_allowed():
+        drafter = Decoder.of(assistant.get_text_config())
+    return Graphs(
+        target=Decoder.of(pair.target.config),
+        drafter=drafter,
+        context=options.context,
+        prefill=options.prefill,
+        widths=options.widths,
+        int8_kv=options.kv == "int8",
+        centroids=assistant.num_centroids if assistant.use_ordered_embeddings else 0,
+        nearest=assistant.centroid_intermediate_top_k,
+    )
+
+
+def _parameters(pair: Pair, section: str, lean: bool) -> int:
+    """Weights that go into a section."""
+    target = pair.target.weights.names
+    tables = {recipes.EMBEDDER: recipes.TABLE, recipes.PER_LAYER_EMBEDDER: recipes.PER_LAYER_TABLE}
+    if section in tables:
+        return math.prod(target[tables[section]])
+    if section == recipes.DRAFTER:
+        return pair.drafter.parameters
+    decoder = sum(math.prod(shape) for name, shape in target.items() if name != recipes.PER_LAYER_TABLE)
+    return decoder + (0 if lean else pair.drafter.parameters)
 
 
 def _chat(pair: Pair) -> Chat:
@@ -264,44 +374,49 @@ def _chat(pair: Pair) -> Chat:
     )
 
 
-def _manifest(pair: Pair, options: Options, chat: Chat) -> dict[str, Any]:
+def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) -> dict[str, Any]:
     """The record of how the bundle was made and how it wants to be run."""
-    from edge_mtp.export import graphs, ops
-    from edge_mtp.export.quantize import RECIPES
+    from edge_mtp.export import ops, pieces
 
     config = pair.target.config
-    version = importlib.metadata.version
+    versions = _versions()
     return {
         "edge_mtp": MANIFEST_VERSION,
         "versions": {
-            "edge-mtp": version("edge-mtp"),
+            "edge-mtp": versions.pop("edge-mtp"),
             "ops": {ops.VERIFY: ops.VERSION, ops.DRAFT: ops.VERSION},
             "signatures": SIGNATURES_VERSION,
-            "converters": {
-                name: version(name) for name in ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch")
-            },
+            "converters": versions,
         },
         "minimum_engine": MINIMUM_ENGINE,
-        "source": {
-            "target": pair.target.hashes(),
-            "drafter": pair.drafter.hashes(),
+        "source": hashes,
+        "recipe": {
+            "name": options.recipe.name,
+            "roles": {role: encoding.name for role, encoding in options.recipe.roles.items()},
+            "overrides": {pattern: encoding.name for pattern, encoding in options.recipe.overrides},
+            "kv": options.kv,
         },
-        "quantization": {"name": options.quantization, "recipe": RECIPES[options.quantization][0]},
         "context": options.context,
         "prefill_lengths": list(options.prefill),
-        "verify_widths": [] if options.lean else list(VERIFY_WIDTHS),
-        "draft_lengths": [] if options.lean else list(DRAFT_LENGTHS),
+        "verify_widths": list(options.widths),
+        "draft_lengths": [width - 1 for width in options.widths],
         "lean": options.lean,
         "drafter_kv": [f"kv_cache_{kind}_{layer}" for layer in pair.kv_layers.values() for kind in "kv"],
         # The drafter's graphs take input_pos = P - 1 and add this: transformers' position of a draft is P.
-        "drafter_position_offset": graphs.DRAFTER_POSITION_OFFSET,
+        "drafter_position_offset": pieces.DRAFTER_POSITION_OFFSET,
         "chat": {"format": "gemma4", **asdict(chat)},
         "model": {
             "hidden_size": config.hidden_size,
             "layers": config.num_hidden_layers,
             "kv_layers": config.num_hidden_layers - config.num_kv_shared_layers,
-            "per_layer_width": config.hidden_size_per_layer_input,
+            "per_layer_width": getattr(config, "hidden_size_per_layer_input", 0) or 0,
             "vocab_size": config.vocab_size,
             "sliding_window": config.sliding_window,
         },
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        name: importlib.metadata.version(name) for name in ("edge-mtp", "litert-torch", "litert-converter", "torch")
     }

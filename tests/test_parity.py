@@ -1,29 +1,38 @@
-"""The exported graphs against transformers' eager computation on random weights, float32."""
+"""Each family's exported graphs against transformers' eager computation on random weights, float32 unless named."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import tiny_checkpoints
+from families import CONTEXT, FAMILIES, PREFILL
 from tiny_checkpoints import VOCAB, WINDOW
 
+import edge_mtp
 from edge_mtp.bundle import Bundle
+from edge_mtp.device import Request
+from edge_mtp.errors import EdgeMtpError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
+from ai_edge_litert import schema_py_generated as schema  # noqa: E402
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
+from edge_mtp.export import flatbuffer  # noqa: E402
+from edge_mtp.export.calibration import cache_scales  # noqa: E402
 from edge_mtp.export.checkpoint import load_drafter, load_target, open_pair  # noqa: E402
+from edge_mtp.export.decoder import Decoder  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-CONTEXT = 160
-PREFILL = 16
 LENGTH = 70  # tokens of the test sequence: several sliding windows
 HIDDEN = -1e4
 TOLERANCE = 1e-4  # of the largest magnitude in the reference
@@ -43,7 +52,7 @@ class Graphs:
         self.manifest = bundle.manifest
         decode = self.models["prefill_decode"].get_signature_runner("decode")
         self.cache = {
-            name: np.zeros(detail["shape"], np.float32)
+            name: np.zeros(detail["shape"], detail["dtype"])
             for name, detail in decode.get_input_details().items()
             if name.startswith("kv_cache_")
         }
@@ -61,11 +70,12 @@ class Graphs:
         mask = np.full((1, 1, count, CONTEXT), HIDDEN, np.float32)
         for row in range(count):
             mask[0, 0, row, : position + row + 1] = 0
+        if "per_layer_embedder" in self.models:
+            extra["per_layer_embeddings"] = self.embed("per_layer_embedder", tokens)
         out = self.call(
             "prefill_decode",
             signature,
             embeddings=self.embed("embedder", tokens),
-            per_layer_embeddings=self.embed("per_layer_embedder", tokens),
             input_pos=np.arange(position, position + count, dtype=np.int32),
             mask=mask,
             **self.cache,
@@ -117,9 +127,9 @@ def no_request() -> np.ndarray:
 
 @dataclass
 class Reference:
-    """transformers' eager results for one sequence of `LENGTH` tokens.
+    """transformers' eager results for one sequence, of `LENGTH` tokens unless `on` gave another.
 
-    `logits` [LENGTH,V] and `hidden` [LENGTH,H] by position; `cache` the KV pairs of each layer type by position.
+    `logits` [T,V] and `hidden` [T,H] by position; `cache` the KV pairs of each layer type by position.
     """
 
     target: Any
@@ -133,17 +143,20 @@ class Reference:
     def of(cls, target_directory: Path, drafter_directory: Path) -> Reference:
         pair = open_pair(target_directory, drafter_directory)
         target, drafter = load_target(pair.target), load_drafter(pair.drafter)
-        tokens = torch.randint(VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(1))
+        # transformers 5.23 hands a drafter the KV of such layers only if the target's own layers share KV, too.
+        for layer in pair.kv_layers.values():
+            target.model.layers[layer].self_attn.store_full_length_kv = True
+        empty = cls(target, drafter, [], np.empty(0), np.empty(0), {})
+        return empty.on(torch.randint(VOCAB, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist())
+
+    def on(self, tokens: list[int]) -> Reference:
+        """The same models' results for another sequence."""
         with torch.no_grad():
-            out = target(tokens, output_hidden_states=True, return_shared_kv_states=True, use_cache=False)
-        return cls(
-            target,
-            drafter,
-            tokens[0].tolist(),
-            out.logits[0].numpy(),
-            out.hidden_states[-1][0].numpy(),
-            dict(out.shared_kv_states),
-        )
+            out = self.target(
+                torch.tensor([tokens]), output_hidden_states=True, return_shared_kv_states=True, use_cache=False
+            )
+        logits, hidden = out.logits[0].numpy(), out.hidden_states[-1][0].numpy()
+        return Reference(self.target, self.drafter, tokens, logits, hidden, dict(out.shared_kv_states))
 
     def drafter_step(self, token: int, hidden: Any, position: int) -> tuple[np.ndarray, np.ndarray]:
         """Logits [V] and next hidden [1,1,H] of one drafter step, as transformers' candidate generator calls it."""
@@ -168,21 +181,26 @@ class Reference:
         return tokens
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference.of(*tiny_checkpoints.random_pair())
+def reference(family: str) -> Reference:
+    return Reference.of(*families.pair(family))
 
 
 @pytest.fixture
-def graphs() -> Graphs:
-    return Graphs(tiny_checkpoints.random_bundle("fp32"))
+def graphs(family: str) -> Graphs:
+    return Graphs(families.bundle(family))
 
 
 @pytest.fixture(scope="module")
-def filled() -> Graphs:
+def filled(family: str, reference: Reference) -> Graphs:
     """The whole sequence in the cache."""
-    graphs = Graphs(tiny_checkpoints.random_bundle("fp32"))
-    fill(graphs, Reference.of(*tiny_checkpoints.random_pair()).tokens)
+    graphs = Graphs(families.bundle(family))
+    fill(graphs, reference.tokens)
     return graphs
 
 
@@ -212,17 +230,17 @@ def test_prefill_then_decode_equals_transformers(graphs: Graphs, reference: Refe
         assert_close(out["activations"][0, 0], reference.hidden[position], f"activations at {position}")
 
 
-@pytest.mark.parametrize("width", range(2, 9))
-def test_verify_of_every_width_equals_transformers(graphs: Graphs, reference: Reference, width: int) -> None:
+def test_verify_of_every_width_equals_transformers(graphs: Graphs, reference: Reference) -> None:
     fill(graphs, reference.tokens[:PREFILL])
-    for position in range(PREFILL, LENGTH - width, width):
-        tokens = reference.tokens[position : position + width]
-        out = graphs.verify(tokens, position)
-        rows = slice(position, position + width)
-        assert_close(out["logits"][0], reference.logits[rows], f"logits from {position}")
-        assert_close(out["activations"][0], reference.hidden[rows], f"activations from {position}")
-        assert out["n_accepted"].tolist() == [0]
-        assert out["tokens"][0].tolist() == [int(reference.logits[position].argmax())] + [-1] * (width - 1)
+    for width in graphs.manifest["verify_widths"]:
+        for position in range(PREFILL, LENGTH - width, width):
+            tokens = reference.tokens[position : position + width]
+            out = graphs.verify(tokens, position)
+            rows = slice(position, position + width)
+            assert_close(out["logits"][0], reference.logits[rows], f"logits of {width} from {position}")
+            assert_close(out["activations"][0], reference.hidden[rows], f"activations of {width} from {position}")
+            assert out["n_accepted"].tolist() == [0]
+            assert out["tokens"][0].tolist() == [int(reference.logits[position].argmax())] + [-1] * (width - 1)
 
 
 def test_stock_verify_equals_transformers(graphs: Graphs, reference: Reference) -> None:
@@ -234,11 +252,13 @@ def test_stock_verify_equals_transformers(graphs: Graphs, reference: Reference) 
 
 
 @pytest.mark.parametrize("accepted", [0, 1, 3])
-def test_verify_accepts_what_the_target_would_say(graphs: Graphs, reference: Reference, accepted: int) -> None:
+def test_verify_accepts_what_the_target_would_say(
+    family: str, graphs: Graphs, reference: Reference, accepted: int
+) -> None:
     position, width = 3 * PREFILL, 5
     fill(graphs, reference.tokens[:position])
     tokens = [reference.tokens[position]]
-    probe = Graphs(tiny_checkpoints.random_bundle("fp32"))
+    probe = Graphs(families.bundle(family))
     probe.cache = dict(graphs.cache)
     for step in range(width):
         logits = probe.rows("decode", tokens[-1:], position + step)["logits"]
@@ -253,96 +273,186 @@ def test_verify_accepts_what_the_target_would_say(graphs: Graphs, reference: Ref
 
 def test_verify_refuses_what_only_the_kernel_serves(graphs: Graphs, reference: Reference) -> None:
     fill(graphs, reference.tokens[:PREFILL])
-    assert graphs.verify(reference.tokens[PREFILL : PREFILL + 3], PREFILL, flags=1)["n_accepted"] == [-3]
+    assert graphs.verify(reference.tokens[PREFILL : PREFILL + 2], PREFILL, flags=1)["n_accepted"] == [-3]
 
 
-@pytest.mark.parametrize("position", [5, WINDOW, WINDOW + 1, WINDOW + 2, LENGTH - 1])
-def test_drafter_step_equals_transformers(filled: Graphs, reference: Reference, position: int) -> None:
+def check_drafter_step(filled: Graphs, reference: Reference, position: int) -> None:
     token, hidden = reference.tokens[position], reference.hidden[None, None, position - 1]
     for step in range(3):
         out = filled.drafter_step(token, hidden, position)
         logits, following = reference.drafter_step(token, hidden, position)
-        candidates = logits > logits.min()
+        # transformers gives all tokens that are no candidates one value below every candidate's.
+        ordered = reference.drafter.config.use_ordered_embeddings
+        candidates = logits > logits.min() if ordered else np.ones(VOCAB, bool)
         ours = out["logits"][0, 0] > HIDDEN
-        # transformers gives all other tokens one value below every candidate's.
         assert np.array_equal(ours, candidates), f"centroids at step {step}"
         assert_close(out["logits"][0, 0][ours], logits[candidates], f"logits at step {step}")
         assert_close(out["projected_activations"], following, f"hidden state at step {step}")
         token, hidden = int(logits.argmax()), following
 
 
-@pytest.mark.parametrize("length", range(1, 8))
+@pytest.mark.parametrize("position", [5, WINDOW, WINDOW + 1, WINDOW + 2, LENGTH - 1])
+def test_drafter_step_equals_transformers(filled: Graphs, reference: Reference, position: int) -> None:
+    check_drafter_step(filled, reference, position)
+
+
 @pytest.mark.parametrize("position", [5, WINDOW + 1, LENGTH - 1])
-def test_folded_drafter_equals_single_steps(filled: Graphs, reference: Reference, length: int, position: int) -> None:
-    token, hidden = reference.tokens[position], reference.hidden[None, None, position - 1]
-    out = filled.draft(length, token, hidden, position)
-    assert out["draft"].shape == out["confidence"].shape == (1, length)
-    assert out["draft"][0].tolist() == reference.draft(length, position)
-    for step in range(length):
-        single = filled.drafter_step(token, hidden, position)
-        logits = single["logits"][0, 0]
-        token, hidden = int(logits.argmax()), single["projected_activations"]
-        assert out["draft"][0, step] == token
-        candidates = np.exp(logits[logits > HIDDEN] - logits.max())
-        assert out["confidence"][0, step] == pytest.approx(1 / candidates.sum(), rel=1e-4)
+def test_folded_drafter_equals_single_steps(filled: Graphs, reference: Reference, position: int) -> None:
+    for length in filled.manifest["draft_lengths"]:
+        token, hidden = reference.tokens[position], reference.hidden[None, None, position - 1]
+        out = filled.draft(length, token, hidden, position)
+        assert out["draft"].shape == out["confidence"].shape == (1, length)
+        assert out["draft"][0].tolist() == reference.draft(length, position)
+        for step in range(length):
+            single = filled.drafter_step(token, hidden, position)
+            logits = single["logits"][0, 0]
+            token, hidden = int(logits.argmax()), single["projected_activations"]
+            assert out["draft"][0, step] == token
+            candidates = np.exp(logits[logits > HIDDEN] - logits.max())
+            assert out["confidence"][0, step] == pytest.approx(1 / candidates.sum(), rel=1e-4)
 
 
-def test_folded_drafter_without_centroids(tmp_path: Path) -> None:
-    """Dense logits, as in the larger models' drafters; KV at random, for only the drafter is converted."""
-    from edge_mtp.export import graphs as modules
-    from edge_mtp.export.convert import Signature, convert
-
-    pair = open_pair(*tiny_checkpoints.write_pair(tmp_path, drafter={"use_ordered_embeddings": False}, seed=3))
-    target, drafter = load_target(pair.target), load_drafter(pair.drafter)
-    with modules.patched():
-        converted = modules.prepare(load_drafter(pair.drafter))
-        step = modules.Drafter(converted, pair.target.config, pair.kv_layers, CONTEXT)
-        folded = modules.FoldedDrafter(step, target.lm_head.weight, 3)
-        convert([Signature("folded", folded, folded.sample())], tmp_path / "folded.tflite", lambda stage: None)
-
-    random, position = np.random.default_rng(4), WINDOW + 20
-    inputs: dict[str, Any] = {
-        name: random.standard_normal(value.shape).astype(np.float32)
-        for name, value in folded.sample().items()
-        if name == "activations" or name.startswith("kv_cache_")
-    }
-    mask = np.full((1, 1, 1, CONTEXT), HIDDEN, np.float32)
-    mask[..., :position] = 0
-    out = Interpreter(str(tmp_path / "folded.tflite")).get_signature_runner("folded")(
-        token=np.array([7], np.int32),
-        input_pos=np.array([position - 1], np.int32),
-        mask=mask,
-        control=no_request(),
-        scalars=np.zeros((1, 4), np.float32),
-        **inputs,
-    )
-    cache = {
-        kind: (
-            torch.from_numpy(inputs[f"kv_cache_k_{layer}"]),
-            torch.from_numpy(inputs[f"kv_cache_v_{layer}"]).transpose(2, 3),
-        )
-        for kind, layer in pair.kv_layers.items()
-    }
-    reference = Reference(target, drafter, [], np.empty(0), np.empty(0), cache)
-    token, hidden = 7, inputs["activations"]
-    for j in range(3):
-        logits, hidden = reference.drafter_step(token, hidden, position)
-        token = int(logits.argmax())
-        assert out["draft"][0, j] == token
-        assert out["confidence"][0, j] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), rel=1e-3)
+def test_scaled_rotation_uncapped_logits_and_two_full_drafter_layers() -> None:
+    reference = Reference.of(*families.pair("unusual"))
+    assert reference.target.config.final_logit_softcapping is None
+    assert reference.target.model.rotary_emb.full_attention_attention_scaling > 1
+    graphs = Graphs(families.bundle("unusual", lean=True))
+    fill(graphs, reference.tokens)
+    for position in (5, LENGTH - 1):
+        check_drafter_step(graphs, reference, position)
+    out = graphs.rows("decode", reference.tokens[-1:], LENGTH - 1)
+    assert_close(out["logits"][0, 0], reference.logits[-1], "logits")
 
 
-def test_int8_is_near_transformers(reference: Reference) -> None:
-    graphs, position = Graphs(tiny_checkpoints.random_bundle("int8")), 3 * PREFILL
-    fill(graphs, reference.tokens[:position])
-    logits = graphs.verify(reference.tokens[position : position + 8], position)["logits"][0]
-    for row in range(8):
-        assert np.corrcoef(logits[row], reference.logits[position + row])[0, 1] > 0.98
+def test_rotation_that_depends_on_the_length_of_the_text_is_refused() -> None:
+    config = copy.deepcopy(open_pair(*families.pair("E2B")).target.config)
+    config.rope_parameters["full_attention"] = {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0}
+    with pytest.raises(EdgeMtpError, match="rope_type='dynamic' in full_attention"):
+        Decoder.of(config)
 
 
-def test_int8_verify_agrees_with_int8_decode(reference: Reference) -> None:
-    tokens = reference.tokens
-    one, many = (Graphs(tiny_checkpoints.random_bundle("int8")) for _ in range(2))
+class TestText:
+    """Greedy texts of the runner, with and without drafts, against `generate` with and without an assistant."""
+
+    DRAFTS = max(families.WIDTHS) - 1
+    TOKENS = 40
+    PROMPTS = torch.randint(VOCAB, (2, 12), generator=torch.Generator().manual_seed(2)).tolist()
+
+    def test_is_that_of_transformers(self, family: str, reference: Reference) -> None:
+        settings = reference.drafter.generation_config
+        settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = self.DRAFTS, "constant"
+        settings.assistant_confidence_threshold = 0.0
+        with edge_mtp.open(families.bundle(family), threads=1) as engine:
+            for prompt in self.PROMPTS:
+                plain = engine.generate(Request(prompt, self.TOKENS)).wait().tokens
+                assert plain == self.generated(reference, prompt)
+                assert plain == self.generated(reference, prompt, assistant_model=reference.drafter)
+                for length in (1, self.DRAFTS):
+                    reply = engine.generate(Request(prompt, self.TOKENS, draft_length=length)).wait()
+                    assert reply.tokens == plain
+
+    def test_every_draft_is_that_of_transformers(self, family: str, reference: Reference) -> None:
+        """On the text so far: in its own rounds transformers also attends to the KV of a draft just rejected."""
+        with edge_mtp.open(families.bundle(family), threads=1) as engine:
+            for prompt in self.PROMPTS:
+                reply = engine.generate(Request(prompt, self.TOKENS, draft_length=self.DRAFTS)).wait()
+                said = reference.on([*prompt, *reply.tokens])
+                rounds = [step for step in reply.steps if step.kind == "verify"]
+                assert len(rounds) > self.TOKENS // (self.DRAFTS + 1)
+                for step in rounds:
+                    assert step.draft == said.draft(len(step.draft), step.position - 1), step.position
+
+    def generated(self, reference: Reference, prompt: list[int], **options: Any) -> list[int]:
+        reference.target.generation_config.eos_token_id = None
+        with torch.no_grad():
+            out = reference.target.generate(
+                torch.tensor([prompt]), do_sample=False, max_new_tokens=self.TOKENS, **options
+            )
+        return list(out[0, len(prompt) :].tolist())
+
+
+class TestInt8Weights:
+    def test_logits_are_near_transformers(self) -> None:
+        reference = Reference.of(*families.pair("E2B"))
+        graphs, position = Graphs(tiny_checkpoints.random_bundle("int8")), 3 * PREFILL
+        fill(graphs, reference.tokens[:position])
+        logits = graphs.verify(reference.tokens[position : position + 8], position)["logits"][0]
+        assert_correlated(logits, reference.logits[position : position + 8])
+
+    def test_verify_agrees_with_decode(self) -> None:
+        check_verify_agrees_with_decode(tiny_checkpoints.random_bundle("int8"))
+
+
+@pytest.fixture(scope="module")
+def int8_cache() -> Path:
+    return families.bundle("E2B", kv="int8")
+
+
+@pytest.fixture(scope="module")
+def scales() -> dict[str, float]:
+    return cache_scales(open_pair(*families.pair("E2B")).target)
+
+
+class TestInt8Cache:
+    """Keys and values in int8, weights in float32."""
+
+    def test_logits_and_drafts_are_near_transformers(self, int8_cache: Path) -> None:
+        reference, graphs, position = Reference.of(*families.pair("E2B")), Graphs(int8_cache), 3 * PREFILL
+        fill(graphs, reference.tokens[:position])
+        logits = graphs.verify(reference.tokens[position : position + 5], position)["logits"][0]
+        assert_correlated(logits, reference.logits[position : position + 5])
+        token, hidden = reference.tokens[position], reference.hidden[None, None, position - 1]
+        theirs = reference.drafter_step(token, hidden, position)[1]
+        ours = graphs.drafter_step(token, hidden, position)["projected_activations"]
+        assert_correlated(ours[0], theirs[0])
+
+    def test_verify_agrees_with_decode(self, int8_cache: Path) -> None:
+        check_verify_agrees_with_decode(int8_cache)
+
+    def test_cache_is_the_nearest_whole_number_of_scales(self, int8_cache: Path, scales: dict[str, float]) -> None:
+        """In the first layer, whose keys and values do not depend on what was read from the cache."""
+        ours, exact = Graphs(int8_cache), Graphs(families.bundle("E2B"))
+        tokens = torch.randint(VOCAB, (PREFILL,), generator=torch.Generator().manual_seed(3)).tolist()
+        for graphs in (ours, exact):
+            fill(graphs, tokens)
+        for kind in "kv":
+            name, scale = f"kv_cache_{kind}_0", scales[f"0.{kind}"]
+            assert ours.cache[name].dtype == np.int8
+            stored, wanted = ours.cache[name].astype(np.float32) * scale, exact.cache[name]
+            assert abs(wanted).max() < 127 * scale
+            assert abs(stored - wanted).max() <= scale * 0.5001
+            assert len(np.unique(ours.cache[name])) > 20
+
+    def test_target_and_drafter_read_a_cache_with_the_same_scale(
+        self, int8_cache: Path, scales: dict[str, float]
+    ) -> None:
+        ports = 0
+        for model in tflite_models(int8_cache):
+            for signature in model.signatureDefs:
+                graph = model.subgraphs[signature.subgraphIndex]
+                for port in (*signature.inputs, *signature.outputs):
+                    name = port.name.decode()
+                    if not name.startswith("kv_cache_"):
+                        continue
+                    kind, layer = name.removeprefix("kv_cache_").split("_")
+                    for tensor in int8_connected(model, graph, port.tensorIndex):
+                        assert tensor.type == schema.TensorType.INT8
+                        assert tensor.quantization.scale.tolist() == [np.float32(scales[f"{layer}.{kind}"])]
+                        assert tensor.quantization.zeroPoint.tolist() == [0]
+                    ports += 1
+        assert ports > 50
+
+    def test_runner_gives_the_same_text_with_and_without_drafts(self, int8_cache: Path) -> None:
+        with edge_mtp.open(int8_cache, threads=1) as engine:
+            for prompt in TestText.PROMPTS:
+                plain = engine.generate(Request(prompt, 60)).wait().tokens
+                assert engine.generate(Request(prompt, 60, draft_length=4)).wait().tokens == plain
+                assert engine.generate(Request(prompt, 60, draft_length=1)).wait().tokens == plain
+
+
+def check_verify_agrees_with_decode(bundle: Path) -> None:
+    tokens = Reference.of(*families.pair("E2B")).tokens
+    one, many = Graphs(bundle), Graphs(bundle)
     fill(one, tokens[:PREFILL])
     fill(many, tokens[:PREFILL])
     for position in range(PREFILL, LENGTH - 5, 5):
@@ -350,3 +460,28 @@ def test_int8_verify_agrees_with_int8_decode(reference: Reference) -> None:
         for row in range(5):
             single = one.rows("decode", tokens[position + row : position + row + 1], position + row)
             assert rows[row].argmax() == single["logits"][0, 0].argmax()
+
+
+def assert_correlated(ours: np.ndarray, theirs: np.ndarray) -> None:
+    assert ours.shape == theirs.shape
+    for row, expected in zip(ours, theirs, strict=True):
+        assert np.corrcoef(row, expected)[0, 1] > 0.98
+
+
+def tflite_models(bundle: Path) -> Iterator[Any]:
+    for section in Bundle(bundle).sections:
+        if section.type == "TFLiteModel":
+            yield flatbuffer.parse(bytes(section.data))
+
+
+def int8_connected(model: Any, graph: Any, tensor: int) -> list[Any]:
+    """The tensors that hold the same int8 numbers as `tensor`: moved about by operators, neither made nor read."""
+    found, size = {tensor}, 0
+    while len(found) > size:
+        size = len(found)
+        for operator in graph.operators:
+            tensors = [int(t) for t in (*operator.inputs, *operator.outputs) if t >= 0]
+            int8 = [t for t in tensors if graph.tensors[t].type == schema.TensorType.INT8]
+            if found.intersection(int8):
+                found.update(int8)
+    return [graph.tensors[index] for index in found]

@@ -1,4 +1,5 @@
-"""The native decode loop on the tiny pair: MTP never changes the text, limits are exact, errors harm nothing."""
+"""The native runtime: embedding tables against LiteRT, and on the tiny pair the decode loop, in which MTP never changes
+the text, limits are exact, and errors harm nothing."""
 
 import ctypes
 import json
@@ -8,14 +9,22 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import flatbuffers
+import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
 
 from edge_mtp.bundle import Bundle
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
-from edge_mtp.device.host import _runner_path, litert_library
+from edge_mtp.device.host import _runner_path, litert_library, prune
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export import encodings
+from edge_mtp.export.encodings import ENCODINGS, Encoding
 
 DRAFT_LENGTHS = range(1, 8)
 
@@ -184,6 +193,23 @@ def test_int8_text_is_the_same_at_every_draft_length(tiny_int8_bundle: Path, pro
                 assert generate(runner, Request(prompt, 64, draft_length=k))[0] == plain
 
 
+@pytest.mark.slow
+def test_int8_caches_give_the_same_text_at_every_draft_length(prompts: list[list[int]], engine: Engine) -> None:
+    from edge_mtp.export.tiny.bundle import cached_bundle
+
+    stops = sorted(engine.chat_format.stop_token_ids)
+    accepted = verifies = 0
+    with HostDevice().start(cached_bundle("int8", kv="int8")) as runner:
+        for prompt in prompts[:12]:
+            plain, _, _ = generate(runner, Request(prompt, 64, stops))
+            for k in (1, 3, 7):
+                drafted, steps, _ = generate(runner, Request(prompt, 64, stops, k))
+                assert drafted == plain
+                accepted += sum(step.accepted for step in steps) * (k == 3)
+                verifies += sum(step.kind == "verify" for step in steps) * (k == 3)
+    assert 1 + accepted / verifies >= 1.8
+
+
 def test_packed_weights_are_kept_whole(
     tiny_bundle: Path, prompts: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +222,87 @@ def test_packed_weights_are_kept_whole(
         assert kept
         assert all(path.suffix == ".xnnpack" for path in kept), kept
     assert texts[0] == texts[1]
+
+
+def test_packed_weights_are_bounded_and_half_files_cleared(tmp_path: Path) -> None:
+    for age, name in enumerate(["newest", "middle", "oldest"]):
+        file = tmp_path / f"{name}.xnnpack"
+        file.write_bytes(bytes(100))
+        os.utime(file, (10**9 - age, 10**9 - age))
+    half, dead = tmp_path / f"x.xnnpack.{os.getpid()}", tmp_path / "x.xnnpack.999999999"
+    half.touch()
+    dead.touch()
+    prune(tmp_path, 250)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["newest.xnnpack", "middle.xnnpack", half.name])
+    prune(tmp_path / "absent", 250)
+
+
+@pytest.mark.parametrize("trouble", ["a file where the folder should be", "no room", "a cut file"])
+def test_a_cache_folder_that_cannot_be_used_breaks_nothing(
+    trouble: str, tiny_bundle: Path, prompts: list[list[int]], engine: Engine, tmp_path: Path
+) -> None:
+    request = Request(prompts[0], 20, draft_length=3)
+    cache = tmp_path / "weights"
+    command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library())]
+    command += ["--cache-dir", str(cache)]
+    if trouble == "a file where the folder should be":
+        cache.touch()
+    else:
+        cache.mkdir()
+    if trouble == "no room":
+        mount = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+        small = ["unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", mount, str(cache)]
+        if subprocess.run([*small, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("may not mount a small file system")
+        command = [*small, *command]
+    if trouble == "a cut file":
+        Runner(command).close()
+        for file in cache.iterdir():
+            os.truncate(file, file.stat().st_size // 2)
+    for _ in range(2):
+        with Runner(command) as runner:
+            assert generate(runner, request)[0] == generate(engine.runner, request)[0]
+    if cache.is_dir():
+        assert all(path.suffix == ".xnnpack" for path in cache.iterdir())
+
+
+def test_packed_weights_exist_once_also_without_a_cache_folder(
+    tiny_bundle: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    """Without any cache LiteRT packs them anew for each of some twenty signatures."""
+    private = {}
+    for cache in ([], ["--cache-dir", str(tmp_path)]):
+        command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library()), *cache]
+        with Runner(command) as runner:
+            generate(runner, Request(prompts[0], 20, draft_length=3))
+            status = Path(f"/proc/{runner.pid}/status").read_text("ascii")
+        private[len(cache)] = int(status.split("RssAnon:")[1].split()[0])
+    assert private[0] < 1.5 * private[2]
+
+
+def test_a_damaged_drafter_names_the_cure_and_plain_decoding_goes_on(
+    tiny_bundle: Path, prompts: list[list[int]], engine: Engine, tmp_path: Path
+) -> None:
+    whole = tiny_bundle.read_bytes()
+    bundle = Bundle(tiny_bundle)
+    (section,) = (section for section in bundle.sections if section.model_type == "prefill_decode")
+    model = schema.Model.GetRootAs(section.data, 0)
+    orders = {
+        tensor.Buffer()
+        for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength()))
+        if graph.Name().startswith(b"edge_draft")
+        for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength()))
+        if tensor.Type() == schema.TensorType.INT32 and np.prod(tensor.ShapeAsNumpy()) == bundle.vocab_size
+    }
+    (order,) = (model.Buffers(i).DataAsNumpy() for i in orders if i)  # of the centroids' tokens
+    damaged = tmp_path / "damaged.litertlm"
+    damaged.write_bytes(whole.replace(order.tobytes(), np.full(order.size // 4, 1 << 30, np.int32).tobytes()))
+    with HostDevice().start(damaged) as runner:
+        for _ in range(2):
+            with pytest.raises(EdgeMtpError, match=r"edge_draft_4.*copy or export it again, or use draft length 0"):
+                generate(runner, Request(prompts[0], 8, draft_length=4))
+            plain = Request(prompts[0], 8)
+            assert generate(runner, plain)[0] == generate(engine.runner, plain)[0]
 
 
 def test_the_runner_answers_every_line(tiny_bundle: Path) -> None:
@@ -266,3 +373,111 @@ def test_the_c_library_reports_its_errors(tiny_bundle: Path) -> None:
     assert info.max_draft_length == 7
     assert info.vocabulary >= (Bundle(tiny_bundle).vocab_size or 0)
     library.edge_mtp_close(opened)
+
+
+# --- embedding tables ------------------------------------------------------------------------------------------------
+
+ROWS, WIDTH = 37, 512
+SOURCES = Path(__file__).parent.parent / "device" / "native"
+
+
+def embedder(encoding: Encoding, *, factor: float | None, seed: int) -> bytes:
+    """An embedder's graph as the exporter writes it: one token to one row of a random table, times `factor`."""
+    random = np.random.default_rng(seed)
+    weights = (random.standard_normal((ROWS, WIDTH)) * 10.0 ** random.uniform(-3, 2, (ROWS, 1))).astype(np.float32)
+    weights[5] = 0
+    weights[6, : WIDTH // 2] *= np.float32(1e-6)  # block scales that are subnormal halves
+    encoded = encodings.encode(weights, encoding)
+    kinds, builtin = schema.TensorType, schema.BuiltinOperator
+    model = schema.ModelT(version=3, description="embedder", operatorCodes=[], buffers=[schema.BufferT()])
+    graph = schema.SubGraphT(tensors=[], operators=[], inputs=[0])
+    model.subgraphs = [graph]
+
+    def constant(data: NDArray[Any]) -> int:
+        model.buffers.append(schema.BufferT(np.ascontiguousarray(data).reshape(-1).view(np.uint8)))
+        return len(model.buffers) - 1
+
+    def tensor(shape: tuple[int, ...], kind: int, buffer: int = 0, quantization: Any = None) -> int:
+        graph.tensors.append(
+            schema.TensorT(np.array(shape, np.int32), kind, buffer, f"t{len(graph.tensors)}", quantization)
+        )
+        return len(graph.tensors) - 1
+
+    def operator(code: int, inputs: list[int], shape: tuple[int, ...], kind: int, options: str) -> int:
+        model.operatorCodes.append(schema.OperatorCodeT(min(code, 127), None, 1, code))
+        output = tensor(shape, kind)
+        graph.operators.append(
+            schema.OperatorT(
+                len(model.operatorCodes) - 1,
+                inputs,
+                [output],
+                getattr(schema.BuiltinOptions, options, 0),
+                getattr(schema, f"{options}T")() if options else None,
+            )
+        )
+        return output
+
+    token = tensor((1, 1), kinds.INT32)
+    flat = tensor((1,), kinds.INT32, constant(np.array([1], np.int32)))
+    current = operator(builtin.RESHAPE, [token, flat], (1,), kinds.INT32, "ReshapeOptions")
+    scales = None
+    if encoding.block:
+        graph.tensors.append(encodings.scales_tensor(encoding, b"w", weights.shape, constant(encoded.scales)))
+        scales = len(graph.tensors) - 1
+    quantization = encodings.quantization(encoding, encoded.scales, scales)
+    table = tensor(weights.shape, encodings.tensor_type(encoding), constant(encoded.data), quantization)
+    looked_up = kinds.FLOAT16 if encoding.is_half else kinds.FLOAT32
+    current = operator(builtin.EMBEDDING_LOOKUP, [current, table], (1, WIDTH), looked_up, "")
+    if encoding.is_half:
+        current = operator(builtin.DEQUANTIZE, [current], (1, WIDTH), kinds.FLOAT32, "DequantizeOptions")
+    if factor is not None:
+        scalar = tensor((), kinds.FLOAT32, constant(np.array([factor], np.float32)))
+        current = operator(builtin.MUL, [current, scalar], (1, WIDTH), kinds.FLOAT32, "MulOptions")
+    shape = tensor((3,), kinds.INT32, constant(np.array([1, 1, WIDTH], np.int32)))
+    graph.outputs = [operator(builtin.RESHAPE, [current, shape], (1, 1, WIDTH), kinds.FLOAT32, "ReshapeOptions")]
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.fixture(scope="module")
+def embedding_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader of embedding tables alone, built with sanitizers."""
+    program = tmp_path_factory.mktemp("native") / "embedding_rows"
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
+    sources = [SOURCES / "tests" / "embedding_rows.cc", SOURCES / "tflite_file.cc"]
+    command = [os.environ.get("CXX", "c++"), *flags, "-fno-sanitize-recover=all", f"-I{SOURCES}", *sources]
+    subprocess.run([*command, "-o", program], check=True)
+    return program
+
+
+@pytest.mark.parametrize("factor", [None, 39.191835, 16.0])
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=str)
+def test_rows_of_a_table_are_what_the_graph_answers_bit_for_bit(
+    encoding: Encoding, factor: float | None, embedding_rows: Path, tmp_path: Path
+) -> None:
+    model = embedder(encoding, factor=factor, seed=3)
+    file = tmp_path / "embedder.tflite"
+    file.write_bytes(model)
+    tokens = [0, ROWS - 1, 5, 6, *np.random.default_rng(4).integers(0, ROWS, 12).tolist()]
+    ran = subprocess.run(
+        [embedding_rows, file, "400", *map(str, tokens)], capture_output=True, timeout=120, check=False
+    )
+    assert ran.returncode == 0, ran.stderr.decode()
+    read = np.frombuffer(ran.stdout, np.uint32).reshape(len(tokens), WIDTH)
+    interpreter = Interpreter(model_content=model, num_threads=1)
+    interpreter.allocate_tensors()
+    for token, row in zip(tokens, read, strict=True):
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.array([[token]], np.int32))
+        interpreter.invoke()
+        answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        np.testing.assert_array_equal(answer.reshape(-1).view(np.uint32), row)
+    assert len(np.unique(read[1])) > 2
+
+
+def test_a_token_beyond_the_table_is_refused(embedding_rows: Path, tmp_path: Path) -> None:
+    file = tmp_path / "embedder.tflite"
+    file.write_bytes(embedder(ENCODINGS["int8"], factor=None, seed=1))
+    for token in (ROWS, -1):
+        ran = subprocess.run([embedding_rows, file, "0", str(token)], capture_output=True, timeout=60, check=False)
+        assert f"token {token} is outside the embedding table of {ROWS} rows".encode() in ran.stderr

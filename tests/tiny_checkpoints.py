@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edge_mtp.export.checkpoint import drafters_allowed
+from edge_mtp.export.shapes import drafters_allowed, model_class
 
 VOCAB = 512
 WINDOW = 24
@@ -92,36 +92,39 @@ def write_pair(
     target: dict[str, Any] | None = None,
     drafter_text: dict[str, Any] | None = None,
     drafter: dict[str, Any] | None = None,
+    unified: bool = False,
     seed: int = 0,
 ) -> tuple[Path, Path]:
     """Write `directory`/target and `directory`/drafter with random weights and return both paths.
 
     Weights are larger than an untrained model's, so that logits, attention and norms all matter. `target`,
-    `drafter_text` and `drafter` change the configurations of the target, the drafter's decoder and the rest.
+    `drafter_text` and `drafter` change the configurations of the target, the drafter's decoder and the rest;
+    `unified` makes them `gemma4_unified`.
     """
     import torch
-    from transformers import (
-        Gemma4AssistantConfig,
-        Gemma4AssistantForCausalLM,
-        Gemma4ForCausalLM,
-        Gemma4TextConfig,
-    )
+    from transformers import AutoConfig
 
+    kind = "gemma4_unified" if unified else "gemma4"
+    configs = {"target": target_config(**target or {}), "drafter": drafter_config(drafter_text, **drafter or {})}
+    if unified:  # no per-layer embeddings in this architecture, nor their fields
+        for text in (configs["target"], configs["drafter"]["text_config"]):
+            for field in [name for name in text if name.endswith("per_layer_input")]:
+                del text[field]
+    configs["drafter"]["text_config"]["model_type"] = f"{kind}_text"
     torch.manual_seed(seed)
     with drafters_allowed():
-        models = {
-            "target": Gemma4ForCausalLM(Gemma4TextConfig(**target_config(**target or {}))),
-            "drafter": Gemma4AssistantForCausalLM(
-                Gemma4AssistantConfig(**drafter_config(drafter_text, **drafter or {}))
-            ),
+        parsed = {
+            "target": AutoConfig.for_model(f"{kind}_text", **configs["target"]),
+            "drafter": AutoConfig.for_model(f"{kind}_assistant", **configs["drafter"]),
         }
+        models = {name: model_class(config)(config) for name, config in parsed.items()}
     for name, model in models.items():
         with torch.no_grad():
             for key, value in [*model.named_parameters(), *model.named_buffers()]:
-                if "norm" in key or key.endswith("layer_scalar"):
+                if "norm" in key or key.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
                     value.uniform_(0.5, 1.5)
-                elif value.dim() == 2:
-                    value.normal_(0.0, 1.2 * value.shape[1] ** -0.5)
+                elif value.dim() >= 2:
+                    value.normal_(0.0, 1.2 * value.shape[-1] ** -0.5)
         if name == "drafter" and model.masked_embedding is not None:
             ordering = torch.randperm(model.vocab_size)
             model.masked_embedding.token_ordering.copy_(ordering)
@@ -140,7 +143,8 @@ def write_pair(
 
 
 @cache
-def _workspace() -> Path:
+def workspace() -> Path:
+    """A folder for what is made once a run; it is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="edge-mtp-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -149,14 +153,14 @@ def _workspace() -> Path:
 @cache
 def random_pair() -> tuple[Path, Path]:
     """One random pair for all tests of a run."""
-    return write_pair(_workspace())
+    return write_pair(workspace())
 
 
 @cache
-def random_bundle(quantization: str) -> Path:
+def random_bundle(recipe: str) -> Path:
     """`random_pair` exported with every signature, context 160 and prefill 16, once a run."""
     from edge_mtp.export.pipeline import export_bundle
 
-    path = _workspace() / f"{quantization}.litertlm"
-    export_bundle(*random_pair(), path, quantization=quantization, context=160, prefill=(16,))
+    path = workspace() / f"{recipe}.litertlm"
+    export_bundle(*random_pair(), path, recipe=recipe, context=160, prefill=(16,))
     return path

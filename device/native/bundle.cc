@@ -24,15 +24,6 @@ uint64_t fnv1a(uint64_t hash, const void* data, size_t size) {
   return hash;
 }
 
-uint64_t identify(const std::string& path, const struct stat& status) {
-  char* resolved = realpath(path.c_str(), nullptr);
-  const std::string name = resolved == nullptr ? path : resolved;
-  free(resolved);
-  uint64_t hash = fnv1a(0xcbf29ce484222325ull, name.data(), name.size());
-  hash = fnv1a(hash, &status.st_size, sizeof status.st_size);
-  return fnv1a(hash, &status.st_mtim, sizeof status.st_mtim);
-}
-
 std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs) {
   std::map<std::string, std::string> items;
   for (size_t i = 0; i < pairs.size(); ++i) {
@@ -44,6 +35,17 @@ std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs) {
 }
 
 }  // namespace
+
+uint64_t file_identity(const std::string& path) {
+  struct stat status{};
+  stat(path.c_str(), &status);
+  char* resolved = realpath(path.c_str(), nullptr);
+  const std::string name = resolved == nullptr ? path : resolved;
+  free(resolved);
+  uint64_t hash = fnv1a(0xcbf29ce484222325ull, name.data(), name.size());
+  hash = fnv1a(hash, &status.st_size, sizeof status.st_size);
+  return fnv1a(hash, &status.st_mtim, sizeof status.st_mtim);
+}
 
 Bundle::Bundle(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -58,7 +60,6 @@ Bundle::Bundle(const std::string& path) {
   close(file);
   if (mapped == MAP_FAILED) throw Error("cannot read the bundle '" + path + "': it is empty or no regular file");
   data_ = static_cast<uint8_t*>(mapped);
-  identity_ = identify(path, status);
 
   try {
     const flatbuffer::Bytes whole{data_, size_};

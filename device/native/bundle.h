@@ -19,6 +19,9 @@ struct Section {
   std::map<std::string, std::string> items;  // the section's string-valued metadata
 };
 
+// Names this very file, as far as caches care: hash of its resolved path, size and modification time.
+uint64_t file_identity(const std::string& path);
+
 class Bundle {
  public:
   // Throws Error naming the path when the file cannot be mapped, is not a bundle, or is truncated.
@@ -30,16 +33,12 @@ class Bundle {
   // TFLite section by model type, e.g. "tf_lite_prefill_decode"; nullptr when the bundle has none.
   const Section* model(const std::string& model_type) const;
 
-  // Names this very file, as far as caches care: hash of path, size and modification time.
-  uint64_t identity() const { return identity_; }
-
   // The mapping is private: writes here change this process's view and never the file.
   uint8_t* writable(const Section& section) const;
 
  private:
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
-  uint64_t identity_ = 0;
   std::vector<Section> sections_;
 };
 

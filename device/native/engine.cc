@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <cinttypes>
 #include <cstdio>
 
 #include "error.h"
@@ -73,9 +74,11 @@ Engine::Engine(const std::string& path, const Options& options)
       Graph::Settings result;
       result.threads = options.threads;
       if (!options.cache_dir.empty()) {
-        char identity[17];
-        std::snprintf(identity, sizeof identity, "%016llx", static_cast<unsigned long long>(bundle_.identity()));
-        result.weight_cache = options.cache_dir + "/" + identity + "." + section + ".xnnpack";
+        // Another LiteRT may pack differently, and would rebuild in place what it cannot read.
+        char name[40];
+        std::snprintf(name, sizeof name, "%016" PRIx64 "-%016" PRIx64, file_identity(path),
+                      file_identity(options.litert_library));
+        result.weight_cache = options.cache_dir + "/" + name + "." + section + ".xnnpack";
       }
       return result;
     };
@@ -83,7 +86,12 @@ Engine::Engine(const std::string& path, const Options& options)
     uint8_t* model = bundle_.writable(decoder);
     const size_t claimed = claim_composites(model, decoder.bytes.size, kVerifyOp) +
                            claim_composites(model, decoder.bytes.size, kDraftOp);
-    decoder_ = std::make_unique<Graph>(api_, environment_, decoder.bytes, settings(kDecoderSection));
+    Graph::Settings decoding = settings(kDecoderSection);
+    decoding.wanted = [](const Graph& graph, const std::string& name) {
+      // Ours do the same with the selection inside.
+      return name != "verify" && (name != "decode" || graph.signature("edge_decode") == nullptr);
+    };
+    decoder_ = std::make_unique<Graph>(api_, environment_, decoder.bytes, decoding);
     embedder_ = std::make_unique<Embedder>(api_, environment_, require_section(bundle_, path, kEmbedderSection),
                                            settings(kEmbedderSection));
 

@@ -1,5 +1,7 @@
 #include "graph.h"
 
+#include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -71,6 +73,19 @@ void add_options(const litert::Api& api, litert::Options options, const char* id
   litert::check(api.AddOpaqueOptions(options, opaque), "setting options");
 }
 
+// XNNPACK's name for a cache without a file. Without any cache it would keep a copy of the weights per signature.
+constexpr char kInMemory[] = ":memory";
+
+// Whether `file` can be written and grow to the packed size of a graph of `bytes`: LiteRT ends the process where it
+// runs out of space. Packing keeps the size of integers and may widen fp16.
+bool has_room(const std::string& file, size_t bytes) {
+  const std::string folder = file.substr(0, file.rfind('/') + 1);
+  const uint64_t need = 2 * static_cast<uint64_t>(bytes) + (16 << 20);
+  struct statvfs space {};
+  return access(folder.c_str(), W_OK | X_OK) == 0 && statvfs(folder.c_str(), &space) == 0 &&
+         static_cast<uint64_t>(space.f_bavail) * space.f_frsize >= need;
+}
+
 }  // namespace
 
 const Port* Signature::input(const std::string& port) const { return find_port(inputs, port); }
@@ -79,55 +94,88 @@ const Port* Signature::output(const std::string& port) const { return find_port(
 Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model,
              const Settings& settings)
     : api_(api) {
-  // XNNPACK builds a missing cache file in place; building it aside and renaming it keeps a run that is killed, or
-  // one that starts at the same time, from ever reading half a cache.
-  std::string cache = settings.weight_cache;
-  const bool build_cache = !cache.empty() && access(cache.c_str(), R_OK) != 0;
-  if (build_cache) cache += "." + std::to_string(getpid());
+  std::string building;
   try {
     litert::check(api.CreateModelFromBuffer(environment, model.data, model.size, &model_), "reading a graph");
-    litert::check(api.CreateOptions(&options_), "creating options");
-    litert::check(api.SetOptionsHardwareAccelerators(options_, litert::kCpu), "choosing the CPU");
-    for (const Kernel& kernel : kernels(api)) {
-      litert::check(api.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, nullptr),
-            std::string("registering ") + kernel.name);
-    }
-    std::string cpu;
-    if (settings.threads > 0) cpu += "num_threads = " + std::to_string(settings.threads) + "\n";
-    if (!cache.empty()) cpu += "weight_cache_file_path = " + toml_quote(cache) + "\n";
-    if (!cpu.empty()) add_options(api, options_, "xnnpack", cpu);
-    // Without runtime options LiteRT 2.3 records an event for every operator: a quarter of a small graph's time.
-    add_options(api, options_, "runtime_options_string", "enable_profiling = false\n");
-    litert::check(api.CreateCompiledModel(environment, model_, options_, &compiled_), "compiling a graph");
-    if (build_cache) std::rename(cache.c_str(), settings.weight_cache.c_str());
-
-    size_t count = 0;
-    litert::check(api.GetNumModelSignatures(model_, &count), "counting signatures");
-    for (size_t i = 0; i < count; ++i) {
-      litert::Signature handle = nullptr;
-      const char* key = nullptr;
-      litert::check(api.GetModelSignature(model_, i, &handle), "reading a signature");
-      litert::check(api.GetSignatureKey(handle, &key), "reading a signature's name");
-      signatures_.push_back(
-          {key, i,
-           read_ports(api, handle, api.GetNumSignatureInputs, api.GetSignatureInputName,
-                      api.GetSignatureInputTensorByIndex),
-           read_ports(api, handle, api.GetNumSignatureOutputs, api.GetSignatureOutputName,
-                      api.GetSignatureOutputTensorByIndex)});
+    read_signatures();
+    const std::string& cache = settings.weight_cache;
+    if (cache.empty()) {
+      compile(environment, settings, kInMemory);
+    } else if (access(cache.c_str(), R_OK) == 0) {
+      compile(environment, settings, cache);
+    } else if (!has_room(cache, model.size)) {
+      compile(environment, settings, kInMemory);
+    } else {
+      // XNNPACK builds a missing cache file in place; building it aside and renaming it keeps a run that is killed,
+      // or one that starts at the same time, from ever reading half a cache.
+      building = cache + "." + std::to_string(getpid());
+      compile(environment, settings, building);
+      // Packing leaves behind scratch of the largest weight's size; what only reads the cache does without.
+      if (std::rename(building.c_str(), cache.c_str()) == 0) {
+        release();
+        compile(environment, settings, cache);
+      }
     }
   } catch (...) {
-    if (compiled_ != nullptr) api.DestroyCompiledModel(compiled_);
-    if (options_ != nullptr) api.DestroyOptions(options_);
+    release();
     if (model_ != nullptr) api.DestroyModel(model_);
-    if (build_cache) std::remove(cache.c_str());
+    if (!building.empty()) std::remove(building.c_str());
     throw;
   }
 }
 
 Graph::~Graph() {
-  api_.DestroyCompiledModel(compiled_);
-  api_.DestroyOptions(options_);
+  release();
   api_.DestroyModel(model_);
+}
+
+void Graph::read_signatures() {
+  size_t count = 0;
+  litert::check(api_.GetNumModelSignatures(model_, &count), "counting signatures");
+  for (size_t i = 0; i < count; ++i) {
+    litert::Signature handle = nullptr;
+    const char* key = nullptr;
+    litert::check(api_.GetModelSignature(model_, i, &handle), "reading a signature");
+    litert::check(api_.GetSignatureKey(handle, &key), "reading a signature's name");
+    signatures_.push_back(
+        {key, i,
+         read_ports(api_, handle, api_.GetNumSignatureInputs, api_.GetSignatureInputName,
+                    api_.GetSignatureInputTensorByIndex),
+         read_ports(api_, handle, api_.GetNumSignatureOutputs, api_.GetSignatureOutputName,
+                    api_.GetSignatureOutputTensorByIndex)});
+  }
+}
+
+void Graph::compile(litert::Environment environment, const Settings& settings, const std::string& weight_cache) {
+  litert::check(api_.CreateOptions(&options_), "creating options");
+  litert::check(api_.SetOptionsHardwareAccelerators(options_, litert::kCpu), "choosing the CPU");
+  for (const Kernel& kernel : kernels(api_)) {
+    litert::check(api_.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, nullptr),
+                  std::string("registering ") + kernel.name);
+  }
+  std::string cpu = "weight_cache_file_path = " + toml_quote(weight_cache) + "\n";
+  if (settings.threads > 0) cpu += "num_threads = " + std::to_string(settings.threads) + "\n";
+  add_options(api_, options_, "xnnpack", cpu);
+  // Without runtime options LiteRT 2.3 records an event for every operator: a quarter of a small graph's time.
+  std::string runtime = "enable_profiling = false\n";
+  if (settings.wanted) {
+    std::string keys;
+    for (const Signature& signature : signatures_) {
+      if (!settings.wanted(*this, signature.name)) continue;
+      if (!keys.empty()) keys += ", ";
+      keys += toml_quote(signature.name);
+    }
+    runtime += "selected_signature_keys = [" + keys + "]\n";
+  }
+  add_options(api_, options_, "runtime_options_string", runtime);
+  litert::check(api_.CreateCompiledModel(environment, model_, options_, &compiled_), "compiling a graph");
+}
+
+void Graph::release() {
+  if (compiled_ != nullptr) api_.DestroyCompiledModel(compiled_);
+  if (options_ != nullptr) api_.DestroyOptions(options_);
+  compiled_ = nullptr;
+  options_ = nullptr;
 }
 
 const Signature* Graph::signature(const std::string& name) const {
@@ -137,7 +185,9 @@ const Signature* Graph::signature(const std::string& name) const {
 }
 
 BufferPool::~BufferPool() {
-  for (auto& [name, block] : blocks_) free(block.data);
+  for (auto& [name, block] : blocks_) {
+    if (block.data != nullptr) munmap(block.data, block.bytes);
+  }
 }
 
 void BufferPool::reserve(const std::string& name, size_t bytes) {
@@ -148,11 +198,10 @@ void BufferPool::reserve(const std::string& name, size_t bytes) {
 void* BufferPool::take(const std::string& name) {
   Block& block = blocks_.at(name);
   if (block.data == nullptr) {
-    const size_t rounded =
-        (block.bytes + litert::kHostMemoryAlignment - 1) / litert::kHostMemoryAlignment * litert::kHostMemoryAlignment;
-    block.data = std::aligned_alloc(litert::kHostMemoryAlignment, rounded);
-    if (block.data == nullptr) throw Error("no memory for " + std::to_string(rounded) + " bytes of '" + name + "'");
-    std::memset(block.data, 0, rounded);
+    // LiteRT wants multiples of 64 bytes; pages are.
+    void* mapped = mmap(nullptr, block.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) throw Error("no memory for " + std::to_string(block.bytes) + " bytes of '" + name + "'");
+    block.data = mapped;
   }
   return block.data;
 }
@@ -196,7 +245,10 @@ void Call::run() {
   const litert::Status status =
       graph_.api().RunCompiledModel(graph_.compiled(), signature_.index, inputs_.size(), inputs_.data(),
                                     outputs_.size(), outputs_.data());
-  litert::check(status, signature_.name);
+  if (status == litert::kOk) return;
+  throw Error("'" + signature_.name + "' failed with LiteRT status " + std::to_string(status) +
+              ": the bundle is damaged, or made for another LiteRT; copy or export it again" +
+              (signature_.name.rfind("edge_draft", 0) == 0 ? ", or use draft length 0" : ""));
 }
 
 }  // namespace edge_mtp

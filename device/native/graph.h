@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -36,11 +37,13 @@ class Graph {
  public:
   struct Settings {
     int threads = 0;           // 0 = LiteRT's own choice
-    std::string weight_cache;  // file that keeps XNNPACK's packed weights; empty = none
+    std::string weight_cache;  // file that keeps XNNPACK's packed weights; empty, or where it cannot be: memory
+    // Which of the signatures to compile; only those run. Empty = all.
+    std::function<bool(const Graph&, const std::string&)> wanted;
   };
 
   // Compiles `model` (a .tflite that must outlive the graph) for the CPU, with the edge_mtp kernels registered.
-  // Throws Error with LiteRT's status.
+  // The packed weights exist once, for all signatures. Throws Error with LiteRT's status.
   Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model, const Settings& settings);
   ~Graph();
   Graph(const Graph&) = delete;
@@ -52,6 +55,10 @@ class Graph {
   litert::CompiledModel compiled() const { return compiled_; }
 
  private:
+  void read_signatures();
+  void compile(litert::Environment environment, const Settings& settings, const std::string& weight_cache);
+  void release();
+
   const litert::Api& api_;
   litert::Model model_ = nullptr;
   litert::Options options_ = nullptr;  // LiteRT's custom operators go on reading them after compilation
@@ -61,9 +68,13 @@ class Graph {
 
 // Zeroed host memory under names, each as large as its largest user asked for. Ports of the same name share it:
 // that is how the KV cache is updated in place by every graph, and how a draft flows into the verify unseen.
+// Pages come into being when they are written: a KV cache costs what the context fills of it.
 class BufferPool {
  public:
+  BufferPool() = default;
   ~BufferPool();
+  BufferPool(const BufferPool&) = delete;
+  BufferPool& operator=(const BufferPool&) = delete;
   // Memory of at least `bytes`, by name. Reserve every user's size before the first take().
   void reserve(const std::string& name, size_t bytes);
   void* take(const std::string& name);

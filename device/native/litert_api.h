@@ -26,8 +26,6 @@ using TensorBuffer = struct TensorBufferOpaque*;
 enum Accelerator : int { kCpu = 1, kGpu = 2, kNpu = 4 };
 enum LockMode : int { kRead = 0, kWrite = 1 };
 enum ElementType : int { kFloat32 = 1, kInt32 = 2, kBool = 6, kInt8 = 9 };
-// A buffer wrapped around memory of the caller's must start at a multiple of this.
-constexpr size_t kHostMemoryAlignment = 64;
 
 struct Layout {
   unsigned int rank : 7;

@@ -1,6 +1,9 @@
 #include "tflite_file.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <string>
 
 namespace edge_mtp {
 namespace {
@@ -12,19 +15,34 @@ using flatbuffer::Vector;
 // Fields of the schema's tables, by declaration order.
 enum ModelField { kOperatorCodes = 1, kSubgraphs = 2, kBuffers = 4 };
 enum OperatorCodeField { kCustomCode = 1, kBuiltinCode = 3 };
-enum SubgraphField { kTensors = 0, kOperators = 3 };
-enum OperatorField { kOpcodeIndex = 0, kInputs = 1, kBuiltinOptions2 = 12 };
+enum SubgraphField { kTensors = 0, kGraphInputs = 1, kGraphOutputs = 2, kOperators = 3 };
+enum OperatorField { kOpcodeIndex = 0, kInputs = 1, kOutputs = 2, kBuiltinOptions = 4, kBuiltinOptions2 = 12 };
 enum TensorField { kShape = 0, kType = 1, kBuffer = 2, kQuantization = 4 };
+enum QuantizationField { kScale = 2, kZeroPoint = 3, kDetailsType = 4, kDetails = 5, kQuantizedDimension = 6 };
+enum BlockwiseField { kBlockScales = 0, kBlockSize = 2 };
+enum MulOptionsField { kFusedActivation = 0 };
 enum BufferField { kData = 0, kOffset = 1, kSize = 2 };
 enum Builtin : int32_t {
-  kCast = 53, kCustom = 32, kDequantize = 6, kEmbeddingLookup = 7, kGather = 36, kMul = 18, kReshape = 22,
-  kStablehloComposite = 206
+  kCast = 53, kCustom = 32, kDequantize = 6, kEmbeddingLookup = 7, kMul = 18, kReshape = 22, kStablehloComposite = 206
 };
-enum TensorType : int8_t { kFloat32 = 0, kInt8 = 9 };
+enum TensorType : int8_t { kFloat32 = 0, kFloat16 = 1, kInt8 = 9, kInt4 = 17, kInt2 = 19 };
+enum Details : uint8_t { kNoDetails = 0, kBlockwise = 2 };
 
 int32_t builtin_code(const Vector& codes, uint32_t index) {
   return codes.table(index).scalar<int32_t>(kBuiltinCode, 0);
 }
+
+struct Encoding {
+  TensorType tensor_type;
+  EmbeddingTable::Type type;
+  size_t bits;
+  bool is_integer;
+};
+constexpr Encoding kEncodings[] = {
+    {kFloat32, EmbeddingTable::Type::kFloat32, 32, false}, {kFloat16, EmbeddingTable::Type::kFloat16, 16, false},
+    {kInt8, EmbeddingTable::Type::kInt8, 8, true},         {kInt4, EmbeddingTable::Type::kInt4, 4, true},
+    {kInt2, EmbeddingTable::Type::kInt2, 2, true},
+};
 
 struct Constant {
   const uint8_t* data = nullptr;
@@ -40,6 +58,92 @@ Constant constant_of(const Bytes& model, const Table& root, const Table& tensor)
   }
   const Vector data = buffer.vector(kData);
   return data.size() == 0 ? Constant{} : Constant{data.data(1), data.size()};
+}
+
+// The constant table of an EMBEDDING_LOOKUP; nothing where LiteRT's own kernel is better asked.
+std::optional<EmbeddingTable> table_of(const Bytes& model, const Table& root, const Vector& tensors,
+                                       const Table& tensor) {
+  const Vector shape = tensor.vector(kShape);
+  const auto type = tensor.scalar<int8_t>(kType, kFloat32);
+  const auto encoding = std::find_if(std::begin(kEncodings), std::end(kEncodings),
+                                     [&](const Encoding& each) { return each.tensor_type == type; });
+  if (shape.size() != 2 || encoding == std::end(kEncodings)) return std::nullopt;
+  const auto vocabulary = shape.scalar<int32_t>(0), width = shape.scalar<int32_t>(1);
+  if (vocabulary <= 0 || width <= 0) return std::nullopt;
+  EmbeddingTable table{encoding->type, nullptr, nullptr, static_cast<size_t>(vocabulary), static_cast<size_t>(width),
+                       0, 1.0f};
+  const Constant rows = constant_of(model, root, tensor);
+  const size_t row_bits = table.width * encoding->bits;
+  if (row_bits % 8 != 0 || rows.size % table.vocabulary != 0 || rows.size / table.vocabulary != row_bits / 8) {
+    return std::nullopt;
+  }
+  table.rows = rows.data;
+  if (!encoding->is_integer) return table;
+
+  const Table quantization = tensor.table(kQuantization);
+  if (!quantization || quantization.scalar<int32_t>(kQuantizedDimension, 0) != 0) return std::nullopt;
+  switch (quantization.scalar<uint8_t>(kDetailsType, kNoDetails)) {
+    case kNoDetails: {
+      const Vector scales = quantization.vector(kScale), zeros = quantization.vector(kZeroPoint);
+      if (scales.size() != table.vocabulary) return std::nullopt;
+      if (zeros.size() > 0 && zeros.scalar<int64_t>(0) != 0) return std::nullopt;
+      table.scales = scales.data(sizeof(float));
+      return table;
+    }
+    case kBlockwise: {
+      const Table details = quantization.table(kDetails);
+      const int32_t block = details ? details.scalar<int32_t>(kBlockSize, 0) : 0;
+      if (block <= 0 || table.width % static_cast<size_t>(block) != 0 || block * encoding->bits % 8 != 0 ||
+          encoding->bits == 8) {
+        return std::nullopt;
+      }
+      table.block = static_cast<size_t>(block);
+      const Table tensor_of_scales = tensors.table(details.scalar<uint32_t>(kBlockScales, 0));
+      const Constant scales = constant_of(model, root, tensor_of_scales);
+      const size_t row_bytes = table.width / table.block * sizeof(uint16_t);
+      if (tensor_of_scales.scalar<int8_t>(kType, kFloat32) != kFloat16 || scales.size % table.vocabulary != 0 ||
+          scales.size / table.vocabulary != row_bytes) {
+        return std::nullopt;
+      }
+      table.scales = scales.data;
+      return table;
+    }
+    default:
+      return std::nullopt;
+  }
+}
+
+template <typename T>
+T load(const uint8_t* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+float half_to_float(uint16_t half) {
+  const uint32_t sign = (half & 0x8000u) << 16, exponent = half >> 10 & 31, mantissa = half & 0x3ffu;
+  if (exponent == 0) {
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign == 0 ? magnitude : -magnitude;
+  }
+  const uint32_t widened = exponent == 31 ? 255 : exponent + 112;
+  const uint32_t bits = sign | widened << 23 | mantissa << 13;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// `count` packed integers times `scale` times `multiplier`, rounded after each product as the graph's operators do.
+// A value is brought to the top of a byte, from where an arithmetic shift carries its sign down again.
+template <int kBits>
+void unpack(const uint8_t* in, size_t count, float scale, float multiplier, float* out) {
+  constexpr size_t kPerByte = 8 / kBits;
+  for (size_t byte = 0; byte < count / kPerByte; ++byte) {
+    for (size_t i = 0; i < kPerByte; ++i) {
+      const auto top = static_cast<int8_t>(static_cast<uint8_t>(in[byte] << (8 - kBits * (i + 1))));
+      out[byte * kPerByte + i] = static_cast<float>(top >> (8 - kBits)) * scale * multiplier;
+    }
+  }
 }
 
 }  // namespace
@@ -78,75 +182,101 @@ std::optional<EmbeddingTable> find_embedding_table(Bytes model) {
   const Vector codes = root.vector(kOperatorCodes);
   const Vector subgraphs = root.vector(kSubgraphs);
   if (subgraphs.size() != 1) return std::nullopt;
-  const Vector tensors = subgraphs.table(0).vector(kTensors);
-  const Vector operators = subgraphs.table(0).vector(kOperators);
+  const Table graph = subgraphs.table(0);
+  const Vector tensors = graph.vector(kTensors), operators = graph.vector(kOperators);
+  const Vector graph_inputs = graph.vector(kGraphInputs), graph_outputs = graph.vector(kGraphOutputs);
+  if (graph_inputs.size() != 1 || graph_outputs.size() != 1) return std::nullopt;
 
+  // The operators must be one chain from the token to the row.
   std::optional<EmbeddingTable> found;
-  float multiplier = 1.0f;
+  bool scaled = false;
+  uint32_t current = graph_inputs.scalar<uint32_t>(0);
   for (size_t o = 0; o < operators.size(); ++o) {
     const Table op = operators.table(o);
-    const int32_t code = builtin_code(codes, op.scalar<uint32_t>(kOpcodeIndex, 0));
-    const Vector inputs = op.vector(kInputs);
-    switch (code) {
+    const Vector inputs = op.vector(kInputs), outputs = op.vector(kOutputs);
+    if (inputs.size() == 0 || outputs.size() != 1) return std::nullopt;
+    uint32_t data = inputs.scalar<uint32_t>(0);
+    const uint32_t output = outputs.scalar<uint32_t>(0);
+    const auto output_type = tensors.table(output).scalar<int8_t>(kType, kFloat32);
+    switch (builtin_code(codes, op.scalar<uint32_t>(kOpcodeIndex, 0))) {
       case kReshape:
-      case kCast:
         break;
-      case kMul: {
-        // One factor is the looked-up row, the other must be a scalar constant.
-        size_t scalars = 0;
-        for (size_t i = 0; i < inputs.size(); ++i) {
-          const Constant value = constant_of(model, root, tensors.table(inputs.scalar<uint32_t>(i)));
-          if (value.size != sizeof(float)) continue;
-          float factor;
-          std::memcpy(&factor, value.data, sizeof factor);
-          multiplier *= factor;
-          ++scalars;
-        }
-        if (!found || scalars != 1) return std::nullopt;
+      case kCast:
+        if (found) return std::nullopt;
+        break;
+      case kEmbeddingLookup: {
+        if (found || inputs.size() != 2) return std::nullopt;
+        found = table_of(model, root, tensors, tensors.table(inputs.scalar<uint32_t>(1)));
+        if (!found) return std::nullopt;
+        // Integers that become halves are rounded once more, by LiteRT.
+        if (output_type != (found->type == EmbeddingTable::Type::kFloat16 ? kFloat16 : kFloat32)) return std::nullopt;
         break;
       }
-      case kEmbeddingLookup:
-      case kGather: {
-        // EMBEDDING_LOOKUP takes (ids, table), GATHER takes (table, ids).
-        if (found || inputs.size() != 2) return std::nullopt;
-        const Table tensor = tensors.table(inputs.scalar<uint32_t>(code == kGather ? 0 : 1));
-        const Vector shape = tensor.vector(kShape);
-        const Constant rows = constant_of(model, root, tensor);
-        const auto type = tensor.scalar<int8_t>(kType, 0);
-        if (shape.size() != 2 || (type != kFloat32 && type != kInt8)) return std::nullopt;
-        const auto vocabulary = static_cast<size_t>(shape.scalar<int32_t>(0));
-        const auto width = static_cast<size_t>(shape.scalar<int32_t>(1));
-        const size_t item = type == kFloat32 ? sizeof(float) : 1;
-        if (vocabulary == 0 || width == 0 || rows.size / item / vocabulary != width) return std::nullopt;
-        EmbeddingTable table{type == kFloat32 ? EmbeddingTable::Type::kFloat32 : EmbeddingTable::Type::kInt8,
-                             rows.data, {}, vocabulary, width, 1.0f};
-        if (type == kInt8) {
-          const Table quantization = tensor.table(kQuantization);
-          const Vector scales = quantization ? quantization.vector(2) : Vector();
-          if (scales.size() != vocabulary) return std::nullopt;
-          for (size_t i = 0; i < vocabulary; ++i) table.scales.push_back(scales.scalar<float>(i));
+      case kDequantize:
+        if (!found || found->type != EmbeddingTable::Type::kFloat16 || scaled) return std::nullopt;
+        break;
+      case kMul: {
+        if (!found || scaled || inputs.size() != 2 || output_type != kFloat32) return std::nullopt;
+        const Table options = op.table(kBuiltinOptions);
+        if (options && options.scalar<int8_t>(kFusedActivation, 0) != 0) return std::nullopt;
+        uint32_t factor = inputs.scalar<uint32_t>(1);
+        if (factor == current) std::swap(factor, data);
+        const Constant value = constant_of(model, root, tensors.table(factor));
+        if (tensors.table(factor).scalar<int8_t>(kType, kFloat32) != kFloat32 || value.size != sizeof(float)) {
+          return std::nullopt;
         }
-        found = std::move(table);
+        found->multiplier = load<float>(value.data);
+        scaled = true;
         break;
       }
       default:
         return std::nullopt;
     }
+    if (data != current) return std::nullopt;
+    current = output;
   }
-  if (found) found->multiplier = multiplier;
+  if (!found || current != graph_outputs.scalar<uint32_t>(0)) return std::nullopt;
+  if (tensors.table(current).scalar<int8_t>(kType, kFloat32) != kFloat32) return std::nullopt;
   return found;
 }
 
 void EmbeddingTable::row(int32_t token, float* out) const {
-  const size_t start = static_cast<size_t>(token) * width;
-  if (type == Type::kFloat32) {
-    const float* in = static_cast<const float*>(rows) + start;
-    for (size_t i = 0; i < width; ++i) out[i] = in[i] * multiplier;
-    return;
+  const auto index = static_cast<size_t>(token);
+  if (token < 0 || index >= vocabulary) {
+    throw Error("token " + std::to_string(token) + " is outside the embedding table of " +
+                std::to_string(vocabulary) + " rows; export the bundle again");
   }
-  const int8_t* in = static_cast<const int8_t*>(rows) + start;
-  const float scale = scales[static_cast<size_t>(token)];
-  for (size_t i = 0; i < width; ++i) out[i] = static_cast<float>(in[i]) * scale * multiplier;
+  const auto integers = [&](auto convert, size_t bits) {
+    const size_t count = block == 0 ? width : block;
+    const size_t blocks = width / count;
+    for (size_t b = 0; b < blocks; ++b) {
+      const size_t scale_at = index * blocks + b;
+      const float scale = block == 0 ? load<float>(scales + scale_at * sizeof(float))
+                                     : half_to_float(load<uint16_t>(scales + scale_at * sizeof(uint16_t)));
+      convert(rows + scale_at * (count * bits / 8), count, scale, multiplier, out + b * count);
+    }
+  };
+  switch (type) {
+    case Type::kFloat32:
+      for (size_t i = 0; i < width; ++i) {
+        out[i] = load<float>(rows + (index * width + i) * sizeof(float)) * multiplier;
+      }
+      break;
+    case Type::kFloat16:
+      for (size_t i = 0; i < width; ++i) {
+        out[i] = half_to_float(load<uint16_t>(rows + (index * width + i) * sizeof(uint16_t))) * multiplier;
+      }
+      break;
+    case Type::kInt8:
+      integers(unpack<8>, 8);
+      break;
+    case Type::kInt4:
+      integers(unpack<4>, 4);
+      break;
+    case Type::kInt2:
+      integers(unpack<2>, 2);
+      break;
+  }
 }
 
 }  // namespace edge_mtp

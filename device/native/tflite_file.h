@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "flatbuffer.h"
 
@@ -15,21 +14,25 @@ namespace edge_mtp {
 // `model` must be a private mapping. Returns the number of operators claimed: 0 when the table lacks the code.
 size_t claim_composites(uint8_t* model, size_t size, const char* name);
 
-// A token-indexed table stored as a constant of an embedder graph: row(token) * multiplier.
+// A token-indexed table stored as a constant of an embedder graph, in any encoding that the exporter writes
+// (docs/recipes.md). Rows and scales are read where they lie in the mapped file; neither need be aligned.
 struct EmbeddingTable {
-  enum class Type { kFloat32, kInt8 };
+  enum class Type { kFloat32, kFloat16, kInt8, kInt4, kInt2 };
   Type type;
-  const void* rows;           // [vocabulary, width]
-  std::vector<float> scales;  // one per row when int8
+  const uint8_t* rows;    // [vocabulary, width]; below 8 bits packed, the first value in the lowest bits
+  const uint8_t* scales;  // of integers: float32 [vocabulary], or float16 [vocabulary, width / block]
   size_t vocabulary;
   size_t width;
-  float multiplier;
+  size_t block;      // values that share a scale; 0 = a whole row
+  float multiplier;  // of every value
 
-  // Writes `width` floats: what the embedder graph would answer for `token`.
+  // Writes `width` floats: what the embedder graph would answer for `token`, bit for bit. Throws Error for a token
+  // that the table lacks.
   void row(int32_t token, float* out) const;
 };
 
-// The table of an embedder graph whose only work is a look-up and a constant factor; nothing for any other graph.
+// The table of an embedder graph whose only work is a look-up and at most one constant factor; nothing for any other
+// graph. Throws Error for a graph that points outside the file.
 std::optional<EmbeddingTable> find_embedding_table(flatbuffer::Bytes model);
 
 }  // namespace edge_mtp

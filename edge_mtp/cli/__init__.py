@@ -20,6 +20,7 @@ VERBS = {
     "export": Verb("edge_mtp.cli.export", "Export a checkpoint and its drafter to a .litertlm bundle."),
     "run": Verb("edge_mtp.cli.run", "Run a prompt on a device, with or without the drafter."),
     "inspect": Verb("edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."),
+    "quality": Verb("edge_mtp.cli.quality", "Measure what a bundle lost to quantization, against another."),
 }
 
 # Packages that only `edge-mtp[export]` brings.
@@ -61,8 +62,8 @@ class Verbs(click.Group):
             raise click.ClickException(
                 f"{ctx.invoked_subcommand} needs {package}, which is not installed: pip install 'edge-mtp[export]'"
             ) from error
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+        except KeyboardInterrupt as interrupt:
+            click.echo(str(interrupt) or "Interrupted.", err=True)  # a verb may say what becomes of its work
             ctx.exit(130)
 
 

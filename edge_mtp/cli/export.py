@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_mtp.cli.progress import export_progress
-from edge_mtp.export import tiny
+from edge_mtp.cli.quality import chosen_conversations, quality_progress, show
 
-TINY = "tiny"
-DEFAULT_CONTEXT = 4096
-DEFAULT_PREFILL = (128,)
+if TYPE_CHECKING:
+    from edge_mtp.export.pipeline import Summary
+    from edge_mtp.quality import Report
+
+# Wider ones cost every runtime that loads the bundle, and gained nothing in what benchmarks/full_size.py measured.
+DEFAULT_WIDTHS = tuple(range(2, 7))
 
 
 class Lengths(click.ParamType[Any]):
@@ -37,95 +41,213 @@ class Lengths(click.ParamType[Any]):
 @click.option(
     "--model",
     required=True,
-    metavar="tiny|DIR",
-    help="Target checkpoint directory, or `tiny`: the trained pair that comes with edge-mtp.",
+    metavar="NAME|DIR|HF-ID",
+    help="E2B, E4B, 12B, 31B, 26B-A4B or another repository on the Hugging Face Hub; a checkpoint directory; or `tiny`,"
+    " the trained pair that comes with edge-mtp.",
 )
-@click.option("--drafter", type=click.Path(path_type=Path), help="Drafter checkpoint directory. Not with `tiny`.")
+@click.option("--drafter", metavar="DIR|HF-ID", help="The drafter; default the one that matches the model.")
+@click.option("--adapter", metavar="DIR|HF-ID", help="LoRA adapter (PEFT), merged into the model.")
+@click.option("--revision", help="Commit, branch or tag of the model's repository.")
+@click.option("--drafter-revision", help="The same for the drafter's.")
+@click.option("--offline", is_flag=True, help="Use what has been downloaded before, and no network.")
+@click.option(
+    "--random-weights",
+    "seed",
+    type=click.IntRange(min=0),
+    metavar="SEED",
+    help="The real shapes of a named model with random weights, for measuring without a download.",
+)
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="Bundle to write; default NAME-QUANTIZATION.litertlm in the current directory.",
+    help="Bundle to write; default NAME-RECIPE.litertlm in the current directory.",
 )
 @click.option(
-    "--quantize",
-    type=click.Choice(["fp32", "int8"]),
-    default="fp32",
+    "--recipe",
+    metavar="NAME|FILE.toml",
+    default="int8",
     show_default=True,
-    help="int8: weights int8, activations and KV cache float32.",
+    help="How weights are stored: fp32, fp16, int8, int4, int4-block, mixed, or your own (docs/recipes.md).",
 )
-@click.option(
-    "--context",
-    type=click.IntRange(min=1),
-    help=f"Positions in the KV cache; default {DEFAULT_CONTEXT}, {tiny.CONTEXT} for `tiny`.",
-)
+@click.option("--kv", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="KV cache's type.")
+@click.option("--context", type=click.IntRange(min=1), help="Positions in the KV cache; the default suits the model.")
 @click.option(
     "--prefill",
     type=Lengths(),
     metavar="LENGTHS",
-    default=DEFAULT_PREFILL,
-    help="Rows of the prefill graphs, comma-separated; default 128.",
+    help="Rows of the prefill graphs, comma-separated; default 128, or 16 for a mixture of experts.",
+)
+@click.option(
+    "--widths",
+    type=Lengths(),
+    metavar="WIDTHS",
+    default=DEFAULT_WIDTHS,
+    help="Rows of the verify graphs, comma-separated, each one more than a draft length; default 2 to 6, at most 8.",
 )
 @click.option(
     "--lean",
     is_flag=True,
     help="Only the stock runtime's graphs, as its GPU backend needs; `edge-mtp run` then decodes plainly.",
 )
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Then measure the bundle against an fp32 one: KL, agreement, tool calls, acceptance; written beside it.",
+)
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Conversations for --report, as for `edge-mtp quality`; `tiny` has its own.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="For --report, a bundle of the same pair to measure against; default: one exported for it in fp32.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print path, section sizes and seconds as JSON.")
 def export(
     model: str,
-    drafter: Path | None,
+    drafter: str | None,
+    adapter: str | None,
+    revision: str | None,
+    drafter_revision: str | None,
+    offline: bool,
+    seed: int | None,
     output: Path | None,
-    quantize: str,
+    recipe: str,
+    kv: str,
     context: int | None,
-    prefill: tuple[int, ...],
+    prefill: tuple[int, ...] | None,
+    widths: tuple[int, ...],
     lean: bool,
+    report: bool,
+    prompts: Path | None,
+    reference: Path | None,
     as_json: bool,
 ) -> None:
     """Export a Gemma 4 checkpoint and its MTP drafter to a .litertlm bundle.
 
-    The bundle runs in the stock LiteRT-LM engine with speculative decoding on, and in `edge-mtp run`.
+    The bundle runs in the stock LiteRT-LM engine with speculative decoding on, and in `edge-mtp run`. An interrupted
+    export goes on where it was when the same command is given again.
 
     \b
     edge-mtp export --model tiny
-    edge-mtp export --model ./gemma-4-E2B-it --drafter ./gemma-4-E2B-it-assistant --quantize int8
+    edge-mtp export --model E2B --recipe mixed
+    edge-mtp export --model ./my-fine-tune --drafter ./my-drafter --recipe int8
     """
-    if (model == TINY) == (drafter is not None):
-        raise click.UsageError(
-            "--model tiny brings its own drafter" if drafter else "--drafter is needed: a target alone has no MTP"
-        )
-    from edge_mtp.export.checkpoint import tiny_pair
-    from edge_mtp.export.pipeline import export_bundle
+    if seed is not None and (drafter or adapter or revision or drafter_revision):
+        raise click.UsageError("--random-weights needs a named model and goes with no other checkpoint")
+    _check_report(report, prompts, reference, model, recipe, kv)
+    from edge_mtp.export import tiny
+    from edge_mtp.export.catalogue import model as named
+    from edge_mtp.export.checkpoint import open_pair, random_pair
+    from edge_mtp.export.pipeline import DEFAULT_CONTEXT, default_prefill, export_bundle
+    from edge_mtp.export.source import TINY, find
+    from edge_mtp.quiet import quiet
 
-    if drafter is None:
-        target, drafter = tiny_pair()
-    else:
-        target = Path(model)
-    name = TINY if model == TINY else target.resolve().name
-    with export_progress() as progress:
-        summary = export_bundle(
-            target,
-            drafter,
-            output or Path(f"{name}-{quantize}.litertlm"),
-            quantization=quantize,
-            context=context or (tiny.CONTEXT if model == TINY else DEFAULT_CONTEXT),
-            prefill=prefill,
-            lean=lean,
-            progress=progress,
-        )
-    size = summary.path.stat().st_size
+    with export_progress() as progress, tempfile.TemporaryDirectory() as scratch:
+        if seed is not None:
+            known = named(model)
+            name, usual_context, origins = known.name, known.context, {}
+            with quiet():
+                pair = random_pair(known.name, seed, Path(scratch))
+        else:
+            source = find(
+                model,
+                drafter,
+                adapter,
+                revision=revision,
+                drafter_revision=drafter_revision,
+                offline=offline,
+                report=progress,
+            )
+            name, origins = source.name, source.origins
+            usual_context = tiny.CONTEXT if model == TINY else source.context or DEFAULT_CONTEXT
+            with quiet():
+                pair = open_pair(source.target, source.drafter, adapter=source.adapter)
+
+        def exported(path: Path, recipe: str, kv: str) -> Summary:
+            return export_bundle(
+                pair,
+                None,
+                path,
+                recipe=recipe,
+                context=context or usual_context,
+                prefill=prefill or default_prefill(pair),
+                kv=kv,
+                lean=lean,
+                widths=widths,
+                origins=origins,
+                progress=progress,
+            )
+
+        summary = exported(output or Path(f"{name}-{Path(recipe).stem}.litertlm"), recipe, kv)
+        passing = summary.path.with_suffix(".fp32.litertlm")
+        if report and reference is None:
+            exported(passing, "fp32", "fp32")
+    measured = None
+    if report:
+        try:
+            measured = _report(reference or passing, summary.path, prompts)
+        finally:
+            if reference is None:
+                passing.unlink()
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "path": str(summary.path),
-                    "bytes": size,
+                    "bytes": summary.path.stat().st_size,
                     "sections": summary.sections,
                     "seconds": {stage: round(value, 2) for stage, value in summary.seconds.items()},
+                    "left_out": summary.left_out,
                 }
+                | ({} if measured is None else {"report": measured.to_json()})
             )
         )
         return
     for section, length in summary.sections.items():
         click.echo(f"{section:>20} {length / 1e6:10.2f} MB")
-    click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {sum(summary.seconds.values()):.0f} s")
+    for group in summary.left_out:
+        click.echo(f"left out: {group}")
+    size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())
+    click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {seconds:.0f} s")
+    if measured is not None:
+        show(measured)
+
+
+def _check_report(report: bool, prompts: Path | None, reference: Path | None, model: str, recipe: str, kv: str) -> None:
+    """Refuse what a report cannot be made with before the export rather than after it."""
+    if not report:
+        if prompts or reference:
+            raise click.UsageError("--prompts and --reference are for --report: add it")
+        return
+    if reference is None and recipe == kv == "fp32":
+        raise click.UsageError("--report measures against fp32: choose another --recipe or --kv, or give --reference")
+    if prompts is None and model != "tiny":
+        raise click.UsageError(f"--report needs --prompts FILE.jsonl: {model} has none of its own")
+    if prompts is not None:
+        from edge_mtp.conversations import read_conversations
+
+        read_conversations(prompts)
+    if reference is not None:
+        from edge_mtp.bundle import Bundle
+
+        Bundle(reference)
+
+
+def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
+    """Measure `bundle` against `reference` and write the report beside it, as Markdown and JSON."""
+    from edge_mtp.quality import measure
+
+    conversations, source = chosen_conversations(reference, prompts, None)
+    with quality_progress() as progress:
+        measured = measure(
+            {reference.stem: reference, bundle.stem: bundle}, conversations, source=source, progress=progress
+        )
+    bundle.with_suffix(".report.md").write_text(measured.markdown(), encoding="utf-8")
+    bundle.with_suffix(".report.json").write_text(json.dumps(measured.to_json(), indent=1) + "\n", encoding="utf-8")
+    return measured

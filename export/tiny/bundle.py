@@ -14,18 +14,19 @@ TOOLS = tiny_pair()[0].parent / "tools.json"
 
 
 def cached_bundle(
-    quantization: str = "fp32", *, lean: bool = False, progress: Progress = lambda stage, done, total: None
+    recipe: str = "fp32", *, kv: str = "fp32", lean: bool = False, progress: Progress = lambda what, done: None
 ) -> Path:
     """The tiny pair as a `.litertlm` in the cache folder, exported now if it is not there yet.
 
     Raises EdgeMtpError as `export_bundle` does.
     """
     target, drafter = tiny_pair()
-    name = f"tiny-{quantization}{'-lean' if lean else ''}-{_version(target, drafter)}.litertlm"
+    variant = f"{recipe}{'-kv8' if kv == 'int8' else ''}{'-lean' if lean else ''}"
+    name = f"tiny-{variant}-{_version(target, drafter)}.litertlm"
     path = cache_folder() / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        export_bundle(target, drafter, path, quantization=quantization, context=CONTEXT, lean=lean, progress=progress)
+        export_bundle(target, drafter, path, recipe=recipe, kv=kv, context=CONTEXT, lean=lean, progress=progress)
     return path
 
 

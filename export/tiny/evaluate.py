@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from edge_mtp.chat import ChatFormat
 from edge_mtp.export.tiny.batches import Example, collate, draft_masks, drafter_step, target_forward
 from edge_mtp.export.tiny.conversations import SPLITS
 from edge_mtp.export.tiny.model import centroid_head, load_pair
+from edge_mtp.statistics import wilson
 from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
 
 MAX_NEW_TOKENS = 128
@@ -30,15 +30,6 @@ def load_split(directory: str | Path, split: str) -> list[dict[str, Any]]:
     """The items of a split, each with id, kind, template, messages, tools and gold."""
     path = Path(directory) / "splits" / f"{split}.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95% score interval of a proportion."""
-    p = successes / trials
-    centre = p + z * z / (2 * trials)
-    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return (centre - half) / scale, (centre + half) / scale
 
 
 @torch.no_grad()
@@ -137,12 +128,12 @@ def evaluate(directory: str | Path, limit: int | None = None) -> dict[str, Any]:
         kinds: dict[str, Counter[bool]] = {}
         for item, good in zip(items, exact, strict=True):
             kinds.setdefault(item["kind"], Counter())[good] += 1
-        low, high = wilson(sum(exact), len(exact))
+        interval = wilson(sum(exact), len(exact))
         accepted = accepted_drafts(target, drafter, [Example(p, r) for p, r in zip(prompts, replies, strict=True)])
         results[split] = {
             "items": len(items),
             "exact": sum(exact) / len(exact),
-            "exact_interval_95": [low, high],
+            "exact_interval_95": [interval.low, interval.high],
             "exact_by_kind": {k: [c[True], c.total()] for k, c in sorted(kinds.items())},
             "tokens_per_verify": {k: tokens_per_verify(accepted, k) for k in range(1, LONGEST_DRAFT + 1)},
         }

@@ -15,6 +15,7 @@ from transformers import (
     GenerationConfig,
 )
 
+from edge_mtp.export.shapes import drafters_allowed
 from edge_mtp.export.tiny.tokenizer import CONTROL_TOKENS, VOCAB_SIZE
 
 STOP_TOKEN_IDS = [CONTROL_TOKENS["<turn|>"], CONTROL_TOKENS["<|tool_response>"]]
@@ -87,35 +88,15 @@ def drafter_config() -> Gemma4AssistantConfig:
     )
 
 
-def allow_all_layers_shared() -> None:
-    """Let a config whose layers all share KV, as every drafter's do, answer `kv_sharing_modes`.
-
-    transformers 5.23 looks for a layer that stores KV and raises when there is none. Idempotent.
-    """
-    config_class: Any = Gemma4TextConfig
-    original = config_class.kv_sharing_modes.fget
-    if getattr(original, "handles_all_shared", False):
-        return
-
-    def kv_sharing_modes(config: Gemma4TextConfig) -> list[str | None]:
-        if config.num_kv_shared_layers == config.num_hidden_layers:
-            return ["reuse"] * config.num_hidden_layers
-        modes: list[str | None] = original(config)
-        return modes
-
-    kv_sharing_modes.handles_all_shared = True  # type: ignore[attr-defined]
-    config_class.kv_sharing_modes = property(kv_sharing_modes)
-
-
 def new_pair(seed: int) -> tuple[Gemma4ForCausalLM, Gemma4AssistantForCausalLM]:
     """A pair with fresh weights.
 
     Attention scores have no 1/sqrt(d) in Gemma 4; the norms of queries and keys carry the scale, so they start there.
     """
-    allow_all_layers_shared()
     torch.manual_seed(seed)
     target = Gemma4ForCausalLM(target_config())
-    drafter = Gemma4AssistantForCausalLM(drafter_config())
+    with drafters_allowed():
+        drafter = Gemma4AssistantForCausalLM(drafter_config())
     with torch.no_grad():
         for model in (target, drafter):
             for name, parameter in model.named_parameters():
@@ -139,9 +120,8 @@ def load_pair(
     directory: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[Gemma4ForCausalLM, Gemma4AssistantForCausalLM]:
     """The pair saved under `directory/target` and `directory/drafter`, ready to evaluate."""
-    allow_all_layers_shared()
     directory = Path(directory)
-    with warnings.catch_warnings():
+    with drafters_allowed(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target = Gemma4ForCausalLM.from_pretrained(directory / "target", dtype=dtype)
         drafter = Gemma4AssistantForCausalLM.from_pretrained(directory / "drafter", dtype=dtype)
@@ -158,7 +138,8 @@ def save_pair(directory: str | Path, target: Gemma4ForCausalLM, drafter: Gemma4A
     }
     models: dict[str, Any] = {"target": target, "drafter": drafter}
     for name, model in models.items():
-        rounded = type(model)(model.config)
+        with drafters_allowed():
+            rounded = type(model)(model.config)
         rounded.load_state_dict(model.state_dict())
         config: Any = GenerationConfig(**generation)
         if name == "drafter":

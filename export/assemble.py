@@ -1,0 +1,238 @@
+"""Whole graphs out of converted pieces, as flatbuffers' object tree.
+
+A piece's signature is a subgraph whose weights are inputs. `Graph.place` copies its operators between given tensors
+and lets its weight inputs be constants; `Assembly.model` is the finished tree, in which every use of a weight is a
+builtin operator and every constant appears once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edge_mtp.export import placeholders
+from edge_mtp.export.compact import content, share_buffers
+
+WEIGHTS = "weights_"  # how the converter begins the name of an input that is a weight
+ABSENT = -1  # an optional input that an operator does without
+
+BUILTIN = {
+    placeholders.LINEAR: schema.BuiltinOperator.FULLY_CONNECTED,
+    placeholders.LOOKUP: schema.BuiltinOperator.EMBEDDING_LOOKUP,
+    placeholders.GATHER: schema.BuiltinOperator.GATHER,
+    placeholders.QUANTIZE: schema.BuiltinOperator.QUANTIZE,
+    placeholders.DEQUANTIZE: schema.BuiltinOperator.DEQUANTIZE,
+}
+
+
+class Assembly:
+    """A TFLite model that grows graph by graph out of the signatures of `pieces`, a converted model.
+
+    `weights` has the (empty) buffer of each weight; `scales` the tensors that have the quantization of that name.
+    """
+
+    def __init__(self, pieces: Any) -> None:
+        share_buffers(pieces)  # so that equal constants are known by their buffer
+        self._pieces = pieces
+        self._signatures = {s.signatureKey.decode(): s for s in pieces.signatureDefs}
+        self.weights: dict[str, Any] = {}
+        self._buffers: dict[str, int] = {}
+        self.scales: dict[str, list[Any]] = {}
+        self.model = copy.copy(pieces)
+        self.model.signatureDefs, self.model.metadata = [], []
+        # The pieces' own subgraphs come first, since composites refer to decompositions among them by index.
+        self.model.subgraphs, self.model.buffers = list(pieces.subgraphs), list(pieces.buffers)
+        self.model.operatorCodes = list(pieces.operatorCodes)
+
+    def graph(self, name: str) -> Graph:
+        return Graph(self, name)
+
+    def piece(self, name: str) -> tuple[Any, Any]:
+        """A piece's signature and its subgraph."""
+        signature = self._signatures[name]
+        return signature, self._pieces.subgraphs[signature.subgraphIndex]
+
+    def buffer(self, weight: str) -> int:
+        """The index of the buffer of a weight; one for all graphs."""
+        if weight not in self.weights:
+            self.weights[weight] = schema.BufferT()
+            self._buffers[weight] = len(self.model.buffers)
+            self.model.buffers.append(self.weights[weight])
+        return self._buffers[weight]
+
+    def code(self, builtin: int) -> int:
+        """The index of a builtin operator's code, added if there is none."""
+        for index, code in enumerate(self.model.operatorCodes):
+            if code.builtinCode == builtin:
+                return index
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
+        self.model.operatorCodes.append(code)
+        return len(self.model.operatorCodes) - 1
+
+
+class Graph:
+    """One signature under construction. Tensors are known by their index."""
+
+    def __init__(self, assembly: Assembly, name: str) -> None:
+        self.name = name
+        self._assembly = assembly
+        self._tensors: list[Any] = []
+        self._operators: list[Any] = []
+        self._inputs: dict[str, int] = {}
+        self._weights: dict[str, int] = {}
+        self._scales: dict[int, str] = {}
+        self._constants: dict[Any, int] = {}
+        self._computed: dict[Any, Any] = {}
+
+    def place(
+        self,
+        piece: str,
+        inputs: Mapping[str, int | str],
+        weights: Mapping[str, str] | str = "",
+        scales: Mapping[str, str] | str = "",
+    ) -> dict[str, int]:
+        """Copy a piece in and return the tensors of its outputs, by name.
+
+        Args:
+            inputs: for each input of the piece a tensor, or the name of the graph's own input that it is.
+            weights: for each weight of the piece its name in the model, or what to put before all of them.
+            scales: likewise for the names of quantizations.
+        """
+        assembly = self._assembly
+        signature, body = assembly.piece(piece)
+        place: dict[int, int] = {ABSENT: ABSENT}
+        for entry in signature.inputs:
+            name, tensor = entry.name.decode(), body.tensors[entry.tensorIndex]
+            if name.startswith(WEIGHTS):
+                place[entry.tensorIndex] = self._weight(_renamed(name.removeprefix(WEIGHTS), weights), tensor)
+            else:
+                given = inputs[name]
+                place[entry.tensorIndex] = self._input(given, tensor) if isinstance(given, str) else given
+        for index, tensor in enumerate(body.tensors):
+            if index not in place:
+                place[index] = self._constant(tensor) if self._is_constant(tensor) else self._add(tensor)
+        for operator in body.operators:
+            self._repeat(self._copy(operator, place, scales), operator, place)
+        return {entry.name.decode(): place[entry.tensorIndex] for entry in signature.outputs}
+
+    def finish(self, outputs: Mapping[str, int]) -> None:
+        """Add the graph to the model, with what `outputs` do not depend on left out."""
+        self._spread_scales()
+        needed, operators = set(outputs.values()), []
+        for operator in reversed(self._operators):  # they are in order of execution
+            if needed.intersection(operator.outputs.tolist()):
+                operators.append(operator)
+                needed.update(operator.inputs.tolist(), operator.outputs.tolist())
+        needed.discard(ABSENT)
+        position = {old: new for new, old in enumerate(sorted(needed))} | {ABSENT: ABSENT}
+
+        def renumbered(tensors: Any) -> Any:
+            return np.array([position[tensor] for tensor in tensors], np.int32)
+
+        graph, signature = schema.SubGraphT(), schema.SignatureDefT()
+        graph.name = signature.signatureKey = self.name.encode()
+        graph.tensors = [self._tensors[tensor] for tensor in sorted(needed)]
+        graph.operators = operators[::-1]
+        for operator in operators:
+            operator.inputs = renumbered(operator.inputs.tolist())
+            operator.outputs = renumbered(operator.outputs.tolist())
+        signature.subgraphIndex = len(self._assembly.model.subgraphs)
+        ports = {name: tensor for name, tensor in self._inputs.items() if tensor in needed}
+        graph.inputs, graph.outputs = renumbered(ports.values()), renumbered(outputs.values())
+        signature.inputs = [_port(name, position[tensor]) for name, tensor in ports.items()]
+        signature.outputs = [_port(name, position[tensor]) for name, tensor in outputs.items()]
+        self._assembly.model.subgraphs.append(graph)
+        self._assembly.model.signatureDefs.append(signature)
+
+    def _spread_scales(self) -> None:
+        """Operators that move int8 values about leave their scale as it is."""
+        spread = self._scales
+        while spread:
+            found: dict[int, str] = {}
+            for operator in self._operators:
+                tensors = [int(t) for t in (*operator.inputs, *operator.outputs) if t != ABSENT]
+                int8 = [t for t in tensors if self._tensors[t].type == schema.TensorType.INT8]
+                names = {spread[t] for t in int8 if t in spread}
+                found |= {t: name for name in names for t in int8 if t not in self._scales}
+            self._scales |= found
+            spread = found
+        for tensor, name in self._scales.items():
+            self._assembly.scales.setdefault(name, []).append(self._tensors[tensor])
+
+    def _add(self, tensor: Any) -> int:
+        self._tensors.append(copy.copy(tensor))
+        return len(self._tensors) - 1
+
+    def _is_constant(self, tensor: Any) -> bool:
+        return self._assembly.model.buffers[tensor.buffer].data is not None
+
+    def _constant(self, tensor: Any) -> int:
+        key = (tensor.buffer, tensor.type, tuple(tensor.shape))
+        if key not in self._constants:
+            self._constants[key] = self._add(tensor)
+        return self._constants[key]
+
+    def _repeat(self, copied: Any, original: Any, place: dict[int, int]) -> None:
+        """Append an operator, unless one has computed the same before: layers begin alike."""
+        key = (
+            copied.opcodeIndex,
+            copied.inputs.tobytes(),
+            content(copied.builtinOptions),
+            content(copied.builtinOptions2),
+        )
+        named = original.customOptions is not None and len(original.customOptions)  # a scale, which is not in the key
+        if key in self._computed and not named:
+            for output, known in zip(original.outputs.tolist(), self._computed[key].outputs.tolist(), strict=True):
+                place[output] = known
+            return
+        self._computed[key] = copied
+        self._operators.append(copied)
+
+    def _input(self, name: str, like: Any) -> int:
+        if name not in self._inputs:
+            self._inputs[name] = self._add(like)
+        return self._inputs[name]
+
+    def _weight(self, name: str, like: Any) -> int:
+        if name not in self._weights:
+            self._weights[name] = self._add(like)
+            self._tensors[-1].buffer = self._assembly.buffer(name)
+        return self._weights[name]
+
+    def _copy(self, operator: Any, place: dict[int, int], scales: Mapping[str, str] | str) -> Any:
+        moved, code = copy.copy(operator), self._assembly.model.operatorCodes[operator.opcodeIndex]
+        moved.inputs = np.array([place[tensor] for tensor in operator.inputs.tolist()], np.int32)
+        moved.outputs = np.array([place[tensor] for tensor in operator.outputs.tolist()], np.int32)
+        custom = (code.customCode or b"").decode()
+        if custom not in BUILTIN:
+            return moved
+        moved.opcodeIndex = self._assembly.code(BUILTIN[custom])
+        moved.customOptions = None
+        if custom == placeholders.LINEAR:
+            moved.inputs = np.append(moved.inputs, np.int32(ABSENT))  # no bias
+            moved.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+            moved.builtinOptions = schema.FullyConnectedOptionsT()
+            moved.builtinOptions.keepNumDims = True
+        elif custom == placeholders.GATHER:
+            moved.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+            moved.builtinOptions = schema.GatherOptionsT()
+        elif custom in (placeholders.QUANTIZE, placeholders.DEQUANTIZE):
+            name = _renamed(bytes(operator.customOptions).decode(), scales)
+            port = moved.outputs if custom == placeholders.QUANTIZE else moved.inputs
+            self._scales[int(port[0])] = name
+        return moved
+
+
+def _renamed(name: str, names: Mapping[str, str] | str) -> str:
+    return names + name if isinstance(names, str) else names[name]
+
+
+def _port(name: str, tensor: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name.encode(), tensor
+    return entry

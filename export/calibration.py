@@ -1,0 +1,28 @@
+"""Scales of an int8 KV cache, from the checkpoint alone.
+
+What enters the cache has just been normalised, so its size is known without running the model: a value has mean square
+1 over its head, a key the same times the weight of `k_norm`, and rotation keeps the size of each pair. So none is
+larger than the square root of the head's size, and a scale covers that or `SPREAD` standard deviations, whichever is
+less; what lies beyond is cut off. Target and drafter read the same caches and get the same scales.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_mtp.export.checkpoint import Checkpoint
+from edge_mtp.export.decoder import Decoder
+
+LARGEST = 127
+SPREAD = 8.0
+
+
+def cache_scales(target: Checkpoint) -> dict[str, float]:
+    """The scale of each cache, `N.k` and `N.v` for layer N."""
+    scales, decoder = {}, Decoder.of(target.config)
+    for layer in decoder.kv_layers:
+        largest = min(SPREAD, decoder.layers[layer].head_dim ** 0.5)
+        weight = target.weights.read(f"model.layers.{layer}.self_attn.k_norm.weight")
+        scales[f"{layer}.k"] = largest * float(np.abs(weight).max()) / LARGEST
+        scales[f"{layer}.v"] = largest / LARGEST
+    return scales

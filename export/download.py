@@ -1,0 +1,263 @@
+"""Checkpoints from the Hugging Face Hub, into its own cache."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.file_hash import sha256
+
+# What the exporter reads; `*/*` leaves out folders such as onnx/.
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "adapter_config.json",
+    "README.md",
+)
+UNWANTED = ("*/*",)
+TIMEOUT = 30.0  # seconds without an answer
+PART = 10 << 20  # bytes; the library writes chunks of this size, and less cannot be continued
+LARGEST = 50 * 10**9  # bytes; the Hub serves more by its own protocol only
+COUNTED = "edge-mtp"
+SLACK = 1 << 26  # bytes to leave free beside what is downloaded
+
+# Told what is going on and how far it is, 0 to 1.
+Report = Callable[[str, float], None]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def fetch(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    report: Report = lambda stage, fraction: None,
+) -> Path:
+    """The folder of a checkpoint on the Hub, downloaded where the cache lacks it; `commit` names its commit.
+
+    What an earlier call left unfinished is continued. A `revision` that is a commit and is cached needs no network;
+    without network a branch or tag is what it was when last seen.
+
+    Args:
+        revision: commit, branch or tag; the default is the main branch.
+        token: access token; the default is that of `hf auth login` or HF_TOKEN.
+        offline: use the cache alone.
+
+    Raises:
+        EdgeMtpError: there is no such repository or revision, it may not be read, it is not cached, the disk is too
+            small, or the connection broke and stayed broken.
+    """
+    from huggingface_hub import snapshot_download
+
+    arguments: dict[str, Any] = {
+        "revision": revision,
+        "token": token,
+        "allow_patterns": list(WANTED),
+        "ignore_patterns": list(UNWANTED),
+    }
+    try:
+        if offline or (revision and _COMMIT.fullmatch(revision)):
+            try:
+                return Path(snapshot_download(repo_id, local_files_only=True, **arguments))
+            except FileNotFoundError:
+                if offline:
+                    raise
+        missing = _missing(repo_id, revision, token)
+        bar = _bar_class(repo_id, sum(file.size for file in missing), report)
+        report(f"download {repo_id}", 0.0)
+        for file in missing:
+            if file.sha256 and PART < file.size <= LARGEST:
+                _continue(file, token, bar)
+        # All that is small, and the links from the commit to the files.
+        folder = snapshot_download(repo_id, etag_timeout=TIMEOUT, max_workers=4, tqdm_class=bar, **arguments)
+        report(f"download {repo_id}", 1.0)
+        return Path(folder)
+    except EdgeMtpError:
+        raise
+    except Exception as error:  # of the Hub's library, its HTTP client and the file system
+        raise _refusal(error, repo_id, revision, offline) from error
+
+
+def commit(folder: Path) -> str | None:
+    """The commit that a folder of the Hub's cache holds; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that the cache lacks. `sha256` is set for those in large file storage, `blob` is then its place."""
+
+    repo_id: str
+    commit: str
+    name: str
+    size: int
+    sha256: str | None
+    blobs: Path
+
+
+def _missing(repo_id: str, revision: str | None, token: str | None) -> list[_File]:
+    """What is to be downloaded, after a check that the disk has room for it; nothing if the Hub cannot be asked."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        info = HfApi(token=token).model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code < 500:
+            raise
+        return []
+    except Exception as error:  # no connection, for which the HTTP client has a type of its own
+        if isinstance(error, ValueError):
+            raise
+        return []
+    cache = Path(constants.HF_HUB_CACHE)
+    blobs = cache / f"models--{repo_id.replace('/', '--')}" / "blobs"
+    wanted = [
+        _File(repo_id, info.sha or "", each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else None, blobs)
+        for each in info.siblings or []
+        if "/" not in each.rfilename and any(fnmatch(each.rfilename, pattern) for pattern in WANTED)
+    ]
+    if not {"config.json", "adapter_config.json"} & {file.name for file in wanted}:
+        raise EdgeMtpError(f"{repo_id} has no config.json: name a repository with a transformers checkpoint")
+    missing = [f for f in wanted if not isinstance(try_to_load_from_cache(repo_id, f.name, revision=f.commit), str)]
+    begun = sum(part.stat().st_size for part in map(_part, missing) if part.is_file())
+    needed = sum(file.size for file in missing) - begun + SLACK
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if missing and free < needed:
+        raise EdgeMtpError(
+            f"{place} has {free >> 20} MiB free, {repo_id} needs {needed >> 20} MiB:"
+            " make room, or set HF_HOME to a folder on a larger disk"
+        )
+    return missing
+
+
+def _part(file: _File) -> Path:
+    return file.blobs / f"{file.sha256}.edge-mtp.part"
+
+
+def _continue(file: _File, token: str | None, bar: type[Any]) -> None:
+    """Download a large file into the Hub's cache, from where an earlier call stopped, and check it.
+
+    The Hub's library downloads into a file of its own each time and removes it on failure; so what it would do, with
+    a name that stays.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not re-exported
+
+    blob, part = file.blobs / str(file.sha256), _part(file)
+    if blob.exists():
+        return
+    url = hf_hub_url(file.repo_id, file.name, revision=file.commit)
+    metadata = get_hf_file_metadata(url, token=token, timeout=TIMEOUT)
+    headers = build_hf_headers(token=token)
+    if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # a signed address on another host
+    file.blobs.mkdir(parents=True, exist_ok=True)
+    with part.open("ab") as output:
+        try:
+            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise EdgeMtpError(f"{file.repo_id} is being downloaded already: wait for that to end") from error
+        if output.tell() > file.size:
+            output.truncate(0)
+        http_get(
+            metadata.location,
+            output,
+            resume_size=output.tell(),
+            headers=headers,
+            expected_size=file.size,
+            displayed_filename=COUNTED,
+            tqdm_class=bar,
+        )
+    if sha256(part) != file.sha256:
+        part.unlink()
+        raise EdgeMtpError(f"{file.name} of {file.repo_id} arrived damaged: run again")
+    part.replace(blob)
+
+
+def _bar_class(repo_id: str, total: int, report: Report) -> type[Any]:
+    """A progress bar in the Hub's terms that shows nothing and tells `report`."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    lock = threading.Lock()
+    state = {"bytes": 0}
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Of the library's bars, the one that counts what has been written, and our own.
+            self._counts = str(kwargs.get("desc", "")).startswith((COUNTED, "Reconstructing"))
+            super().__init__(*args, **(kwargs | {"disable": True}))
+            self.update(kwargs.get("initial", 0))
+
+        def update(self, n: float | None = 1) -> None:
+            if self._counts and n:
+                with lock:
+                    state["bytes"] += int(n)
+                    report(f"download {repo_id}", min(1.0, max(0, state["bytes"]) / max(1, total)))
+
+    return Bar
+
+
+def _refusal(error: Exception, repo_id: str, revision: str | None, offline: bool) -> EdgeMtpError:
+    from huggingface_hub import errors
+
+    where = f"{repo_id}@{revision}" if revision else repo_id
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and isinstance(cause, Exception):
+        chain.append(cause)
+    kinds = [type(each).__name__ for each in chain]
+
+    def any_of(*types: type[Exception]) -> bool:
+        return any(isinstance(each, types) for each in chain)
+
+    full = [each for each in chain if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT)]
+    denied = [each for each in chain if isinstance(each, PermissionError)]
+    if full:
+        return EdgeMtpError(f"the disk is full while downloading {where}: make room and run again, it continues")
+    if denied:
+        return EdgeMtpError(f"{denied[0].filename} may not be written: set HF_HOME to a folder of yours")
+    if any_of(errors.GatedRepoError):
+        return EdgeMtpError(
+            f"{repo_id} is gated: accept its terms at https://huggingface.co/{repo_id}, then give a token of that"
+            " account with `hf auth login` or HF_TOKEN"
+        )
+    if any_of(errors.RevisionNotFoundError):
+        return EdgeMtpError(f"{repo_id} has no revision {revision!r}: give a commit, branch or tag of it")
+    if any_of(errors.HFValidationError):
+        return EdgeMtpError(f"{repo_id!r} is neither a directory nor a repository such as google/gemma-4-E2B-it")
+    if any_of(errors.RepositoryNotFoundError):
+        return EdgeMtpError(
+            f"{repo_id} is not on the Hub, or is private: check the name, or give a token with `hf auth login` or"
+            " HF_TOKEN"
+        )
+    status = next((s for each in chain if (s := _status(each)) is not None), None)
+    if status in (401, 403):
+        return EdgeMtpError(f"the Hub refused {where} ({status}): give a valid token with `hf auth login` or HF_TOKEN")
+    if offline or any_of(errors.OfflineModeIsEnabled):
+        return EdgeMtpError(f"{where} is not complete in the Hub's cache and offline was asked for: run once online")
+    what = f"HTTP {status}" if status else kinds[-1]
+    return EdgeMtpError(f"the download of {where} broke off ({what}): check the connection and run again, it continues")
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None

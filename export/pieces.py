@@ -1,0 +1,545 @@
+"""Gemma 4 in pieces: small torch modules that `signatures` joins to whole graphs.
+
+A decoder has dozens of layers of a few kinds. Each kind is traced once for each number of rows, with its weights as
+inputs, and placed as often as the decoder has such layers. All shapes are static.
+
+T rows, H hidden size, V vocabulary, L layers, P per-layer width, C cache length, N heads, h heads of keys, G = N / h,
+D head size, S keys that attention sees. K [1,h,C,D] and V [1,h,D,C] are the caches. transformers'
+`modeling_gemma4.py` and `modeling_gemma4_assistant.py` say what is computed; `tests/test_parity.py` compares.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from litert_torch.backend.composite import StableHLOCompositeBuilder
+from litert_torch.generative.custom_ops.bmm_4d import bmm_4d
+from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
+from torch import Tensor, nn
+
+from edge_mtp.export import ops
+from edge_mtp.export.decoder import SLIDING, Decoder, Experts, Layer
+from edge_mtp.export.placeholders import dequantize, gather, linear, lookup, quantize
+from edge_mtp.export.window import window
+
+# Added to an attention logit to hide it: exp() of it is 0 in float32, and sums of it stay finite in float16.
+HIDDEN = -1e4
+
+# The stock runtime gives the drafter the position P - 1, transformers' SinglePositionMultiTokenCandidateGenerator
+# P = len - 1 (that of the last token, for which no KV exists yet). The graphs add the difference.
+DRAFTER_POSITION_OFFSET = 1
+
+# Windows are cut for at least so many rows, so that graphs of fewer rows differ in nothing but their rows.
+MANY_ROWS = 16
+
+# Sequence axes of the caches.
+K_AXIS, V_AXIS = 2, 3
+
+EMBEDDING = "model.embed_tokens.weight"  # the head, too: it is tied
+TARGET_EMBEDDING = "target"  # the one weight of a drafter's piece that is not the drafter's
+PER_LAYER_EMBEDDING = "model.embed_tokens_per_layer.weight"
+
+Shape = tuple[int, ...]
+
+
+class Piece(nn.Module):
+    """A part of a graph: `inputs` and `weights` are the shapes (and types) that it takes, by name.
+
+    `forward` gets the inputs by name and the weights as the dict `weights`; it returns a dict. Inputs are float32
+    unless named in `integers` or, int8, in `bytes`.
+    """
+
+    inputs: dict[str, Shape]
+    weights: dict[str, Shape]
+    integers: frozenset[str] = frozenset()
+    bytes: frozenset[str] = frozenset()
+
+    def sample(self) -> dict[str, Any]:
+        """Inputs for tracing, which take no memory whatever their size."""
+
+        def zeros(name: str, shape: Shape) -> Tensor:
+            integer = torch.int32 if name in self.integers else torch.int8
+            dtype = integer if name in self.integers | self.bytes else torch.float32
+            return torch.zeros((), dtype=dtype).expand(shape)
+
+        sample: dict[str, Any] = {name: zeros(name, shape) for name, shape in self.inputs.items()}
+        if self.weights:
+            sample["weights"] = {name: zeros(name, shape) for name, shape in self.weights.items()}
+        return sample
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+    """x / rms(x) over the last axis, times `weight`; the composite lets accelerators use their own kernel."""
+    composite: Any = StableHLOCompositeBuilder(name="odml.rms_norm", attr={"epsilon": epsilon})
+    weight = torch.ones(x.shape[-1]) if weight is None else weight
+    x, weight = composite.mark_inputs(x, weight)
+    normed: Tensor = composite.mark_outputs(x * torch.rsqrt((x * x).mean(-1, keepdim=True) + epsilon) * weight)
+    return normed
+
+
+def gelu(x: Tensor) -> Tensor:
+    return nn.functional.gelu(x, approximate="tanh")
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding: x [1,T,N,D], cos and sin [1,T,1,D]."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+def rotary(decoder: Decoder, attention: str, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines at `position`, i32 [T]: [1,T,1,D] each."""
+    angles = position.float().view(1, -1, 1, 1) * decoder.frequencies[attention].view(1, 1, 1, -1)
+    angles = torch.cat((angles, angles), dim=-1)
+    scaling = decoder.scaling[attention]
+    if scaling == 1.0:
+        return angles.cos(), angles.sin()
+    return angles.cos() * scaling, angles.sin() * scaling
+
+
+class Masks:
+    """What attention may see: f32 [1,1,G*T,S] for each type, and where the sliding window begins in the cache.
+
+    Args:
+        mask: additive, f32 [1,1,T,C].
+        position: i32 [T], consecutive; sliding layers do not see keys before `position` - `oldest`.
+        rows: rows that the window is made wide enough for, at least T.
+        cut: sliding layers see only the part of the cache that some row can see; else all of it, masked.
+    """
+
+    def __init__(self, mask: Tensor, position: Tensor, oldest: int, rows: int, cut: bool) -> None:
+        self.full = mask
+        self.start: Tensor | None = None
+        context = mask.shape[-1]
+        length = window_length(oldest, rows, context) if cut else context
+        keys = torch.arange(length, dtype=torch.int32)
+        if length < context:
+            self.start = torch.clamp(position[0] - oldest, 0, context - length)
+            mask = window(mask, self.start, length, 3)
+            keys = keys + self.start
+        visible = keys.view(1, -1) >= position.view(-1, 1) - oldest
+        self.sliding = mask + torch.where(visible, 0.0, HIDDEN).to(torch.float32).view(1, 1, len(position), -1)
+
+    def of(self, decoder: Decoder, attention: str) -> Tensor:
+        mask = self.sliding if attention == SLIDING else self.full
+        return torch.cat([mask] * decoder.group(attention), dim=2)
+
+
+def window_length(oldest: int, rows: int, context: int) -> int:
+    """Positions of the cache that `rows` rows can see together through a sliding window."""
+    return min(oldest + rows, context)
+
+
+class Begin(Piece):
+    """What the layers of a pass share.
+
+    input_pos i32 [T], mask f32 [1,1,T,C], embeddings [1,T,H], per_layer_embeddings [1,T,L,P] -> for each type of
+    attention cos_*, sin_*, mask_*; start i32 [], the row of the cache to write; window i32 [], where the sliding
+    window begins, if it is cut; per_layer_0 .. L-1 [1,T,P].
+    """
+
+    integers = frozenset({"input_pos"})
+
+    def __init__(self, decoder: Decoder, rows: int, context: int, cut: bool) -> None:
+        super().__init__()
+        self.decoder, self.cut = decoder, cut
+        self.inputs = {"input_pos": (rows,), "mask": (1, 1, rows, context)}
+        self.weights = {}
+        if decoder.per_layer:
+            width, layers = decoder.per_layer, len(decoder.layers)
+            self.inputs["embeddings"] = (1, rows, decoder.hidden)
+            self.inputs["per_layer_embeddings"] = (1, rows, layers, width)
+            self.weights["model.per_layer_model_projection.weight"] = (layers * width, decoder.hidden)
+            self.weights["model.per_layer_projection_norm.weight"] = (width,)
+
+    def forward(
+        self,
+        input_pos: Tensor,
+        mask: Tensor,
+        embeddings: Tensor | None = None,
+        per_layer_embeddings: Tensor | None = None,
+        weights: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        decoder = self.decoder
+        masks = Masks(mask, input_pos, decoder.window - 1, max(len(input_pos), MANY_ROWS), self.cut)
+        outputs = shared(decoder, masks, input_pos) | {"start": input_pos[0].clone()}
+        if embeddings is not None and per_layer_embeddings is not None and weights is not None:
+            projected = linear(embeddings, weights["model.per_layer_model_projection.weight"])
+            projected = (projected * decoder.hidden**-0.5).view(per_layer_embeddings.shape)
+            norm = weights["model.per_layer_projection_norm.weight"]
+            combined = (rms_norm(projected, norm, decoder.epsilon) + per_layer_embeddings) * 2.0**-0.5
+            outputs |= {f"per_layer_{index}": row for index, row in enumerate(combined.unbind(2))}
+        return outputs
+
+
+def shared(decoder: Decoder, masks: Masks, position: Tensor) -> dict[str, Tensor]:
+    """Rotation and mask for each type of attention, and the window's beginning."""
+    outputs = {}
+    for attention in decoder.attentions:
+        outputs[f"cos_{attention}"], outputs[f"sin_{attention}"] = rotary(decoder, attention, position)
+        outputs[f"mask_{attention}"] = masks.of(decoder, attention)
+    if masks.start is not None:
+        outputs["window"] = masks.start
+    return outputs
+
+
+class DecoderLayer(Piece):
+    """One layer.
+
+    hidden [1,T,H], cos and sin [1,T,1,D], mask [1,1,G*T,S], per_layer [1,T,P] -> hidden. With KV of its own: start,
+    window, k_cache and v_cache -> k_cache, v_cache and, as other layers of the type may read them, keys [1,h,S,D]
+    and values [1,h,D,S]. Without: keys and values.
+    """
+
+    integers = frozenset({"start", "window"})
+
+    def __init__(self, decoder: Decoder, layer: Layer, rows: int, context: int, keys: int, int8_kv: bool) -> None:
+        super().__init__()
+        self.decoder, self.layer, self.keys, self.int8_kv = decoder, layer, keys, int8_kv
+        hidden, dim, heads = decoder.hidden, layer.head_dim, layer.kv_heads
+        group = layer.heads // heads
+        self.inputs = {
+            "hidden": (1, rows, hidden),
+            "cos": (1, rows, 1, dim),
+            "sin": (1, rows, 1, dim),
+            "mask": (1, 1, group * rows, keys),
+        }
+        if layer.own_kv:
+            self.inputs |= {"start": (), "k_cache": (1, heads, context, dim), "v_cache": (1, heads, dim, context)}
+            if keys < context:
+                self.inputs["window"] = ()
+            if int8_kv:
+                self.bytes = frozenset({"k_cache", "v_cache"})
+        else:
+            self.inputs |= {"keys": (1, heads, keys, dim), "values": (1, heads, dim, keys)}
+        if decoder.per_layer:
+            self.inputs["per_layer"] = (1, rows, decoder.per_layer)
+        self.weights = layer_weights(decoder, layer)
+
+    def forward(self, hidden: Tensor, weights: dict[str, Tensor], **inputs: Tensor) -> dict[str, Tensor]:
+        decoder, outputs = self.decoder, {}
+
+        def norm(x: Tensor, name: str) -> Tensor:
+            return rms_norm(x, weights[f"{name}.weight"], decoder.epsilon)
+
+        x = norm(hidden, "input_layernorm")
+        if self.layer.own_kv:
+            outputs = self.remember(x, weights, inputs)
+        attended = self.attend(x, weights, inputs | outputs)
+        hidden = hidden + norm(attended, "post_attention_layernorm")
+
+        x = norm(hidden, "pre_feedforward_layernorm")
+        gate = gelu(linear(x, weights["mlp.gate_proj.weight"]))
+        x = linear(gate * linear(x, weights["mlp.up_proj.weight"]), weights["mlp.down_proj.weight"])
+        if decoder.experts is not None:
+            chosen = self.experts(hidden, weights, decoder.experts)
+            x = norm(x, "post_feedforward_layernorm_1") + norm(chosen, "post_feedforward_layernorm_2")
+        hidden = hidden + norm(x, "post_feedforward_layernorm")
+
+        if decoder.per_layer:
+            x = gelu(linear(hidden, weights["per_layer_input_gate.weight"])) * inputs["per_layer"]
+            x = linear(x, weights["per_layer_projection.weight"])
+            hidden = hidden + norm(x, "post_per_layer_input_norm")
+        return outputs | {"hidden": hidden * weights["layer_scalar"]}
+
+    def remember(self, x: Tensor, weights: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Write the rows' keys and values to the caches; say what of the caches attention sees."""
+        layer, epsilon = self.layer, self.decoder.epsilon
+        heads = (1, x.shape[1], layer.kv_heads, layer.head_dim)
+        key = linear(x, weights["self_attn.k_proj.weight"]).view(heads)
+        value = key if layer.k_is_v else linear(x, weights["self_attn.v_proj.weight"]).view(heads)
+        key = rotate(rms_norm(key, weights["self_attn.k_norm.weight"], epsilon), inputs["cos"], inputs["sin"])
+        value = rms_norm(value, None, epsilon)
+        key, value = key.permute(0, 2, 1, 3), value.permute(0, 2, 3, 1)
+        if self.int8_kv:
+            key, value = quantize(key, "k"), quantize(value, "v")
+        zero, start = torch.zeros((), dtype=torch.int32), inputs["start"]
+        k_cache = dynamic_update_slice(inputs["k_cache"], key, [zero, zero, start, zero])
+        v_cache = dynamic_update_slice(inputs["v_cache"], value, [zero, zero, zero, start])
+        seen = {
+            port: see(cache, inputs.get("window"), self.keys, axis, scale if self.int8_kv else None)
+            for port, cache, axis, scale in (("keys", k_cache, K_AXIS, "k"), ("values", v_cache, V_AXIS, "v"))
+        }
+        return {"k_cache": k_cache, "v_cache": v_cache, **seen}
+
+    def attend(self, x: Tensor, weights: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        layer, rows = self.layer, x.shape[1]
+        query = linear(x, weights["self_attn.q_proj.weight"]).view(1, rows, layer.heads, layer.head_dim)
+        query = rms_norm(query, weights["self_attn.q_norm.weight"], self.decoder.epsilon)
+        query = rotate(query, inputs["cos"], inputs["sin"]).permute(0, 2, 1, 3)
+        query = query.reshape(1, layer.kv_heads, -1, layer.head_dim)  # G heads' rows beside each other
+        scores = torch.softmax(bmm_4d(query, inputs["keys"]) + inputs["mask"], dim=-1)  # Gemma 4 scales by 1
+        attended = bmm_4d(scores, inputs["values"]).view(1, layer.heads, rows, layer.head_dim)
+        attended = attended.permute(0, 2, 1, 3).reshape(1, rows, -1)
+        projected: Tensor = linear(attended, weights["self_attn.o_proj.weight"])
+        return projected
+
+    def experts(self, hidden: Tensor, weights: dict[str, Tensor], sizes: Experts) -> Tensor:
+        """The experts' answer, [1,T,H]: for each row only the chosen experts' weights are read."""
+        epsilon, width = self.decoder.epsilon, self.decoder.hidden
+        x = rms_norm(hidden, None, epsilon) * (weights["router.scale"] * width**-0.5)
+        probability, index = torch.topk(torch.softmax(linear(x, weights["router.proj.weight"]), dim=-1), sizes.chosen)
+        index = index.to(torch.int32)
+        share = probability / probability.sum(dim=-1, keepdim=True)
+        share = share * gather(index.view(-1), weights["router.per_expert_scale"]).view(share.shape)
+        x = rms_norm(hidden, weights["pre_feedforward_layernorm_2.weight"], epsilon)
+        rows = [
+            chosen_experts(x[:, row], index[0, row], share[:, row], weights, sizes) for row in range(hidden.shape[1])
+        ]
+        return torch.cat(rows, dim=0).view(hidden.shape)
+
+
+def chosen_experts(x: Tensor, index: Tensor, share: Tensor, weights: dict[str, Tensor], sizes: Experts) -> Tensor:
+    """One row's experts: x [1,H], index i32 [k] and share [1,k] of those chosen -> [1,H]."""
+    width, inner = x.shape[1], sizes.intermediate
+
+    def matrix(name: str, experts: Tensor, rows: int) -> Tensor:
+        ids = experts.view(-1, 1) * rows + torch.arange(rows, dtype=torch.int32).view(1, -1)
+        looked_up: Tensor = lookup(ids.view(-1), weights[name])
+        return looked_up
+
+    gate, up = linear(x, matrix("experts.gate_up_proj", index, 2 * inner)).view(sizes.chosen, 2, inner).unbind(1)
+    states = (gelu(gate) * up).chunk(sizes.chosen)
+    answers = [
+        linear(state, matrix("experts.down_proj", expert, width))
+        for state, expert in zip(states, index.chunk(sizes.chosen), strict=True)
+    ]
+    answer: Tensor = share @ torch.cat(answers)
+    return answer
+
+
+def see(cache: Tensor, start: Tensor | None, length: int, axis: int, scale: str | None) -> Tensor:
+    """A cache as attention reads it: cut to `length` positions from `start` on, float32 by the scale if it is int8."""
+    if start is not None and length < cache.shape[axis]:
+        cache = window(cache, start, length, axis)
+    return cache if scale is None else dequantize(cache, scale)
+
+
+def layer_weights(decoder: Decoder, layer: Layer) -> dict[str, Shape]:
+    """Shapes of a layer's weights by name within the layer; matrices are [out, in]."""
+    hidden, dim = decoder.hidden, layer.head_dim
+    queries, keys = layer.heads * dim, layer.kv_heads * dim
+    shapes: dict[str, Shape] = {
+        "input_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.q_norm.weight": (dim,),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "post_attention_layernorm.weight": (hidden,),
+        "pre_feedforward_layernorm.weight": (hidden,),
+        "mlp.gate_proj.weight": (layer.intermediate, hidden),
+        "mlp.up_proj.weight": (layer.intermediate, hidden),
+        "mlp.down_proj.weight": (hidden, layer.intermediate),
+        "post_feedforward_layernorm.weight": (hidden,),
+        "layer_scalar": (1,),
+    }
+    if layer.own_kv:
+        shapes |= {"self_attn.k_proj.weight": (keys, hidden), "self_attn.k_norm.weight": (dim,)}
+        if not layer.k_is_v:
+            shapes["self_attn.v_proj.weight"] = (keys, hidden)
+    if width := decoder.per_layer:
+        shapes |= {
+            "per_layer_input_gate.weight": (width, hidden),
+            "per_layer_projection.weight": (hidden, width),
+            "post_per_layer_input_norm.weight": (hidden,),
+        }
+    if experts := decoder.experts:
+        shapes |= {
+            "router.scale": (hidden,),
+            "router.proj.weight": (experts.count, hidden),
+            "router.per_expert_scale": (experts.count,),
+            # As tables whose rows are looked up; the checkpoint's third axis is the first two's product here.
+            "experts.gate_up_proj": (experts.count * 2 * experts.intermediate, hidden),
+            "experts.down_proj": (experts.count * hidden, experts.intermediate),
+            "post_feedforward_layernorm_1.weight": (hidden,),
+            "pre_feedforward_layernorm_2.weight": (hidden,),
+            "post_feedforward_layernorm_2.weight": (hidden,),
+        }
+    return shapes
+
+
+class Head(Piece):
+    """hidden [1,T,H] -> activations (after the final norm) and logits [1,T,V], softcapped here and nowhere else."""
+
+    def __init__(self, decoder: Decoder, rows: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.inputs = {"hidden": (1, rows, decoder.hidden)}
+        self.weights = {"model.norm.weight": (decoder.hidden,), EMBEDDING: (decoder.vocabulary, decoder.hidden)}
+
+    def forward(self, hidden: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        activations = rms_norm(hidden, weights["model.norm.weight"], self.decoder.epsilon)
+        logits = linear(activations, weights[EMBEDDING])
+        if cap := self.decoder.softcap:
+            logits = torch.tanh(logits / cap) * cap
+        return {"logits": logits, "activations": activations}
+
+
+class Verify(Piece):
+    """The verify op over the logits of T = K + 1 rows."""
+
+    integers = frozenset({"draft", "control", "token_mask"})
+
+    def __init__(self, decoder: Decoder, rows: int) -> None:
+        super().__init__()
+        self.weights = {}
+        self.inputs = {
+            "logits": (1, rows, decoder.vocabulary),
+            "draft": (1, rows - 1),
+            "control": (1, ops.CONTROL_LENGTH),
+            "scalars": (1, ops.SCALARS_LENGTH),
+            "token_mask": (1, rows, ops.mask_words(decoder.vocabulary)),
+        }
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        accepted, tokens = ops.verify(**inputs)
+        return {"n_accepted": accepted, "tokens": tokens}
+
+
+class Embedder(Piece):
+    """token_ids i32 [1,1] -> embeddings f32 [1,1,H], or [1,1,L,P] from the per-layer table; scaled."""
+
+    integers = frozenset({"token_ids"})
+
+    def __init__(self, name: str, vocabulary: int, shape: Shape) -> None:
+        super().__init__()
+        self.name, self.shape = name, shape
+        self.inputs = {"token_ids": (1, 1)}
+        self.weights = {name: (vocabulary, torch.Size(shape).numel())}
+
+    def forward(self, token_ids: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        row = lookup(token_ids.view(1), weights[self.name])
+        return {"embeddings": row.view(1, 1, *self.shape) * self.shape[-1] ** 0.5}
+
+
+class DraftBegin(Piece):
+    """What the steps of a round of drafting share.
+
+    input_pos i32 [1] = P - 1, mask f32 [1,1,1,C], the target's k_* and v_* caches by type of attention -> cos_*,
+    sin_*, mask_*, keys_*, values_*. transformers lets sliding layers see the last window + 1 of the P cached
+    positions, that is P - 1 - window .. P - 1. For a folded draft also control -> offset_0 .. K-1 i32 [1], the
+    steps' numbers.
+    """
+
+    integers = frozenset({"input_pos", "control"})
+
+    def __init__(self, drafter: Decoder, context: int, cut: bool, int8_kv: bool, steps: int) -> None:
+        super().__init__()
+        self.drafter, self.cut, self.int8_kv, self.steps = drafter, cut, int8_kv, steps
+        self.weights = {}
+        self.inputs = {"input_pos": (1,), "mask": (1, 1, 1, context)}
+        for layer in dict.fromkeys(drafter.layers):
+            self.inputs[f"k_{layer.attention}"] = (1, layer.kv_heads, context, layer.head_dim)
+            self.inputs[f"v_{layer.attention}"] = (1, layer.kv_heads, layer.head_dim, context)
+        if int8_kv:
+            self.bytes = frozenset(name for name in self.inputs if name[:2] in ("k_", "v_"))
+        if steps:
+            self.inputs["control"] = (1, ops.CONTROL_LENGTH)
+
+    def forward(
+        self, input_pos: Tensor, mask: Tensor, control: Tensor | None = None, **caches: Tensor
+    ) -> dict[str, Tensor]:
+        drafter, position = self.drafter, input_pos + DRAFTER_POSITION_OFFSET
+        # The row at `position` itself is not in the cache: its window of keys ends one before it.
+        masks = Masks(mask, position, drafter.window + 1, 0, self.cut)
+        outputs = shared(drafter, masks, position)
+        outputs.pop("window", None)
+        for attention in drafter.attentions:
+            start, length = masks.start if attention == SLIDING else None, outputs[f"mask_{attention}"].shape[-1]
+            for port, cache, axis in (("keys", f"k_{attention}", K_AXIS), ("values", f"v_{attention}", V_AXIS)):
+                scale = cache if self.int8_kv else None
+                outputs[f"{port}_{attention}"] = see(caches[cache], start, length, axis, scale)
+        if control is not None:
+            # A kernel takes no constants (ops.draft says why): the reserved entry, 0, makes them computed.
+            outputs |= {f"offset_{step}": control[0, -1:] + step for step in range(self.steps)}
+        return outputs
+
+
+class DraftIn(Piece):
+    """activations f32 [1,1,2B] = [scaled embedding | hidden state], B the target's hidden size -> hidden [1,1,H].
+
+    Folded: token i32 [1] and activations [1,1,B], the hidden state; the embedding is looked up in the target's head.
+    """
+
+    integers = frozenset({"token"})
+
+    def __init__(self, drafter: Decoder, target: Decoder, folded: bool) -> None:
+        super().__init__()
+        self.folded = folded
+        self.weights = {"pre_projection.weight": (drafter.hidden, 2 * target.hidden)}
+        self.inputs = {"activations": (1, 1, (1 if folded else 2) * target.hidden)}
+        if folded:
+            self.inputs["token"] = (1,)
+            self.weights[TARGET_EMBEDDING] = (target.vocabulary, target.hidden)
+
+    def forward(
+        self, activations: Tensor, weights: dict[str, Tensor], token: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        if token is not None:
+            row = lookup(token, weights[TARGET_EMBEDDING]) * activations.shape[-1] ** 0.5
+            activations = torch.cat([row.view(activations.shape), activations], dim=-1)
+        return {"hidden": linear(activations, weights["pre_projection.weight"])}
+
+
+class DraftOut(Piece):
+    """hidden [1,1,H] -> logits [1,1,V] and projected_activations [1,1,B], the next step's hidden state.
+
+    Folded: hidden, control, scalars, offset i32 [1] -> token i32 [1], confidence f32 [1], projected_activations.
+    """
+
+    integers = frozenset({"control", "offset", "masked_embedding.token_ordering"})
+
+    def __init__(self, drafter: Decoder, target: Decoder, centroids: int, nearest: int, folded: bool) -> None:
+        super().__init__()
+        self.drafter, self.centroids, self.nearest, self.folded = drafter, centroids, nearest, folded
+        self.inputs = {"hidden": (1, 1, drafter.hidden)}
+        if folded:
+            self.inputs |= {"control": (1, ops.CONTROL_LENGTH), "scalars": (1, ops.SCALARS_LENGTH), "offset": (1,)}
+        self.weights = {
+            "model.norm.weight": (drafter.hidden,),
+            EMBEDDING: (drafter.vocabulary, drafter.hidden),
+            "post_projection.weight": (target.hidden, drafter.hidden),
+        }
+        if centroids:
+            self.weights |= {
+                "masked_embedding.centroids.weight": (centroids, drafter.hidden),
+                "masked_embedding.token_ordering": (centroids, drafter.vocabulary // centroids),
+            }
+
+    def forward(self, hidden: Tensor, weights: dict[str, Tensor], **request: Tensor) -> dict[str, Tensor]:
+        state = rms_norm(hidden, weights["model.norm.weight"], self.drafter.epsilon)
+        outputs = {"projected_activations": linear(state, weights["post_projection.weight"])}
+        ids, logits = self.candidates(state, weights)
+        if self.folded:
+            token, confidence = ops.draft(logits, ids.view(1, -1), **request)
+            return outputs | {"token": token, "confidence": confidence}
+        if self.centroids:
+            logits = torch.full((self.drafter.vocabulary,), HIDDEN).index_copy(0, ids.long(), logits[0])
+        return outputs | {"logits": logits.view(1, 1, -1)}
+
+    def candidates(self, state: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The tokens of the nearest centroids, i32 [n], and their logits, f32 [1,n]; without centroids all V."""
+        head = weights[EMBEDDING]
+        if not self.centroids:
+            return torch.arange(self.drafter.vocabulary, dtype=torch.int32), linear(state, head)[0]
+        _, nearest = torch.topk(linear(state, weights["masked_embedding.centroids.weight"]), k=self.nearest, dim=-1)
+        members = weights["masked_embedding.token_ordering"]
+        ids = gather(nearest.view(-1).to(torch.int32), members).view(-1)
+        return ids, state.view(1, -1) @ lookup(ids, head).T
+
+
+class Columns(Piece):
+    """token_j i32 [1] and confidence_j f32 [1] of K steps -> draft i32 [1,K], confidence f32 [1,K]."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = range(steps)
+        self.weights = {}
+        self.integers = frozenset(f"token_{step}" for step in self.steps)
+        self.inputs = {f"{name}_{step}": (1,) for name in ("token", "confidence") for step in self.steps}
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        def joined(name: str) -> Tensor:
+            return torch.cat([inputs[f"{name}_{step}"].view(1, 1) for step in self.steps], dim=1)
+
+        return {"draft": joined("token"), "confidence": joined("confidence")}

@@ -1,0 +1,110 @@
+"""From what a user names to folders: a model, a drafter and an adapter, each a name, a folder or a repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export import catalogue, download
+from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.json_file import read_json
+
+TINY = "tiny"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Folders of a pair, for `open_pair`.
+
+    `name` is short, for file names. `context` is the catalogue's default, None for other models. `origins` says for
+    the manifest where target, drafter and adapter come from: the name of a folder, or a repository with its commit.
+    """
+
+    name: str
+    target: Path
+    drafter: Path
+    adapter: Path | None
+    context: int | None
+    origins: dict[str, str]
+
+
+def find(
+    model: str,
+    drafter: str | None = None,
+    adapter: str | None = None,
+    *,
+    revision: str | None = None,
+    drafter_revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    report: download.Report = lambda stage, fraction: None,
+) -> Source:
+    """Find, and where needed download, a checkpoint pair.
+
+    `model` is `tiny`, a name of the catalogue, a folder or a repository on the Hub; one that holds a PEFT adapter
+    stands for the model it was trained on, with the adapter. Without `drafter` the one that belongs to the target is
+    taken. `revision` is that of `model`, where it is not a folder.
+
+    Raises:
+        EdgeMtpError: something is not there or cannot be had, or no drafter is known for the target.
+    """
+    if model == TINY:
+        if drafter or adapter:
+            raise EdgeMtpError("tiny brings its own drafter and takes no adapter: leave --drafter and --adapter out")
+        target, assistant = tiny_pair()
+        return Source(TINY, target, assistant, None, None, {"target": TINY, "drafter": TINY})
+    origins: dict[str, str] = {}
+
+    def folder(role: str, what: str, wanted: str | None) -> Path:
+        known = catalogue.find(what)
+        repository = (known.drafter if role == "drafter" else known.target) if known else what
+        path = Path(what)
+        # A folder of that name wins over a repository, as everywhere; a name of the catalogue over both.
+        if known is None and what and path.is_dir():
+            if wanted:
+                raise EdgeMtpError(f"{what} is a folder and has no revision {wanted!r}: leave the revision out")
+            origins[role] = path.resolve().name  # a bundle travels; where its checkpoint lay is nobody's business
+            return path
+        if known is None and (what.count("/") != 1 or what.startswith((".", "/", "~"))):
+            raise EdgeMtpError(
+                f"{role} {what!r} is no folder, no repository and none of {', '.join(catalogue.MODELS)}: check the name"
+            )
+        found = download.fetch(repository, revision=wanted, token=token, offline=offline, report=report)
+        origins[role] = f"{repository}@{download.commit(found)}"
+        return found
+
+    target = folder("target", model, revision)
+    tuned = Path(model).name
+    asked = model
+    if is_adapter(target):
+        if adapter:
+            raise EdgeMtpError(f"{model} is an adapter itself: give its base as --model, and one --adapter")
+        merged: Path | None = target
+        asked = base_of_adapter(target)
+        origins["adapter"] = origins.pop("target")
+        target = folder("target", asked, None)
+    else:
+        merged = folder("adapter", adapter, None) if adapter else None
+    base = catalogue.base_of(target, catalogue_id(asked))
+    assistant = folder("drafter", drafter or catalogue.matching_drafter(target, catalogue_id(asked)), drafter_revision)
+    return Source(tuned, target, assistant, merged, base.context if base else None, origins)
+
+
+def catalogue_id(name: str) -> str:
+    """The repository of a name of the catalogue, another name as it is."""
+    known = catalogue.find(name)
+    return known.target if known else name
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter and no model."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def base_of_adapter(folder: Path) -> str:
+    """The model that a PEFT adapter was trained on: a folder or a repository."""
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise EdgeMtpError(f"adapter {folder} does not name its base: give that as --model and this as --adapter")
+    return base

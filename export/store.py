@@ -1,0 +1,324 @@
+"""A TFLite file whose weights are streamed into it: read, encoded and written a few rows at a time.
+
+The flatbuffer holds graphs, small constants and the scales of rows; matrices and the scales of blocks lie behind it,
+each aligned, found by absolute offsets (`Buffer.offset` and `size` of schema.fbs), so that the file may be larger than
+a flatbuffer can be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export import encodings, flatbuffer
+from edge_mtp.export.assemble import ABSENT, Assembly
+from edge_mtp.export.encodings import Encoding
+
+Read = Callable[[int, int], Any]  # rows [start:stop] of a matrix, float32
+
+ALIGNMENT = 64  # LiteRT hands out host memory without a copy only from here on
+CHUNK = 1 << 22  # weights that are read and encoded at a time: 16 MiB of float32
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight [n, k] on its way into the file: its buffer in the object tree, encoding, source, and place."""
+
+    name: str
+    buffer: Any
+    shape: tuple[int, int]
+    encoding: Encoding
+    read: Read
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights."""
+        rows, width = self.shape
+        return rows * width * self.encoding.bits // 8
+
+    @property
+    def block_scales(self) -> tuple[int, int]:
+        """Where the float16 scales of blocks lie, and their bytes: none without blocks."""
+        rows, width = self.shape
+        size = rows * (width // self.encoding.block) * 2 if self.encoding.block else 0
+        return _aligned(self.offset + self.size), size
+
+    @property
+    def row_scales(self) -> int:
+        """How many float32 scales of rows the flatbuffer keeps."""
+        return self.shape[0] if self.encoding.is_integer and not self.encoding.block else 0
+
+    @property
+    def end(self) -> int:
+        place, size = self.block_scales
+        return place + size if size else self.offset + self.size
+
+
+def memory(matrices: Iterable[tuple[Sequence[int], Encoding]]) -> int:
+    """Bytes of memory that it takes at most to write matrices of these shapes [..., k] and encodings into one file.
+
+    A chunk is there as it was read, as float32 and encoded; a row's scale and zero point are in the object tree, in
+    the growing flatbuffer and in its copy.
+    """
+    chunks = (WORKERS + 1) * CHUNK * (4 + 4 + 4)
+    rows = sum(math.prod(shape[:-1]) for shape, encoding in matrices if encoding.is_integer and not encoding.block)
+    return chunks + rows * 12 * 4
+
+
+class Store:
+    """Writes an assembled model to `path`, by way of two files beside it that survive an interruption.
+
+    `path`.weights is what becomes the file; `path`.scales says which of its matrices are done and keeps their rows'
+    scales. A later run with the same matrices goes on behind the last of those.
+    """
+
+    def __init__(self, assembly: Assembly, path: Path) -> None:
+        self._model = assembly.model
+        self._buffers = {name: buffer for name, buffer in assembly.weights.items() if _holds(self._model, buffer)}
+        self._path = path
+        self._matrices: list[Matrix] = []
+        self._end = 0
+        self._scales = assembly.scales
+        self._holders: dict[str, Any] = {}  # what keeps a matrix's scales: a buffer, or a quantization
+
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each weight that the model uses, by name."""
+        place = self._places()
+        shapes: dict[int, tuple[int, ...]] = {}
+        for graph in self._model.subgraphs:
+            for tensor in graph.tensors:
+                shapes[tensor.buffer] = tuple(int(size) for size in tensor.shape)
+        return {name: shapes[place[id(buffer)]] for name, buffer in self._buffers.items()}
+
+    def constant(self, name: str, values: Any) -> None:
+        """Give a weight its values, to be kept in the flatbuffer as they are."""
+        self._buffers[name].data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+    def matrix(self, name: str, shape: tuple[int, int], encoding: Encoding, read: Read) -> None:
+        """Say what a weight is and where its rows come from; `write` fetches them."""
+        matrix = Matrix(name, self._buffers[name], shape, encoding, read, self._end)
+        self._matrices.append(matrix)
+        self._end = _aligned(matrix.end)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the matrices take in the file."""
+        return self._end
+
+    def write(self, report: Callable[[int], None]) -> None:
+        """Fetch, encode and write everything; `report` gets the number of weights done, again and again.
+
+        Raises:
+            EdgeMtpError: a weight cannot be read or encoded.
+            OSError: the disk is full.
+        """
+        weights, kept = self._path.with_suffix(".weights"), self._path.with_suffix(".scales")
+        # How long the flatbuffer will be is known with any scales that are as different as the true ones.
+        self._attach()
+        base = _aligned(len(flatbuffer.serialize(self._model)))
+        with _opened(weights) as data, _opened(kept) as journal:
+            scales = self._resume(data, journal, base)
+            report(sum(math.prod(matrix.shape) for matrix in self._matrices[: len(scales)]))
+            for matrix in self._matrices[len(scales) :]:
+                scales.append(self._stream(matrix, data, base, report))
+                # If the power fails, nothing may count as done that is not on the disk.
+                data.flush()
+                os.fsync(data.fileno())
+                journal.write(_entry(scales[-1]))
+                journal.flush()
+            data.truncate(base + self._end)
+            self._settle(scales, base)
+            head = flatbuffer.serialize(self._model)
+            assert len(head) <= base, "true scales share more than random ones, never less"
+            data.seek(0)
+            data.write(head.ljust(base, b"\0"))
+        weights.replace(self._path)
+        kept.unlink()
+
+    def _stream(self, matrix: Matrix, data: BinaryIO, base: int, report: Callable[[int], None]) -> Any:
+        """Write a matrix and return the scales of its rows."""
+        place, scales_place = base + matrix.offset, base + matrix.block_scales[0]
+        scales: list[Any] = [np.empty(0, np.float32)]
+        with closing(_encoded(matrix)) as chunks:
+            for encoded, rows in chunks:
+                data.seek(place)
+                place += data.write(encoded.data.data)
+                if matrix.encoding.block:
+                    data.seek(scales_place)
+                    scales_place += data.write(encoded.scales.data.cast("B"))  # type: ignore[union-attr]
+                elif encoded.scales is not None:
+                    scales.append(encoded.scales)
+                report(rows * matrix.shape[1])
+        return np.concatenate(scales)
+
+    def _resume(self, data: BinaryIO, journal: BinaryIO, base: int) -> list[Any]:
+        """The scales of the matrices that are whole in both files, which then hold nothing else."""
+        layout = repr((base, [(m.name, m.shape, m.encoding, m.offset) for m in self._matrices]))
+        header = hashlib.sha256(layout.encode()).digest()
+        scales: list[Any] = []
+        length = data.seek(0, os.SEEK_END)
+        matrices = self._matrices if journal.read(len(header)) == header else []
+        for matrix in matrices:
+            size = 4 * matrix.row_scales
+            found = journal.read(1 + size)
+            if len(found) <= size or length < base + matrix.end:
+                break
+            scales.append(np.frombuffer(found, np.float32, matrix.row_scales, 1))
+        journal.seek(0)
+        journal.truncate()
+        journal.write(b"".join((header, *map(_entry, scales))))
+        data.truncate(base + (self._matrices[len(scales) - 1].end if scales else 0))
+        return scales
+
+    def _places(self) -> dict[int, int]:
+        return {id(buffer): index for index, buffer in enumerate(self._model.buffers)}
+
+    def _attach(self) -> None:
+        """Give the tensors of all matrices their types, sizes and some scales, and the operators what those need."""
+        place = self._places()
+        by_buffer = {place[id(matrix.buffer)]: matrix for matrix in self._matrices}
+        block_scales: dict[str, int] = {}
+        for number, matrix in enumerate(self._matrices):
+            matrix.buffer.offset, matrix.buffer.size = ALIGNMENT, matrix.size
+            if matrix.encoding.block:
+                buffer = self._holders[matrix.name] = schema.BufferT()
+                buffer.offset, buffer.size = ALIGNMENT, matrix.block_scales[1]
+                block_scales[matrix.name] = len(self._model.buffers)
+                self._model.buffers.append(buffer)
+            elif matrix.row_scales:
+                any_scales = np.random.default_rng(number).random(matrix.row_scales, np.float32)
+                self._holders[matrix.name] = encodings.quantization(matrix.encoding, any_scales)
+        for graph in self._model.subgraphs:
+            for tensor in list(graph.tensors):
+                if tensor.buffer not in by_buffer:
+                    continue
+                matrix = by_buffer[tensor.buffer]
+                encoding = matrix.encoding
+                tensor.type = encodings.tensor_type(encoding)
+                if encoding.block:
+                    holder, buffer_index = len(graph.tensors), block_scales[matrix.name]
+                    graph.tensors.append(encodings.scales_tensor(encoding, tensor.name, matrix.shape, buffer_index))
+                    tensor.quantization = encodings.quantization(encoding, scales_tensor=holder)
+                else:
+                    tensor.quantization = self._holders.get(matrix.name)
+            _insert_dequantize(self._model, graph)
+
+    def _settle(self, scales: list[Any], base: int) -> None:
+        """Put the true scales and offsets in the place of the first ones."""
+        for matrix, values in zip(self._matrices, scales, strict=True):
+            matrix.buffer.offset = base + matrix.offset
+            if matrix.encoding.block:
+                self._holders[matrix.name].offset = base + matrix.block_scales[0]
+            elif matrix.row_scales:
+                self._holders[matrix.name].scale = values
+
+    def cache_scales(self, scales: dict[str, float]) -> None:
+        """Set the scales of int8 KV caches by name."""
+        for name, tensors in self._scales.items():
+            for tensor in tensors:
+                tensor.quantization = schema.QuantizationParametersT()
+                tensor.quantization.scale = np.array([scales[name]], np.float32)
+                tensor.quantization.zeroPoint = np.zeros(1, np.int64)
+
+
+def _entry(scales: Any) -> bytes:
+    """What the journal says of a matrix that is done."""
+    values: bytes = scales.tobytes()
+    return b"\1" + values
+
+
+def _holds(model: Any, buffer: Any) -> bool:
+    return any(buffer is held for held in model.buffers)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("r+b" if path.exists() else "w+b")
+
+
+def _aligned(offset: int) -> int:
+    return (offset + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+def _encoded(matrix: Matrix) -> Generator[tuple[encodings.Encoded, int], None, None]:
+    """The matrix's encoded rows in order, with how many they are; reading and encoding run ahead in threads."""
+    rows, width = matrix.shape
+    step = max(1, CHUNK // width)
+    starts = deque(range(0, rows, step))
+    pending: deque[tuple[Future[encodings.Encoded], int]] = deque()
+
+    def fetch(start: int, stop: int) -> encodings.Encoded:
+        return encodings.encode(matrix.read(start, stop), matrix.encoding)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        while starts or pending:
+            while starts and len(pending) < WORKERS + 1:
+                start = starts.popleft()
+                stop = min(start + step, rows)
+                pending.append((pool.submit(fetch, start, stop), stop - start))
+            future, count = pending.popleft()
+            try:
+                yield future.result(), count
+            except EdgeMtpError as error:
+                raise EdgeMtpError(f"{matrix.name}: {error}") from error
+
+
+def _insert_dequantize(model: Any, graph: Any) -> None:
+    """fp16 weights pass through DEQUANTIZE: in front of FULLY_CONNECTED, behind EMBEDDING_LOOKUP."""
+    builtin, half = schema.BuiltinOperator, schema.TensorType.FLOAT16
+    codes = [code.builtinCode for code in model.operatorCodes]
+    floats: dict[int, int] = {}
+    operators = []
+
+    def dequantize(source: int, result: int) -> Any:
+        operator = schema.OperatorT()
+        if builtin.DEQUANTIZE not in codes:
+            code = schema.OperatorCodeT()
+            code.builtinCode = code.deprecatedBuiltinCode = builtin.DEQUANTIZE
+            code.version = 3
+            model.operatorCodes.append(code)
+            codes.append(builtin.DEQUANTIZE)
+        operator.opcodeIndex = codes.index(builtin.DEQUANTIZE)
+        operator.inputs, operator.outputs = np.array([source], np.int32), np.array([result], np.int32)
+        return operator
+
+    def tensor(like: int, kind: int) -> int:
+        added = schema.TensorT()
+        added.name, added.shape, added.type = b"f%d" % len(graph.tensors), graph.tensors[like].shape, kind
+        added.hasRank, added.buffer = True, 0
+        graph.tensors.append(added)
+        return len(graph.tensors) - 1
+
+    for operator in graph.operators:
+        weight = int(operator.inputs[1]) if len(operator.inputs) > 1 else ABSENT
+        code = codes[operator.opcodeIndex]
+        if weight == ABSENT or graph.tensors[weight].type != half:
+            operators.append(operator)
+        elif code == builtin.FULLY_CONNECTED:
+            if weight not in floats:
+                floats[weight] = tensor(weight, schema.TensorType.FLOAT32)
+                operators.append(dequantize(weight, floats[weight]))
+            operator.inputs[1] = floats[weight]
+            operators.append(operator)
+        elif code == builtin.EMBEDDING_LOOKUP:
+            result = int(operator.outputs[0])
+            looked_up = tensor(result, half)
+            operator.outputs = np.array([looked_up], np.int32)
+            operators += [operator, dequantize(looked_up, result)]
+        else:
+            operators.append(operator)
+    graph.operators = operators

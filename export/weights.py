@@ -1,0 +1,350 @@
+"""A checkpoint's tensors, read a few rows at a time: from safetensors, with a LoRA adapter, or made up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export.shapes import TIED_HEAD, tensor_shapes
+
+Rows = npt.NDArray[Any]  # float32, or int32 for token_ordering
+
+EMBEDDING = "model.embed_tokens.weight"
+TOKEN_ORDERING = "masked_embedding.token_ordering"
+# Top-level modules of the checkpoints that also see and hear.
+MODALITIES = ("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder", "multi_modal_projector")
+
+_READABLE = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8}
+_NUMPY = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+class Weights(ABC):
+    """Tensors by the names that the transformers model's state_dict gives them; the tied head is not among them.
+
+    Reading is safe from several threads.
+
+    Attributes:
+        names: shape of each tensor.
+        left_out: a line for each group of tensors that the checkpoint holds beside those.
+    """
+
+    names: Mapping[str, tuple[int, ...]]
+    left_out: tuple[str, ...] = ()
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows [start:stop] of the first axis, C-contiguous float32 (`token_ordering`: int32).
+
+        Takes memory for about those rows, whatever the size of the tensor.
+
+        Raises:
+            EdgeMtpError: there is no such tensor, or its file is damaged; both are named.
+            IndexError: the rows do not lie within the tensor.
+        """
+        if name not in self.names:
+            raise EdgeMtpError(f"{self} has no tensor {name}: save the whole model")
+        rows = self.names[name][0]
+        stop = rows if stop is None else stop
+        if not 0 <= start <= stop <= rows:
+            raise IndexError(f"rows {start}:{stop} of {name}, which has {rows}")
+        return self._read(name, start, stop)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the tensors hold."""
+        return sum(math.prod(shape) for shape in self.names.values())
+
+    @abstractmethod
+    def _read(self, name: str, start: int, stop: int) -> Rows: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a safetensors file: its type as in the header, shape, and offset in the file."""
+
+    file: SafetensorsFile
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows [start:stop] as float32, integers as int32."""
+        stop = self.shape[0] if stop is None else stop
+        width = _READABLE[self.dtype] * math.prod(self.shape[1:])
+        data = self.file.bytes_at(self.offset + start * width, (stop - start) * width, self.name)
+        shape = (stop - start, *self.shape[1:])
+        if self.dtype == "BF16":
+            halves = np.frombuffer(data, "<u2")
+            rows = np.empty(halves.size, np.uint32)
+            np.left_shift(halves, 16, out=rows, dtype=np.uint32, casting="unsafe")
+            return rows.view(np.float32).reshape(shape)
+        kind = np.int32 if self.dtype.startswith("I") else np.float32
+        return np.frombuffer(data, _NUMPY[self.dtype]).astype(kind, copy=False).reshape(shape)
+
+    def equals(self, other: Entry) -> bool:
+        """Whether both hold the same numbers, from rows all over them: training changes most."""
+        if self.shape != other.shape or self.dtype not in _READABLE or other.dtype not in _READABLE:
+            return False
+        count = self.shape[0]
+        sample = sorted({*range(min(count, 256)), *range(0, count, max(1, count // 256)), count - 1})
+        return all(np.array_equal(self.rows(row, row + 1), other.rows(row, row + 1)) for row in sample)
+
+    def check_float(self, integers: bool = False) -> None:
+        """Refuse quantized formats, and integers where numbers are meant."""
+        if self.dtype not in _READABLE or self.dtype.startswith("I") != integers:
+            raise EdgeMtpError(
+                f"{self.file.path}: {self.name} is stored as {self.dtype}: give the checkpoint before quantization,"
+                " in bf16, fp16 or fp32"
+            )
+
+
+class SafetensorsFile:
+    """One file; its header is checked on opening, its data is read with `pread`.
+
+    Not memory-mapped: a file that shrinks or a disk that fails is then an error that can be reported, not a signal,
+    and what was read does not stay mapped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+        self._lock = threading.Lock()
+        self.entries = self._parse()
+
+    def _parse(self) -> dict[str, Entry]:
+        """The header: 8 bytes of length, JSON, then data without holes; all of it must be there."""
+        path = self.path
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(length) if length < min(size, _LONGEST_HEADER) else b"")
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            entries = {}
+            end = 0
+            for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+                dtype, shape, (begin, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+                if begin != end or not all(isinstance(n, int) and n >= 0 for n in shape):
+                    raise ValueError
+                if dtype in _READABLE and stop - begin != math.prod(shape) * _READABLE[dtype]:
+                    raise ValueError
+                entries[name] = Entry(self, name, dtype, shape, 8 + length + begin)
+                end = stop
+        except FileNotFoundError as error:
+            raise EdgeMtpError(f"{path} is missing: copy the checkpoint's weights beside its config.json") from error
+        except OSError as error:
+            raise EdgeMtpError(f"{path} cannot be read ({error.strerror}): check the file and its disk") from error
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise EdgeMtpError(f"{path} is not a safetensors file: copy it again") from error
+        expected = 8 + length + end
+        if size != expected:
+            raise EdgeMtpError(f"{path} has {size} bytes of {expected}: copy it again")
+        return entries
+
+    def bytes_at(self, offset: int, count: int, tensor: str) -> memoryview:
+        """`count` bytes from `offset`."""
+        data = bytearray(count)
+        view = memoryview(data)
+        done = 0
+        try:
+            handle = self._open()
+            while done < count:
+                # The kernel gives at most 2 GiB a call.
+                got = os.preadv(handle, [view[done:]], offset + done)
+                if not got:
+                    raise EdgeMtpError(f"{self.path} ends within tensor {tensor}: copy it again")
+                done += got
+        except OSError as error:
+            raise EdgeMtpError(
+                f"{self.path}: tensor {tensor} cannot be read ({error.strerror}): check the file and its disk"
+            ) from error
+        return view
+
+    def _open(self) -> int:
+        with self._lock:
+            if self._handle is None:
+                self._handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            return self._handle
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            os.close(self._handle)  # type: ignore[arg-type]
+
+
+class SafetensorsWeights(Weights):
+    """The tensors `shapes` from safetensors files, under whichever prefix they were saved.
+
+    Raises:
+        EdgeMtpError: one is missing, has another shape or a type that is not a plain number, or the checkpoint's
+            own head differs from the embedding that it should be tied to.
+    """
+
+    def __init__(self, directory: Path, files: Iterable[Path], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.directory = directory
+        self.names = dict(shapes)
+        found: dict[str, Entry] = {}
+        others: list[str] = []
+        head: Entry | None = None
+        for path in files:
+            for raw, entry in SafetensorsFile(path).entries.items():
+                name = text_name(raw)
+                if name == TIED_HEAD:
+                    head = entry
+                elif name in self.names:
+                    if name in found:
+                        raise EdgeMtpError(
+                            f"{path} holds {name}, which {found[name].file.path.name} holds too: keep one of them"
+                        )
+                    found[name] = entry
+                else:
+                    others.append(raw)
+        self._entries = found
+        self._check(head)
+        self.left_out = groups(others)
+
+    def _check(self, head: Entry | None) -> None:
+        missing = [name for name in self.names if name not in self._entries]
+        if missing:
+            raise EdgeMtpError(
+                f"{self.directory} lacks {len(missing)} tensors, first {missing[0]}: save the whole model"
+            )
+        for name, shape in self.names.items():
+            entry = self._entries[name]
+            if entry.shape != shape:
+                raise EdgeMtpError(
+                    f"{entry.file.path}: {name} is {_by(entry.shape)}, config.json says {_by(shape)}:"
+                    " use the config.json that was saved with these weights"
+                )
+            entry.check_float(integers=name == TOKEN_ORDERING)
+        if head is not None and not head.equals(self._entries[EMBEDDING]):
+            raise EdgeMtpError(
+                f"{head.file.path}: lm_head.weight differs from the embedding, and the exporter stores them once:"
+                " train with the head tied"
+            )
+
+    def _read(self, name: str, start: int, stop: int) -> Rows:
+        return self._entries[name].rows(start, stop)
+
+    def __str__(self) -> str:
+        return str(self.directory)
+
+
+def text_name(name: str) -> str | None:
+    """The name of a tensor of the text decoder or drafter without the prefixes of the multimodal layouts.
+
+    `model.language_model.X`, `language_model.model.X`, `language_model.X` and `model.X` are all `model.X`; None for
+    a tensor of another modality.
+    """
+    rest = re.sub(r"^(?:model\.language_model\.(?:model\.)?|language_model\.(?:model\.)?|model\.)", "", name)
+    if rest.split(".")[0] in MODALITIES:
+        return None
+    if rest == TIED_HEAD or rest.split(".")[0] in ("pre_projection", "post_projection", "masked_embedding"):
+        return rest
+    return f"model.{rest}"
+
+
+def groups(names: Iterable[str]) -> tuple[str, ...]:
+    """A line a group of tensors: other modalities by module, the text decoder's surplus by name with layers merged."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        text = text_name(name)
+        if text is None:
+            counts[next(part for part in name.split(".") if part in MODALITIES)] += 1
+        else:
+            counts[re.sub(r"\.\d+\.", ".*.", text)] += 1
+    return tuple(f"{group} ({count} tensor{'s' * (count > 1)})" for group, count in sorted(counts.items()))
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+class RandomWeights(Weights):
+    """Random numbers in a model's shapes, for measuring without a checkpoint.
+
+    A row is a window into one fixed block of normal numbers, at a place and with a factor within [-1.25, -0.75] or
+    [0.75, 1.25] that only (seed, name, row) decide: so rows do not depend on how they are read, and cost little more
+    than a copy. Linear rows have standard deviation 1/sqrt(fan in), so a hidden state keeps its size; norms are near
+    1, those of queries and keys smaller, since Gemma 4's attention has no 1/sqrt(head size) of its own.
+    """
+
+    _BLOCK = 1 << 20
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int, per_layer_width: int = 0) -> None:
+        self.names = dict(shapes)
+        self.seed = seed
+        self._per_layer_width = per_layer_width
+        widest = max((shape[-1] for shape in shapes.values() if len(shape) > 1), default=1)
+        self._block = np.random.default_rng(seed).standard_normal(self._BLOCK + widest, np.float32)
+        self._orderings: dict[str, npt.NDArray[np.int32]] = {}
+
+    def _read(self, name: str, start: int, stop: int) -> Rows:
+        shape = self.names[name]
+        if name == TOKEN_ORDERING:
+            if name not in self._orderings:
+                generator = np.random.default_rng(self._key(name))
+                self._orderings[name] = generator.permutation(shape[0]).astype(np.int32)
+            ordering: Rows = self._orderings[name][start:stop].copy()
+            return ordering
+        if len(shape) == 1:
+            return self._vector(name, start, stop)
+        inner = math.prod(shape[1:-1])
+        bits = _scrambled(np.arange(start * inner, stop * inner, dtype=np.uint64) + np.uint64(self._key(name)))
+        windows = np.lib.stride_tricks.sliding_window_view(self._block, shape[-1])
+        rows = windows[(bits % np.uint64(self._BLOCK)).astype(np.int64)]
+        factor = 0.75 + 0.5 * ((bits >> np.uint64(32)) % np.uint64(1 << 16)).astype(np.float32) / (1 << 16)
+        factor[(bits >> np.uint64(63)).astype(bool)] *= -1
+        rows *= (factor * self._deviation(name, shape)).astype(np.float32)[:, None]
+        shaped: Rows = rows.reshape(stop - start, *shape[1:])
+        return shaped
+
+    def _vector(self, name: str, start: int, stop: int) -> Rows:
+        if name.endswith("layer_scalar"):
+            return np.ones(stop - start, np.float32)
+        first = self._key(name) % self._BLOCK
+        noise = self._block[(first + np.arange(start, stop)) % self._BLOCK]
+        size = self.names[name][0] ** -0.25 if name.endswith(("q_norm.weight", "k_norm.weight")) else 1.0
+        vector: Rows = (size * (1 + 0.1 * np.clip(noise, -4, 4))).astype(np.float32)
+        return vector
+
+    def _deviation(self, name: str, shape: tuple[int, ...]) -> float:
+        if name.endswith("embed_tokens_per_layer.weight") and self._per_layer_width:
+            return 1 / math.sqrt(self._per_layer_width)
+        return 1 / math.sqrt(shape[-1])
+
+    def _key(self, name: str) -> int:
+        digest = hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little")
+
+    def __str__(self) -> str:
+        return f"the random weights of seed {self.seed}"
+
+
+def _scrambled(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's finalizer: bits that look independent from keys that count up."""
+    with np.errstate(over="ignore"):
+        keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed: npt.NDArray[np.uint64] = keys ^ (keys >> np.uint64(31))
+        return mixed
+
+
+def random_weights(config: Any, seed: int) -> RandomWeights:
+    """Random weights for a Gemma 4 (unified) text or assistant configuration of transformers."""
+    return RandomWeights(tensor_shapes(config), seed, getattr(config, "hidden_size_per_layer_input", 0) or 0)
