@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 @dataclass(frozen=True)
 class Ready:
-    """First record of a runner: the bundle is loaded. Lengths in tokens, `load_us` in microseconds."""
+    """First record of a runner: the bundle is loaded. Lengths in tokens, `load_us` in microseconds.
+
+    `max_draft_length` is 0 where no verify graph is; without `has_drafter` only other sources can draft.
+    """
 
     protocol: int
     context_length: int
     vocabulary: int
     max_draft_length: int
+    has_drafter: bool
     load_us: float
 
 
@@ -24,7 +28,10 @@ class Step:
     """One step: a plain decode, or one draft and its verification. Times in microseconds.
 
     `tokens` are those given out, the first at context position `position`; the first `accepted` of them (or all,
-    when the text ended inside the step) were drafted. `draft` and `confidence` are the drafter's proposals.
+    when the text ended inside the step) were drafted. `draft` and `confidence` are the proposals that were verified,
+    `source` their origins, a letter each: d(rafter), l(ook-up), g(rammar), - (blank). `planned` is the K asked of the
+    drafter, `explore` whether to learn its worth. `logprobs` and `margins` (largest logit minus the second largest)
+    are those of `tokens`, where the request asked for them.
     """
 
     request: str
@@ -34,21 +41,32 @@ class Step:
     tokens: list[int]
     draft: list[int]
     confidence: list[float]
+    source: str
     accepted: int
+    planned: int
+    explore: bool
     draft_us: float
+    mask_us: float
     embed_us: float
     verify_us: float
     select_us: float
     total_us: float
+    logprobs: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Last record of a request. `total_us` is prefill, all steps, and the writing of their records."""
+    """Last record of a request. `total_us` is prefill, all steps, and the writing of their records.
+
+    Of the prompt, `reused_tokens` were in the cache already and `restored_tokens` were read from a kept prefix.
+    """
 
     request: str
     finish: Literal["stop", "length", "context", "cancelled"]
     prompt_tokens: int
+    reused_tokens: int
+    restored_tokens: int
     tokens: int
     prefill_us: float
     total_us: float

@@ -250,11 +250,6 @@ def test_seed_zero_makes_the_committed_tokenizer(tmp_path: Path) -> None:
 # -- what the weights can do ----------------------------------------------------------------------------------------
 
 
-def test_wilson_interval_is_that_of_the_literature() -> None:
-    # Newcombe (1998), Statistics in Medicine 17:857, table I, method 3: 81 of 263.
-    assert evaluate.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-
-
 def test_tokens_per_verify_walks_the_reply() -> None:
     # 3 accepted of 7: step over 4; then none; then the end of the reply cuts the step short.
     assert evaluate.tokens_per_verify([[3, 0, 0, 0, 0, 7]], 3) == 6 / 3
