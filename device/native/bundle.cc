@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "hash.h"
+
 namespace edge_mtp {
 namespace {
 
@@ -16,13 +18,6 @@ constexpr uint32_t kMajorVersion = 1;
 constexpr size_t kHeaderEnd = 24;
 constexpr size_t kHeaderBegin = 32;
 constexpr uint8_t kStringValue = 9;  // of the header's union of value types
-
-uint64_t fnv1a(uint64_t hash, const void* data, size_t size) {
-  for (size_t i = 0; i < size; ++i) {
-    hash = (hash ^ static_cast<const uint8_t*>(data)[i]) * 0x100000001b3ull;
-  }
-  return hash;
-}
 
 std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs) {
   std::map<std::string, std::string> items;
@@ -42,9 +37,9 @@ uint64_t file_identity(const std::string& path) {
   char* resolved = realpath(path.c_str(), nullptr);
   const std::string name = resolved == nullptr ? path : resolved;
   free(resolved);
-  uint64_t hash = fnv1a(0xcbf29ce484222325ull, name.data(), name.size());
-  hash = fnv1a(hash, &status.st_size, sizeof status.st_size);
-  return fnv1a(hash, &status.st_mtim, sizeof status.st_mtim);
+  uint64_t hash = hash_bytes(kHashSeed, name.data(), name.size());
+  hash = hash_bytes(hash, &status.st_size, sizeof status.st_size);
+  return hash_bytes(hash, &status.st_mtim, sizeof status.st_mtim);
 }
 
 Bundle::Bundle(const std::string& path) {
@@ -92,10 +87,16 @@ Bundle::Bundle(const std::string& path) {
 Bundle::~Bundle() { munmap(data_, size_); }
 
 const Section* Bundle::model(const std::string& model_type) const {
+  return find(Section::kTfliteModel, "model_type", model_type);
+}
+
+const Section* Bundle::own(const std::string& name) const { return find(Section::kGenericBinaryData, "edge_mtp", name); }
+
+const Section* Bundle::find(uint8_t type, const std::string& item, const std::string& value) const {
   for (const Section& section : sections_) {
-    if (section.type != Section::kTfliteModel) continue;
-    const auto type = section.items.find("model_type");
-    if (type != section.items.end() && type->second == model_type) return &section;
+    if (section.type != type) continue;
+    const auto found = section.items.find(item);
+    if (found != section.items.end() && found->second == value) return &section;
   }
   return nullptr;
 }

@@ -32,11 +32,15 @@ class Bundle {
 
   // TFLite section by model type, e.g. "tf_lite_prefill_decode"; nullptr when the bundle has none.
   const Section* model(const std::string& model_type) const;
+  // Section of the exporter's own, by name, e.g. "token_bytes"; nullptr when the bundle has none.
+  const Section* own(const std::string& name) const;
 
   // The mapping is private: writes here change this process's view and never the file.
   uint8_t* writable(const Section& section) const;
 
  private:
+  const Section* find(uint8_t type, const std::string& item, const std::string& value) const;
+
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
   std::vector<Section> sections_;

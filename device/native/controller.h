@@ -1,7 +1,7 @@
 // The draft length of every step: never slower than plain decoding. docs/controller.md says how and why.
 //
-// A pure function with its state: no clock, no randomness, no allocation after construction; the same observations
-// give the same plans. Costs are in microseconds of wall time.
+// A pure function with its state: no clock, no randomness, no allocation after construction (save() and restore()
+// apart); the same observations give the same plans. Costs are in microseconds of wall time. One thread at a time.
 #pragma once
 
 #include <array>
@@ -13,17 +13,20 @@
 
 namespace edge_mtp {
 
-// What the bundle can do, and how.
+// What the bundle can do, and how. Entries that no step can use (a graph wider than kMaxDrafts + 1 rows, a draft
+// length that no verify graph holds) are left aside.
 struct Capabilities {
-  std::vector<int32_t> draft_lengths;   // K of each drafter invocation, ascending; empty = no drafter
-  std::vector<int32_t> verify_widths;   // T of each verify graph, ascending; T rows serve any 1..T-1 drafts
+  std::vector<int32_t> draft_lengths;  // K of each drafter invocation, ascending; empty = no drafter
+  std::vector<int32_t> verify_widths;  // T of each verify graph, ascending; T rows serve any 1..T-1 drafts
 };
 
 // What a controller decided before a step, and the estimates that made it; all of it goes into the trace.
 struct Plan {
-  int32_t drafts = 0;           // K to ask of the drafter; 0 = plain step
+  // K to ask of the drafter: one of draft_lengths, or 0 = a plain step. Without a drafter: how many free drafts
+  // (look-up, grammar) are welcome at most. Free drafts may be proposed beside any plan; trim() judges them.
+  int32_t drafts = 0;
   bool explore = false;         // taken to learn, not because it is believed best
-  float tokens_per_ms = 0.0f;   // believed of this plan
+  float tokens_per_ms = 0.0f;   // believed of this plan; 0 = nothing known yet
   float plain_tokens_per_ms = 0.0f;
 };
 
@@ -39,21 +42,112 @@ class Controller {
   Plan plan(int32_t position, int32_t most);
 
   // How many leading drafts of `proposal` are worth verifying, 0 = none (a plain step). The drafting is paid for.
+  // Either all of the proposal or as many as fill a verify graph, so that no row of it is idle.
   int32_t trim(int32_t position, const Proposal& proposal) const;
 
   // What a step did. `drafter_k`: K that was asked of the drafter, 0 = it did not run. `rows`: of the graph that
-  // ran, 1 = plain. `proposal`: what was verified, `accepted` of it. `rest_us`: all of the step but the drafter.
+  // ran, 1 = plain. `draft_us`: of the drafter; `rest_us`: all of the step but that.
+  // `proposal`: best all that was proposed, trimmed away or not; the first rows - 1 of it were verified. `accepted`:
+  // how many leading drafts equal the tokens that the step gave, the one after the last verified row included: it
+  // is compared for free, so even a plain step after a draft tells whether the first draft was right. (A proposal
+  // cut to what was verified, with `accepted` of that, is right too, and teaches less.)
   void observe(int32_t position, int32_t drafter_k, int32_t rows, const Proposal& proposal, int32_t accepted,
                double draft_us, double rest_us);
 
   // A cost measured outside any reply (at load): one invocation. rows = 0 means a drafter invocation of `k`.
   void calibrate(int32_t position, int32_t rows, int32_t k, double us);
-  // Whether costs are known well enough to need no calibration.
+  // Whether costs are known well enough to need no calibration: a plain step, two verify graphs with the widest
+  // among them, and one drafter invocation, as far as the bundle has them.
   bool calibrated() const;
 
   // Text form, to be remembered per device, bundle, threads; restore() ignores (returns false) what does not fit.
+  // Holds costs and, as a weak prior, acceptance; nothing of the running text.
   std::string save() const;
   bool restore(const std::string& text);
+
+ private:
+  static constexpr int32_t kBuckets = 32;      // of context positions, by powers of two
+  static constexpr int32_t kBins = 8;          // of a draft's confidence
+  static constexpr int32_t kRecent = 16;       // drafts whose confidences are kept
+  static constexpr int32_t kMostArms = 1 + 2 * kMaxDrafts;
+
+  // The cost of one invocation: the logarithm of microseconds, less `heat_`.
+  struct Cost {
+    double mean = 0.0;
+    double variance = -1.0;  // of `mean` when `drift_` was `seen`; negative = never measured
+    double seen = 0.0;
+    bool known() const { return variance >= 0.0; }
+  };
+  // Successes and trials, old ones discounted.
+  struct Count {
+    double hits = 0.0, trials = 0.0;
+    void add(bool hit, double keep);
+    double mean(double prior, double weight) const { return (hits + weight * prior) / (trials + weight); }
+  };
+  // Believed costs at a position. verify_us[n]: the step without the drafter, for n drafts; [0] = plain.
+  struct Prices {
+    std::array<double, kMaxDrafts + 1> verify_us, draft_us;
+  };
+  struct Draft {
+    int32_t count = 0;
+    std::array<float, kMaxDrafts> confidence{};
+  };
+
+  int32_t arm_of_rows(int32_t rows) const;  // -1 = the bundle has no such graph
+  int32_t arm_of_draft(int32_t k) const;
+  int32_t rows_for(int32_t drafts) const;   // of the narrowest graph that holds them, 0 = none
+  int32_t bucket_of(int32_t position) const;
+  const Cost& cost(int32_t bucket, int32_t arm) const { return costs_[static_cast<size_t>(bucket * arms_ + arm)]; }
+  Cost& cost(int32_t bucket, int32_t arm) { return costs_[static_cast<size_t>(bucket * arms_ + arm)]; }
+  int32_t nearest_touched(int32_t bucket) const;  // -1 = none
+  int32_t touch(int32_t position);
+  double uncertainty(const Cost& cost) const;
+  double uncertainty(int32_t position, int32_t arm) const;
+  void measure(int32_t position, int32_t arm, double us, bool at_load);
+  Prices prices(int32_t position) const;
+
+  double accept_position(int32_t j, double previous, double previous_prior) const;
+  void fill_reach(std::array<double, kMaxDrafts + 1>& expected) const;
+  double accept_confidence(Source source, float confidence) const;
+  void learn(const Proposal& proposal, int32_t verified, int32_t accepted);
+  double trim_gain(int32_t k, const Prices& prices) const;
+  Plan choose(int32_t most, const Prices& prices);
+  bool explore(int32_t position, int32_t most, const Prices& prices, Plan& plan);
+
+  std::string header() const;  // of the saved text: format and bundle
+
+  // The bundle.
+  std::vector<int32_t> lengths_, widths_;
+  int32_t arms_ = 1;
+
+  // Costs. A measurement is heat_ + the arm's mean + noise: heat_ moves at once with all costs (throttling, a
+  // growing context), means are what differs between the arms, and all that a choice depends on.
+  std::vector<Cost> costs_;  // [kBuckets][arms_]
+  std::array<bool, kBuckets> touched_{};
+  double heat_ = 0.0, heat_variance_ = 0.0;
+  double drift_ = 0.0;  // variance that every mean has gained since the start, while it was not measured
+
+  // Acceptance over all texts.
+  std::array<Count, kMaxDrafts> memory_;
+  std::array<std::array<Count, kBins>, kSources> bins_;
+
+  // This text.
+  std::array<Count, kMaxDrafts> recent_;   // by draft position, discounted
+  std::array<Count, kMaxDrafts> whole_;    // by draft position, for memory_
+  struct Shift {
+    double hits = 0.0, misses = 0.0, expected_hits = 0.0, expected_misses = 0.0;
+    double odds() const;
+  };
+  std::array<Shift, kSources> shift_;      // how this text departs from what confidence says
+  std::array<Draft, kRecent> drafts_;      // a ring
+  int32_t drafts_seen_ = 0;
+  int32_t current_ = -1;                   // the draft length in use, -1 = none chosen yet
+  bool force_ = false;                     // this step verifies whatever trim() believes, to learn its cost
+
+  // Exploration.
+  double budget_ = 0.0;      // plain steps that may be spent to learn
+  double rate_ = 0.0;        // believed best, tokens per microsecond
+  double since_probe_ = 0.0; // steps
 };
 
 }  // namespace edge_mtp

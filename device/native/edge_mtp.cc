@@ -1,5 +1,6 @@
 #include "edge_mtp.h"
 
+#include <array>
 #include <mutex>
 #include <string>
 
@@ -34,6 +35,70 @@ Result guarded(Result failed, const Body& body) {
   return failed;
 }
 
+edge_mtp::Request read(const edge_mtp_request& from) {
+  edge_mtp::Request request;
+  request.prompt.assign(from.prompt, from.prompt + from.prompt_length);
+  request.stop.assign(from.stop, from.stop + from.stop_length);
+  request.stop_texts.assign(from.stop_texts, from.stop_texts + from.stop_texts_length);
+  request.max_tokens = from.max_tokens;
+  request.draft_length = from.draft_length;
+  request.adaptive = from.adaptive != 0;
+  request.use_drafter = (from.draft_sources & EDGE_MTP_DRAFTER) != 0;
+  request.use_lookup = (from.draft_sources & EDGE_MTP_LOOKUP) != 0;
+  request.use_grammar = (from.draft_sources & EDGE_MTP_GRAMMAR) != 0;
+  request.couple_drafts = from.couple_drafts != 0;
+  request.sampling = {from.temperature, from.top_k, from.top_p, from.min_p, from.seed};
+  for (size_t i = 0; i < from.bias_length; ++i) {
+    request.processing.bias.emplace_back(from.bias_tokens[i], from.biases[i]);
+  }
+  request.processing.suppress.assign(from.suppress, from.suppress + from.suppress_length);
+  if (from.repetition_penalty != 0.0f) request.processing.repetition_penalty = from.repetition_penalty;
+  request.processing.presence_penalty = from.presence_penalty;
+  request.processing.frequency_penalty = from.frequency_penalty;
+  if (from.grammar != nullptr) request.grammar = from.grammar;
+  if (from.json_schema != nullptr) request.json_schema = from.json_schema;
+  request.logprobs = from.logprobs != 0;
+  request.keep_prefix = from.keep_prefix;
+  return request;
+}
+
+// A step in the C form, and the memory it points into.
+struct Seen {
+  explicit Seen(const edge_mtp::Step& from) {
+    const edge_mtp::Proposal& proposal = *from.proposal;
+    for (int32_t i = 0; i < proposal.count; ++i) {
+      source[static_cast<size_t>(i)] = "dlg"[static_cast<size_t>(proposal.source[static_cast<size_t>(i)])];
+    }
+    for (int32_t i = 0; from.chosen != nullptr && i < from.count; ++i) {
+      logprobs[static_cast<size_t>(i)] = from.chosen[i].logprob;
+      margins[static_cast<size_t>(i)] = from.chosen[i].margin;
+    }
+    step.kind = from.rows == 1 ? EDGE_MTP_PLAIN : EDGE_MTP_VERIFY;
+    step.position = from.position;
+    step.drafted = proposal.count;
+    step.accepted = from.accepted;
+    step.draft = proposal.tokens.data();
+    step.confidence = proposal.confidence.data();
+    step.source = source.data();
+    step.planned = from.plan.drafts;
+    step.explore = from.plan.explore ? 1 : 0;
+    step.count = from.count;
+    step.tokens = from.tokens;
+    step.logprobs = from.chosen == nullptr ? nullptr : logprobs.data();
+    step.margins = from.chosen == nullptr ? nullptr : margins.data();
+    step.draft_us = from.draft_us;
+    step.mask_us = from.mask_us;
+    step.embed_us = from.embed_us;
+    step.verify_us = from.verify_us;
+    step.select_us = from.select_us;
+    step.total_us = from.total_us;
+  }
+
+  edge_mtp_step step{};
+  std::array<char, edge_mtp::kMaxDrafts + 1> source{};
+  std::array<float, edge_mtp::kMaxDrafts + 1> logprobs{}, margins{};
+};
+
 }  // namespace
 
 edge_mtp_engine* edge_mtp_open(const char* bundle, const edge_mtp_options* options) {
@@ -42,6 +107,8 @@ edge_mtp_engine* edge_mtp_open(const char* bundle, const edge_mtp_options* optio
     settings.litert_library = options->litert_library;
     if (options->cache_dir != nullptr) settings.cache_dir = options->cache_dir;
     settings.threads = options->threads;
+    if (options->token_bytes != nullptr) settings.token_bytes = options->token_bytes;
+    settings.stepwise = options->stepwise != 0;
     return new edge_mtp_engine(bundle, settings);
   });
 }
@@ -49,8 +116,8 @@ edge_mtp_engine* edge_mtp_open(const char* bundle, const edge_mtp_options* optio
 void edge_mtp_close(edge_mtp_engine* engine) { delete engine; }
 
 edge_mtp_info edge_mtp_describe(const edge_mtp_engine* engine) {
-  const auto& lengths = engine->engine.draft_lengths();
-  return {engine->engine.context_length(), engine->engine.vocabulary(), lengths.empty() ? 0 : lengths.back()};
+  const edge_mtp::Engine& described = engine->engine;
+  return {described.context_length(), described.vocabulary(), described.max_drafts(), described.has_drafter() ? 1 : 0};
 }
 
 edge_mtp_session* edge_mtp_session_create(edge_mtp_engine* engine) {
@@ -63,20 +130,12 @@ int edge_mtp_generate(edge_mtp_session* session, const edge_mtp_request* request
                       void* user, edge_mtp_outcome* outcome) {
   return guarded(-1, [&] {
     const std::lock_guard<std::mutex> lock(session->owner->running);
-    edge_mtp::Request wanted;
-    wanted.prompt.assign(request->prompt, request->prompt + request->prompt_length);
-    wanted.stop.assign(request->stop, request->stop + request->stop_length);
-    wanted.max_tokens = request->max_tokens;
-    wanted.draft_length = request->draft_length;
-    wanted.couple_drafts = request->couple_drafts != 0;
-    wanted.sampling = {request->temperature, request->top_k, request->top_p, request->min_p, request->seed};
-    const edge_mtp::Outcome result = session->session.generate(wanted, [&](const edge_mtp::Step& step) {
-      const edge_mtp_step seen = {static_cast<edge_mtp_step_kind>(step.kind), step.position, step.drafted,
-                                  step.accepted, step.draft, step.confidence, step.count, step.tokens,
-                                  step.draft_us, step.embed_us, step.verify_us, step.select_us, step.total_us};
-      on_step(&seen, user);
+    const edge_mtp::Outcome result = session->session.generate(read(*request), [&](const edge_mtp::Step& step) {
+      Seen seen(step);
+      on_step(&seen.step, user);
     });
-    *outcome = {static_cast<edge_mtp_finish>(result.finish), result.prompt_tokens, result.tokens, result.prefill_us,
+    *outcome = {static_cast<edge_mtp_finish>(result.finish), result.prompt_tokens,  result.reused_tokens,
+                result.restored_tokens,                      result.tokens,         result.prefill_us,
                 result.total_us};
     return 0;
   });

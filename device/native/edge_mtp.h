@@ -25,29 +25,52 @@ typedef struct edge_mtp_session edge_mtp_session;
 
 typedef struct {
   const char* litert_library; /* path of libLiteRt.so */
-  const char* cache_dir;      /* existing folder for packed weights; NULL = keep none */
+  const char* cache_dir;      /* existing folder for what is kept between runs (packed weights, measured costs, prompt
+                                 prefixes); NULL = keep nothing */
   int32_t threads;            /* 0 = LiteRT's own choice */
+  const char* token_bytes;    /* file with the token-bytes table of a bundle that has none; NULL = none */
+  int32_t stepwise;           /* draft a step at a time even where the bundle has folded drafts */
 } edge_mtp_options;
 
 typedef struct {
   int32_t context_length; /* tokens, prompt and output together */
   int32_t vocabulary;
-  int32_t max_draft_length; /* 0 = the bundle cannot draft */
+  int32_t max_draft_length; /* 0 = the bundle cannot verify drafts */
+  int32_t has_drafter;      /* else only look-up and grammars can draft */
 } edge_mtp_info;
 
+/* Where drafts may come from, joined by |. None of them: blanks, which no token matches. */
+enum { EDGE_MTP_DRAFTER = 1, EDGE_MTP_LOOKUP = 2, EDGE_MTP_GRAMMAR = 4 };
+
+/* Fields that are 0 or NULL ask for nothing, but for max_tokens and, when sampling, top_p. */
 typedef struct {
-  const int32_t* prompt; /* [prompt_length], at least one token */
+  const int32_t* prompt; /* [prompt_length], the whole context; what is cached of it is not run again */
   size_t prompt_length;
   const int32_t* stop; /* [stop_length], tokens that end the text; the one met is given out last */
   size_t stop_length;
-  int32_t max_tokens;   /* of output, exact */
-  int32_t draft_length; /* K; 0 = plain decoding */
-  float temperature;    /* 0 = greedy */
+  const char* const* stop_texts; /* [stop_texts_length], UTF-8: the token that completes one ends the text */
+  size_t stop_texts_length;
+  int32_t max_tokens;    /* of output, exact */
+  int32_t draft_length;  /* K, the most drafts a step; 0 = plain decoding */
+  int32_t adaptive;      /* the controller chooses each step's K, up to draft_length */
+  int32_t draft_sources; /* EDGE_MTP_DRAFTER | ... */
+  float temperature;     /* 0 = greedy */
   int32_t top_k;        /* 0 = off */
   float top_p;          /* 1 = off */
   float min_p;          /* 0 = off */
   uint64_t seed;
   int32_t couple_drafts; /* when sampling: draft with the target's random numbers, not the likeliest token */
+  float repetition_penalty; /* 0 or 1 = off */
+  float presence_penalty, frequency_penalty;
+  const int32_t* bias_tokens; /* [bias_length] */
+  const float* biases;        /* [bias_length] */
+  size_t bias_length;
+  const int32_t* suppress; /* [suppress_length], tokens that are never chosen */
+  size_t suppress_length;
+  const char* grammar;     /* EBNF (docs/grammar.md) that the output must match */
+  const char* json_schema; /* or a JSON schema */
+  int32_t logprobs;        /* fill the steps' logprobs and margins */
+  int32_t keep_prefix;     /* leading prompt tokens whose cache is kept in cache_dir and restored from there */
 } edge_mtp_request;
 
 typedef enum { EDGE_MTP_PLAIN = 0, EDGE_MTP_VERIFY = 1 } edge_mtp_step_kind;
@@ -60,9 +83,14 @@ typedef struct {
   int32_t accepted;
   const int32_t* draft;    /* [drafted] */
   const float* confidence; /* [drafted] */
+  const char* source;      /* [drafted], of each draft: d(rafter), l(ook-up), g(rammar); ends with a 0 */
+  int32_t planned;         /* drafts asked of the drafter */
+  int32_t explore;         /* to learn their worth, not because it is believed best */
   int32_t count;
   const int32_t* tokens; /* [count], of which the first min(accepted, count) were drafted */
-  double draft_us, embed_us, verify_us, select_us, total_us;
+  const float* logprobs; /* [count], log softmax of the model's own logits; NULL unless asked for */
+  const float* margins;  /* [count], largest logit minus the second; NULL unless asked for */
+  double draft_us, mask_us, embed_us, verify_us, select_us, total_us;
 } edge_mtp_step;
 
 typedef void (*edge_mtp_on_step)(const edge_mtp_step* step, void* user);
@@ -77,6 +105,8 @@ typedef enum {
 typedef struct {
   edge_mtp_finish finish;
   int32_t prompt_tokens;
+  int32_t reused_tokens;   /* of the prompt, cached by an earlier request */
+  int32_t restored_tokens; /* of the prompt, read from a kept prefix */
   int32_t tokens;
   double prefill_us, total_us;
 } edge_mtp_outcome;
@@ -89,7 +119,7 @@ EDGE_MTP_API edge_mtp_session* edge_mtp_session_create(edge_mtp_engine* engine);
 EDGE_MTP_API void edge_mtp_session_destroy(edge_mtp_session* session);
 EDGE_MTP_API int edge_mtp_generate(edge_mtp_session* session, const edge_mtp_request* request,
                                    edge_mtp_on_step on_step, void* user, edge_mtp_outcome* outcome);
-/* Ends a running edge_mtp_generate at its next step; from any thread. */
+/* Ends a running edge_mtp_generate at its next step or prefill chunk; from any thread. */
 EDGE_MTP_API void edge_mtp_cancel(edge_mtp_session* session);
 
 /* Why this thread's last call failed. */

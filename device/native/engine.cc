@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 
 #include "error.h"
 #include "kernels.h"
+#include "proposal.h"
 
 namespace edge_mtp {
 namespace {
@@ -13,6 +16,7 @@ namespace {
 constexpr char kDecoderSection[] = "tf_lite_prefill_decode";
 constexpr char kEmbedderSection[] = "tf_lite_embedder";
 constexpr char kPerLayerSection[] = "tf_lite_per_layer_embedder";
+constexpr char kDrafterSection[] = "tf_lite_mtp_drafter";
 constexpr int kErrorSeverity = 4;
 
 const Section& require_section(const Bundle& bundle, const std::string& path, const char* model_type) {
@@ -23,9 +27,28 @@ const Section& require_section(const Bundle& bundle, const std::string& path, co
   return *section;
 }
 
-const Port& require_port(const Port* port, const char* name) {
-  if (port == nullptr) throw Error(std::string("signature 'decode' has no '") + name + "'; export the bundle again");
+const Port& require_port(const Signature& signature, const Port* port, const char* name) {
+  if (port == nullptr) throw Error("signature '" + signature.name + "' has no '" + name + "'; export the bundle again");
   return *port;
+}
+
+bool has_numbered(const Graph& graph, const char* prefix) {
+  const auto& all = graph.signatures();
+  return std::any_of(all.begin(), all.end(), [&](const Signature& s) { return s.name.rfind(prefix, 0) == 0; });
+}
+
+// Whether a session gives the input of this name its meaning. An input left at zero would be silently wrong.
+bool is_served(const std::string& input) {
+  static const char* const kServed[] = {"embeddings", "per_layer_embeddings", "input_pos", "mask", "token",
+                                        "activations", "draft", "control", "scalars", "token_mask"};
+  return input.rfind("kv_cache_", 0) == 0 || std::find(std::begin(kServed), std::end(kServed), input) != std::end(kServed);
+}
+
+std::vector<uint8_t> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<uint8_t> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (!file) throw Error("cannot read '" + path + "'");
+  return bytes;
 }
 
 litert::Environment create_environment(const litert::Api& api) {
@@ -49,8 +72,7 @@ Embedder::Embedder(const litert::Api& api, litert::Environment environment, cons
   }
   graph_ = std::make_unique<Graph>(api, environment, section.bytes, settings);
   const Signature& signature = graph_->signatures().at(0);
-  for (const Port& port : signature.inputs) pool_.reserve(port.name, port.bytes);
-  for (const Port& port : signature.outputs) pool_.reserve(port.name, port.bytes);
+  Call::reserve(signature, pool_, {});
   call_ = std::make_unique<Call>(*graph_, signature, pool_, std::vector<std::string>());
   token_ = call_->input<int32_t>(signature.inputs.at(0).name);
   output_ = call_->output<float>(signature.outputs.at(0).name);
@@ -68,80 +90,140 @@ void Embedder::row(int32_t token, float* out) {
 }
 
 Engine::Engine(const std::string& path, const Options& options)
-    : bundle_(path), api_(litert::load(options.litert_library)), environment_(create_environment(api_)) {
+    : bundle_(path),
+      api_(litert::load(options.litert_library)),
+      environment_(create_environment(api_)),
+      identity_(file_identity(path)),
+      cache_dir_(options.cache_dir) {
   try {
-    const auto settings = [&](const char* section) {
-      Graph::Settings result;
-      result.threads = options.threads;
-      if (!options.cache_dir.empty()) {
-        // Another LiteRT may pack differently, and would rebuild in place what it cannot read.
-        char name[40];
-        std::snprintf(name, sizeof name, "%016" PRIx64 "-%016" PRIx64, file_identity(path),
-                      file_identity(options.litert_library));
-        result.weight_cache = options.cache_dir + "/" + name + "." + section + ".xnnpack";
-      }
-      return result;
-    };
-    const Section& decoder = require_section(bundle_, path, kDecoderSection);
-    uint8_t* model = bundle_.writable(decoder);
-    const size_t claimed = claim_composites(model, decoder.bytes.size, kVerifyOp) +
-                           claim_composites(model, decoder.bytes.size, kDraftOp);
-    Graph::Settings decoding = settings(kDecoderSection);
-    decoding.wanted = [](const Graph& graph, const std::string& name) {
-      // Ours do the same with the selection inside.
-      return name != "verify" && (name != "decode" || graph.signature("edge_decode") == nullptr);
-    };
-    decoder_ = std::make_unique<Graph>(api_, environment_, decoder.bytes, decoding);
-    embedder_ = std::make_unique<Embedder>(api_, environment_, require_section(bundle_, path, kEmbedderSection),
-                                           settings(kEmbedderSection));
-
-    const Signature* decode = decoder_->signature("decode");
-    if (decode == nullptr) throw Error("'" + path + "' has no decode signature; export it with 'edge-mtp export'");
-    context_length_ = require_port(decode->input("mask"), "mask").dimension(3);
-    vocabulary_ = require_port(decode->output("logits"), "logits").dimension(2);
-    hidden_size_ = require_port(decode->input("embeddings"), "embeddings").dimension(2);
-    if (embedder_->width() != static_cast<size_t>(hidden_size_)) {
-      throw Error("the embedder of '" + path + "' answers " + std::to_string(embedder_->width()) +
-                  " values where decode takes " + std::to_string(hidden_size_));
-    }
-    if (const Port* per_layer = decode->input("per_layer_embeddings"); per_layer != nullptr) {
-      per_layer_embedder_ = std::make_unique<Embedder>(
-          api_, environment_, require_section(bundle_, path, kPerLayerSection), settings(kPerLayerSection));
-      if (per_layer_embedder_->width() * sizeof(float) != per_layer->bytes) {
-        throw Error("the per-layer embedder of '" + path + "' does not fit decode's per_layer_embeddings");
-      }
-    }
-
-    for (const Signature& signature : decoder_->signatures()) {
-      if (signature.name.rfind("prefill", 0) == 0) {
-        const Port* positions = signature.input("input_pos");
-        if (positions != nullptr) prefill_lengths_.push_back(positions->dimension(0));
-      }
-      int length = 0;
-      if (std::sscanf(signature.name.c_str(), "edge_draft_%d", &length) == 1 &&
-          decoder_->signature("edge_verify_" + std::to_string(length + 1)) != nullptr) {
-        draft_lengths_.push_back(length);
-      }
-    }
-    if (claimed == 0 && !draft_lengths_.empty()) {
-      throw Error("'" + path + "' has edge signatures without operator codes to claim; export it again");
-    }
-    std::sort(prefill_lengths_.begin(), prefill_lengths_.end());
-    std::sort(draft_lengths_.begin(), draft_lengths_.end());
+    open(path, options);
   } catch (...) {
-    decoder_.reset();
-    embedder_.reset();
-    per_layer_embedder_.reset();
-    api_.DestroyEnvironment(environment_);
+    release();
     throw;
   }
 }
 
-Engine::~Engine() {
+Engine::~Engine() { release(); }
+
+void Engine::release() {
+  drafter_.reset();
   per_layer_embedder_.reset();
   embedder_.reset();
   decoder_.reset();
   api_.DestroyEnvironment(environment_);
+}
+
+void Engine::open(const std::string& path, const Options& options) {
+  std::string packed;  // path of the packed weights, without the section's name
+  if (!options.cache_dir.empty()) {
+    // Another LiteRT may pack differently, and would rebuild in place what it cannot read.
+    char name[40];
+    std::snprintf(name, sizeof name, "%016" PRIx64 "-%016" PRIx64, identity_, file_identity(options.litert_library));
+    packed = options.cache_dir + "/" + name;
+    memory_ = packed + ".threads-" + std::to_string(options.threads);
+  }
+  const auto settings = [&](const char* section) {
+    Graph::Settings result;
+    result.threads = options.threads;
+    if (!packed.empty()) result.weight_cache = packed + "." + section + ".xnnpack";
+    return result;
+  };
+  const auto embedder = [&](const char* section) {
+    return std::make_unique<Embedder>(api_, environment_, require_section(bundle_, path, section), settings(section));
+  };
+
+  const Section& decoder = require_section(bundle_, path, kDecoderSection);
+  uint8_t* model = bundle_.writable(decoder);
+  const size_t claimed = claim_composites(model, decoder.bytes.size, kVerifyOp) +
+                         claim_composites(model, decoder.bytes.size, kDraftOp);
+  Graph::Settings decoding = settings(kDecoderSection);
+  decoding.wanted = [&](const Graph& graph, const std::string& name) {
+    // Ours do the same with the selection inside.
+    if (name == "decode") return graph.signature("edge_decode") == nullptr;
+    if (name == "verify") return !has_numbered(graph, "edge_verify_");
+    return name.rfind("edge_draft_", 0) != 0 || !options.stepwise;
+  };
+  decoder_ = std::make_unique<Graph>(api_, environment_, decoder.bytes, decoding);
+  find_signatures(path);
+  if (options.stepwise) folded_drafts_.clear();
+  if (claimed == 0 && (!folded_drafts_.empty() || verifies_inside())) {
+    throw Error("'" + path + "' has edge signatures without operator codes to claim; export it again");
+  }
+  if (const Section* section = bundle_.model(kDrafterSection); section != nullptr && folded_drafts_.empty() &&
+                                                                decode_->output("activations") != nullptr) {
+    drafter_ = std::make_unique<Graph>(api_, environment_, section->bytes, settings(kDrafterSection));
+  }
+  embedder_ = embedder(kEmbedderSection);
+  if (decode_->input("per_layer_embeddings") != nullptr) per_layer_embedder_ = embedder(kPerLayerSection);
+  read_sizes(path);
+
+  if (const Section* section = bundle_.own("token_bytes"); section != nullptr) {
+    token_bytes_.emplace(section->bytes);
+  } else if (!options.token_bytes.empty()) {
+    host_token_bytes_ = read_file(options.token_bytes);
+    token_bytes_.emplace(flatbuffer::Bytes{host_token_bytes_->data(), host_token_bytes_->size()});
+  }
+  if (token_bytes_ && token_bytes_->vocabulary() != vocabulary_) {
+    throw Error("the token-bytes table of '" + path + "' has " + std::to_string(token_bytes_->vocabulary()) +
+                " tokens and the model " + std::to_string(vocabulary_) + "; export it again");
+  }
+}
+
+void Engine::find_signatures(const std::string& path) {
+  for (const Signature& signature : decoder_->signatures()) {
+    const std::string& name = signature.name;
+    int count = 0;
+    if (name == "edge_decode" || (name == "decode" && decoder_->signature("edge_decode") == nullptr)) {
+      decode_ = &signature;
+    } else if (name.rfind("prefill", 0) == 0) {
+      prefills_[require_port(signature, signature.input("input_pos"), "input_pos").dimension(0)] = &signature;
+    } else if (std::sscanf(name.c_str(), "edge_verify_%d", &count) == 1) {
+      verifies_[count] = &signature;
+    } else if (std::sscanf(name.c_str(), "edge_draft_%d", &count) == 1) {
+      folded_drafts_[count] = &signature;
+    }
+  }
+  if (decode_ == nullptr) throw Error("'" + path + "' has no decode signature; export it with 'edge-mtp export'");
+  if (const Signature* verify = decoder_->signature("verify"); verify != nullptr && verifies_.empty()) {
+    verifies_[require_port(*verify, verify->input("input_pos"), "input_pos").dimension(0)] = verify;
+  }
+  verifies_.erase(1);
+  if (max_drafts() > kMaxDrafts) {
+    throw Error("'" + path + "' verifies " + std::to_string(max_drafts()) + " drafts at once and this runtime at most " +
+                std::to_string(kMaxDrafts) + "; export it with narrower --widths");
+  }
+  // A fold longer than the widest verify could not be used up.
+  folded_drafts_.erase(folded_drafts_.upper_bound(max_drafts()), folded_drafts_.end());
+
+  std::vector<const Signature*> all = {decode_};
+  for (const Sized* kind : {&prefills_, &verifies_, &folded_drafts_}) {
+    for (const auto& [size, signature] : *kind) all.push_back(signature);
+  }
+  for (const Signature* signature : all) {
+    for (const Port& port : signature->inputs) {
+      if (is_served(port.name)) continue;
+      throw Error("signature '" + signature->name + "' of '" + path + "' takes '" + port.name +
+                  "', which this runtime does not fill; export the checkpoint with 'edge-mtp export'");
+    }
+  }
+}
+
+void Engine::read_sizes(const std::string& path) {
+  context_length_ = require_port(*decode_, decode_->input("mask"), "mask").dimension(3);
+  vocabulary_ = require_port(*decode_, decode_->output("logits"), "logits").dimension(2);
+  hidden_size_ = require_port(*decode_, decode_->input("embeddings"), "embeddings").dimension(2);
+  if (embedder_->width() != static_cast<size_t>(hidden_size_)) {
+    throw Error("the embedder of '" + path + "' answers " + std::to_string(embedder_->width()) +
+                " values where decode takes " + std::to_string(hidden_size_));
+  }
+  if (per_layer_embedder_ != nullptr &&
+      per_layer_embedder_->width() * sizeof(float) != decode_->input("per_layer_embeddings")->bytes) {
+    throw Error("the per-layer embedder of '" + path + "' does not fit decode's per_layer_embeddings");
+  }
+}
+
+std::string Engine::memory_file(const std::string& suffix) const {
+  return memory_.empty() ? std::string() : memory_ + suffix;
 }
 
 }  // namespace edge_mtp

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "bundle.h"
 #include "graph.h"
 #include "tflite_file.h"
+#include "token_bytes.h"
 
 namespace edge_mtp {
 
@@ -38,6 +40,8 @@ class Engine {
     std::string litert_library;  // path of libLiteRt.so
     std::string cache_dir;       // where packed weights are kept between runs; empty = nowhere
     int threads = 0;             // 0 = LiteRT's own choice
+    std::string token_bytes;     // file with the table of a bundle that has none; empty = none
+    bool stepwise = false;       // draft a step at a time even where the bundle has folded drafts
   };
 
   // Throws Error naming the file and what it lacks.
@@ -47,24 +51,54 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   const Graph& decoder() const { return *decoder_; }
+  // The signatures that sessions run, by their rows or drafts: our own where the bundle has them, else the stock ones.
+  using Sized = std::map<int32_t, const Signature*>;
+  const Signature& decode() const { return *decode_; }
+  const Sized& prefills() const { return prefills_; }
+  const Sized& verifies() const { return verifies_; }
+  const Sized& folded_drafts() const { return folded_drafts_; }  // K drafter steps in one graph
+  // The drafter as one graph a step; compiled where no folded one is, or when asked for. nullptr = none.
+  const Graph* drafter() const { return drafter_.get(); }
+
   Embedder& embedder() { return *embedder_; }
   Embedder* per_layer_embedder() { return per_layer_embedder_.get(); }
+  // nullptr when neither the bundle nor the host has the table.
+  const TokenBytes* token_bytes() const { return token_bytes_ ? &*token_bytes_ : nullptr; }
 
   int32_t context_length() const { return context_length_; }
   int32_t vocabulary() const { return vocabulary_; }
   int32_t hidden_size() const { return hidden_size_; }
-  // Prefill lengths, ascending; draft lengths K with both edge_draft_K and edge_verify_{K+1}, ascending.
-  const std::vector<int32_t>& prefill_lengths() const { return prefill_lengths_; }
-  const std::vector<int32_t>& draft_lengths() const { return draft_lengths_; }
+  // The most tokens that a step can draft, from whatever source; 0 = no verify graph.
+  int32_t max_drafts() const { return verifies_.empty() ? 0 : verifies_.rbegin()->first - 1; }
+  // Whether the verify graphs hold the verify op; else tokens are selected from their logits.
+  bool verifies_inside() const { return !verifies_.empty() && verifies_.rbegin()->second->output("n_accepted") != nullptr; }
+  bool has_drafter() const { return !folded_drafts_.empty() || drafter_ != nullptr; }
+
+  // File beside the packed weights for what a session learns of this bundle, LiteRT and threads; empty = nowhere.
+  std::string memory_file(const std::string& suffix) const;
+  const std::string& cache_dir() const { return cache_dir_; }
+  // Names this very bundle, as far as caches care.
+  uint64_t identity() const { return identity_; }
 
  private:
+  void open(const std::string& path, const Options& options);
+  void release();
+  void find_signatures(const std::string& path);
+  void read_sizes(const std::string& path);
+
   Bundle bundle_;
   const litert::Api& api_;
   litert::Environment environment_ = nullptr;
-  std::unique_ptr<Graph> decoder_;
+  uint64_t identity_;
+  std::string cache_dir_;
+  std::string memory_;  // path of the files beside the packed weights, without suffix
+  std::unique_ptr<Graph> decoder_, drafter_;
   std::unique_ptr<Embedder> embedder_, per_layer_embedder_;
+  std::optional<std::vector<uint8_t>> host_token_bytes_;
+  std::optional<TokenBytes> token_bytes_;
+  const Signature* decode_ = nullptr;
+  Sized prefills_, verifies_, folded_drafts_;
   int32_t context_length_ = 0, vocabulary_ = 0, hidden_size_ = 0;
-  std::vector<int32_t> prefill_lengths_, draft_lengths_;
 };
 
 }  // namespace edge_mtp

@@ -20,12 +20,14 @@ size_t element_bytes(int type) {
     case litert::kFloat32:
     case litert::kInt32:
       return 4;
+    case litert::kFloat16:
+      return 2;
     case litert::kBool:
     case litert::kInt8:
       return 1;
     default:
       throw Error("a graph uses element type " + std::to_string(type) +
-                  "; this runtime takes float32, int32, int8 and bool");
+                  "; this runtime takes float32, float16, int32, int8 and bool");
   }
 }
 
@@ -220,6 +222,11 @@ Call::~Call() {
 std::string Call::block_name(const Signature& signature, const Port& port, const std::vector<std::string>& own) {
   const bool owned = std::find(own.begin(), own.end(), port.name) != own.end();
   return owned ? signature.name + "/" + port.name : port.name;
+}
+
+void Call::reserve(const Signature& signature, BufferPool& pool, const std::vector<std::string>& own) {
+  for (const Port& port : signature.inputs) pool.reserve(block_name(signature, port, own), port.bytes);
+  for (const Port& port : signature.outputs) pool.reserve(block_name(signature, port, own), port.bytes);
 }
 
 void Call::bind(const std::vector<Port>& ports, BufferPool& pool, const std::vector<std::string>& own,

@@ -110,9 +110,11 @@ class Call {
     return static_cast<T*>(find(signature_.outputs, output_memory_, name));
   }
 
-  static std::string block_name(const Signature& signature, const Port& port, const std::vector<std::string>& own);
+  // Reserves the memory that a call will take.
+  static void reserve(const Signature& signature, BufferPool& pool, const std::vector<std::string>& own);
 
  private:
+  static std::string block_name(const Signature& signature, const Port& port, const std::vector<std::string>& own);
   void* find(const std::vector<Port>& ports, const std::vector<void*>& memory, const std::string& name) const;
   void bind(const std::vector<Port>& ports, BufferPool& pool, const std::vector<std::string>& own,
             std::vector<void*>& memory, std::vector<litert::TensorBuffer>& buffers);

@@ -25,7 +25,7 @@ using TensorBuffer = struct TensorBufferOpaque*;
 
 enum Accelerator : int { kCpu = 1, kGpu = 2, kNpu = 4 };
 enum LockMode : int { kRead = 0, kWrite = 1 };
-enum ElementType : int { kFloat32 = 1, kInt32 = 2, kBool = 6, kInt8 = 9 };
+enum ElementType : int { kFloat32 = 1, kInt32 = 2, kBool = 6, kInt8 = 9, kFloat16 = 10 };
 
 struct Layout {
   unsigned int rank : 7;

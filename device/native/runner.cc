@@ -23,10 +23,11 @@ namespace {
 using edge_mtp::Error;
 namespace json = edge_mtp::json;
 
-constexpr int kProtocol = 1;
+constexpr int kProtocol = 2;
 constexpr const char* kFinishNames[] = {"stop", "length", "context", "cancelled"};
 constexpr char kUsage[] =
-    "usage: edge_mtp_runner --bundle FILE --litert LIBLITERT_SO [--cache-dir DIR] [--threads N]\n"
+    "usage: edge_mtp_runner --bundle FILE --litert LIBLITERT_SO [--cache-dir DIR] [--threads N] [--token-bytes FILE]\n"
+    "                       [--stepwise]\n"
     "Reads requests and writes tokens and trace records as JSON lines; see docs/trace.md.\n";
 
 template <typename T>
@@ -94,20 +95,40 @@ class Fields {
   }
 
   std::vector<int32_t> tokens(const char* name) {
-    const json::Value value = take(name, json::Array());
     std::vector<int32_t> out;
-    const auto* items = std::get_if<json::Array>(&value.data);
-    for (size_t i = 0; items != nullptr && i < items->size(); ++i) {
-      const auto* id = std::get_if<int64_t>(&(*items)[i].data);
-      if (id == nullptr || *id < 0 || *id > std::numeric_limits<int32_t>::max()) {
-        items = nullptr;
-        break;
-      }
-      out.push_back(static_cast<int32_t>(*id));
-    }
-    if (items == nullptr) throw Error(std::string("'") + name + "' must be a list of token ids");
+    for (const json::Value& item : array(name, "token ids")) out.push_back(token(item, name, "token ids"));
     return out;
   }
+
+  std::vector<std::string> texts(const char* name) {
+    std::vector<std::string> out;
+    for (const json::Value& item : array(name, "strings")) {
+      const auto* held = std::get_if<std::string>(&item.data);
+      if (held == nullptr) refuse(name, "strings");
+      out.push_back(*held);
+    }
+    return out;
+  }
+
+  // Pairs [token id, bias].
+  void biases(const char* name, std::vector<int32_t>& ids, std::vector<float>& values) {
+    constexpr const char* kWhat = "pairs [token id, bias]";
+    for (const json::Value& item : array(name, kWhat)) {
+      const auto* pair = std::get_if<json::Array>(&item.data);
+      if (pair == nullptr || pair->size() != 2) refuse(name, kWhat);
+      ids.push_back(token(pair->front(), name, kWhat));
+      const json::Value& value = pair->back();
+      if (const auto* real = std::get_if<double>(&value.data)) {
+        values.push_back(static_cast<float>(*real));
+      } else if (const auto* integer = std::get_if<int64_t>(&value.data)) {
+        values.push_back(static_cast<float>(*integer));
+      } else {
+        refuse(name, kWhat);
+      }
+    }
+  }
+
+  bool has(const char* name) const { return object_.count(name) != 0; }
 
   void finish() const {
     if (!object_.empty()) throw Error("unknown field '" + object_.begin()->first + "'");
@@ -123,6 +144,23 @@ class Fields {
     return value;
   }
 
+  [[noreturn]] static void refuse(const char* name, const char* what) {
+    throw Error(std::string("'") + name + "' must be a list of " + what);
+  }
+
+  json::Array array(const char* name, const char* what) {
+    json::Value value = take(name, json::Array());
+    auto* items = std::get_if<json::Array>(&value.data);
+    if (items == nullptr) refuse(name, what);
+    return std::move(*items);
+  }
+
+  static int32_t token(const json::Value& item, const char* name, const char* what) {
+    const auto* id = std::get_if<int64_t>(&item.data);
+    if (id == nullptr || *id < 0 || *id > std::numeric_limits<int32_t>::max()) refuse(name, what);
+    return static_cast<int32_t>(*id);
+  }
+
   json::Object object_;
 };
 
@@ -133,45 +171,113 @@ struct StepContext {
 
 void emit_step(const edge_mtp_step* step, void* user) {
   auto& context = *static_cast<StepContext*>(user);
-  char numbers[320];
+  char numbers[400];
   std::snprintf(numbers, sizeof numbers,
-                ",\"step\":%d,\"kind\":\"%s\",\"position\":%d,\"accepted\":%d,\"draft_us\":%.1f,\"embed_us\":%.1f,"
-                "\"verify_us\":%.1f,\"select_us\":%.1f,\"total_us\":%.1f",
+                ",\"step\":%d,\"kind\":\"%s\",\"position\":%d,\"accepted\":%d,\"planned\":%d,\"explore\":%s,"
+                "\"source\":\"%s\",\"draft_us\":%.1f,\"mask_us\":%.1f,\"embed_us\":%.1f,\"verify_us\":%.1f,"
+                "\"select_us\":%.1f,\"total_us\":%.1f",
                 context.index++, step->kind == EDGE_MTP_PLAIN ? "plain" : "verify", step->position, step->accepted,
-                step->draft_us, step->embed_us, step->verify_us, step->select_us, step->total_us);
-  emit("{\"event\":\"step\",\"request\":" + json::quote(context.request) + numbers +
-       ",\"tokens\":" + list(step->tokens, step->count, "%d") + ",\"draft\":" + list(step->draft, step->drafted, "%d") +
-           ",\"confidence\":" + list(step->confidence, step->drafted, "%.4f") + "}",
-       /*urgent=*/false);
+                step->planned, step->explore != 0 ? "true" : "false", step->source, step->draft_us, step->mask_us,
+                step->embed_us, step->verify_us, step->select_us, step->total_us);
+  std::string line = "{\"event\":\"step\",\"request\":" + json::quote(context.request) + numbers +
+                     ",\"tokens\":" + list(step->tokens, step->count, "%d") +
+                     ",\"draft\":" + list(step->draft, step->drafted, "%d") +
+                     ",\"confidence\":" + list(step->confidence, step->drafted, "%.4f");
+  if (step->logprobs != nullptr) {
+    line += ",\"logprobs\":" + list(step->logprobs, step->count, "%.6g") +
+            ",\"margins\":" + list(step->margins, step->count, "%.6g");
+  }
+  emit(line + "}", /*urgent=*/false);
 }
 
-void generate(edge_mtp_session* session, const std::string& name, Fields& fields) {
-  const std::vector<int32_t> prompt = fields.tokens("prompt");
-  const std::vector<int32_t> stop = fields.tokens("stop");
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  edge_mtp_request request{};
-  request.prompt = prompt.data();
-  request.prompt_length = prompt.size();
-  request.stop = stop.data();
-  request.stop_length = stop.size();
-  request.max_tokens = static_cast<int32_t>(fields.integer("max_tokens", 0, 1, kMost));
-  request.draft_length = static_cast<int32_t>(fields.integer("draft_length", 0, 0, kMost));
-  request.temperature = fields.real("temperature", 0.0);
-  request.top_k = static_cast<int32_t>(fields.integer("top_k", 0, 0, kMost));
-  request.top_p = fields.real("top_p", 1.0);
-  request.min_p = fields.real("min_p", 0.0);
-  request.seed = static_cast<uint64_t>(fields.integer("seed", 0, 0, std::numeric_limits<int64_t>::max()));
-  request.couple_drafts = fields.flag("couple_drafts", false) ? 1 : 0;
-  fields.finish();
+// A request of the protocol in its C form, and the memory it points into.
+struct GenerateRequest {
+  explicit GenerateRequest(Fields& fields) {
+    constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+    const auto integer = [&](const char* name, int64_t absent, int64_t least) {
+      return static_cast<int32_t>(fields.integer(name, absent, least, kMost));
+    };
+    prompt = fields.tokens("prompt");
+    stop = fields.tokens("stop");
+    suppress = fields.tokens("suppress");
+    stop_texts = fields.texts("stop_texts");
+    for (const std::string& text : stop_texts) stop_pointers.push_back(text.c_str());
+    fields.biases("logit_bias", bias_tokens, biases);
+    grammar = fields.text("grammar", "");
+    json_schema = fields.text("json_schema", "");
+    request.max_tokens = integer("max_tokens", 0, 1);
+    request.draft_length = integer("draft_length", 0, 0);
+    request.adaptive = policy(fields.text("draft_policy", "fixed"));
+    request.draft_sources = sources(fields);
+    request.temperature = fields.real("temperature", 0.0);
+    request.top_k = integer("top_k", 0, 0);
+    request.top_p = fields.real("top_p", 1.0);
+    request.min_p = fields.real("min_p", 0.0);
+    request.seed = static_cast<uint64_t>(fields.integer("seed", 0, 0, std::numeric_limits<int64_t>::max()));
+    request.couple_drafts = fields.flag("couple_drafts", false) ? 1 : 0;
+    request.repetition_penalty = fields.real("repetition_penalty", 1.0);
+    if (request.repetition_penalty == 0.0f) throw Error("'repetition_penalty' must be above 0; 1 is off");
+    request.presence_penalty = fields.real("presence_penalty", 0.0);
+    request.frequency_penalty = fields.real("frequency_penalty", 0.0);
+    request.logprobs = fields.flag("logprobs", false) ? 1 : 0;
+    request.keep_prefix = integer("keep_prefix", 0, 0);
+    fields.finish();
 
+    request.prompt = prompt.data();
+    request.prompt_length = prompt.size();
+    request.stop = stop.data();
+    request.stop_length = stop.size();
+    request.stop_texts = stop_pointers.data();
+    request.stop_texts_length = stop_pointers.size();
+    request.bias_tokens = bias_tokens.data();
+    request.biases = biases.data();
+    request.bias_length = biases.size();
+    request.suppress = suppress.data();
+    request.suppress_length = suppress.size();
+    request.grammar = grammar.c_str();
+    request.json_schema = json_schema.c_str();
+  }
+
+  edge_mtp_request request{};
+
+ private:
+  static int32_t policy(const std::string& name) {
+    if (name != "fixed" && name != "auto") throw Error("'draft_policy' is '" + name + "'; it must be fixed or auto");
+    return name == "auto" ? 1 : 0;
+  }
+
+  static int32_t sources(Fields& fields) {
+    if (!fields.has("draft_sources")) return EDGE_MTP_DRAFTER | EDGE_MTP_GRAMMAR;
+    int32_t flags = 0;
+    for (const std::string& name : fields.texts("draft_sources")) {
+      const int32_t flag = name == "drafter"   ? EDGE_MTP_DRAFTER
+                           : name == "lookup"  ? EDGE_MTP_LOOKUP
+                           : name == "grammar" ? EDGE_MTP_GRAMMAR
+                                               : 0;
+      if (flag == 0) throw Error("'" + name + "' is no draft source; they are drafter, lookup and grammar");
+      flags |= flag;
+    }
+    return flags;
+  }
+
+  std::vector<int32_t> prompt, stop, suppress, bias_tokens;
+  std::vector<float> biases;
+  std::vector<std::string> stop_texts;
+  std::vector<const char*> stop_pointers;
+  std::string grammar, json_schema;
+};
+
+void generate(edge_mtp_session* session, const std::string& name, Fields& fields) {
+  const GenerateRequest wanted(fields);
   StepContext context{name};
   edge_mtp_outcome outcome{};
-  if (edge_mtp_generate(session, &request, emit_step, &context, &outcome) != 0) throw Error(edge_mtp_error());
-  char numbers[160];
+  if (edge_mtp_generate(session, &wanted.request, emit_step, &context, &outcome) != 0) throw Error(edge_mtp_error());
+  char numbers[240];
   std::snprintf(numbers, sizeof numbers,
-                ",\"finish\":\"%s\",\"prompt_tokens\":%d,\"tokens\":%d,\"prefill_us\":%.1f,\"total_us\":%.1f}",
-                kFinishNames[outcome.finish], outcome.prompt_tokens, outcome.tokens, outcome.prefill_us,
-                outcome.total_us);
+                ",\"finish\":\"%s\",\"prompt_tokens\":%d,\"reused_tokens\":%d,\"restored_tokens\":%d,\"tokens\":%d,"
+                "\"prefill_us\":%.1f,\"total_us\":%.1f}",
+                kFinishNames[outcome.finish], outcome.prompt_tokens, outcome.reused_tokens, outcome.restored_tokens,
+                outcome.tokens, outcome.prefill_us, outcome.total_us);
   emit("{\"event\":\"done\",\"request\":" + json::quote(name) + numbers);
 }
 
@@ -254,6 +360,10 @@ int run(int argc, char** argv) {
       std::fputs(kUsage, stdout);
       return 0;
     }
+    if (flag == "--stepwise") {
+      options.stepwise = 1;
+      continue;
+    }
     const char* value = i + 1 < argc ? argv[++i] : nullptr;
     if (value != nullptr && flag == "--bundle") {
       bundle = value;
@@ -261,6 +371,8 @@ int run(int argc, char** argv) {
       options.litert_library = value;
     } else if (value != nullptr && flag == "--cache-dir") {
       options.cache_dir = value;
+    } else if (value != nullptr && flag == "--token-bytes") {
+      options.token_bytes = value;
     } else if (value != nullptr && flag == "--threads" && std::atoi(value) > 0) {
       options.threads = std::atoi(value);
     } else {
@@ -285,11 +397,12 @@ int run(int argc, char** argv) {
   const double load_us =
       std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
   const edge_mtp_info info = edge_mtp_describe(engine);
-  char ready[200];
+  char ready[240];
   std::snprintf(ready, sizeof ready,
                 "{\"event\":\"ready\",\"protocol\":%d,\"context_length\":%d,\"vocabulary\":%d,"
-                "\"max_draft_length\":%d,\"load_us\":%.1f}",
-                kProtocol, info.context_length, info.vocabulary, info.max_draft_length, load_us);
+                "\"max_draft_length\":%d,\"has_drafter\":%s,\"load_us\":%.1f}",
+                kProtocol, info.context_length, info.vocabulary, info.max_draft_length,
+                info.has_drafter != 0 ? "true" : "false", load_us);
   emit(ready);
   {
     Inbox inbox(session);

@@ -1,32 +1,22 @@
 #include "session.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <chrono>
-#include <cstring>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "error.h"
+#include "select.h"
 
 namespace edge_mtp {
 namespace {
 
-constexpr float kHidden = -1e4f;
-// Rows of a mask differ between the graphs; everything else is shared by name.
-const std::vector<std::string> kOwnPorts = {"mask"};
-
-class Clock {
- public:
-  // Microseconds since the last lap, or since the start.
-  double lap() { return since(std::exchange(last_, std::chrono::steady_clock::now())); }
-  double elapsed() const { return since(start_); }
-
- private:
-  static double since(std::chrono::steady_clock::time_point then) {
-    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - then).count();
-  }
-
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(), last_ = start_;
-};
+constexpr char kCosts[] = ".costs", kPrefillCosts[] = ".prefill";
+constexpr int32_t kLeastMatch = 3;        // tokens that a look-up must agree on
+constexpr float kTrustedLookup = 0.75f;   // of whose first draft it goes before the drafter
 
 [[noreturn]] void refuse_selection(int32_t error, int32_t position) {
   const std::string where = " at position " + std::to_string(position);
@@ -34,7 +24,7 @@ class Clock {
     case EDGE_ERROR_NAN:
       throw Error("the model's logits are not a number" + where + "; the graph or its precision is broken");
     case EDGE_ERROR_EMPTY:
-      throw Error("no token is allowed" + where);
+      throw Error("no token is allowed" + where + "; loosen the grammar, the bias or the suppressed tokens");
     case EDGE_ERROR_PARAMETER:
       throw Error("the sampling parameters are out of range: temperature > 0, top_k >= 0, 0 < top_p <= 1, "
                   "0 <= min_p < 1");
@@ -43,168 +33,260 @@ class Clock {
   }
 }
 
+std::string read_text(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// What was learnt is worth keeping and not worth an error.
+void write_text(const std::string& path, const std::string& text) {
+  const std::string part = path + "." + std::to_string(getpid());
+  const bool written = static_cast<bool>(std::ofstream(part) << text << std::flush);
+  if (!written || std::rename(part.c_str(), path.c_str()) != 0) std::remove(part.c_str());
+}
+
+std::vector<int32_t> draft_lengths(const Drafter* drafter) {
+  return drafter == nullptr ? std::vector<int32_t>() : drafter->lengths();
+}
+
 }  // namespace
 
-Session::Mask::Mask(Call& call)
-    : values_(call.input<float>("mask")), columns_(call.signature().input("mask")->dimension(3)) {
-  const int32_t rows = call.signature().input("mask")->dimension(2);
-  visible_.assign(static_cast<size_t>(rows), 0);
-  std::fill_n(values_, static_cast<size_t>(rows) * static_cast<size_t>(columns_), kHidden);
-}
+Session::Session(Engine& engine)
+    : engine_(engine),
+      prefill_plan_([&] {
+        std::vector<int32_t> lengths;
+        for (const auto& [rows, signature] : engine.prefills()) lengths.push_back(rows);
+        return lengths;
+      }()),
+      kept_prefix_(engine.cache_dir(), engine.identity(), engine.decode(), engine.context_length()),
+      processors_(engine.vocabulary()) {
+  Decoder::reserve(engine, pool_);
+  Drafter::reserve(engine, pool_);
+  decoder_ = std::make_unique<Decoder>(engine, pool_);
+  drafter_ = Drafter::create(engine, pool_);
 
-void Session::Mask::show(int32_t first, int32_t grow) {
-  for (size_t r = 0; r < visible_.size(); ++r) {
-    const int32_t want = std::min(first + static_cast<int32_t>(r) * grow, columns_);
-    float* row = values_ + r * static_cast<size_t>(columns_);
-    std::fill(row + std::min(visible_[r], want), row + want, 0.0f);
-    std::fill(row + want, row + std::max(visible_[r], want), kHidden);
-    visible_[r] = want;
+  const auto words = static_cast<size_t>(edge_mask_words(engine.vocabulary()));
+  masks_ = decoder_->token_mask();
+  if (masks_ == nullptr) {
+    own_masks_.resize(words * static_cast<size_t>(engine.max_drafts() + 1));
+    masks_ = own_masks_.data();
   }
-}
-
-Session::Bound::Bound(const Graph& graph, const Signature& signature, BufferPool& pool)
-    : call(graph, signature, pool, kOwnPorts), mask(call) {}
-
-Session::Session(Engine& engine) : engine_(engine) {
-  const Graph& graph = engine.decoder();
-  const std::string decode = graph.signature("edge_decode") != nullptr ? "edge_decode" : "decode";
-  std::vector<const Signature*> used = {graph.signature(decode)};
-  for (const Signature& signature : graph.signatures()) {
-    if (signature.name.rfind("prefill", 0) == 0) used.push_back(&signature);
-  }
-  for (const int32_t k : engine.draft_lengths()) {
-    used.push_back(graph.signature("edge_draft_" + std::to_string(k)));
-    used.push_back(graph.signature("edge_verify_" + std::to_string(k + 1)));
-  }
-  for (const Signature* signature : used) {
-    for (const Port& port : signature->inputs) pool_.reserve(Call::block_name(*signature, port, kOwnPorts), port.bytes);
-    for (const Port& port : signature->outputs) pool_.reserve(Call::block_name(*signature, port, kOwnPorts), port.bytes);
-  }
-  pool_.reserve("control", EDGE_CONTROL_LENGTH * sizeof(int32_t));
-  pool_.reserve("scalars", EDGE_SCALAR_LENGTH * sizeof(float));
-  const auto bind = [&](const std::string& name) {
-    return std::make_unique<Bound>(graph, *graph.signature(name), pool_);
-  };
-  decode_ = bind(decode);
-  for (const Signature& signature : graph.signatures()) {
-    if (signature.name.rfind("prefill", 0) != 0) continue;
-    prefill_[signature.input("input_pos")->dimension(0)] = bind(signature.name);
-  }
-  for (const int32_t k : engine.draft_lengths()) {
-    draft_[k] = bind("edge_draft_" + std::to_string(k));
-    verify_[k] = bind("edge_verify_" + std::to_string(k + 1));
-  }
-
-  embeddings_ = decode_->call.input<float>("embeddings");
-  if (engine.per_layer_embedder() != nullptr) per_layer_ = decode_->call.input<float>("per_layer_embeddings");
-  input_pos_ = decode_->call.input<int32_t>("input_pos");
-  logits_ = decode_->call.output<float>("logits");
-  control_ = static_cast<int32_t*>(pool_.take("control"));
-  scalars_ = static_cast<float*>(pool_.take("scalars"));
-  activations_ = draft_.empty() ? nullptr : decode_->call.output<float>("activations");
-  if (!draft_.empty()) {
-    draft_tokens_ = draft_.begin()->second->call.output<int32_t>("draft");
-    confidence_ = draft_.begin()->second->call.output<float>("confidence");
-  }
+  tokens_.resize(kMaxDrafts + 1);
+  chosen_.resize(kMaxDrafts + 1);
+  forced_.reserve(kMaxDrafts);
+  cached_.reserve(static_cast<size_t>(engine.context_length()) + 1);
   scratch_.resize(edge_select_scratch_bytes(engine.vocabulary()) / sizeof(uint64_t) + 1);
+
+  if (engine.max_drafts() == 0) return;
+  controller_.emplace(Capabilities{draft_lengths(drafter_.get()), decoder_->widths()});
+  if (const std::string path = engine.memory_file(kCosts); !path.empty()) {
+    controller_->restore(read_text(path));
+    prefill_plan_.restore(read_text(engine.memory_file(kPrefillCosts)));
+  }
+  if (!controller_->calibrated()) calibrate();
 }
+
+Session::~Session() { remember(); }
 
 Outcome Session::generate(const Request& request, const std::function<void(const Step&)>& on_step) {
   check(request);
   cancelled_ = false;
   Clock whole;
-  Outcome outcome{Finish::kLength, static_cast<int32_t>(request.prompt.size()), 0, 0.0, 0.0};
-  prepare(request);
-  prefill(request.prompt);
-  outcome.prefill_us = whole.lap();
+  Outcome outcome;
+  outcome.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  begin(request, outcome);
+  if (!prefill(request.prompt)) {
+    outcome.finish = Finish::kCancelled;
+    outcome.prefill_us = outcome.total_us = whole.elapsed();
+    return outcome;
+  }
+  outcome.prefill_us = whole.elapsed();
 
-  bool hidden_known = false;  // the drafter needs the hidden state that a first plain step leaves behind
-  while (outcome.tokens < request.max_tokens) {
-    if (cancelled_) {
-      outcome.finish = Finish::kCancelled;
+  for (bool ended = false; !ended && outcome.tokens < request.max_tokens;) {
+    const int32_t room = engine_.context_length() - static_cast<int32_t>(cached_.size());
+    if (cancelled_ || room <= 0) {
+      outcome.finish = cancelled_ ? Finish::kCancelled : Finish::kContext;
       break;
     }
-    if (position_ >= engine_.context_length()) {
-      outcome.finish = Finish::kContext;
-      break;
-    }
-    const int32_t drafts = hidden_known ? draft_length(request, request.max_tokens - outcome.tokens) : 0;
-    Step step = drafts > 0 ? speculative_step(drafts) : plain_step();
-    hidden_known = true;
-
-    const int32_t* end = step.tokens + step.count;
-    const int32_t* stop = std::find_first_of(step.tokens, end, request.stop.begin(), request.stop.end());
-    if (stop != end) step.count = static_cast<int32_t>(stop - step.tokens) + 1;
-    position_ += step.count;
-    pending_ = step.tokens[step.count - 1];
-    outcome.tokens += step.count;
-    step.total_us = whole.lap();
-    on_step(step);
-    whole.lap();  // the receiver's time is not the step's
-    if (stop != end) {
-      outcome.finish = Finish::kStop;
-      break;
-    }
+    Step done = step(request, std::min({request.draft_length, request.max_tokens - outcome.tokens - 1, room - 1}));
+    ended = ends(request, done);
+    if (ended) outcome.finish = Finish::kStop;
+    commit(done);
+    outcome.tokens += done.count;
+    on_step(done);
   }
   outcome.total_us = whole.elapsed();
+  if (request.keep_prefix > 0 && outcome.restored_tokens == 0) {
+    const auto cached = static_cast<int32_t>(request.prompt.size()) - 1;
+    kept_prefix_.keep(request.prompt, std::min(request.keep_prefix, cached), pool_);
+  }
   return outcome;
 }
 
-// The whole of plain decoding: one row, one invocation, one selection.
-Step Session::plain_step() {
+// One step: draft up to `most` tokens, run them through the target behind the pending one, keep what the target agrees
+// with and the token it chose next. Without drafts that is plain decoding.
+Step Session::step(const Request& request, int32_t most) {
   Clock clock;
-  Step step{Step::Kind::kPlain, position_ + 1, 0, 0, nullptr, nullptr, 1, &selected_, 0, 0, 0, 0, 0};
-  embed(0, pending_);
-  positions(1);
-  decode_->mask.show(position_ + 1, 1);
+  Step step;
+  step.position = static_cast<int32_t>(cached_.size()) + 1;
+  step.proposal = &proposal_;
+  propose(request, most, step);
+  step.mask_us = clock.lap() - step.draft_us;
+
+  decoder_->place(pending_, proposal_, step.position - 1, step.rows);
+  int32_t* control = decoder_->control();
+  control[EDGE_CONTROL_FLAGS] = verify_flags_;
   step.embed_us = clock.lap();
-  decode_->call.run();
+  decoder_->run();
   step.verify_us = clock.lap();
-  control_[EDGE_CONTROL_FLAGS] = verify_flags_;
-  selected_ = edge_select(logits_, engine_.vocabulary(), control_, scalars_, nullptr, position_ + 1, scratch_.data());
-  if (selected_ < 0) refuse_selection(selected_, position_ + 1);
+
+  if (step.rows > 1 && decoder_->verifies_inside() && !processes_) {
+    step.accepted = decoder_->accepted();
+    step.tokens = decoder_->tokens();
+    if (step.accepted < 0) refuse_selection(step.accepted, step.position);
+  } else {
+    select_on_host(step);
+  }
+  step.count = step.accepted + 1;
+  if (request.logprobs) {
+    for (int32_t j = 0; j < step.count; ++j) {
+      chosen_[static_cast<size_t>(j)] = describe_choice(decoder_->logits(j), engine_.vocabulary(), step.tokens[j]);
+    }
+    step.chosen = chosen_.data();
+  }
+  decoder_->keep_hidden(step.accepted);
+  hidden_known_ = true;
   step.select_us = clock.lap();
+  step.total_us = clock.elapsed();
   return step;
 }
 
-// The whole of speculative decoding: draft K tokens, verify them in K + 1 rows, keep what the target agrees with
-// and the token it chose next.
-Step Session::speculative_step(int32_t drafts) {
+// Fills the proposal from the sources, cheapest first, and chooses the graph.
+void Session::propose(const Request& request, int32_t most, Step& step) {
   Clock clock;
-  Bound& draft = *draft_.at(drafts);
-  Bound& verify = *verify_.at(drafts);
-  Step step{Step::Kind::kVerify, position_ + 1, drafts, 0, draft_tokens_, confidence_, 0, nullptr, 0, 0, 0, 0, 0};
+  const int32_t position = step.position - 1;
+  // Near the end of the context a graph of the needed width may no longer fit.
+  while (most > 0 && position + width_for(most) > engine_.context_length()) --most;
+  proposal_.count = 0;
+  step.plan = Plan{};
+  step.plan.drafts = most;
+  if (most <= 0) {
+    constrain(0);
+    return;
+  }
+  if (!request.use_drafter && !request.use_lookup && !request.use_grammar) {  // blanks
+    step.rows = width_for(most);
+    constrain(0);
+    return;
+  }
+  if (request.adaptive) step.plan = controller_->plan(position, most);
 
-  *draft.call.input<int32_t>("token") = pending_;
-  *input_pos_ = position_ - 1;
-  control_[EDGE_CONTROL_POSITION] = position_ + 1;
-  control_[EDGE_CONTROL_FLAGS] = draft_flags_;
-  draft.mask.show(position_, 0);
-  draft.call.run();  // leaves K tokens where the verify graph reads them
-  step.draft_us = clock.lap();
+  if (constraint_ && request.use_grammar) {
+    constraint_->forced(most, forced_);
+    for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
+  }
+  if (proposal_.count == 0 && request.use_lookup) {
+    lookup_.propose(kLeastMatch, most, proposal_);
+    const bool trusted = proposal_.count > 0 && proposal_.confidence[0] >= kTrustedLookup;
+    if (!trusted && drafter_ != nullptr && request.use_drafter && hidden_known_) proposal_.count = 0;
+  }
+  int32_t asked = 0;  // of the drafter
+  if (drafter_ != nullptr && request.use_drafter && hidden_known_ && step.plan.drafts > proposal_.count) {
+    const std::vector<int32_t>& lengths = drafter_->lengths();
+    const auto above = std::upper_bound(lengths.begin(), lengths.end(), step.plan.drafts);
+    if (above != lengths.begin()) {
+      asked = *std::prev(above);
+      proposal_.count = 0;
+      decoder_->control()[EDGE_CONTROL_FLAGS] = draft_flags_;
+      clock.lap();
+      drafter_->draft(pending_, position, asked, constraint_ ? &*constraint_ : nullptr, proposal_);
+      step.draft_us = clock.lap();
+    }
+  }
+  step.plan.drafts = asked;
+  constrain(request.use_grammar ? most : 0);
+  if (request.adaptive) proposal_.count = controller_->trim(position, proposal_);
+  if (proposal_.count > 0) step.rows = width_for(proposal_.count);
+}
 
-  embed(0, pending_);
-  for (int32_t j = 0; j < drafts; ++j) embed(j + 1, std::max(draft_tokens_[j], 0));
-  positions(drafts + 1);
-  control_[EDGE_CONTROL_FLAGS] = verify_flags_;
-  verify.mask.show(position_ + 1, 1);
-  step.embed_us = clock.lap();
-  verify.call.run();
-  step.verify_us = clock.lap();
+// Walks the grammar along the proposal: cuts it at the first token that is not allowed, lengthens it to `most` by what
+// is forced from there, and leaves each row's mask.
+void Session::constrain(int32_t most) {
+  if (!constraint_) return;
+  const auto words = static_cast<size_t>(edge_mask_words(engine_.vocabulary()));
+  int32_t taken = 0;
+  for (int32_t row = 0;; ++row) {
+    int32_t* mask = masks_ + static_cast<size_t>(row) * words;
+    if (constraint_->finished()) {  // the row behind a stop token: its token is never given out
+      std::fill_n(mask, words, -1);
+      break;
+    }
+    constraint_->mask(mask);
+    const int32_t& token = proposal_.tokens[static_cast<size_t>(row)];
+    if (row >= proposal_.count || !constraint_->accept(token)) {
+      proposal_.count = row;
+      if (row >= most) break;
+      constraint_->forced(most - row, forced_);
+      for (const int32_t forced : forced_) proposal_.add(forced, 1.0f, Source::kGrammar);
+      if (row == proposal_.count || !constraint_->accept(token)) break;
+    }
+    ++taken;
+  }
+  proposal_.count = taken;
+  constraint_->rollback(taken);
+}
 
-  step.accepted = *verify.call.output<int32_t>("n_accepted");
-  step.tokens = verify.call.output<int32_t>("tokens");
-  if (step.accepted < 0) refuse_selection(step.accepted, position_ + 1);
-  step.count = step.accepted + 1;
-  // The next draft starts from the hidden state of the last row that counted; it reads row 0 of the same memory.
-  const auto width = static_cast<size_t>(engine_.hidden_size());
-  if (step.accepted > 0) std::copy_n(activations_ + static_cast<size_t>(step.accepted) * width, width, activations_);
-  return step;
+// edge_verify with the logit processors between its rows: penalties see the row's own draft prefix.
+void Session::select_on_host(Step& step) {
+  const int32_t vocabulary = engine_.vocabulary();
+  const auto words = static_cast<size_t>(edge_mask_words(vocabulary));
+  for (int32_t row = 0;; ++row) {
+    const float* logits = decoder_->logits(row);
+    if (processes_) {
+      std::copy_n(logits, vocabulary, row_.data());
+      processors_.apply(row_.data());
+      logits = row_.data();
+    }
+    const int32_t* mask = constraint_ ? masks_ + static_cast<size_t>(row) * words : nullptr;
+    const int32_t token = edge_select(logits, vocabulary, decoder_->control(), decoder_->scalars(), mask,
+                                      step.position + row, scratch_.data());
+    if (token < 0) refuse_selection(token, step.position + row);
+    tokens_[static_cast<size_t>(row)] = token;
+    if (processes_) processors_.push(token);
+    step.accepted = row;
+    if (row == proposal_.count || token != proposal_.tokens[static_cast<size_t>(row)]) break;
+  }
+  step.tokens = tokens_.data();
+}
+
+// Whether the text ends in this step; what lies behind its end is cut off.
+bool Session::ends(const Request& request, Step& step) {
+  for (int32_t i = 0; i < step.count; ++i) {
+    const int32_t token = step.tokens[i];
+    const bool stops = std::find(request.stop.begin(), request.stop.end(), token) != request.stop.end();
+    if (!stops && (!stop_text_ || stop_text_->push(token) < 0)) continue;
+    step.count = i + 1;
+    return true;
+  }
+  return false;
+}
+
+void Session::commit(const Step& step) {
+  for (int32_t i = 0; i < step.count; ++i) {
+    cached_.push_back(pending_);
+    pending_ = step.tokens[i];
+    if (constraint_) constraint_->accept(pending_);
+    lookup_.push(pending_);
+  }
+  if (controller_) {
+    controller_->observe(step.position - 1, step.plan.drafts, step.rows, proposal_, step.accepted, step.draft_us,
+                         step.total_us - step.draft_us);
+  }
 }
 
 void Session::check(const Request& request) const {
   const auto refuse = [](const std::string& what) { throw Error(what); };
-  const int32_t context = engine_.context_length();
+  const int32_t context = engine_.context_length(), vocabulary = engine_.vocabulary();
   const Sampling& sampling = request.sampling;
   if (request.prompt.empty()) refuse("the prompt is empty; give at least one token");
   if (request.prompt.size() >= static_cast<size_t>(context)) {
@@ -212,86 +294,140 @@ void Session::check(const Request& request) const {
            std::to_string(context) + "; shorten it or export with a larger --context");
   }
   for (const int32_t token : request.prompt) {
-    if (token < 0 || token >= engine_.vocabulary()) {
-      refuse("token " + std::to_string(token) + " is outside the vocabulary of " +
-             std::to_string(engine_.vocabulary()));
+    if (token < 0 || token >= vocabulary) {
+      refuse("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary));
     }
   }
   if (request.max_tokens < 1) refuse("max_tokens is " + std::to_string(request.max_tokens) + "; give at least 1");
-  if (request.draft_length != 0 && draft_.count(request.draft_length) == 0) {
-    if (draft_.empty()) {
-      refuse("this bundle has no edge_draft and edge_verify signatures (exported with --lean?); use draft length 0");
-    }
-    refuse("draft length " + std::to_string(request.draft_length) + " is not in this bundle; it has " +
-           std::to_string(draft_.begin()->first) + " to " + std::to_string(draft_.rbegin()->first));
+  if (request.draft_length > 0 && engine_.max_drafts() == 0) {
+    refuse("this bundle has no verify signature, so it cannot draft; use draft length 0, or export the checkpoint "
+           "with its drafter");
+  }
+  if (request.draft_length < 0 || request.draft_length > engine_.max_drafts()) {
+    refuse("draft length " + std::to_string(request.draft_length) + " is not in this bundle; it has 0 to " +
+           std::to_string(engine_.max_drafts()));
+  }
+  if (request.draft_length > 0 && request.use_drafter && !request.use_lookup && drafter_ == nullptr &&
+      (!request.use_grammar || (request.grammar.empty() && request.json_schema.empty()))) {
+    refuse("this bundle has no drafter; use draft length 0, or the draft source lookup");
   }
   if (!(sampling.temperature >= 0.0f) || sampling.temperature > 1e6f || sampling.top_k < 0 ||
       !(sampling.top_p > 0.0f && sampling.top_p <= 1.0f) || !(sampling.min_p >= 0.0f && sampling.min_p < 1.0f)) {
     refuse_selection(EDGE_ERROR_PARAMETER, 0);
   }
+  const bool constrained = !request.grammar.empty() || !request.json_schema.empty();
+  if (!request.grammar.empty() && !request.json_schema.empty()) refuse("give a grammar or a JSON schema, not both");
+  if (constrained && request.stop.empty()) refuse("a constrained text needs a stop token to end with; give 'stop'");
+  if ((constrained || !request.stop_texts.empty()) && engine_.token_bytes() == nullptr) {
+    refuse("this bundle has no token-bytes table, which stop texts and grammars need; start the runner with "
+           "--token-bytes FILE");
+  }
 }
 
-void Session::prepare(const Request& request) {
+// Makes ready everything that can still refuse the request, then rewinds the cache to what the prompt shares with it.
+void Session::begin(const Request& request, Outcome& outcome) {
+  processors_.begin(request.processing, request.prompt);
+  processes_ = !request.processing.empty();
+  if (processes_) row_.resize(static_cast<size_t>(engine_.vocabulary()));
+  stop_text_.reset();
+  if (!request.stop_texts.empty()) stop_text_.emplace(*engine_.token_bytes(), request.stop_texts);
+  constraint_.reset();
+  if (!request.grammar.empty() || !request.json_schema.empty()) {
+    if (compiler_ == nullptr || compiler_stop_ != request.stop) {
+      compiler_ = std::make_unique<GrammarCompiler>(*engine_.token_bytes(), request.stop);
+      compiler_stop_ = request.stop;
+    }
+    const bool schema = request.grammar.empty();
+    constraint_.emplace(*compiler_, schema ? request.json_schema : request.grammar, schema);
+  }
+  if (controller_) controller_->begin();
+  lookup_.begin(engine_.context_length() + 1);
+  for (const int32_t token : request.prompt) lookup_.push(token);
+
   const Sampling& sampling = request.sampling;
-  verify_flags_ = sampling.temperature > 0.0f ? EDGE_FLAG_SAMPLE : 0;
-  draft_flags_ = request.couple_drafts ? verify_flags_ : 0;
-  control_[EDGE_CONTROL_TOP_K] = sampling.top_k;
-  control_[EDGE_CONTROL_SEED_LOW] = static_cast<int32_t>(static_cast<uint32_t>(sampling.seed));
-  control_[EDGE_CONTROL_SEED_HIGH] = static_cast<int32_t>(static_cast<uint32_t>(sampling.seed >> 32));
-  scalars_[EDGE_SCALAR_TEMPERATURE] = sampling.temperature;
-  scalars_[EDGE_SCALAR_TOP_P] = sampling.top_p;
-  scalars_[EDGE_SCALAR_MIN_P] = sampling.min_p;
-}
+  const int32_t sample = sampling.temperature > 0.0f ? EDGE_FLAG_SAMPLE : 0;
+  verify_flags_ = sample | (constraint_ ? EDGE_FLAG_MASK : 0);
+  draft_flags_ = request.couple_drafts ? sample : 0;
+  int32_t* control = decoder_->control();
+  control[EDGE_CONTROL_TOP_K] = sampling.top_k;
+  control[EDGE_CONTROL_SEED_LOW] = static_cast<int32_t>(static_cast<uint32_t>(sampling.seed));
+  control[EDGE_CONTROL_SEED_HIGH] = static_cast<int32_t>(static_cast<uint32_t>(sampling.seed >> 32));
+  float* scalars = decoder_->scalars();
+  scalars[EDGE_SCALAR_TEMPERATURE] = sampling.temperature;
+  scalars[EDGE_SCALAR_TOP_P] = sampling.top_p;
+  scalars[EDGE_SCALAR_MIN_P] = sampling.min_p;
 
-// Caches all of the prompt but its last token, which stays pending.
-void Session::prefill(const std::vector<int32_t>& prompt) {
-  const auto cached = static_cast<int32_t>(prompt.size()) - 1;
-  position_ = 0;
-  while (position_ < cached) {
-    // The longest chunk that the rest fills, else the shortest that holds it; a padded chunk must not reach past
-    // the cache, where LiteRT would shift the whole write back onto valid entries.
-    const int32_t rest = cached - position_;
-    Bound* chunk = nullptr;
-    int32_t rows = 0;
-    for (const auto& [length, bound] : prefill_) {
-      if (position_ + length > engine_.context_length() || (chunk != nullptr && length > rest)) break;
-      chunk = bound.get();
-      rows = length;
-    }
-    if (chunk == nullptr) {
-      chunk = decode_.get();
-      rows = 1;
-    }
-    const int32_t count = std::min(rows, rest);
-    for (int32_t r = 0; r < count; ++r) embed(r, prompt[static_cast<size_t>(position_ + r)]);
-    // Padding rows repeat the first: their entries lie past the context's end, hidden until overwritten, and need
-    // only be finite.
-    for (int32_t r = count; r < rows; ++r) embed(r, prompt[static_cast<size_t>(position_)]);
-    positions(rows);
-    chunk->mask.show(position_ + 1, 1);
-    chunk->call.run();
-    position_ += count;
+  // The last token of the prompt stays pending: a step runs it.
+  const auto most = std::min(cached_.size(), request.prompt.size() - 1);
+  const auto shared = std::mismatch(cached_.begin(), cached_.begin() + static_cast<std::ptrdiff_t>(most),
+                                    request.prompt.begin());
+  cached_.erase(shared.first, cached_.end());
+  outcome.reused_tokens = static_cast<int32_t>(cached_.size());
+  const int32_t keep = std::min(request.keep_prefix, static_cast<int32_t>(request.prompt.size()) - 1);
+  if (keep > outcome.reused_tokens && kept_prefix_.restore(request.prompt, keep, pool_)) {
+    cached_.assign(request.prompt.begin(), request.prompt.begin() + keep);
+    outcome.restored_tokens = keep - outcome.reused_tokens;
   }
-  pending_ = prompt.back();
+  pending_ = request.prompt.back();
+  hidden_known_ = false;
 }
 
-// The longest usable draft within what is asked for, what may still be given out, and what the cache holds.
-int32_t Session::draft_length(const Request& request, int32_t remaining) const {
-  const int32_t most = std::min({request.draft_length, remaining - 1, engine_.context_length() - position_ - 1});
-  const auto above = draft_.upper_bound(most);
-  return above == draft_.begin() ? 0 : std::prev(above)->first;
+// Caches all of the prompt but its last token. False when cancelled.
+bool Session::prefill(const std::vector<int32_t>& prompt) {
+  const auto total = static_cast<int32_t>(prompt.size()) - 1;
+  const auto first = static_cast<int32_t>(cached_.size());
+  for (const int32_t rows : prefill_plan_.chunks(total - first, first, engine_.context_length())) {
+    if (cancelled_) return false;
+    const auto at = static_cast<int32_t>(cached_.size());
+    const int32_t count = std::min(rows, total - at);
+    Clock clock;
+    decoder_->prefill(prompt.data() + at, count, at, rows);
+    prefill_plan_.observe(rows, clock.elapsed());
+    cached_.insert(cached_.end(), prompt.begin() + at, prompt.begin() + at + count);
+  }
+  return true;
 }
 
-void Session::embed(int32_t row, int32_t token) {
-  Embedder& embedder = engine_.embedder();
-  embedder.row(token, embeddings_ + static_cast<size_t>(row) * embedder.width());
-  if (Embedder* per_layer = engine_.per_layer_embedder(); per_layer != nullptr) {
-    per_layer->row(token, per_layer_ + static_cast<size_t>(row) * per_layer->width());
+// The narrowest graph with a row for each draft and the one after them.
+int32_t Session::width_for(int32_t drafts) const {
+  const std::vector<int32_t>& widths = decoder_->widths();
+  return *std::lower_bound(widths.begin(), widths.end(), drafts + 1);
+}
+
+// Times what a step is made of, so that a first reply need not pay for learning it. Runs on an empty cache, whose
+// entries are written again before anything sees them.
+void Session::calibrate() {
+  const auto timed = [](const auto& body) {
+    body();  // the first run of a graph also prepares it
+    Clock clock;
+    body();
+    return clock.elapsed();
+  };
+  const auto pass = [&](int32_t rows) {
+    controller_->calibrate(0, rows, 0, timed([&] {
+      proposal_.count = 0;
+      decoder_->place(0, proposal_, 0, rows);
+      decoder_->run();
+    }));
+  };
+  pass(1);
+  pass(decoder_->widths().front());
+  if (decoder_->widths().size() > 1) pass(decoder_->widths().back());
+  if (drafter_ == nullptr) return;
+  const std::vector<int32_t>& lengths = drafter_->lengths();
+  for (const int32_t length : {lengths.front(), lengths.back()}) {
+    controller_->calibrate(0, 0, length, timed([&] {
+      proposal_.count = 0;
+      drafter_->draft(0, 1, length, nullptr, proposal_);
+    }));
   }
 }
 
-void Session::positions(int32_t rows) {
-  for (int32_t r = 0; r < rows; ++r) input_pos_[r] = position_ + r;
+void Session::remember() const {
+  const std::string costs = engine_.memory_file(kCosts);
+  if (costs.empty() || !controller_) return;
+  write_text(costs, controller_->save());
+  write_text(engine_.memory_file(kPrefillCosts), prefill_plan_.save());
 }
 
 }  // namespace edge_mtp

@@ -1,15 +1,26 @@
-// One conversation on an engine: the KV cache and the decode loop.
+// One conversation on an engine: what is cached of it, and the decode loop.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
+#include "clock.h"
+#include "constraint.h"
+#include "controller.h"
+#include "decoder.h"
+#include "drafter.h"
 #include "engine.h"
-#include "select.h"
+#include "kept_prefix.h"
+#include "lookup.h"
+#include "prefill_plan.h"
+#include "processors.h"
+#include "proposal.h"
+#include "stop_text.h"
 
 namespace edge_mtp {
 
@@ -22,92 +33,103 @@ struct Sampling {
 };
 
 struct Request {
-  std::vector<int32_t> prompt;  // token ids, at least one
-  std::vector<int32_t> stop;    // a token that ends the text; it is the last one given out
-  int32_t max_tokens = 0;       // of output
-  int32_t draft_length = 0;     // K; 0 = plain decoding
-  bool couple_drafts = false;   // when sampling: draft with the same uniform numbers, not the likeliest token
+  std::vector<int32_t> prompt;          // the whole context, at least one token; what is cached of it is not run again
+  std::vector<int32_t> stop;            // a token that ends the text; it is the last one given out
+  std::vector<std::string> stop_texts;  // so does the token whose bytes complete one of these
+  int32_t max_tokens = 0;               // of output
+  int32_t draft_length = 0;             // K, the most drafts a step; 0 = plain decoding
+  bool adaptive = false;                // the controller chooses each step's K, up to draft_length
+  bool use_drafter = true, use_lookup = false, use_grammar = true;  // where drafts may come from; none: K blanks
+  bool couple_drafts = false;  // when sampling: draft with the same uniform numbers, not the likeliest token
   Sampling sampling;
+  Processing processing;
+  std::string grammar, json_schema;  // what the output must match; at most one of them
+  bool logprobs = false;             // describe every chosen token
+  int32_t keep_prefix = 0;           // leading prompt tokens whose cache is kept on disk
 };
 
 // What one step did. Pointers are valid during the callback.
 struct Step {
-  enum class Kind { kPlain, kVerify };
-  Kind kind;
-  int32_t position;         // of the first token below
-  int32_t drafted;          // drafts proposed
-  int32_t accepted;         // of them, matched by the target
-  const int32_t* draft;     // [drafted]
-  const float* confidence;  // [drafted], of the drafter
-  int32_t count;            // tokens given out: accepted + 1, fewer when the text ends inside the step
-  const int32_t* tokens;    // [count]
-  double draft_us, embed_us, verify_us, select_us, total_us;
+  int32_t position = 0;                  // of the first token below
+  int32_t rows = 1;                      // of the graph that ran; 1 = plain decoding
+  const Proposal* proposal = nullptr;    // the drafts that were verified
+  int32_t accepted = 0;                  // of them, matched by the target
+  Plan plan;                             // what was meant to be drafted
+  int32_t count = 0;                     // tokens given out: accepted + 1, fewer when the text ends inside the step
+  const int32_t* tokens = nullptr;       // [count]
+  const Chosen* chosen = nullptr;        // [count], or nullptr
+  double draft_us = 0, mask_us = 0, embed_us = 0, verify_us = 0, select_us = 0, total_us = 0;
 };
 
 enum class Finish { kStop, kLength, kContext, kCancelled };
 
 struct Outcome {
-  Finish finish;
-  int32_t prompt_tokens, tokens;
-  double prefill_us, total_us;
+  Finish finish = Finish::kLength;
+  int32_t prompt_tokens = 0;
+  int32_t reused_tokens = 0;    // of the prompt, cached by an earlier request
+  int32_t restored_tokens = 0;  // of the prompt, read from a kept prefix
+  int32_t tokens = 0;
+  double prefill_us = 0, total_us = 0;
 };
 
 class Session {
  public:
   explicit Session(Engine& engine);
+  ~Session();
 
-  // Runs `request` on a fresh context, calling `on_step` after every step. Throws Error on a request that the
-  // bundle cannot serve (before any work) and on non-finite logits.
+  // Runs `request`, calling `on_step` after every step. Throws Error on a request that the bundle cannot serve (before
+  // any work) and on non-finite logits; the session stays usable.
   Outcome generate(const Request& request, const std::function<void(const Step&)>& on_step);
 
-  // Ends a running generate() at the next step; callable from another thread.
+  // Ends a running generate() at the next step or prefill chunk; callable from another thread.
   void cancel() { cancelled_ = true; }
 
  private:
-  // The additive attention mask of one signature, kept from step to step: only columns that change are written.
-  class Mask {
-   public:
-    Mask(Call& call);
-    // Row r sees cache entries 0 .. first + r * grow - 1.
-    void show(int32_t first, int32_t grow);
-
-   private:
-    float* values_;
-    int32_t columns_;
-    std::vector<int32_t> visible_;
-  };
-
-  struct Bound {
-    Bound(const Graph& graph, const Signature& signature, BufferPool& pool);
-    Call call;
-    Mask mask;
-  };
-
   void check(const Request& request) const;
-  void prepare(const Request& request);
-  void prefill(const std::vector<int32_t>& prompt);
-  int32_t draft_length(const Request& request, int32_t remaining) const;
-  Step plain_step();
-  Step speculative_step(int32_t drafts);
-  void embed(int32_t row, int32_t token);
-  void positions(int32_t rows);
+  void begin(const Request& request, Outcome& outcome);
+  bool prefill(const std::vector<int32_t>& prompt);
+  Step step(const Request& request, int32_t most);
+  void propose(const Request& request, int32_t most, Step& step);
+  void constrain(int32_t most);
+  void select_on_host(Step& step);
+  bool ends(const Request& request, Step& step);
+  void commit(const Step& step);
+  int32_t width_for(int32_t drafts) const;
+  void calibrate();
+  void remember() const;
 
   Engine& engine_;
   BufferPool pool_;
-  std::map<int32_t, std::unique_ptr<Bound>> prefill_, draft_, verify_;  // by length, K, K
-  std::unique_ptr<Bound> decode_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<Drafter> drafter_;  // nullptr: only other sources can draft
+  std::optional<Controller> controller_;
+  PrefillPlan prefill_plan_;
+  KeptPrefix kept_prefix_;
   std::atomic<bool> cancelled_{false};
 
-  // Memory shared by the graphs, by port name.
-  float *embeddings_, *per_layer_ = nullptr, *activations_, *logits_, *confidence_ = nullptr;
-  int32_t *input_pos_, *control_, *draft_tokens_ = nullptr;
-  float* scalars_;
-  int32_t verify_flags_ = 0, draft_flags_ = 0;  // of control_, for the two halves of a step
-  std::vector<uint64_t> scratch_;
-
-  int32_t position_ = 0;  // of pending_, which is confirmed and not yet cached: entries 0 .. position_-1 are
+  // The text: entries 0 .. cached_.size() - 1 of the cache hold cached_; pending_ follows, confirmed but not cached.
+  std::vector<int32_t> cached_;
   int32_t pending_ = 0;
-  int32_t selected_ = 0;  // the token of a plain step
+  bool hidden_known_ = false;  // the drafter needs the hidden state that a step leaves behind
+
+  // Of the running request.
+  Processors processors_;
+  Lookup lookup_;
+  std::unique_ptr<GrammarCompiler> compiler_;
+  std::vector<int32_t> compiler_stop_;
+  std::optional<Constraint> constraint_;
+  std::optional<StopText> stop_text_;
+  int32_t verify_flags_ = 0, draft_flags_ = 0;  // of the ops' control operand
+  bool processes_ = false;                      // logits are changed before a token is selected
+
+  // Of the running step.
+  Proposal proposal_;
+  std::vector<int32_t> forced_, tokens_;
+  std::vector<int32_t> own_masks_;  // [rows, edge_mask_words(vocabulary)], where the graph has no such operand
+  int32_t* masks_;
+  std::vector<float> row_;  // of logits, processed
+  std::vector<Chosen> chosen_;
+  std::vector<uint64_t> scratch_;
 };
 
 }  // namespace edge_mtp

@@ -1,0 +1,620 @@
+#include "controller.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <sstream>
+
+namespace edge_mtp {
+namespace {
+
+// ---- costs, as logarithms
+constexpr double kLeastUs = 1e-2, kMostUs = 1e10;
+constexpr double kNoise = 0.1 * 0.1;          // variance of one measurement
+constexpr double kLoadVariance = 0.15 * 0.15;  // of a mean measured once
+constexpr double kHeatDrift = 3e-3;           // variance that the common factor gains in a step
+constexpr double kMeanDrift = 2e-5;           // and an arm's own
+constexpr double kApart = 0.5;                // how far arms may part when the common factor moves, a share of the move
+constexpr double kMostVariance = 0.1;
+constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: what slows a machine down is often a moment's
+constexpr double kLoadJump = 0.4;             // a timing at load this much below the others shows that they were outliers
+// Where nothing was measured: shares of a plain step.
+constexpr double kGuessVerify = 1.2, kGuessRow = 0.08, kGuessDraft = 0.06;
+constexpr double kFixedDraft = 0.1;           // of a drafter invocation, whatever its K
+
+// ---- acceptance
+constexpr double kFirst = 0.62, kLater = 0.97;  // believed of a new drafter's first draft; of each next, times this
+constexpr double kPriorWeight = 2.0;
+constexpr double kKeepRecent = 0.96;          // a step: the text of the last 25 drafts counts
+constexpr double kMemoryPrior = 16.0, kMemoryText = 8.0, kMemoryMost = 32.0;  // drafts that weigh like that many
+constexpr double kKeepBin = 0.99, kBinWeight = 4.0, kForcedWeight = 20.0;
+constexpr double kKeepShift = 0.95, kShiftWeight = 1.5;
+constexpr std::array<float, 7> kBinEdges = {0.1f, 0.25f, 0.4f, 0.55f, 0.7f, 0.85f, 0.95f};
+constexpr double kLeastOdds = 1e-3;
+
+// ---- choice
+constexpr double kBetter = 1.02;              // hysteresis: what a change of draft length must promise
+constexpr double kExploreShare = 0.005;       // of the time spent
+constexpr double kExploreMost = 2.0;          // plain steps that may be saved up for it
+constexpr double kHopeful = 0.95;             // acceptance of a text that deserves a look
+constexpr double kStale = 0.01, kVeryStale = 0.03;  // variance of a cost that deserves a measurement
+
+double odds(double p) {
+  p = std::clamp(p, kLeastOdds, 1.0 - kLeastOdds);
+  return p / (1.0 - p);
+}
+
+double probability(double ratio) { return ratio / (1.0 + ratio); }
+
+size_t bin_of(float confidence) {
+  if (!(confidence >= 0.0f)) return 0;
+  return static_cast<size_t>(std::upper_bound(kBinEdges.begin(), kBinEdges.end(), confidence) - kBinEdges.begin());
+}
+
+// What a source's confidence is taken for before its drafts were seen judged. The middle of the bin, drawn in a bit.
+double bin_prior(Source source, size_t bin) {
+  if (source == Source::kGrammar) return 0.97;
+  const double low = bin == 0 ? 0.0 : static_cast<double>(kBinEdges[bin - 1]);
+  const double high = bin == kBinEdges.size() ? 1.0 : static_cast<double>(kBinEdges[bin]);
+  return 0.05 + 0.9 * (low + high) / 2.0;
+}
+
+double bin_weight(Source source) { return source == Source::kGrammar ? kForcedWeight : kBinWeight; }
+
+}  // namespace
+
+void Controller::Count::add(bool hit, double keep) {
+  hits = hits * keep + (hit ? 1.0 : 0.0);
+  trials = trials * keep + 1.0;
+}
+
+double Controller::Shift::odds() const {
+  return ((hits + kShiftWeight) / (expected_hits + kShiftWeight)) /
+         ((misses + kShiftWeight) / (expected_misses + kShiftWeight));
+}
+
+Controller::Controller(const Capabilities& capabilities) {
+  const auto usable = [](std::vector<int32_t> values, int32_t least, int32_t most) {
+    std::sort(values.begin(), values.end());
+    values.erase(std::unique(values.begin(), values.end()), values.end());
+    values.erase(std::remove_if(values.begin(), values.end(), [&](int32_t v) { return v < least || v > most; }),
+                 values.end());
+    return values;
+  };
+  widths_ = usable(capabilities.verify_widths, 2, kMaxDrafts + 1);
+  lengths_ = usable(capabilities.draft_lengths, 1, widths_.empty() ? 0 : widths_.back() - 1);
+  arms_ = static_cast<int32_t>(1 + widths_.size() + lengths_.size());
+  costs_.resize(static_cast<size_t>(kBuckets * arms_));
+}
+
+void Controller::begin() {
+  for (size_t j = 0; j < kMaxDrafts; ++j) {
+    Count& memory = memory_[j];
+    const Count& text = whole_[j];
+    if (text.trials > 0.0) {
+      const double weight = std::min(1.0, kMemoryText / text.trials);
+      memory.hits += text.hits * weight;
+      memory.trials += text.trials * weight;
+      const double shrink = std::min(1.0, kMemoryMost / memory.trials);
+      memory.hits *= shrink;
+      memory.trials *= shrink;
+    }
+  }
+  whole_ = {};
+  recent_ = {};
+  shift_ = {};
+  drafts_seen_ = 0;
+  current_ = -1;
+  force_ = false;
+}
+
+// ---- the bundle ---------------------------------------------------------------------------------------------------
+
+int32_t Controller::arm_of_rows(int32_t rows) const {
+  if (rows == 1) return 0;
+  const auto found = std::lower_bound(widths_.begin(), widths_.end(), rows);
+  if (found == widths_.end() || *found != rows) return -1;
+  return static_cast<int32_t>(1 + (found - widths_.begin()));
+}
+
+int32_t Controller::arm_of_draft(int32_t k) const {
+  const auto found = std::lower_bound(lengths_.begin(), lengths_.end(), k);
+  if (found == lengths_.end() || *found != k) return -1;
+  return static_cast<int32_t>(1 + widths_.size()) + static_cast<int32_t>(found - lengths_.begin());
+}
+
+int32_t Controller::rows_for(int32_t drafts) const {
+  if (drafts == 0) return 1;
+  const auto found = std::lower_bound(widths_.begin(), widths_.end(), drafts + 1);
+  return found == widths_.end() ? 0 : *found;
+}
+
+// ---- costs --------------------------------------------------------------------------------------------------------
+
+int32_t Controller::bucket_of(int32_t position) const {
+  int32_t bucket = 0;
+  for (uint32_t rest = static_cast<uint32_t>(std::max(position, 0)); rest > 0; rest >>= 1) ++bucket;
+  return bucket;
+}
+
+int32_t Controller::nearest_touched(int32_t bucket) const {
+  for (int32_t away = 0; away < kBuckets; ++away) {
+    // The shorter context first: it is where a text comes from.
+    if (bucket - away >= 0 && touched_[static_cast<size_t>(bucket - away)]) return bucket - away;
+    if (bucket + away < kBuckets && touched_[static_cast<size_t>(bucket + away)]) return bucket + away;
+  }
+  return -1;
+}
+
+int32_t Controller::touch(int32_t position) {
+  const int32_t bucket = bucket_of(position);
+  const int32_t nearest = nearest_touched(bucket);
+  if (nearest >= 0 && nearest != bucket) std::copy_n(&cost(nearest, 0), arms_, &cost(bucket, 0));
+  touched_[static_cast<size_t>(bucket)] = true;
+  return bucket;
+}
+
+double Controller::uncertainty(const Cost& cost) const {
+  return cost.known() ? std::min(cost.variance + drift_ - cost.seen, kMostVariance) : kMostVariance;
+}
+
+double Controller::uncertainty(int32_t position, int32_t arm) const {
+  const int32_t nearest = nearest_touched(bucket_of(position));
+  return nearest < 0 ? kMostVariance : uncertainty(cost(nearest, arm));
+}
+
+// A scalar Kalman filter for each mean and one for the common factor. Their errors are not independent, since a step
+// measures only the sum; so the drafter, which runs beside a verify, never moves the factor, and a move of the factor
+// makes all other arms less certain instead of dragging them along for sure.
+void Controller::measure(int32_t position, int32_t arm, double us, bool at_load) {
+  if (arm < 0 || !(us > 0.0) || !std::isfinite(us)) return;
+  Cost& arm_cost = cost(touch(position), arm);
+  const double measured = std::log(std::clamp(us, kLeastUs, kMostUs));
+  if (!arm_cost.known()) {
+    arm_cost = {measured - heat_, kLoadVariance, drift_};
+    return;
+  }
+  const double variance = uncertainty(arm_cost);
+  double residual = measured - heat_ - arm_cost.mean;
+  if (at_load) {
+    if (residual < -kLoadJump) {
+      arm_cost = {measured - heat_, kLoadVariance, drift_};
+      return;
+    }
+    residual = std::min(residual, kLoadJump);
+    const double gain = variance / (variance + kNoise);
+    arm_cost = {arm_cost.mean + gain * residual, variance * (1.0 - gain), drift_};
+    return;
+  }
+  const bool alone = arm <= static_cast<int32_t>(widths_.size());
+  const double total = variance + kNoise + (alone ? heat_variance_ : kNoise);
+  const double deviation = std::sqrt(total);
+  residual = std::clamp(residual, -kClipDown * deviation, kClipUp * deviation);
+  const double gain = variance / total;
+  arm_cost.mean += gain * residual;
+  arm_cost.variance = variance * (1.0 - gain);
+  if (alone) {
+    const double heat_gain = heat_variance_ / total, move = heat_gain * residual;
+    heat_ += move;
+    heat_variance_ *= 1.0 - heat_gain;
+    drift_ += kApart * kApart * move * move;
+  }
+  arm_cost.seen = drift_;
+}
+
+void Controller::calibrate(int32_t position, int32_t rows, int32_t k, double us) {
+  measure(position, rows > 0 ? arm_of_rows(rows) : arm_of_draft(k), us, true);
+}
+
+bool Controller::calibrated() const {
+  // A touched bucket starts from its neighbour, so any of them knows what any other does, but for the newest arms.
+  const auto known = [&](int32_t arm) {
+    for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
+      if (touched_[static_cast<size_t>(bucket)] && cost(bucket, arm).known()) return true;
+    }
+    return false;
+  };
+  const auto verifies = static_cast<int32_t>(widths_.size()), drafts = static_cast<int32_t>(lengths_.size());
+  int32_t known_verifies = 0, known_drafts = 0;
+  for (int32_t i = 1; i <= verifies; ++i) known_verifies += known(i) ? 1 : 0;
+  for (int32_t i = 1; i <= drafts; ++i) known_drafts += known(verifies + i) ? 1 : 0;
+  return known(0) && known_verifies >= std::min(verifies, 2) && (verifies == 0 || known(verifies)) &&
+         known_drafts >= std::min(drafts, 1);
+}
+
+// Lines through what was measured; monotone between and beyond.
+Controller::Prices Controller::prices(int32_t position) const {
+  Prices prices;
+  prices.verify_us.fill(0.0);
+  prices.draft_us.fill(0.0);
+  const int32_t bucket = nearest_touched(bucket_of(position));
+  if (bucket < 0 || !cost(bucket, 0).known()) return prices;
+  const auto believed = [&](int32_t arm) { return std::exp(heat_ + cost(bucket, arm).mean); };
+  const double plain = believed(0);
+
+  std::array<double, kMaxDrafts + 2> x{}, y{};
+  size_t points = 0;
+  const auto line = [&](double at) {
+    size_t right = 1;
+    while (right + 1 < points && x[right] < at) ++right;
+    const double slope = std::max(0.0, (y[right] - y[right - 1]) / (x[right] - x[right - 1]));
+    return at <= x[right] ? y[right] - slope * (x[right] - at) : y[right] + slope * (at - x[right]);
+  };
+
+  prices.verify_us[0] = x[0] = y[0] = plain;
+  x[points++] = 1.0;
+  for (size_t i = 0; i < widths_.size(); ++i) {
+    const auto arm = static_cast<int32_t>(1 + i);
+    if (!cost(bucket, arm).known()) continue;
+    x[points] = widths_[i];
+    y[points++] = believed(arm);
+  }
+  for (int32_t n = 1; n <= kMaxDrafts; ++n) {
+    const int32_t rows = rows_for(n);
+    if (rows == 0) break;
+    const int32_t arm = arm_of_rows(rows);
+    prices.verify_us[static_cast<size_t>(n)] = cost(bucket, arm).known() ? believed(arm)
+                                               : points > 1 ? line(rows)
+                                                            : plain * (kGuessVerify + kGuessRow * (rows - 1));
+  }
+
+  points = 0;
+  for (const int32_t k : lengths_) {
+    const int32_t arm = arm_of_draft(k);
+    if (!cost(bucket, arm).known()) continue;
+    if (points == 0) {  // what a drafter costs before it drafts
+      x[0] = 0.0;
+      y[points++] = kFixedDraft * believed(arm);
+    }
+    x[points] = k;
+    y[points++] = believed(arm);
+  }
+  for (const int32_t k : lengths_) {
+    const int32_t arm = arm_of_draft(k);
+    prices.draft_us[static_cast<size_t>(k)] =
+        cost(bucket, arm).known() ? believed(arm) : points > 1 ? line(k) : plain * kGuessDraft * k;
+  }
+  return prices;
+}
+
+// ---- acceptance ---------------------------------------------------------------------------------------------------
+
+// expected[k]: tokens of a step with k drafts. A position's prior is what other texts taught, moved as far as this text
+// moved the position before it: texts are easy or hard as a whole.
+void Controller::fill_reach(std::array<double, kMaxDrafts + 1>& expected) const {
+  double reach = 1.0, moved = 1.0, start = kFirst;
+  expected[0] = 1.0;
+  for (size_t j = 0; j < kMaxDrafts; ++j, start *= kLater) {
+    const double before = memory_[j].mean(start, kMemoryPrior);
+    const double accept = recent_[j].mean(probability(odds(before) * moved), kPriorWeight);
+    moved = odds(accept) / odds(before);
+    reach *= accept;
+    expected[j + 1] = expected[j] + reach;
+  }
+}
+
+double Controller::accept_confidence(Source source, float confidence) const {
+  const auto from = static_cast<size_t>(source);
+  const size_t bin = bin_of(confidence);
+  const double usual = bins_[from][bin].mean(bin_prior(source, bin), bin_weight(source));
+  return probability(odds(usual) * shift_[from].odds());
+}
+
+void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accepted) {
+  size_t drafter_position = 0;
+  const int32_t last = std::min({accepted, verified, proposal.count - 1});
+  for (int32_t i = 0; i <= last; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const Source source = proposal.source[at];
+    const auto from = static_cast<size_t>(source);
+    const bool hit = i < accepted;
+    const size_t bin = bin_of(proposal.confidence[at]);
+    const double usual = bins_[from][bin].mean(bin_prior(source, bin), bin_weight(source));
+    Shift& shift = shift_[from];
+    shift.hits = shift.hits * kKeepShift + (hit ? 1.0 : 0.0);
+    shift.misses = shift.misses * kKeepShift + (hit ? 0.0 : 1.0);
+    shift.expected_hits = shift.expected_hits * kKeepShift + usual;
+    shift.expected_misses = shift.expected_misses * kKeepShift + 1.0 - usual;
+    bins_[from][bin].add(hit, kKeepBin);
+    if (source != Source::kDrafter) continue;
+    recent_[drafter_position].add(hit, 1.0);
+    whole_[drafter_position++].add(hit, 1.0);
+  }
+}
+
+// How much better than verifying all K drafts it is to verify as many as their confidences are worth: over the last
+// drafts, at the best rate known. 1 = confidences do not tell.
+double Controller::trim_gain(int32_t k, const Prices& prices) const {
+  double tokens_all = 0.0, us_all = 0.0, tokens = 0.0, us = 0.0, seen = 0.0;
+  const int32_t kept = std::min(drafts_seen_, kRecent);
+  for (int32_t i = 0; i < kept; ++i) {
+    const Draft& draft = drafts_[static_cast<size_t>(i)];
+    if (draft.count < k) continue;
+    double reach = 1.0, expected = 1.0, best = 1.0 - rate_ * prices.verify_us[0];
+    double best_tokens = 1.0, best_us = prices.verify_us[0];
+    for (int32_t n = 1; n <= k; ++n) {
+      reach *= accept_confidence(Source::kDrafter, draft.confidence[static_cast<size_t>(n - 1)]);
+      expected += reach;
+      const double cost = prices.verify_us[static_cast<size_t>(n)], value = expected - rate_ * cost;
+      if (value <= best) continue;
+      best = value;
+      best_tokens = expected;
+      best_us = cost;
+    }
+    const auto at = static_cast<size_t>(k);
+    tokens_all += expected;
+    us_all += prices.draft_us[at] + prices.verify_us[at];
+    tokens += best_tokens;
+    us += prices.draft_us[at] + best_us;
+    seen += 1.0;
+  }
+  if (seen == 0.0) return 1.0;
+  const double gain = (tokens / us) / (tokens_all / us_all);
+  return 1.0 + std::max(0.0, gain - 1.0) * seen / (seen + 4.0);
+}
+
+// ---- the choice ---------------------------------------------------------------------------------------------------
+
+Plan Controller::plan(int32_t position, int32_t most) {
+  force_ = false;
+  const Prices now = prices(position);
+  const double plain_us = now.verify_us[0];
+  Plan plan;
+  most = std::max(most, 0);
+  if (plain_us > 0.0) {
+    plan.plain_tokens_per_ms = plan.tokens_per_ms = static_cast<float>(1e3 / plain_us);
+    rate_ = 1.0 / plain_us;
+  }
+  if (lengths_.empty()) {
+    plan.drafts = widths_.empty() ? 0 : std::min(most, widths_.back() - 1);
+    return plan;
+  }
+  if (plain_us == 0.0) return plan;
+  plan = choose(most, now);
+  explore(position, most, now, plan);
+  return plan;
+}
+
+Plan Controller::choose(int32_t most, const Prices& now) {
+  std::array<double, kMaxDrafts + 1> expected;
+  fill_reach(expected);
+  const double plain_rate = 1.0 / now.verify_us[0];
+  int32_t best = 0, kept = current_ == 0 ? 0 : -1;
+  double best_rate = plain_rate, kept_rate = plain_rate;
+  for (const int32_t k : lengths_) {
+    if (k > most) break;
+    const auto at = static_cast<size_t>(k);
+    const double rate = expected[at] / (now.draft_us[at] + now.verify_us[at]) * trim_gain(k, now);
+    if (rate > best_rate) {
+      best = k;
+      best_rate = rate;
+    }
+    if (k == current_) {
+      kept = k;
+      kept_rate = rate;
+    }
+  }
+  if (kept >= 0 && best_rate < kept_rate * kBetter) {
+    best = kept;
+    best_rate = kept_rate;
+  } else if (kept < 0 && best_rate < plain_rate * kBetter) {
+    best = 0;
+    best_rate = plain_rate;
+  }
+  if (most >= lengths_.back()) current_ = best;
+  rate_ = std::max(best_rate, plain_rate);
+  return {best, false, static_cast<float>(1e3 * best_rate), static_cast<float>(1e3 * plain_rate)};
+}
+
+// Replaces the believed best by a step that teaches something, if the budget pays for what it is believed to lose.
+bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan& plan) {
+  std::array<double, kMaxDrafts + 1> expected;
+  fill_reach(expected);
+  const double plain_us = now.verify_us[0];
+  const auto spend = [&](int32_t drafts, double loss, double tokens_per_us) {
+    if (loss > budget_) return false;
+    budget_ -= loss;
+    since_probe_ = 0.0;
+    plan.drafts = drafts;
+    plan.explore = true;
+    plan.tokens_per_ms = static_cast<float>(1e3 * tokens_per_us);
+    return true;
+  };
+  if (plan.drafts == 0) {
+    const int32_t k = lengths_.front();
+    if (k > most || since_probe_ < 3.0) return false;
+    const auto at = static_cast<size_t>(k);
+    const double stale = uncertainty(position, arm_of_rows(rows_for(k)));
+    bool hopeful = false;
+    for (const int32_t length : lengths_) {
+      const auto l = static_cast<size_t>(length);
+      const double tokens = (1.0 - std::pow(kHopeful, length + 1)) / (1.0 - kHopeful);
+      const double least_us = now.draft_us[l] + now.verify_us[l] * std::exp(-std::sqrt(stale));
+      hopeful = hopeful || tokens * plain_us > kBetter * least_us;
+    }
+    if (!hopeful) return false;
+    const double us = now.draft_us[at] + now.verify_us[at], rate = expected[at] / us;
+    if (stale > kVeryStale && spend(k, std::max(0.0, us / plain_us - expected[at]), rate)) {
+      force_ = true;
+      return true;
+    }
+    return spend(k, now.draft_us[at] / plain_us, rate);
+  }
+  if (uncertainty(position, 0) > kStale) {
+    if (spend(0, std::max(0.0, 1.0 - 1.0 / (plain_us * rate_)), 1.0 / plain_us)) return true;
+  }
+  const auto longer = std::upper_bound(lengths_.begin(), lengths_.end(), plan.drafts);
+  if (longer == lengths_.end() || *longer > most) return false;
+  const auto at = static_cast<size_t>(*longer);
+  if (recent_[at - 1].trials >= 2.0) return false;
+  const double cost = now.draft_us[at] + now.verify_us[at];
+  return spend(*longer, std::max(0.0, cost - expected[at] / rate_) / plain_us, expected[at] / cost);
+}
+
+int32_t Controller::trim(int32_t position, const Proposal& proposal) const {
+  const int32_t count = std::clamp(proposal.count, 0, kMaxDrafts);
+  const Prices now = prices(position);
+  const double rate = now.verify_us[0] > 0.0 ? std::max(rate_, 1.0 / now.verify_us[0]) : 0.0;
+  double reach = 1.0, expected = 1.0, best = force_ ? -INFINITY : 1.0 - rate * now.verify_us[0];
+  int32_t worth = 0;
+  for (int32_t n = 1; n <= count; ++n) {
+    const auto at = static_cast<size_t>(n);
+    const int32_t rows = rows_for(n);
+    if (rows == 0) break;
+    reach *= accept_confidence(proposal.source[at - 1], proposal.confidence[at - 1]);
+    expected += reach;
+    if (n != count && n + 1 != rows) continue;  // the graph has room for another
+    const double value = expected - rate * now.verify_us[at];
+    if (value > best || force_) {
+      best = value;
+      worth = n;
+    }
+  }
+  return worth;
+}
+
+void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, const Proposal& proposal,
+                         int32_t accepted, double draft_us, double rest_us) {
+  drift_ += kMeanDrift;
+  heat_variance_ = std::min(heat_variance_ + kHeatDrift, kMostVariance);
+  measure(position, arm_of_rows(rows), rest_us, false);
+  if (drafter_k > 0) measure(position, arm_of_draft(drafter_k), draft_us, false);
+
+  const int32_t count = std::clamp(proposal.count, 0, kMaxDrafts);
+  const int32_t verified = std::clamp(rows - 1, 0, count);
+  if (drafter_k > 0) {
+    for (Count& position_count : recent_) {
+      position_count.hits *= kKeepRecent;
+      position_count.trials *= kKeepRecent;
+    }
+    Draft& draft = drafts_[static_cast<size_t>(drafts_seen_ % kRecent)];
+    draft.count = 0;
+    for (int32_t i = 0; i < count; ++i) {
+      const auto at = static_cast<size_t>(i);
+      if (proposal.source[at] == Source::kDrafter) {
+        draft.confidence[static_cast<size_t>(draft.count++)] = proposal.confidence[at];
+      }
+    }
+    drafts_seen_ = drafts_seen_ < 2 * kRecent - 1 ? drafts_seen_ + 1 : kRecent;
+  }
+  learn(proposal, verified, std::clamp(accepted, 0, std::min(count, verified + 1)));
+
+  const Prices now = prices(position);
+  if (now.verify_us[0] > 0.0) {
+    const double drafted = drafter_k > 0 && drafter_k <= kMaxDrafts ? now.draft_us[static_cast<size_t>(drafter_k)] : 0;
+    const double spent = drafted + now.verify_us[static_cast<size_t>(std::clamp(rows - 1, 0, kMaxDrafts))];
+    budget_ = std::min(budget_ + kExploreShare * spent / now.verify_us[0], kExploreMost);
+  }
+  since_probe_ += 1.0;
+}
+
+// ---- memory -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr char kFormat[] = "edge-mtp-controller-1";
+
+// Exact and the same in every locale: the bits of a double, in hexadecimal.
+void put(std::ostringstream& out, double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  char digits[17];
+  for (int i = 0; i < 16; ++i) digits[i] = "0123456789abcdef"[bits >> (60 - 4 * i) & 15];
+  digits[16] = '\0';
+  out << ' ' << digits;
+}
+
+// Reads what put() wrote; after a failure, and beyond the bounds, `good` stays false.
+struct Reader {
+  std::istringstream in;
+  bool good = true;
+
+  double get(double least, double most) {
+    std::string digits;
+    uint64_t bits = 0;
+    good = good && (in >> digits) && digits.size() == 16;
+    for (size_t i = 0; good && i < digits.size(); ++i) {
+      const char c = digits[i];
+      const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+      good = digit >= 0;
+      bits = bits << 4 | static_cast<uint64_t>(digit & 15);
+    }
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    good = good && value >= least && value <= most;  // false for NaN
+    return good ? value : 0.0;
+  }
+};
+
+}  // namespace
+
+std::string Controller::header() const {
+  std::ostringstream out;
+  out << kFormat << " lengths";
+  for (const int32_t k : lengths_) out << ' ' << k;
+  out << " widths";
+  for (const int32_t rows : widths_) out << ' ' << rows;
+  out << " state";
+  return out.str();
+}
+
+std::string Controller::save() const {
+  Controller rested = *this;
+  rested.begin();
+  std::ostringstream out;
+  out << header();
+  put(out, rested.heat_);
+  put(out, rested.budget_);
+  for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
+    const bool touched = rested.touched_[static_cast<size_t>(bucket)];
+    put(out, touched ? 1.0 : 0.0);
+    for (int32_t arm = 0; touched && arm < arms_; ++arm) {
+      const Cost& cost = rested.cost(bucket, arm);
+      put(out, cost.mean);
+      put(out, cost.known() ? uncertainty(cost) : -1.0);
+    }
+  }
+  const auto put_count = [&](const Count& count) {
+    put(out, count.hits);
+    put(out, count.trials);
+  };
+  for (const Count& count : rested.memory_) put_count(count);
+  for (const auto& source : rested.bins_) {
+    for (const Count& count : source) put_count(count);
+  }
+  return out.str();
+}
+
+bool Controller::restore(const std::string& text) {
+  const std::string expected = header();
+  if (text.compare(0, expected.size(), expected) != 0) return false;
+  Reader reader{std::istringstream(text.substr(expected.size()))};
+  Controller fresh({lengths_, widths_});
+  const double widest = std::log(kMostUs) - std::log(kLeastUs);
+  fresh.heat_ = reader.get(-widest, widest);
+  fresh.heat_variance_ = kMostVariance;  // the machine may have cooled since
+  fresh.budget_ = reader.get(0.0, kExploreMost);
+  for (int32_t bucket = 0; bucket < kBuckets && reader.good; ++bucket) {
+    const bool touched = reader.get(0.0, 1.0) > 0.0;
+    fresh.touched_[static_cast<size_t>(bucket)] = touched;
+    for (int32_t arm = 0; touched && arm < arms_; ++arm) {
+      fresh.cost(bucket, arm).mean = reader.get(-2.0 * widest, 2.0 * widest);
+      fresh.cost(bucket, arm).variance = reader.get(-1.0, kMostVariance);
+    }
+  }
+  const auto get_count = [&](Count& count, double most) {
+    count.hits = reader.get(0.0, most);
+    count.trials = reader.get(count.hits, most);
+  };
+  for (Count& count : fresh.memory_) get_count(count, kMemoryMost);
+  for (auto& source : fresh.bins_) {
+    for (Count& count : source) get_count(count, 1.0 / (1.0 - kKeepBin));
+  }
+  std::string rest;
+  if (!reader.good || reader.in >> rest) return false;
+  *this = std::move(fresh);
+  return true;
+}
+
+}  // namespace edge_mtp

@@ -1,0 +1,76 @@
+// The target's graphs on one session's memory: the KV cache, and the rows that go in and come out.
+//
+// Serves a bundle's edge_* signatures, with the verify op inside, or where it has none the stock ones (`decode`,
+// `verify`), whose tokens the caller selects from the logits.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+#include "graph.h"
+#include "mask.h"
+#include "proposal.h"
+
+namespace edge_mtp {
+
+class Decoder {
+ public:
+  // Reserves the memory; every user of the pool does so before the first one is constructed.
+  static void reserve(const Engine& engine, BufferPool& pool);
+  Decoder(Engine& engine, BufferPool& pool);
+
+  // Rows of each prefill graph; T of each verify graph. Ascending.
+  const std::vector<int32_t>& prefill_lengths() const { return prefill_lengths_; }
+  const std::vector<int32_t>& widths() const { return widths_; }
+
+  // Caches tokens[0..count) at positions first.. through the prefill graph of `rows` >= count rows (1: decode).
+  // first + rows must not exceed the context.
+  void prefill(const int32_t* tokens, int32_t count, int32_t first, int32_t rows);
+  // The rows of a step, in the graph of `width` rows (1: decode; else one of widths(), above proposal.count): `token` at
+  // `position` and the drafts behind it. run() then caches them and leaves each row's outputs.
+  void place(int32_t token, const Proposal& proposal, int32_t position, int32_t width);
+  void run() { placed_->call.run(); }
+
+  // [vocabulary] logits of a row.
+  float* logits(int32_t row) { return logits_ + static_cast<size_t>(row) * static_cast<size_t>(vocabulary_); }
+  // Of a pass wider than 1, where verifies_inside(): accepted drafts or an EDGE_ERROR, and the tokens.
+  bool verifies_inside() const { return inside_; }
+  int32_t accepted() const { return *n_accepted_; }
+  const int32_t* tokens() const { return tokens_; }
+  // The next draft starts from the hidden state of `row`.
+  void keep_hidden(int32_t row);
+
+  // The verify op's operands: int32 [8], float [4], mask words [widest, edge_mask_words(vocabulary)] or nullptr.
+  int32_t* control() { return control_; }
+  float* scalars() { return scalars_; }
+  int32_t* token_mask() { return token_mask_; }
+
+ private:
+  struct Bound {
+    Bound(const Graph& graph, const Signature& signature, BufferPool& pool);
+    Call call;
+    Mask mask;
+  };
+
+  void embed(int32_t row, int32_t token);
+  void set_positions(Bound& bound, int32_t first, int32_t rows);
+
+  Engine& engine_;
+  std::vector<int32_t> prefill_lengths_, widths_;
+  std::unique_ptr<Bound> decode_;
+  std::map<int32_t, std::unique_ptr<Bound>> prefill_, verify_;  // by rows
+  Bound* placed_ = nullptr;
+  bool inside_ = false;
+  int32_t vocabulary_;
+
+  // Memory shared by the graphs, by port name.
+  float *embeddings_, *per_layer_ = nullptr, *activations_ = nullptr, *logits_;
+  int32_t *input_pos_, *control_, *draft_ = nullptr, *n_accepted_ = nullptr, *tokens_ = nullptr, *token_mask_ = nullptr;
+  float* scalars_;
+};
+
+}  // namespace edge_mtp

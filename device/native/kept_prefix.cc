@@ -1,0 +1,124 @@
+#include "kept_prefix.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "hash.h"
+
+namespace edge_mtp {
+namespace {
+
+constexpr char kMagic[8] = {'E', 'M', 'K', 'V', 0, 0, 0, 1};
+
+struct Close {
+  void operator()(FILE* file) const { std::fclose(file); }
+};
+using File = std::unique_ptr<FILE, Close>;
+
+}  // namespace
+
+// What stands before the entries. A file is used only if all of it agrees, and the sum behind the entries too.
+struct KeptPrefix::Header {
+  char magic[8];
+  uint64_t layout, tokens, count;
+};
+
+KeptPrefix::KeptPrefix(std::string folder, uint64_t identity, const Signature& decode, int32_t context)
+    : folder_(std::move(folder)), layout_(hash_bytes(kHashSeed, &identity, sizeof identity)),
+      context_(static_cast<size_t>(context)) {
+  for (const Port& port : decode.inputs) {
+    if (port.name.rfind("kv_cache_", 0) != 0) continue;
+    size_t outer = 1;
+    unsigned axis = 0;
+    while (axis < port.type.layout.rank && port.dimension(axis) != context) {
+      outer *= static_cast<size_t>(port.dimension(axis++));
+    }
+    if (axis == port.type.layout.rank) {  // no axis of entries: a cache of another kind, which is not kept
+      folder_.clear();
+      return;
+    }
+    blocks_.push_back({port.name, outer, port.bytes / outer / context_});
+    entry_bytes_ += outer * blocks_.back().inner;
+    layout_ = hash_bytes(layout_, port.name.data(), port.name.size());
+    layout_ = hash_bytes(layout_, &port.type.element_type, sizeof port.type.element_type);
+    layout_ = hash_bytes(layout_, port.type.layout.dimensions, port.type.layout.rank * sizeof(int32_t));
+  }
+}
+
+KeptPrefix::Header KeptPrefix::header(const std::vector<int32_t>& tokens, int32_t count) const {
+  Header header{};
+  std::memcpy(header.magic, kMagic, sizeof kMagic);
+  header.layout = layout_;
+  header.tokens = hash_bytes(kHashSeed, tokens.data(), static_cast<size_t>(count) * sizeof(int32_t));
+  header.count = static_cast<uint64_t>(count);
+  return header;
+}
+
+std::string KeptPrefix::path(const Header& header) const {
+  char name[64];
+  std::snprintf(name, sizeof name, "/%016" PRIx64 "-%016" PRIx64 ".prefix", header.layout, header.tokens);
+  return folder_ + name;
+}
+
+bool KeptPrefix::restore(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const {
+  if (folder_.empty()) return false;
+  const Header wanted = header(tokens, count);
+  const File file(std::fopen(path(wanted).c_str(), "rb"));
+  Header found{};
+  if (file == nullptr || std::fread(&found, sizeof found, 1, file.get()) != 1 ||
+      std::memcmp(&found, &wanted, sizeof wanted) != 0) {
+    return false;
+  }
+  // All of it is read and summed before any of it reaches the cache.
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  std::vector<uint8_t> entries(entry_bytes_ * static_cast<size_t>(count));
+  uint64_t sum = 0;
+  if (std::fread(ids.data(), sizeof(int32_t), ids.size(), file.get()) != ids.size() ||
+      !std::equal(ids.begin(), ids.end(), tokens.begin()) ||
+      std::fread(entries.data(), 1, entries.size(), file.get()) != entries.size() ||
+      std::fread(&sum, sizeof sum, 1, file.get()) != 1 || sum != hash_bytes(kHashSeed, entries.data(), entries.size())) {
+    return false;
+  }
+  const uint8_t* from = entries.data();
+  for (const Block& block : blocks_) {
+    auto* to = static_cast<uint8_t*>(pool.take(block.name));
+    const size_t bytes = block.inner * static_cast<size_t>(count);
+    for (size_t o = 0; o < block.outer; ++o, from += bytes) std::memcpy(to + o * context_ * block.inner, from, bytes);
+  }
+  return true;
+}
+
+bool KeptPrefix::keep(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const {
+  if (folder_.empty()) return false;
+  const Header head = header(tokens, count);
+  std::vector<uint8_t> entries;
+  entries.reserve(entry_bytes_ * static_cast<size_t>(count));
+  for (const Block& block : blocks_) {
+    const auto* from = static_cast<const uint8_t*>(pool.take(block.name));
+    const size_t bytes = block.inner * static_cast<size_t>(count);
+    for (size_t o = 0; o < block.outer; ++o) {
+      const uint8_t* run = from + o * context_ * block.inner;
+      entries.insert(entries.end(), run, run + bytes);
+    }
+  }
+  const uint64_t sum = hash_bytes(kHashSeed, entries.data(), entries.size());
+  const std::string whole = path(head), part = whole + "." + std::to_string(getpid());
+  bool written = false;
+  if (File file(std::fopen(part.c_str(), "wb")); file != nullptr) {
+    written = std::fwrite(&head, sizeof head, 1, file.get()) == 1 &&
+              std::fwrite(tokens.data(), sizeof(int32_t), static_cast<size_t>(count), file.get()) ==
+                  static_cast<size_t>(count) &&
+              std::fwrite(entries.data(), 1, entries.size(), file.get()) == entries.size() &&
+              std::fwrite(&sum, sizeof sum, 1, file.get()) == 1 && std::fflush(file.get()) == 0;
+  }
+  written = written && std::rename(part.c_str(), whole.c_str()) == 0;
+  if (!written) std::remove(part.c_str());
+  return written;
+}
+
+}  // namespace edge_mtp
