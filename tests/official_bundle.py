@@ -1,10 +1,10 @@
 """The tiny pair in bundles without our parts, shaped like Google's own E2B file.
 
 Only what the stock runtime asks for: prefill, decode and verify (T = 4), the embedders, a drafter that binds the
-target's caches by name. No `edge_*` signatures and ops, no manifest, no token bytes. As LiteRT-LM 0.18.1 declares
-them (`runtime/executor/model_signature_utils.cc`, `litert_compiled_model_executor_utils.cc`), masks may be bool,
-float32 or float16, and graphs may ask for `param_tensor`. The caches, int8 or float32, are laid out as in the official
-file: K [1,h,C,D], V [1,h,D,C].
+target's caches by name. No `edge_*` signatures and ops, no manifest, no token bytes. Masks are bool, caches int8, K
+[1,h,C,D] and V [1,h,D,C], and every graph takes `param_tensor`, int32 [1,1,1,7]: the first row's position, the position
+behind the last row, that again, and zeros (LiteRT-LM, `litert_compiled_model_executor_utils.cc`). The stock runtime
+takes other types of masks and caches too, and does without `param_tensor`, verify and drafter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from litert_lm_builder import DType, LitertLmFileBuilder, Metadata, TfLiteModelType
 
-from edge_mtp.bundle import Bundle
+from edge_mtp.bundle import Bundle, Section
 from edge_mtp.cache import cache_folder
 from edge_mtp.export import flatbuffer
 from edge_mtp.export.checkpoint import tiny_pair
@@ -37,24 +37,24 @@ MASKS = {"bool": KINDS.BOOL, "f32": KINDS.FLOAT32, "f16": KINDS.FLOAT16}
 
 @dataclass(frozen=True)
 class Variant:
-    """What a bundle without our parts may have.
+    """What a bundle without our parts may be like; by default as Google's.
 
-    `mask` is the type of all masks. Without `verify` or `drafter` that signature or section is absent. With
-    `param_tensor`, int32 [1,1,1,7], graphs answer nonsense unless its first entry is their first position, as the
-    stock runtime writes it. `unknown_input` is the name of a further input, float32 [1], that no runtime knows.
+    `mask` is the type of all masks. Without `verify` or `drafter` that signature or section is absent. Graphs that
+    take `param_tensor` answer nonsense unless it begins with their first position. The section `extra_input` has
+    graphs with a further input `colour`, float32 [1], that no runtime knows.
     """
 
     kv: Literal["fp32", "int8"] = "int8"
     mask: Literal["bool", "f32", "f16"] = "bool"
+    param_tensor: bool = True
     verify: bool = True
     drafter: bool = True
-    param_tensor: bool = False
-    unknown_input: str = ""
+    extra_input: Literal["", "prefill_decode", "mtp_drafter"] = ""
 
     def __str__(self) -> str:
-        parts = [f"kv {self.kv}", f"mask {self.mask}"]
-        parts += [f"no {part}" for part in ("verify", "drafter") if not getattr(self, part)]
-        return ", ".join([*parts, *["param_tensor"] * self.param_tensor, *filter(None, [self.unknown_input])])
+        parts = [f"kv-{self.kv}", f"mask-{self.mask}"]
+        parts += [f"no-{part}" for part in ("param_tensor", "verify", "drafter") if not getattr(self, part)]
+        return "-".join([*parts, *[f"extra-{self.extra_input}"] * bool(self.extra_input)])
 
 
 def write(variant: Variant, path: Path) -> Path:
@@ -69,7 +69,7 @@ def write(variant: Variant, path: Path) -> Path:
     for section in source.sections:
         if section.type != "TFLiteModel" or (section.model_type == "mtp_drafter" and not variant.drafter):
             continue
-        tflite = _file(path.with_suffix(f".{section.model_type}.tflite"), _changed(bytes(section.data), variant))
+        tflite = _file(path.with_suffix(f".{section.model_type}.tflite"), _changed(section, variant))
         builder.add_tflite_model(tflite, TfLiteModelType(f"tf_lite_{section.model_type}"))
     with path.open("w+b") as file:
         builder.build(file, validate_metadata=True)
@@ -92,8 +92,8 @@ def _file(path: Path, data: bytes) -> str:
     return str(path)
 
 
-def _changed(data: bytes, variant: Variant) -> bytes:
-    model = flatbuffer.parse(data)
+def _changed(section: Section, variant: Variant) -> bytes:
+    model = flatbuffer.parse(bytes(section.data))
     names = [signature.signatureKey.decode() for signature in model.signatureDefs]
     kept = {name for name in names if not name.startswith("edge_") and (name != "verify" or variant.verify)}
     model.signatureDefs = [s for s in model.signatureDefs if s.signatureKey.decode() in kept]
@@ -104,8 +104,8 @@ def _changed(data: bytes, variant: Variant) -> bytes:
             graph.feed("mask", MASKS[variant.mask], graph.shown if variant.mask == "bool" else graph.widened)
         if variant.param_tensor:
             graph.check_start("embeddings" if "embeddings" in graph.ports else "activations")
-        if variant.unknown_input:
-            graph.add_input(variant.unknown_input, (1,), KINDS.FLOAT32)
+        if variant.extra_input == section.model_type:
+            graph.add_input("colour", (1,), KINDS.FLOAT32)
         graph.finish()
     compact(model)  # drops the graphs of signatures that are gone
     _drop_unused_codes(model)

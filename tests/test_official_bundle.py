@@ -20,9 +20,13 @@ VARIANTS = [
     Variant(mask="f32"),
     Variant("fp32"),
     Variant("fp32", "f16"),
-    Variant("fp32", param_tensor=True),
+    Variant("fp32", param_tensor=False),
     Variant(drafter=False),
     Variant(drafter=False, verify=False),
+]
+# `edge_mtp.logits` does not fill `param_tensor`.
+WITHOUT_PARAMETERS = [
+    Variant(kv, mask, param_tensor=False) for kv in ("int8", "fp32") for mask in ("bool", "f32", "f16")
 ]
 WITH_DRAFTER = [variant for variant in VARIANTS if variant.drafter]
 PROMPTS, TOKENS = 12, 64
@@ -33,7 +37,7 @@ Written = Callable[[Variant], Path]
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("official")
-    return cache(lambda variant: write(variant, folder / f"{variant}.litertlm".replace(" ", "-")))
+    return cache(lambda variant: write(variant, folder / f"{variant}.litertlm"))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,7 @@ def test_it_declares_what_the_contract_says_and_no_more(variant: Variant, writte
             for ports in (signature.inputs, signature.outputs):
                 assert str(ports[f"kv_cache_k_{layer}"]) == f"{kind}[1,1,512,{dim}]"
                 assert str(ports[f"kv_cache_v_{layer}"]) == f"{kind}[1,1,{dim},512]"
+        assert ("param_tensor" in signature.inputs) == variant.param_tensor
         assert {"logits", "activations"} <= signature.outputs.keys() or name in prefill
     if variant.drafter:
         inputs = next(iter(bundle.models["mtp_drafter"].signatures.values())).inputs
@@ -85,7 +90,7 @@ def test_it_declares_what_the_contract_says_and_no_more(variant: Variant, writte
         assert not bundle.mtp.missing
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.param_tensor], ids=str)
+@pytest.mark.parametrize("variant", WITHOUT_PARAMETERS, ids=str)
 def test_its_logits_are_those_of_the_float32_graphs(
     variant: Variant, written: Written, tiny_bundle: Path, chat: ChatFormat, prompts: list[str], expected: Replies
 ) -> None:
@@ -124,10 +129,10 @@ def test_the_stock_engine_decodes_plainly_without_a_drafter(
 
 
 def test_a_graph_reads_the_parameters_it_asks_for(written: Written) -> None:
-    """The variant that wants `param_tensor` notices a runtime that does not fill it."""
+    """A runtime that does not fill `param_tensor` cannot go unnoticed."""
     from ai_edge_litert.interpreter import Interpreter
 
-    section = Bundle(written(Variant("fp32", param_tensor=True))).section("TFLiteModel", "prefill_decode")
+    section = Bundle(written(Variant("fp32"))).section("TFLiteModel", "prefill_decode")
     assert section is not None
     model = Interpreter(model_content=bytes(section.data), num_threads=1)
     decode = model.get_signature_runner("decode")
