@@ -20,20 +20,62 @@ void check_finite(float value, const char* name) {
   }
 }
 
-// exp(x) for -87 <= x <= 0: 2^n times a polynomial of the rest, |rest| <= ln(2)/2. Without branches or calls, so that
-// loops over it become vector code. The coefficients are Taylor's; the degree leaves 7e-9 of the value.
-inline float exp_of_negative(float x) {
-  constexpr float kRound = 0x1.8p23f;  // adding and taking it away rounds to the nearest integer
-  const float n = (x * 1.44269504f + kRound) - kRound;
-  const float rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts (Cody and Waite)
-  float sum = 1.0f / 5040;
-  for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f}) {
-    sum = sum * rest + coefficient;
+// Four lanes in the compiler's own vector type: a fixed order of operations, and no loop that it might not vectorize.
+constexpr int32_t kLanes = 4;
+typedef float Floats __attribute__((vector_size(16)));
+typedef int32_t Integers __attribute__((vector_size(16)));
+typedef double Doubles __attribute__((vector_size(32)));
+
+Floats load(const float* at) {
+  Floats lanes;
+  std::memcpy(&lanes, at, sizeof lanes);
+  return lanes;
+}
+
+Floats all(float value) { return Floats{value, value, value, value}; }
+
+// The two largest of what a lane has seen.
+struct Top {
+  Floats first = all(-kInfinity), second = all(-kInfinity);
+
+  void see(Floats value) {
+    const Floats lower = value < first ? value : first;
+    second = lower > second ? lower : second;
+    first = value > first ? value : first;
   }
-  const int32_t power = (static_cast<int32_t>(n) + 127) << 23;
-  float scale;
+};
+
+// exp(x) for x <= 0, and exp(-87) below -87, where floats begin to lose bits: 2^n times a polynomial of the rest,
+// |rest| <= ln(2)/2. The coefficients are Taylor's; the degree leaves 7e-9 of the value.
+Floats exp_of_negative(Floats x) {
+  x = x < all(-87.0f) ? all(-87.0f) : x;
+  const Floats round = all(0x1.8p23f);  // adding it and taking it away leaves the nearest integer
+  const Floats n = (x * 1.44269504f + round) - round;
+  const Floats rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts (Cody and Waite)
+  Floats sum = all(1.0f / 5040);
+  sum = sum * rest + 1.0f / 720;
+  sum = sum * rest + 1.0f / 120;
+  sum = sum * rest + 1.0f / 24;
+  sum = sum * rest + 1.0f / 6;
+  sum = sum * rest + 1.0f / 2;
+  sum = sum * rest + 1.0f;
+  sum = sum * rest + 1.0f;
+  const Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
+  Floats scale;
   std::memcpy(&scale, &power, sizeof scale);
   return sum * scale;
+}
+
+// The sum of exp(logit - top) over a row whose largest logit is `top`, finite.
+double sum_of_weights(const float* logits, int32_t count, float top) {
+  Doubles sums = {};
+  int32_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    sums += __builtin_convertvector(exp_of_negative(load(logits + i) - top), Doubles);
+  }
+  double total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  for (; i < count; ++i) total += exp_of_negative(all(logits[i] - top))[0];
+  return total;
 }
 
 }  // namespace
@@ -127,42 +169,23 @@ void Processors::apply(float* logits) const {
 }
 
 Chosen describe_choice(const float* logits, int32_t count, int32_t token) {
-  // Lanes of their own for each maximum and sum: the order of operations is then fixed, and wide registers can be used.
-  constexpr int32_t kLanes = 16;
-  const int32_t whole = count - count % kLanes;
-  float tops[kLanes], seconds[kLanes];
-  std::fill_n(tops, kLanes, -kInfinity);
-  std::fill_n(seconds, kLanes, -kInfinity);
-  const auto rank = [&](int32_t lane, float logit) {
-    const float lower = logit < tops[lane] ? logit : tops[lane];
-    seconds[lane] = lower > seconds[lane] ? lower : seconds[lane];
-    tops[lane] = logit > tops[lane] ? logit : tops[lane];
-  };
-  for (int32_t i = 0; i < whole; i += kLanes) {
-    for (int32_t lane = 0; lane < kLanes; ++lane) rank(lane, logits[i + lane]);
+  Top lanes;
+  int32_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) lanes.see(load(logits + i));
+  Top one;  // all of its lanes alike
+  for (int32_t lane = 0; lane < kLanes; ++lane) {
+    one.see(all(lanes.first[lane]));
+    one.see(all(lanes.second[lane]));
   }
-  for (int32_t i = whole; i < count; ++i) rank(0, logits[i]);
-  for (int32_t lane = 1; lane < kLanes; ++lane) {
-    rank(0, tops[lane]);
-    rank(0, seconds[lane]);
-  }
-  const float top = tops[0], second = seconds[0];
-  const float margin = top == second ? 0.0f : std::min(top - second, kLargest);
+  for (; i < count; ++i) one.see(all(logits[i]));
+  const float top = one.first[0], second = one.second[0], logit = logits[token];
 
-  const float lowest = -87.0f;  // below it floats lose bits; 2^18 such tokens weigh 1e-32 of the largest
-  const auto weight = [&](float logit) {
-    const float below = logit == top ? 0.0f : logit - top;  // settles top = +inf
-    return static_cast<double>(exp_of_negative(below < lowest ? lowest : below));
-  };
-  double sums[kLanes] = {};
-  for (int32_t i = 0; i < whole; i += kLanes) {
-    for (int32_t lane = 0; lane < kLanes; ++lane) sums[lane] += weight(logits[i + lane]);
-  }
-  for (int32_t i = whole; i < count; ++i) sums[0] += weight(logits[i]);
-  double total = 0.0;
-  for (const double sum : sums) total += sum;
-  const double below = logits[token] == top ? 0.0 : static_cast<double>(logits[token]) - top;
-  return {static_cast<float>(std::max(below - std::log(total), -static_cast<double>(kLargest))), margin};
+  // At +inf the choice is among the tokens there.
+  const double total = top == kInfinity ? static_cast<double>(std::count(logits, logits + count, top))
+                                        : sum_of_weights(logits, count, top);
+  const double below = logit == top ? 0.0 : static_cast<double>(logit) - top;
+  return {static_cast<float>(std::max(below - std::log(total), -static_cast<double>(kLargest))),
+          top == second ? 0.0f : std::min(top - second, kLargest)};
 }
 
 }  // namespace edge_mtp
