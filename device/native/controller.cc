@@ -17,6 +17,8 @@ constexpr double kHeatDrift = 3e-3;           // variance that the common factor
 constexpr double kMeanDrift = 2e-5;           // and an arm's own
 constexpr double kApart = 0.5;                // how far arms may part when the common factor moves, a share of the move
 constexpr double kMostVariance = 0.1;
+constexpr double kRested = 0.5 * 0.5;         // of the common factor between two replies
+constexpr double kSurprise = 0.3;             // more than this above what was expected needs a second witness
 constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: what slows a machine down is often a moment's
 constexpr double kLoadJump = 0.4;             // a timing at load this much below the others shows that they were outliers
 // Where nothing was measured: shares of a plain step.
@@ -32,6 +34,9 @@ constexpr double kKeepBin = 0.99, kBinWeight = 4.0, kForcedWeight = 20.0;
 constexpr double kKeepShift = 0.95, kShiftWeight = 1.5;
 constexpr std::array<float, 7> kBinEdges = {0.1f, 0.25f, 0.4f, 0.55f, 0.7f, 0.85f, 0.95f};
 constexpr double kLeastOdds = 1e-3;
+// Squared errors of a new drafter's drafts by confidence and by position, believed like this many drafts; and how much
+// less must be the error of the former for it alone to be believed: 1 / kTrustSkill.
+constexpr double kErrorWeight = 6.0, kFirstConfidenceError = 0.16, kFirstPositionError = 0.24, kTrustSkill = 2.5;
 
 // ---- choice
 constexpr double kBetter = 1.02;              // hysteresis: what a change of draft length must promise
@@ -64,9 +69,9 @@ double bin_weight(Source source) { return source == Source::kGrammar ? kForcedWe
 
 }  // namespace
 
-void Controller::Count::add(bool hit, double keep) {
-  hits = hits * keep + (hit ? 1.0 : 0.0);
-  trials = trials * keep + 1.0;
+void Controller::Count::add(double hit, double weight, double keep) {
+  hits = hits * keep + hit * weight;
+  trials = trials * keep + weight;
 }
 
 double Controller::Shift::odds() const {
@@ -107,6 +112,9 @@ void Controller::begin() {
   drafts_seen_ = 0;
   current_ = -1;
   force_ = false;
+  heat_variance_ = kRested;  // the machine may have cooled, and the context is another
+  surprised_ = false;
+  since_probe_ = 0.0;
 }
 
 // ---- the bundle ---------------------------------------------------------------------------------------------------
@@ -185,6 +193,13 @@ void Controller::measure(int32_t position, int32_t arm, double us, bool at_load)
     residual = std::min(residual, kLoadJump);
     const double gain = variance / (variance + kNoise);
     arm_cost = {arm_cost.mean + gain * residual, variance * (1.0 - gain), drift_};
+    return;
+  }
+  const bool witnessed = surprised_;
+  surprised_ = residual > kSurprise;
+  if (surprised_ && !witnessed) {
+    arm_cost.variance = variance;
+    arm_cost.seen = drift_;
     return;
   }
   const bool alone = arm <= static_cast<int32_t>(widths_.size());
@@ -280,18 +295,25 @@ Controller::Prices Controller::prices(int32_t position) const {
 
 // ---- acceptance ---------------------------------------------------------------------------------------------------
 
-// expected[k]: tokens of a step with k drafts. A position's prior is what other texts taught, moved as far as this text
-// moved the position before it: texts are easy or hard as a whole.
-void Controller::fill_reach(std::array<double, kMaxDrafts + 1>& expected) const {
-  double reach = 1.0, moved = 1.0, start = kFirst;
-  expected[0] = 1.0;
+// The chance that the drafter's j-th draft is right if those before it are. A position's prior is what other texts
+// taught, moved as far as this text moved the position before it: texts are easy or hard as a whole.
+void Controller::fill_accept(std::array<double, kMaxDrafts>& accept) const {
+  double start = kFirst, moved_memory = 1.0, moved = 1.0;
   for (size_t j = 0; j < kMaxDrafts; ++j, start *= kLater) {
-    const double before = memory_[j].mean(start, kMemoryPrior);
-    const double accept = recent_[j].mean(probability(odds(before) * moved), kPriorWeight);
-    moved = odds(accept) / odds(before);
-    reach *= accept;
-    expected[j + 1] = expected[j] + reach;
+    const double usual = memory_[j].mean(probability(odds(start) * moved_memory), kMemoryPrior);
+    moved_memory = odds(usual) / odds(start);
+    accept[j] = recent_[j].mean(probability(odds(usual) * moved), kPriorWeight);
+    moved = odds(accept[j]) / odds(usual);
   }
+}
+
+// expected[k]: tokens of a step with k drafts.
+void Controller::fill_expected(std::array<double, kMaxDrafts + 1>& expected) const {
+  std::array<double, kMaxDrafts> accept;
+  fill_accept(accept);
+  double reach = 1.0;
+  expected[0] = 1.0;
+  for (size_t j = 0; j < kMaxDrafts; ++j) expected[j + 1] = expected[j] + (reach *= accept[j]);
 }
 
 double Controller::accept_confidence(Source source, float confidence) const {
@@ -301,25 +323,49 @@ double Controller::accept_confidence(Source source, float confidence) const {
   return probability(odds(usual) * shift_[from].odds());
 }
 
+// How far the drafter's confidence is to be believed, 0 to 1: by how much less it errs than the draft's position.
+double Controller::trust() const {
+  const double skill = 1.0 - (confidence_error_ + kErrorWeight * kFirstConfidenceError) /
+                                 (position_error_ + kErrorWeight * kFirstPositionError);
+  return std::clamp(kTrustSkill * skill, 0.0, 1.0);
+}
+
+// The chance that draft `i` is right if those before it are.
+double Controller::accept(const Proposal& proposal, int32_t i, double at_position, double trust) const {
+  const auto at = static_cast<size_t>(i);
+  const double confident = accept_confidence(proposal.source[at], proposal.confidence[at]);
+  if (proposal.source[at] != Source::kDrafter) return confident;
+  return trust * confident + (1.0 - trust) * at_position;
+}
+
 void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accepted) {
+  std::array<double, kMaxDrafts> by_position;
+  fill_accept(by_position);
+  const double trusted = trust();
   size_t drafter_position = 0;
   const int32_t last = std::min({accepted, verified, proposal.count - 1});
   for (int32_t i = 0; i <= last; ++i) {
     const auto at = static_cast<size_t>(i);
     const Source source = proposal.source[at];
     const auto from = static_cast<size_t>(source);
-    const bool hit = i < accepted;
+    const double hit = i < accepted ? 1.0 : 0.0;
     const size_t bin = bin_of(proposal.confidence[at]);
     const double usual = bins_[from][bin].mean(bin_prior(source, bin), bin_weight(source));
+    const double expected = accept_confidence(source, proposal.confidence[at]);
     Shift& shift = shift_[from];
-    shift.hits = shift.hits * kKeepShift + (hit ? 1.0 : 0.0);
-    shift.misses = shift.misses * kKeepShift + (hit ? 0.0 : 1.0);
+    shift.hits = shift.hits * kKeepShift + hit;
+    shift.misses = shift.misses * kKeepShift + 1.0 - hit;
     shift.expected_hits = shift.expected_hits * kKeepShift + usual;
     shift.expected_misses = shift.expected_misses * kKeepShift + 1.0 - usual;
-    bins_[from][bin].add(hit, kKeepBin);
+    bins_[from][bin].add(hit, 1.0, kKeepBin);
     if (source != Source::kDrafter) continue;
-    recent_[drafter_position].add(hit, 1.0);
-    whole_[drafter_position++].add(hit, 1.0);
+    const double position_error = hit - by_position[drafter_position], confidence_error = hit - expected;
+    position_error_ = position_error_ * kKeepBin + position_error * position_error;
+    confidence_error_ = confidence_error_ * kKeepBin + confidence_error * confidence_error;
+    // A draft that is right half the time tells little by being right; a trusted confidence tells more.
+    const double blend = 0.5 * trusted;
+    recent_[drafter_position].add((1.0 - blend) * hit + blend * expected, 1.0 + trusted, 1.0);
+    whole_[drafter_position++].add(hit, 1.0, 1.0);
   }
 }
 
@@ -327,6 +373,9 @@ void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accep
 // drafts, at the best rate known. 1 = confidences do not tell.
 double Controller::trim_gain(int32_t k, const Prices& prices) const {
   double tokens_all = 0.0, us_all = 0.0, tokens = 0.0, us = 0.0, seen = 0.0;
+  std::array<double, kMaxDrafts> by_position;
+  fill_accept(by_position);
+  const double trusted = trust();
   const int32_t kept = std::min(drafts_seen_, kRecent);
   for (int32_t i = 0; i < kept; ++i) {
     const Draft& draft = drafts_[static_cast<size_t>(i)];
@@ -334,7 +383,8 @@ double Controller::trim_gain(int32_t k, const Prices& prices) const {
     double reach = 1.0, expected = 1.0, best = 1.0 - rate_ * prices.verify_us[0];
     double best_tokens = 1.0, best_us = prices.verify_us[0];
     for (int32_t n = 1; n <= k; ++n) {
-      reach *= accept_confidence(Source::kDrafter, draft.confidence[static_cast<size_t>(n - 1)]);
+      const auto j = static_cast<size_t>(n - 1);
+      reach *= trusted * accept_confidence(Source::kDrafter, draft.confidence[j]) + (1.0 - trusted) * by_position[j];
       expected += reach;
       const double cost = prices.verify_us[static_cast<size_t>(n)], value = expected - rate_ * cost;
       if (value <= best) continue;
@@ -378,7 +428,7 @@ Plan Controller::plan(int32_t position, int32_t most) {
 
 Plan Controller::choose(int32_t most, const Prices& now) {
   std::array<double, kMaxDrafts + 1> expected;
-  fill_reach(expected);
+  fill_expected(expected);
   const double plain_rate = 1.0 / now.verify_us[0];
   int32_t best = 0, kept = current_ == 0 ? 0 : -1;
   double best_rate = plain_rate, kept_rate = plain_rate;
@@ -410,7 +460,7 @@ Plan Controller::choose(int32_t most, const Prices& now) {
 // Replaces the believed best by a step that teaches something, if the budget pays for what it is believed to lose.
 bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan& plan) {
   std::array<double, kMaxDrafts + 1> expected;
-  fill_reach(expected);
+  fill_expected(expected);
   const double plain_us = now.verify_us[0];
   const auto spend = [&](int32_t drafts, double loss, double tokens_per_us) {
     if (loss > budget_) return false;
@@ -455,6 +505,10 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
 int32_t Controller::trim(int32_t position, const Proposal& proposal) const {
   const int32_t count = std::clamp(proposal.count, 0, kMaxDrafts);
   const Prices now = prices(position);
+  std::array<double, kMaxDrafts> by_position;
+  fill_accept(by_position);
+  const double trusted = trust();
+  size_t drafter_position = 0;
   const double rate = now.verify_us[0] > 0.0 ? std::max(rate_, 1.0 / now.verify_us[0]) : 0.0;
   double reach = 1.0, expected = 1.0, best = force_ ? -INFINITY : 1.0 - rate * now.verify_us[0];
   int32_t worth = 0;
@@ -462,7 +516,8 @@ int32_t Controller::trim(int32_t position, const Proposal& proposal) const {
     const auto at = static_cast<size_t>(n);
     const int32_t rows = rows_for(n);
     if (rows == 0) break;
-    reach *= accept_confidence(proposal.source[at - 1], proposal.confidence[at - 1]);
+    reach *= accept(proposal, n - 1, by_position[drafter_position], trusted);
+    drafter_position += proposal.source[at - 1] == Source::kDrafter ? 1 : 0;
     expected += reach;
     if (n != count && n + 1 != rows) continue;  // the graph has room for another
     const double value = expected - rate * now.verify_us[at];
@@ -477,7 +532,7 @@ int32_t Controller::trim(int32_t position, const Proposal& proposal) const {
 void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, const Proposal& proposal,
                          int32_t accepted, double draft_us, double rest_us) {
   drift_ += kMeanDrift;
-  heat_variance_ = std::min(heat_variance_ + kHeatDrift, kMostVariance);
+  heat_variance_ = std::min(heat_variance_ + kHeatDrift, kRested);
   measure(position, arm_of_rows(rows), rest_us, false);
   if (drafter_k > 0) measure(position, arm_of_draft(drafter_k), draft_us, false);
 
@@ -513,6 +568,7 @@ void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, cons
 
 namespace {
 
+constexpr double kMostTrials = 1.0 / (1.0 - kKeepBin) + 1.0;
 constexpr char kFormat[] = "edge-mtp-controller-1";
 
 // Exact and the same in every locale: the bits of a double, in hexadecimal.
@@ -566,6 +622,8 @@ std::string Controller::save() const {
   out << header();
   put(out, rested.heat_);
   put(out, rested.budget_);
+  put(out, rested.confidence_error_);
+  put(out, rested.position_error_);
   for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
     const bool touched = rested.touched_[static_cast<size_t>(bucket)];
     put(out, touched ? 1.0 : 0.0);
@@ -593,8 +651,10 @@ bool Controller::restore(const std::string& text) {
   Controller fresh({lengths_, widths_});
   const double widest = std::log(kMostUs) - std::log(kLeastUs);
   fresh.heat_ = reader.get(-widest, widest);
-  fresh.heat_variance_ = kMostVariance;  // the machine may have cooled since
+  fresh.heat_variance_ = kRested;
   fresh.budget_ = reader.get(0.0, kExploreMost);
+  fresh.confidence_error_ = reader.get(0.0, kMostTrials);
+  fresh.position_error_ = reader.get(0.0, kMostTrials);
   for (int32_t bucket = 0; bucket < kBuckets && reader.good; ++bucket) {
     const bool touched = reader.get(0.0, 1.0) > 0.0;
     fresh.touched_[static_cast<size_t>(bucket)] = touched;
@@ -609,7 +669,7 @@ bool Controller::restore(const std::string& text) {
   };
   for (Count& count : fresh.memory_) get_count(count, kMemoryMost);
   for (auto& source : fresh.bins_) {
-    for (Count& count : source) get_count(count, 1.0 / (1.0 - kKeepBin));
+    for (Count& count : source) get_count(count, kMostTrials);
   }
   std::string rest;
   if (!reader.good || reader.in >> rest) return false;

@@ -81,7 +81,7 @@ class Controller {
   // Successes and trials, old ones discounted.
   struct Count {
     double hits = 0.0, trials = 0.0;
-    void add(bool hit, double keep);
+    void add(double hit, double weight, double keep);
     double mean(double prior, double weight) const { return (hits + weight * prior) / (trials + weight); }
   };
   // Believed costs at a position. verify_us[n]: the step without the drafter, for n drafts; [0] = plain.
@@ -106,9 +106,11 @@ class Controller {
   void measure(int32_t position, int32_t arm, double us, bool at_load);
   Prices prices(int32_t position) const;
 
-  double accept_position(int32_t j, double previous, double previous_prior) const;
-  void fill_reach(std::array<double, kMaxDrafts + 1>& expected) const;
+  void fill_accept(std::array<double, kMaxDrafts>& accept) const;
+  void fill_expected(std::array<double, kMaxDrafts + 1>& expected) const;
   double accept_confidence(Source source, float confidence) const;
+  double trust() const;
+  double accept(const Proposal& proposal, int32_t i, double at_position, double trust) const;
   void learn(const Proposal& proposal, int32_t verified, int32_t accepted);
   double trim_gain(int32_t k, const Prices& prices) const;
   Plan choose(int32_t most, const Prices& prices);
@@ -125,11 +127,13 @@ class Controller {
   std::vector<Cost> costs_;  // [kBuckets][arms_]
   std::array<bool, kBuckets> touched_{};
   double heat_ = 0.0, heat_variance_ = 0.0;
+  bool surprised_ = false;  // the last measurement was far above what was expected
   double drift_ = 0.0;  // variance that every mean has gained since the start, while it was not measured
 
   // Acceptance over all texts.
   std::array<Count, kMaxDrafts> memory_;
   std::array<std::array<Count, kBins>, kSources> bins_;
+  double confidence_error_ = 0.0, position_error_ = 0.0;  // squares, discounted: which of the two foretells a draft
 
   // This text.
   std::array<Count, kMaxDrafts> recent_;   // by draft position, discounted
