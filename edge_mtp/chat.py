@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -80,35 +81,62 @@ class Tokenizer:
 
 
 class Detokenizer:
-    """Ids to text as they come, never half a character.
+    """Ids to text as they come: never half a character, and nothing of the stop string that ends the text.
 
-    The pieces returned by `push` and the last one by `finish`, joined, are the UTF-8 text of the tokens' bytes; bytes
-    that are no UTF-8 become U+FFFD.
+    The pieces returned by `push` and the last one by `finish`, joined, are the UTF-8 text of the tokens' bytes, up to
+    where the first of `stop_texts` begins; bytes that are no UTF-8 become U+FFFD. Stop strings are looked for in the
+    bytes as the runner does (device/native/stop_text.h): of several, the one that ends first, then the longest.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop_texts: Sequence[str] = ()) -> None:
+        """Raises `EdgeMtpError` for an empty stop string."""
+        if not all(stop_texts):
+            raise EdgeMtpError("a stop string is empty; give at least one character")
         self._tokenizer = tokenizer
+        self._stops = [text.encode() for text in stop_texts]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = b""  # may be the beginning of a stop string
+        self.stopped = False  # a stop string is complete: what follows is no part of the text
+
+    @property
+    def holds(self) -> bool:
+        """Whether bytes are held back that `finish` may still give out."""
+        return bool(self._held or self._decoder.getstate()[0])
 
     def push(self, token: int) -> str:
         """The text that `token` completes: empty while a character's bytes are still missing."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token))
+        if self.stopped:
+            return ""
+        text = self._held + self._tokenizer.token_bytes(token)
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, b""
+            return self._decoder.decode(text[: min(found)[1]])
+        longest = max(map(len, self._stops), default=1) - 1
+        held = next(n for n in range(min(longest, len(text)), -1, -1) if not n or self._may_begin(text[-n:]))
+        self._held = text[len(text) - held :]
+        return self._decoder.decode(text[: len(text) - held])
 
     def finish(self) -> str:
         """What was held back; the detokenizer can then be used for another text."""
-        rest = self._decoder.decode(b"", final=True)
+        rest = self._decoder.decode(self._held, final=True)
         self._decoder.reset()
+        self._held, self.stopped = b"", False
         return rest
+
+    def _may_begin(self, text: bytes) -> bool:
+        return any(stop.startswith(text) for stop in self._stops)
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a conversation becomes a prompt: tokenizer, chat template, tokens that end a reply."""
+    """How a conversation becomes a prompt: tokenizer, chat template, tokens and texts that end a reply."""
 
     tokenizer: Tokenizer
     template: str
     stop_token_ids: frozenset[int]
     bos_token: str = "<bos>"
+    stop_texts: tuple[str, ...] = ()
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> ChatFormat:
@@ -154,6 +182,38 @@ class ChatFormat:
     def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **options: Any) -> list[int]:
         """The prompt's token ids; options as for `render`."""
         return self.tokenizer.encode(self.render(messages, tools, **options))
+
+    def encode_after(self, known: Sequence[Sequence[int]], text: str) -> list[int]:
+        """Ids of `text` that begin with the longest of `known` (each token ids) whose text `text` begins with.
+
+        A model need not write its text in the ids that the tokenizer would have chosen. So a rendered history only
+        gives the ids that the model saw, and its cache holds, if those it wrote are kept and put in again.
+        """
+        whole = text.encode()
+        for ids in sorted(known, key=len, reverse=True):
+            begins = b"".join(map(self.tokenizer.token_bytes, ids))
+            if whole.startswith(begins):
+                # `begins` can end inside a character (a reply that was cut off); then the rest is no text.
+                try:
+                    return [*ids, *self.tokenizer.encode(whole[len(begins) :].decode())]
+                except UnicodeDecodeError:
+                    continue
+        return self.tokenizer.encode(text)
+
+    def prefix_length(
+        self, prompt: Sequence[int], messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> int:
+        """Leading ids of `prompt` that every conversation with the same system message and `tools` begins with.
+
+        `prompt` is the encoded `messages`. 0 where there is neither a system message nor a tool: a few control tokens
+        are not worth keeping.
+        """
+        system = [m for m in messages[:1] if m["role"] in ("system", "developer")]
+        if not system and not tools:
+            return 0
+        others = [self.encode([*system, {"role": "user", "content": text}], tools) for text in ("a", "Z")]
+        alike = takewhile(lambda ids: len(set(ids)) == 1, zip(prompt, *others, strict=False))
+        return sum(1 for _ in alike)
 
     @cached_property
     def _compiled(self) -> jinja2.Template:

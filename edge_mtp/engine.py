@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import json
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -12,49 +15,126 @@ from typing import Any
 from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat, Detokenizer, Message, Tokenizer
 from edge_mtp.device import Outcome, Request, Runner, Sampling, Step, find_device
+from edge_mtp.device.request import DraftPolicy, DraftSource
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.summary import Summary, summarize
+from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.tool_calls import ToolCall, parse_calls
 
 DEFAULT_DRAFT_LENGTH = 4
 DEFAULT_MAX_TOKENS = 256
 
 
+class ContextOverflowError(EdgeMtpError):
+    """The prompt alone fills the context."""
+
+
 @dataclass(frozen=True)
 class Token:
-    """One generated token. `text` may be empty while the bytes of a character are still missing."""
+    """One generated token.
+
+    `text` is what the token adds to the reply; empty while the bytes of a character are still missing, or while the
+    text may become a stop string. `source` proposed it as a draft that the target confirmed; None: the target chose it
+    by itself. `logprob` is its log-probability, where asked for.
+    """
 
     id: int
     text: str
-    drafted: bool  # proposed by the drafter and confirmed, rather than chosen by the target itself
+    source: str | None = None
+    logprob: float | None = None
+
+    @property
+    def drafted(self) -> bool:
+        """Whether a draft was accepted, rather than the token chosen by the target itself."""
+        return self.source is not None
+
+
+@dataclass(frozen=True)
+class ReplyOptions:
+    """How a reply is generated; the defaults are what is best where nothing is known.
+
+    `max_tokens` is exact. `stop_texts` end the reply and are not part of its text.
+
+    Drafting never changes the text. `draft_length` None leaves it to the controller, which chooses every step's K, 0
+    included (docs/controller.md); a number is K in every step, 0 for plain decoding. `draft_policy` overrides that:
+    "auto" with a number is a controller that drafts no more. `draft_sources` None is the drafter and the grammar,
+    or, without a drafter, look-up and the grammar. `couple_drafts`: see `Request`.
+
+    One of these constrains the reply: `response_schema`, a JSON schema; `grammar`, EBNF (docs/grammar.md); or the
+    tools. `tool_choice` is "auto" (text or calls; None is the same), "required" (calls), "none" (text) or a tool's
+    name (calls of that one). `constrained` holds calls to the tools' schemas. None does so where tools are declared,
+    nothing else constrains the reply and the bundle has the token bytes it takes: a call that cannot be run helps
+    nobody, text is left as it is, and what the grammar forces are drafts for free. False leaves calls to the model.
+
+    `logprobs` gives every token its log-probability. `keep_prefix` keeps the cache of system message and tools on the
+    device's disk, for the next time that the same ones are used.
+    """
+
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    stop_texts: Sequence[str] = ()
+    draft_length: int | None = None
+    draft_policy: DraftPolicy | None = None
+    draft_sources: Sequence[DraftSource] | None = None
+    couple_drafts: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+    response_schema: Mapping[str, Any] | bool | None = None
+    grammar: str | None = None
+    tool_choice: str | None = None
+    constrained: bool | None = None
+    logprobs: bool = False
+    keep_prefix: bool = False
 
 
 class Reply:
-    """A text being generated: iterate for its tokens, then read the rest. Iterating happens once."""
+    """A text being generated: iterate for its tokens, then read the rest. Iterating happens once.
 
-    def __init__(self, events: Iterator[Step | Outcome], tokenizer: Tokenizer, stop: frozenset[int]) -> None:
+    Leaving the iteration early cancels the reply; what was generated so far stays readable.
+    `prompt` is the ids that it replies to. `tokens` includes the stop token or the tokens of the stop string that
+    ended it, `text` does not.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        events: Generator[Step | Outcome, None, None],
+        tokenizer: Tokenizer,
+        stop: frozenset[int],
+        stop_texts: Sequence[str] = (),
+    ) -> None:
+        self.prompt = prompt
+        self.tokenizer = tokenizer
         self._events = events
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, stop_texts)
         self._stop = stop
         self.tokens: list[int] = []
+        self.logprobs: list[float] = []
         self.steps: list[Step] = []
         self.outcome: Outcome | None = None
         self.text = ""
 
-    def __iter__(self) -> Iterator[Token]:
-        for event in self._events:
-            if isinstance(event, Outcome):
-                self.outcome = event
-                continue
-            self.steps.append(event)
-            for index, token in enumerate(event.tokens):
-                self.tokens.append(token)
-                text = "" if token in self._stop else self._detokenizer.push(token)
-                self.text += text
-                yield Token(token, text, drafted=index < event.accepted)
-        if rest := self._detokenizer.finish():
+    def __iter__(self) -> Generator[Token, None, None]:
+        last: Token | None = None  # waits for what its text may become
+        with contextlib.closing(self._events):
+            for event in self._events:
+                if isinstance(event, Outcome):
+                    self.outcome = event
+                    continue
+                self.steps.append(event)
+                self.logprobs += event.logprobs
+                for index, token in enumerate(event.tokens):
+                    self.tokens.append(token)
+                    text = "" if token in self._stop else self._detokenizer.push(token)
+                    self.text += text
+                    if last is not None:
+                        yield last
+                    source = SOURCES[event.source[index]] if index < event.accepted else None
+                    last = Token(token, text, source, event.logprobs[index] if event.logprobs else None)
+                    if not self._detokenizer.holds:
+                        yield last
+                        last = None
+        if last is not None:
+            rest = self._detokenizer.finish()
             self.text += rest
-            yield Token(self.tokens[-1], rest, drafted=False)
+            yield replace(last, text=last.text + rest)
 
     def wait(self) -> Reply:
         """Generates to the end. Returns itself."""
@@ -103,33 +183,146 @@ class Engine:
         messages: str | Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        draft_length: int | None = None,
-        couple_drafts: bool = False,
-        sampling: Sampling | None = None,
+        options: ReplyOptions | None = None,
+        **changes: Any,
     ) -> Reply:
         """The model's turn after `messages` (a string is one user message), with `tools` declared.
 
-        `tools` are in OpenAI's form (`edge_mtp.tool_calls.load_tools` reads a file). `draft_length` is K, 0 for
-        plain decoding; None is 4, or what the bundle has. The text ends at a stop token, after `max_tokens`, or
-        when the context is full. Raises EdgeMtpError for what the bundle cannot serve, while iterating.
+        `tools` are in OpenAI's form (`edge_mtp.tool_calls.load_tools` reads a file). `changes` are fields of
+        `ReplyOptions` that differ from `options`: `chat("Hi", max_tokens=9)`. The text ends at a stop token or text,
+        after `max_tokens`, or when the context is full. Raises EdgeMtpError for what the bundle cannot serve, here or
+        while iterating, and TypeError for a change that is no field. Of a conversation that goes on,
+        `edge_mtp.dialogue.Dialogue` takes care.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        prompt = self.chat_format.encode(messages, tools)
+        options = replace(options or ReplyOptions(), **changes)
+        return self.answer(self.chat_format.encode(messages, tools), messages, tools, options)
+
+    def answer(
+        self,
+        prompt: Sequence[int],
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        options: ReplyOptions,
+    ) -> Reply:
+        """As `chat`, of messages that are token ids already. Raises ContextOverflowError if they fill the context."""
+        if len(prompt) >= self.context_length:
+            raise ContextOverflowError(
+                f"the conversation has {len(prompt)} tokens and the bundle's context holds {self.context_length};"
+                " shorten it or export with a larger --context"
+            )
+        length, policy, sources = self._drafting(options)
+        grammar, schema = self._constraint(tools, options)
+        self._check_sampling(options.sampling)
         request = Request(
             prompt=prompt,
-            max_tokens=max_tokens,
+            max_tokens=options.max_tokens,
             stop=sorted(self.chat_format.stop_token_ids),
-            draft_length=min(DEFAULT_DRAFT_LENGTH, self.max_draft_length) if draft_length is None else draft_length,
-            couple_drafts=couple_drafts,
-            sampling=sampling or Sampling(),
+            stop_texts=[*self.chat_format.stop_texts, *options.stop_texts],
+            draft_length=length,
+            draft_policy=policy,
+            draft_sources=sources,
+            couple_drafts=options.couple_drafts,
+            sampling=options.sampling,
+            grammar=grammar,
+            json_schema=schema,
+            logprobs=options.logprobs,
+            keep_prefix=self.chat_format.prefix_length(prompt, messages, tools) if options.keep_prefix else 0,
         )
         return self.generate(request)
 
+    def check(self, options: ReplyOptions, tools: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Raises the EdgeMtpError that a reply with these options and tools would, as far as the host can tell."""
+        self._drafting(options)
+        self._constraint(tools, options)
+        self._check_sampling(options.sampling)
+
     def generate(self, request: Request) -> Reply:
         """The reply to a request of token ids, without any chat format."""
-        return Reply(self.runner.generate(request), self.chat_format.tokenizer, frozenset(request.stop))
+        events = self.runner.generate(request)
+        assert isinstance(events, Generator)  # so that it can be closed, which cancels
+        tokenizer = self.chat_format.tokenizer
+        return Reply(request.prompt, events, tokenizer, frozenset(request.stop), request.stop_texts)
+
+    def token(self, text: str) -> int:
+        """The id that `text` names: a number, a token as the vocabulary spells it, or text that is one token.
+
+        Raises EdgeMtpError if it is none in the vocabulary.
+        """
+        if text.isdecimal():
+            return self._in_vocabulary(int(text))
+        tokenizer = self.chat_format.tokenizer
+        with contextlib.suppress(EdgeMtpError):
+            return tokenizer.token_id(text)
+        ids = tokenizer.encode(text)
+        if len(ids) != 1:
+            spelled = " ".join(repr(tokenizer.token_text(i)) for i in ids)
+            raise EdgeMtpError(f"{text!r} is {len(ids)} tokens ({spelled}), not one; name each, by text or id")
+        return ids[0]
+
+    def _in_vocabulary(self, token: int) -> int:
+        size = self.runner.ready.vocabulary
+        if not 0 <= token < size:
+            raise EdgeMtpError(f"token {token} is outside the vocabulary of {size}; use an id from 0 to {size - 1}")
+        return token
+
+    def _check_sampling(self, sampling: Sampling) -> None:
+        for name, value in vars(sampling).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise EdgeMtpError(f"{name} is {value}, not a number that can be reckoned with; use a finite one")
+        for token in (*sampling.logit_bias, *sampling.suppress):
+            self._in_vocabulary(token)
+        for token, bias in sampling.logit_bias.items():
+            if not math.isfinite(bias):
+                raise EdgeMtpError(f"the bias {bias} of token {token} is not finite; to forbid a token, suppress it")
+
+    def _drafting(self, options: ReplyOptions) -> tuple[int, DraftPolicy, Sequence[DraftSource]]:
+        """K, policy and sources of a request."""
+        most, length = self.max_draft_length, options.draft_length
+        if length is not None and length > most:
+            if most == 0:
+                raise EdgeMtpError(
+                    f"{self.bundle.path}: no verify graph (exported with --lean?), so it cannot draft; export it"
+                    " again, or decode plainly (--mtp off)"
+                )
+            raise EdgeMtpError(f"draft length {length} is beyond the {most} that this bundle verifies; use 1 to {most}")
+        has_drafter = self.runner.ready.has_drafter
+        default: tuple[DraftSource, ...] = ("drafter" if has_drafter else "lookup", "grammar")
+        sources = default if options.draft_sources is None else options.draft_sources
+        if "drafter" in sources and not has_drafter:
+            raise EdgeMtpError(f"{self.bundle.path}: no drafter; draft from lookup and grammar, or export one with it")
+        if length is None:
+            return most, options.draft_policy or "auto", sources
+        return length, options.draft_policy or "fixed", sources
+
+    def _constraint(self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions) -> tuple[str | None, str | None]:
+        """Grammar and JSON schema of a request: one of them, or neither."""
+        choice, schema, grammar = options.tool_choice, options.response_schema, options.grammar
+        if choice is not None:
+            _check_choice(choice, tools, options.constrained)
+        if options.constrained and not tools:
+            raise EdgeMtpError("constrained tool calls need tools; declare some (--tools FILE)")
+        if grammar is not None and not grammar.strip():
+            raise EdgeMtpError("the grammar is empty; give it a rule `root`")
+        by_tools = choice is not None if options.constrained is None else options.constrained
+        kinds = {"a response schema": schema is not None, "a grammar": grammar is not None, "tool calls": by_tools}
+        asked = [kind for kind, wanted in kinds.items() if wanted]
+        if len(asked) > 1:
+            raise EdgeMtpError(f"{asked[0]} and {asked[1]} cannot both constrain a reply; ask for one of them")
+        possible = self.bundle.token_bytes is not None
+        if asked and not possible:
+            raise EdgeMtpError(
+                f"{self.bundle.path}: no token bytes inside (exported with --lean?), so no reply can be constrained to"
+                f" {asked[0]}; export it again"
+            )
+        if options.constrained is None and not asked:
+            by_tools = possible and bool(tools)
+        if by_tools:
+            from edge_mtp.grammar import tool_grammar
+
+            return tool_grammar(tools, choice=choice or "auto"), None
+        return grammar, None if schema is None else json.dumps(schema)
 
     def close(self) -> None:
         self.runner.close()
@@ -164,10 +357,23 @@ def _chat_format(bundle: Bundle, tokenizer_json: bytes) -> ChatFormat:
     if metadata.chat_template is None:
         raise EdgeMtpError(f"{bundle.path}: no chat template inside; export the checkpoint with 'edge-mtp export'")
     stop: set[int] = set()
+    stop_texts = []
     for token in metadata.stop_tokens:
         ids = tokenizer.encode(token) if isinstance(token, str) else list(token)
-        if len(ids) == 1:  # a stop of several tokens is a stop string, which ids alone cannot tell
+        if len(ids) == 1:
             stop.add(ids[0])
+        elif ids and bundle.token_bytes is not None:  # without them a runner cannot tell where a text is
+            stop_texts.append(token if isinstance(token, str) else tokenizer.decode(ids))
     start = metadata.start_token
     bos = start if isinstance(start, str) else tokenizer.decode(start or ())
-    return ChatFormat(tokenizer, metadata.chat_template, frozenset(stop), bos)
+    return ChatFormat(tokenizer, metadata.chat_template, frozenset(stop), bos, tuple(stop_texts))
+
+
+def _check_choice(choice: str, tools: Sequence[Mapping[str, Any]], constrained: bool | None) -> None:
+    if not tools:
+        raise EdgeMtpError(f"tool choice '{choice}' needs tools; declare some (--tools FILE)")
+    names = [tool["function"]["name"] for tool in tools]
+    if choice not in ("auto", "required", "none", *names):
+        raise EdgeMtpError(f"tool choice '{choice}' is no tool; choose auto, required, none, {', '.join(names)}")
+    if constrained is False and choice != "auto":
+        raise EdgeMtpError(f"tool choice '{choice}' holds by constraining calls; drop it, or --unconstrained")

@@ -1,25 +1,42 @@
-"""The figures of one generated text, from its trace."""
+"""The figures of generated texts, from their traces."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge_mtp.device import Outcome, Step
 
+SOURCES = {"d": "drafter", "l": "lookup", "g": "grammar"}  # by their letter in `Step.source`
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """Draft tokens of one source: how many were verified, and how many of them accepted."""
+
+    verified: int
+    accepted: int
+
 
 @dataclass(frozen=True)
 class Summary:
-    """Speed and acceptance of one text. None where the text was too short to tell.
+    """Speed and acceptance of one text, or of several in a row. None where there was too little text to tell.
 
-    `time_to_first_token_s`: prefill and the first step. `tokens_per_s`: decoding alone, the tokens after the first
-    over the time of their steps. `tokens_per_verify`: mean of accepted drafts + 1 over verify steps.
-    `acceptance[j]`: of the verify steps whose drafts before j were all accepted, the share that accepted draft j
-    too, and `acceptance_counts[j]` those steps' number.
+    `time_to_first_token_s`: prefill and the first step, the mean over the texts. `tokens_per_s`: decoding alone, the
+    tokens after each text's first over the time of their steps. `tokens_per_verify`: mean of accepted drafts + 1 over
+    verify steps. `acceptance[j]`: of the verify steps whose drafts before j were all accepted, the share that accepted
+    draft j too, and `acceptance_counts[j]` those steps' number. `sources` are the drafts by where they came from.
+
+    Of the `prompt_tokens`, `reused_tokens` were in the cache already and `restored_tokens` were read from a kept
+    prefix. `mask_ms`: mean time that a step took for the masks of a grammar. `planned`: steps by the K that the
+    controller (or a fixed K) asked of the drafter, `explored` of them to learn its worth.
     """
 
     prompt_tokens: int
+    reused_tokens: int
+    restored_tokens: int
     tokens: int
     finish: str
     time_to_first_token_s: float
@@ -28,27 +45,45 @@ class Summary:
     tokens_per_verify: float | None
     acceptance: list[float]
     acceptance_counts: list[int]
+    sources: dict[str, Drafted]
+    mask_ms: float
+    planned: dict[int, int]
+    explored: int
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def summarize(steps: Sequence[Step], outcome: Outcome) -> Summary:
-    """The summary of a request's trace: its `steps` in order (at least one) and its `outcome`."""
+    """The summary of a request's trace: its `steps` in order and its `outcome`."""
+    return summarize_all([(steps, outcome)])
+
+
+def summarize_all(traces: Sequence[tuple[Sequence[Step], Outcome]]) -> Summary:
+    """The summary of several traces, at least one; `finish` is the last one's."""
+    outcomes = [outcome for _, outcome in traces]
+    steps = [step for trace, _ in traces for step in trace]
     verifies = [step for step in steps if step.kind == "verify"]
-    later_us = sum(step.total_us for step in steps[1:])
-    later_tokens = sum(len(step.tokens) for step in steps[1:])
+    later = [step for trace, _ in traces for step in trace[1:]]
+    later_us = sum(step.total_us for step in later)
+    first_us = sum(outcome.prefill_us + sum(step.total_us for step in trace[:1]) for trace, outcome in traces)
     reached, accepted = acceptance_counts(verifies)
     return Summary(
-        prompt_tokens=outcome.prompt_tokens,
-        tokens=outcome.tokens,
-        finish=outcome.finish,
-        time_to_first_token_s=(outcome.prefill_us + steps[0].total_us) / 1e6 if steps else 0.0,
-        tokens_per_s=later_tokens / later_us * 1e6 if later_us else None,
+        prompt_tokens=sum(o.prompt_tokens for o in outcomes),
+        reused_tokens=sum(o.reused_tokens for o in outcomes),
+        restored_tokens=sum(o.restored_tokens for o in outcomes),
+        tokens=sum(o.tokens for o in outcomes),
+        finish=outcomes[-1].finish,
+        time_to_first_token_s=first_us / len(traces) / 1e6,
+        tokens_per_s=sum(len(step.tokens) for step in later) / later_us * 1e6 if later_us else None,
         verify_steps=len(verifies),
         tokens_per_verify=sum(s.accepted + 1 for s in verifies) / len(verifies) if verifies else None,
         acceptance=[a / r for a, r in zip(accepted, reached, strict=True)],
         acceptance_counts=reached,
+        sources=_by_source(verifies),
+        mask_ms=sum(step.mask_us for step in steps) / len(steps) / 1e3 if steps else 0.0,
+        planned=dict(sorted(Counter(step.planned for step in steps).items())),
+        explored=sum(step.explore for step in steps),
     )
 
 
@@ -59,3 +94,9 @@ def acceptance_counts(steps: Sequence[Step]) -> tuple[list[int], list[int]]:
     accepted = [sum(s.accepted > j for s in steps) for j in range(width)]
     shown = sum(r > 0 for r in reached)
     return reached[:shown], accepted[:shown]
+
+
+def _by_source(steps: Sequence[Step]) -> dict[str, Drafted]:
+    verified = Counter(letter for step in steps for letter in step.source)
+    accepted = Counter(letter for step in steps for letter in step.source[: step.accepted])
+    return {name: Drafted(verified[key], accepted[key]) for key, name in SOURCES.items() if verified[key]}

@@ -1,7 +1,9 @@
 """Figures of a trace, and paired ratios, against independent reckonings."""
 
+import json
 import math
 import random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,15 +13,23 @@ from scipy import stats
 
 from edge_mtp.compare import interleave, paired_ratio
 from edge_mtp.device import Outcome, Step
-from edge_mtp.summary import summarize
+from edge_mtp.summary import Drafted, summarize, summarize_all
 
 
-def make_step(accepted: int, drafted: int, count: int, total_us: float, index: int = 0) -> Step:
+Finish = Literal["stop", "length", "context", "cancelled"]
+
+
+def make_step(accepted: int, drafted: int, count: int, total_us: float, index: int = 0, source: str = "") -> Step:
     return Step(
         request="r", step=index, kind="verify" if drafted else "plain", position=index, tokens=[7] * count,
-        draft=[7] * drafted, confidence=[0.5] * drafted, accepted=accepted, draft_us=1.0, embed_us=1.0,
-        verify_us=1.0, select_us=0.0, total_us=total_us,
+        draft=[7] * drafted, confidence=[0.5] * drafted, source=source or "d" * drafted, accepted=accepted,
+        planned=drafted, explore=index % 3 == 1, draft_us=1.0, mask_us=3.0 * index, embed_us=1.0, verify_us=1.0,
+        select_us=0.0, total_us=total_us,
     )  # fmt: skip
+
+
+def make_outcome(tokens: int, prompt: int = 10, reused: int = 0, finish: Finish = "length") -> Outcome:
+    return Outcome("r", finish, prompt, reused, 0, tokens, 1500.0, 0.0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 7), st.integers(0, 7), st.floats(1, 1e6)), max_size=40))
@@ -27,7 +37,7 @@ def test_summary_counts_what_the_steps_did(shapes: list[tuple[int, int, float]])
     verifies = [make_step(min(a, k), k, min(a, k) + 1, us) for k, a, us in shapes]
     steps = [make_step(0, 0, 1, 500.0), *verifies]
     tokens = sum(len(s.tokens) for s in steps)
-    summary = summarize(steps, Outcome("r", "length", 10, tokens, 1500.0, 0.0))
+    summary = summarize(steps, make_outcome(tokens))
 
     assert summary.time_to_first_token_s == pytest.approx(0.002)
     assert summary.verify_steps == len(verifies)
@@ -41,6 +51,40 @@ def test_summary_counts_what_the_steps_did(shapes: list[tuple[int, int, float]])
         reached = [s for s in verifies if len(s.draft) > j and s.accepted >= j]
         assert summary.acceptance_counts[j] == len(reached)
         assert share == pytest.approx(np.mean([s.accepted > j for s in reached]))
+
+
+letters = st.lists(st.sampled_from("dlg-"), min_size=1, max_size=7)
+
+
+@given(st.lists(letters.flatmap(lambda s: st.tuples(st.just("".join(s)), st.integers(0, len(s)))), max_size=30))
+def test_drafts_are_counted_by_where_they_came_from(drafts: list[tuple[str, int]]) -> None:
+    """Against a walk over single drafts; blanks (-) have no source."""
+    steps = [make_step(a, len(s), a + 1, 9.0, i, s) for i, (s, a) in enumerate(drafts)]
+    seen = [(letter, j < a) for s, a in drafts for j, letter in enumerate(s) if letter != "-"]
+    summary = summarize(steps, make_outcome(1))
+    names = {"d": "drafter", "l": "lookup", "g": "grammar"}
+    assert summary.sources == {
+        names[key]: Drafted(sum(k == key for k, _ in seen), sum(k == key and a for k, a in seen))
+        for key in {k for k, _ in seen}
+    }
+    assert summary.explored == sum(i % 3 == 1 for i in range(len(steps)))
+    assert summary.mask_ms == pytest.approx(np.mean([3e-3 * i for i in range(len(steps))]) if steps else 0)
+    assert sum(summary.planned.values()) == len(steps)
+    assert sum(k * n for k, n in summary.planned.items()) == sum(len(s) for s, _ in drafts)
+
+
+def test_several_texts_add_up() -> None:
+    texts = [
+        ([make_step(0, 0, 1, 500.0), make_step(2, 3, 3, 300.0)], make_outcome(4, 10, 0)),
+        ([make_step(0, 0, 1, 700.0), make_step(1, 3, 2, 200.0)], make_outcome(3, 14, 9, "stop")),
+    ]
+    total = summarize_all(texts)
+    assert (total.prompt_tokens, total.reused_tokens, total.tokens, total.finish) == (24, 9, 7, "stop")
+    assert total.tokens_per_s == pytest.approx(5 / 500e-6)  # neither text's first token is decoding
+    assert total.time_to_first_token_s == pytest.approx((2000e-6 + 2200e-6) / 2)
+    assert total.acceptance_counts == [2, 2, 1]
+    assert total.acceptance == [1.0, 0.5, 0.0]
+    assert json.loads(json.dumps(total.to_json()))["sources"] == {"drafter": {"verified": 6, "accepted": 3}}
 
 
 @given(st.integers(1, 60), st.sampled_from([0.5, 0.8, 0.95, 0.99]))

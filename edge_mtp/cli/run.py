@@ -1,157 +1,284 @@
-"""`edge-mtp run`: one prompt on a device, streamed, with what MTP did to it."""
+"""`edge-mtp run`: a prompt, or without one a chat, on a device, with what MTP did to it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_mtp.cli.option_groups import GroupedCommand, option_group
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
     from edge_mtp.compare import Ratio
-    from edge_mtp.engine import Engine, Reply
-    from edge_mtp.summary import Summary
+    from edge_mtp.dialogue import Dialogue
+    from edge_mtp.engine import Engine, Reply, ReplyOptions
+
+_SOURCES = ("drafter", "lookup", "grammar")
 
 
-@click.command()
-@click.argument("prompt")
-@click.option("--bundle", type=click.Path(path_type=Path), help="The .litertlm file; default: the built-in tiny model.")
-@click.option("--device", default="host", show_default=True, help="Where to run: host is this machine.")
-@click.option("--tools", type=click.Path(path_type=Path), help="JSON file of tools that the model may call.")
-@click.option("--no-mtp", is_flag=True, help="Decode plainly, without the drafter.")
-@click.option("--draft-length", type=click.IntRange(1), metavar="K", help="Tokens to draft a step; default 4.")
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most tokens of output.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-k", type=click.IntRange(0), default=0, help="Keep the K likeliest tokens; 0 keeps all.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Keep this share; 1 keeps all.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same text, any K.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT's choice.")
-@click.option("--compare", is_flag=True, help="Run with and without MTP, interleaved, and show the speed-up.")
-@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Paired runs of --compare.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def parse_mtp(text: str) -> int | None:
+    """`ReplyOptions.draft_length` by the word for it: auto (None), off (0) or K. Raises EdgeMtpError for another."""
+    if text in ("auto", "off"):
+        return None if text == "auto" else 0
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise EdgeMtpError(f"'{text}' is no way to draft; use auto, off, or K, a number of tokens from 1")
+
+
+def _mtp(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    try:
+        return parse_mtp(value)
+    except EdgeMtpError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _sources(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if name not in _SOURCES:
+            raise click.BadParameter(f"'{name}' is no source; use {', '.join(_SOURCES)}")
+    return names
+
+
+def _biases(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, float]]:
+    pairs = []
+    for value in values:
+        token, _, bias = value.rpartition("=")
+        try:
+            pairs.append((token, float(bias)))
+        except ValueError:
+            token = ""
+        if not token:
+            raise click.BadParameter(f"'{value}' is not TOKEN=BIAS, such as 106=-2.5")
+    return pairs
+
+
+_model = option_group("Model and device")
+_talk = option_group("Conversation")
+_draft = option_group("Drafting (never changes the text)")
+_choice = option_group("Sampling")
+_limits = option_group("Constraints and ends")
+_output = option_group("Output")
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("prompt", required=False)
+@_model("--bundle", type=_FILE, metavar="FILE", help="The .litertlm file; default: the built-in tiny model.")
+@_model("--device", default="host", show_default=True, metavar="NAME", help="Where to run: host is this machine.")
+@_model("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice.")
+@_talk("--system", metavar="TEXT|@FILE", help="System prompt.")
+@_talk("--tools", type=_FILE, metavar="FILE", help="JSON file of tools that the model may call.")
+@_talk(
+    "--tool-responses", type=_FILE, metavar="FILE",
+    help="In a chat: JSON, what the tools answer, {name: response} or a list in order of the calls.",
+)  # fmt: skip
+@_talk("--load", type=_FILE, metavar="FILE", help="Go on with a conversation that /save wrote.")
+@_talk("--keep-prefix", is_flag=True, help="Keep the cache of system prompt and tools on disk, for the next run.")
+@_draft(
+    "--mtp", "draft_length", default="auto", show_default=True, callback=_mtp, metavar="auto|off|K",
+    help="A controller picks each step's drafts; plain decoding; or K drafts in every step.",
+)  # fmt: skip
+@_draft(
+    "--draft-sources", callback=_sources, metavar="LIST",
+    help="Of drafter,lookup,grammar; default: drafter,grammar, or without a drafter lookup,grammar.",
+)  # fmt: skip
+@_choice("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, metavar="T", help="0 is greedy.")
+@_choice("--top-k", type=click.IntRange(0), default=0, metavar="N", help="Keep the N likeliest tokens; 0 keeps all.")
+@_choice(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, metavar="P",
+    help="Keep the likeliest tokens that make up this share; 1 keeps all.",
+)  # fmt: skip
+@_choice(
+    "--min-p", type=click.FloatRange(0, 1), default=0.0, metavar="P",
+    help="Keep tokens at least this likely, the likeliest being 1; 0 keeps all.",
+)  # fmt: skip
+@_choice("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Same seed, same text.")
+@_choice(
+    "--repetition-penalty", type=click.FloatRange(0, min_open=True), default=1.0, metavar="X",
+    help="Divide the logits of tokens of prompt and reply; 1 is none.",
+)  # fmt: skip
+@_choice("--presence-penalty", type=float, default=0.0, metavar="X", help="Take X from tokens of the reply so far.")
+@_choice("--frequency-penalty", type=float, default=0.0, metavar="X", help="The same, for each time they occur.")
+@_choice(
+    "--logit-bias", multiple=True, callback=_biases, metavar="TOKEN=BIAS",
+    help="Add to a token's logit; TOKEN is an id or a token's exact text. Can be given several times.",
+)  # fmt: skip
+@_choice("--suppress", multiple=True, metavar="TOKEN", help="Never choose it. Can be given several times.")
+@_limits("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N", help="Most of a reply.")
+@_limits("--stop", "stop_texts", multiple=True, metavar="TEXT", help="End before it. Can be given several times.")
+@_limits(
+    "--tool-choice", metavar="CHOICE",
+    help="auto: text or calls; required: calls; none: text; or the name of the tool to call.",
+)  # fmt: skip
+@_limits(
+    "--constrained/--unconstrained", default=None,
+    help="Whether calls must fit the tools' schemas; default: where there are tools and the bundle can.",
+)  # fmt: skip
+@_limits("--response-schema", type=_FILE, metavar="FILE", help="JSON schema that the reply must fit.")
+@_limits("--grammar", type=_FILE, metavar="FILE", help="EBNF grammar that the reply must fit.")
+@_output("--logprobs", is_flag=True, help="Show the log-probability of every token.")
+@_output("--compare", is_flag=True, help="Run with and without MTP, interleaved, and show the speed-up.")
+@_output(
+    "--rounds", type=click.IntRange(1), default=10, show_default=True, metavar="N", help="Paired runs of --compare."
+)
+@_output("--json", "as_json", is_flag=True, help="Print one JSON object a reply instead of text.")
 def run(
-    prompt: str,
+    prompt: str | None,
     bundle: Path | None,
     device: str,
-    tools: Path | None,
-    no_mtp: bool,
-    draft_length: int | None,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int,
     threads: int | None,
+    system: str | None,
+    tools: Path | None,
+    tool_responses: Path | None,
+    load: Path | None,
     compare: bool,
     rounds: int,
     as_json: bool,
+    **reply: Any,
 ) -> None:
-    """Run PROMPT through a bundle and stream the reply.
+    """Run PROMPT through a bundle and stream the reply; without PROMPT, chat.
 
     Ends with a short summary: time to first token, tokens per second, tokens per verify, and how often each draft
     position was accepted. Without --bundle the built-in tiny model is exported once and kept; it comes with a set
     of phone tools, for example: edge-mtp run "Wake me at 6:40".
-    """
-    if no_mtp and (compare or draft_length is not None):
-        other = "--compare" if compare else "--draft-length"
-        raise click.UsageError(f"--no-mtp and {other} contradict each other; drop one.")
 
-    from edge_mtp.device import Sampling
+    A chat reads messages from standard input, a line each, and in between commands: /help names them. After a tool
+    call, the next line is what the tool answers (JSON or text, nothing to skip), unless --tool-responses has it.
+    Ctrl-C stops a reply, Ctrl-D ends the chat.
+    """
+    if compare and (prompt is None or reply["draft_length"] == 0):
+        other = "--mtp off" if reply["draft_length"] == 0 else "a chat"
+        raise click.UsageError(f"--compare and {other} contradict each other; drop one.")
+    if prompt is not None and tool_responses is not None:
+        raise click.UsageError("--tool-responses is for a chat; drop it or PROMPT.")
+
     from edge_mtp.engine import open_engine
     from edge_mtp.tool_calls import load_tools
 
     declared = load_tools(tools) if tools is not None else []
+    read = _read_files(system, reply)
     if bundle is None:
         from edge_mtp.cli.progress import export_progress
         from edge_mtp.export.tiny import bundle as tiny
 
         with export_progress() as progress:
             bundle = tiny.cached_bundle(progress=progress)
-        declared = declared or load_tools(tiny.TOOLS)
+        if tools is None and load is None:
+            declared = load_tools(tiny.TOOLS)
 
     with open_engine(bundle, device, threads=threads) as engine:
-        if no_mtp:
-            draft_length = 0
-        elif engine.max_draft_length == 0 and (compare or draft_length is not None):
+        options = _options(engine, reply)
+        dialogue = _dialogue(engine, load, read, declared)
+        if prompt is None:
+            from edge_mtp.cli.chat import Chat
+
+            engine.check(options, dialogue.tools)
+            Chat(dialogue, options, tool_responses, as_json=as_json).run()
+        elif compare and engine.max_draft_length == 0:
             raise EdgeMtpError(
-                f"{bundle}: no edge_draft and edge_verify signatures (exported with --lean?), so it cannot draft;"
-                " export it again, or use --no-mtp"
+                f"{bundle}: no verify graph (exported with --lean?), so it cannot draft and there is nothing to"
+                " compare; export it again, or drop --compare"
             )
-
-        def reply_with(length: int | None) -> Reply:
-            return engine.chat(
-                prompt,
-                tools=declared,
-                max_tokens=max_tokens,
-                draft_length=length,
-                sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
-            )
-
-        reply = reply_with(draft_length)
-        if as_json:
-            reply.wait()
         else:
-            _stream(reply)
-        result = _result(engine, reply)
-        if compare:
-            comparison = _compare(reply, lambda: reply_with(draft_length), lambda: reply_with(0), rounds)
-            result["comparison"] = comparison
-        if as_json:
-            click.echo(json.dumps(result))
-            return
-        _print_summary(reply.summary)
-        if compare:
-            _print_comparison(comparison)
+            dialogue.say(prompt)
+            _run_once(dialogue, options, rounds if compare else 0, as_json)
 
 
-def _stream(reply: Reply) -> None:
-    for token in reply:
-        click.echo(token.text, nl=False)
-    click.echo()
-    from edge_mtp.tool_calls import ToolCallSyntaxError
+def _read_files(system: str | None, reply: dict[str, Any]) -> str | None:
+    """Puts the contents of schema and grammar files in their names' places in `reply`; returns the system prompt."""
+    from edge_mtp.json_file import read_json, read_text
 
-    try:
-        for call in reply.tool_calls:
-            arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in call.arguments.items())
-            click.echo(f"call  {call.name}({arguments})")
-    except ToolCallSyntaxError as error:
-        click.echo(f"call  not readable: {error}", err=True)
-
-
-def _result(engine: Engine, reply: Reply) -> dict[str, Any]:
-    from edge_mtp.device.trace import to_json
-    from edge_mtp.tool_calls import ToolCallSyntaxError
-
-    result: dict[str, Any] = {"text": reply.text, "tokens": reply.tokens, "tool_calls": [], "tool_call_error": None}
-    try:
-        result["tool_calls"] = [call.to_json() for call in reply.tool_calls]
-    except ToolCallSyntaxError as error:
-        result["tool_call_error"] = str(error)
-    result["summary"] = reply.summary.to_json()
-    result["load_s"] = engine.runner.ready.load_us / 1e6
-    assert reply.outcome is not None
-    result["trace"] = [*map(to_json, reply.steps), to_json(reply.outcome)]
-    return result
+    if reply["response_schema"] is not None:
+        path = reply["response_schema"]
+        reply["response_schema"] = read_json(path, "response schema")
+        if not isinstance(reply["response_schema"], dict | bool):
+            raise EdgeMtpError(f"response schema '{path}' is not a JSON schema; give an object such as {{}}")
+    if reply["grammar"] is not None:
+        reply["grammar"] = read_text(reply["grammar"], "grammar")
+    if system is not None and system.startswith("@"):
+        return read_text(system[1:], "system prompt")
+    return system
 
 
-def _compare(reply: Reply, with_mtp: Any, without_mtp: Any, rounds: int) -> dict[str, Any]:
+def _options(engine: Engine, given: dict[str, Any]) -> ReplyOptions:
+    """The options of a reply from those of the command line."""
+    from edge_mtp.device import Sampling
+    from edge_mtp.engine import ReplyOptions
+
+    given = dict(given)
+    given["logit_bias"] = {engine.token(token): bias for token, bias in given["logit_bias"]}
+    given["suppress"] = [engine.token(token) for token in given["suppress"]]
+    names = Sampling.__dataclass_fields__.keys()
+    sampling = Sampling(**{name: given.pop(name) for name in names & given.keys()})
+    return ReplyOptions(sampling=sampling, **given)
+
+
+def _dialogue(engine: Engine, load: Path | None, system: str | None, tools: list[dict[str, Any]]) -> Dialogue:
+    from edge_mtp.dialogue import Dialogue
+
+    dialogue = Dialogue(engine) if load is None else Dialogue.load(engine, load)
+    if system is not None:
+        if dialogue.messages:
+            raise EdgeMtpError("a loaded conversation has its system prompt already; drop --system")
+        dialogue.messages.append({"role": "system", "content": system})
+    if tools:
+        dialogue.tools = list(tools)
+    return dialogue
+
+
+def _run_once(dialogue: Dialogue, options: ReplyOptions, rounds: int, as_json: bool) -> None:
+    """One reply, and a comparison over so many rounds."""
+    from edge_mtp.cli.transcript import Writer, logprob_lines, result, show_calls, summary_lines
+
+    reply = dialogue.reply(options)
+    if as_json:
+        reply.wait()
+    else:
+        writer = Writer("colour")
+        for token in reply:
+            writer.write(token)
+        writer.finish()
+        show_calls(reply)
+    shown = result(reply)
+    shown["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
+    if rounds:
+        shown["comparison"] = _compare(reply, dialogue, options, rounds)
+    if as_json:
+        click.echo(json.dumps(shown))
+        return
+    if options.logprobs:
+        click.echo("\n" + "\n".join(logprob_lines(reply)))
+    click.echo("\n" + "\n".join(summary_lines(reply.summary)))
+    if rounds:
+        _print_comparison(shown["comparison"])
+
+
+def _compare(reply: Reply, dialogue: Dialogue, options: ReplyOptions, rounds: int) -> dict[str, Any]:
     """Decode speed of both arms over `rounds` interleaved pairs; `reply` was the warm-up of the first."""
+    from dataclasses import replace
+
     from edge_mtp.compare import interleave, paired_ratio
 
-    texts: set[tuple[int, ...]] = {tuple(reply.tokens), tuple(without_mtp().wait().tokens)}
+    plain_options = replace(options, draft_length=0)
+    texts: set[tuple[int, ...]] = {tuple(reply.tokens), tuple(dialogue.reply(plain_options).wait().tokens)}
 
-    def speed(arm: Any) -> float:
-        finished = arm().wait()
+    def speed(arm: ReplyOptions) -> float:
+        finished = dialogue.reply(arm).wait()
         texts.add(tuple(finished.tokens))
         per_s = finished.summary.tokens_per_s
         if per_s is None:
             raise EdgeMtpError("the reply is one token long, too short to compare; ask for a longer one")
         return float(per_s)
 
-    mtp, plain = interleave([lambda: speed(with_mtp), lambda: speed(without_mtp)], rounds)
+    arms: list[Callable[[], float]] = [lambda: speed(options), lambda: speed(plain_options)]
+    mtp, plain = interleave(arms, rounds)
     ratio: Ratio = paired_ratio(mtp, plain)
     return {
         "speed_up": ratio.to_json(),
@@ -159,18 +286,6 @@ def _compare(reply: Reply, with_mtp: Any, without_mtp: Any, rounds: int) -> dict
         "plain_tokens_per_s": sorted(plain)[len(plain) // 2],
         "same_text": len(texts) == 1,
     }
-
-
-def _print_summary(summary: Summary) -> None:
-    parts = [f"first token {summary.time_to_first_token_s * 1e3:.1f} ms"]
-    if summary.tokens_per_s is not None:
-        parts.append(f"{summary.tokens_per_s:,.0f} tokens/s")
-    if summary.tokens_per_verify is not None:
-        parts.append(f"{summary.tokens_per_verify:.2f} tokens per verify")
-        shares = " ".join(f"{share:.0%}" for share in summary.acceptance)
-        parts.append(f"drafts accepted by position {shares}")
-    parts.append(f"{summary.prompt_tokens} + {summary.tokens} tokens, ended by {summary.finish}")
-    click.echo("\n" + "\n".join(parts))
 
 
 def _print_comparison(comparison: dict[str, Any]) -> None:

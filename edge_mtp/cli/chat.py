@@ -1,0 +1,299 @@
+"""The chat of `edge-mtp run`: lines in, replies out, at a terminal or in a pipe."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from edge_mtp.cli.run import parse_mtp
+from edge_mtp.cli.transcript import (
+    CLOSE,
+    OPEN,
+    Marks,
+    Writer,
+    controller_lines,
+    logprob_lines,
+    result,
+    show_calls,
+    summary_lines,
+)
+from edge_mtp.device import Outcome, Step
+from edge_mtp.dialogue import Dialogue
+from edge_mtp.engine import ContextOverflowError, Reply, ReplyOptions
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.json_file import read_json
+from edge_mtp.summary import summarize_all
+from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError
+
+MOST_ROUNDS = 8  # of tool calls after one message, when a file answers them
+
+HELP = {
+    "/help": "this list",
+    "/stats": "speed, acceptance, reuse and the controller's choices: of the last reply, and of all",
+    "/mtp auto|off|K": "how the next replies are drafted",
+    "/marks on|off": f"accepted drafts between {OPEN} and {CLOSE}",
+    "/save FILE": "write the conversation, for --load",
+    "/reset": "start over, with the same system prompt and tools",
+    "/quit": "end the chat",
+}
+
+
+class Chat:
+    """A dialogue with whoever writes to standard input.
+
+    At a terminal a failed turn is told and the chat goes on; in a pipe it goes on too, and ends with exit status 1.
+    With `as_json` standard output carries one JSON object a reply, and all else goes to standard error.
+    """
+
+    def __init__(
+        self, dialogue: Dialogue, options: ReplyOptions, responses: Path | None = None, *, as_json: bool = False
+    ) -> None:
+        names = [tool["function"]["name"] for tool in dialogue.tools]
+        self._dialogue = dialogue
+        self._options = options
+        self._responses = Responses(responses, names) if responses is not None else None
+        self._json = as_json
+        self._lines = Lines(decorated=not as_json)
+        self._marks: Marks = "colour"
+        self._traces: list[tuple[list[Step], Outcome]] = []
+        self._failed = False
+        self._over = False
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/help": self._help,
+            "/stats": self._stats,
+            "/mtp": self._mtp,
+            "/marks": self._mark,
+            "/save": self._save,
+            "/reset": self._reset,
+            "/quit": self._quit,
+        }
+
+    def run(self) -> None:
+        """Talks until the input ends. Raises EdgeMtpError when the runner is gone, and SystemExit(1) as said above."""
+        if self._lines.terminal:
+            self._say("/help for commands, Ctrl-C stops a reply, Ctrl-D ends")
+        while not self._over and (line := self._lines.read("> ")) is not None:
+            with self._told():
+                if line.startswith("/"):
+                    self._command(line)
+                elif line.strip():
+                    self._turn(line)
+        if self._failed and not self._lines.terminal:
+            raise SystemExit(1)
+
+    # -- turns ----------------------------------------------------------------------------------------------------
+
+    def _turn(self, text: str) -> None:
+        """A message and all that follows from it: a reply, or calls, their responses and the reply to these."""
+        dialogue = self._dialogue
+        dialogue.say(text)
+        rounds = 0
+        while self._reply():
+            rounds += 1
+            if self._responses is not None and rounds == MOST_ROUNDS:
+                raise EdgeMtpError(f"{MOST_ROUNDS} rounds of tool calls after one message; not answered any more")
+
+    def _reply(self) -> bool:
+        """One reply of the model. Whether tools answered it, so that the model has to go on."""
+        dialogue = self._dialogue
+        try:
+            reply = dialogue.reply(self._options)
+            self._stream(reply)
+        except BaseException:
+            dialogue.withdraw()
+            raise
+        dialogue.add(reply)
+        if reply.outcome is None:
+            return False
+        self._traces.append((reply.steps, reply.outcome))
+        if reply.outcome.finish == "context":
+            self._say("the context is full; /reset starts over")
+        elif reply.outcome.finish == "length":
+            self._say(f"cut off after {reply.outcome.tokens} tokens; --max-tokens allows more")
+        try:
+            return self._answer(reply.tool_calls)
+        except ToolCallSyntaxError:
+            return False
+
+    def _stream(self, reply: Reply) -> None:
+        writer = Writer(self._marks)
+        try:
+            with self._lines.interruptible() as interrupted, closing(iter(reply)) as tokens:
+                for token in tokens:
+                    if not self._json:
+                        writer.write(token)
+                    if interrupted():
+                        break
+        finally:
+            if not self._json:
+                writer.finish()
+        if self._json:
+            click.echo(json.dumps(result(reply)))
+            return
+        if reply.outcome is None:
+            self._say("stopped")
+        show_calls(reply)
+        if self._options.logprobs:
+            click.echo("\n".join(logprob_lines(reply)))
+
+    def _answer(self, calls: list[ToolCall]) -> bool:
+        """Gives the tools' responses to the dialogue; whether there was one."""
+        answered = False
+        for call in calls:
+            if self._responses is not None:
+                found, response = self._responses.take(call.name)
+                if found and not self._json:
+                    click.echo(f"response of {call.name}: {json.dumps(response)}")
+            else:
+                found, response = self._typed(call.name)
+            if found:
+                self._dialogue.respond(call.name, response)
+                answered = True
+        return answered
+
+    def _typed(self, tool: str) -> tuple[bool, Any]:
+        """What the person answers for a tool: whether anything, and what."""
+        while not self._over and (line := self._lines.read(f"response of {tool}> ")) is not None:
+            if line.startswith("/"):
+                with self._told():
+                    self._command(line)
+                continue
+            try:
+                return bool(line.strip()), json.loads(line) if line.strip() else None
+            except ValueError:
+                return True, line
+        return False, None
+
+    # -- commands -------------------------------------------------------------------------------------------------
+
+    def _command(self, line: str) -> None:
+        name, _, argument = line.strip().partition(" ")
+        if name not in self._commands:
+            raise EdgeMtpError(f"{name} is no command; use {', '.join(self._commands)} (or a space before the slash)")
+        self._commands[name](argument.strip())
+
+    def _help(self, argument: str) -> None:
+        width = max(map(len, HELP)) + 2
+        self._say("\n".join(f"{command:<{width}}{meaning}" for command, meaning in HELP.items()))
+
+    def _stats(self, argument: str) -> None:
+        if not self._traces:
+            raise EdgeMtpError("/stats has nothing to tell before the first reply; write a message")
+        for title, traces in (("last reply", self._traces[-1:]), (f"all {len(self._traces)} replies", self._traces)):
+            summary = summarize_all(traces)
+            self._say("\n  ".join([title, *summary_lines(summary), *controller_lines(summary)]))
+
+    def _mtp(self, argument: str) -> None:
+        options = replace(self._options, draft_length=parse_mtp(argument), draft_policy=None)
+        self._dialogue.engine.check(options, self._dialogue.tools)
+        self._options = options
+
+    def _mark(self, argument: str) -> None:
+        if argument not in ("on", "off"):
+            raise EdgeMtpError(f"/marks '{argument}' is neither on nor off; use /marks on")
+        self._marks = "brackets" if argument == "on" else "colour"
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise EdgeMtpError("/save needs a file to write; use /save FILE")
+        self._dialogue.save(argument)
+        self._say(f"saved {len(self._dialogue.messages)} messages in {argument}")
+
+    def _reset(self, argument: str) -> None:
+        self._dialogue.reset()
+
+    def _quit(self, argument: str) -> None:
+        self._over = True
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def _say(self, text: str) -> None:
+        click.echo(text, err=self._json)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tells a refusal in one line and goes on, unless the runner is gone."""
+        try:
+            yield
+        except EdgeMtpError as error:
+            if self._dialogue.engine.runner.exit_code is not None:
+                raise
+            cure = "; /reset starts over" if isinstance(error, ContextOverflowError) else ""
+            click.echo(f"Error: {' '.join(str(error).split())}{cure}", err=True)
+            self._failed = True
+
+
+class Responses:
+    """What tools answer, from a file."""
+
+    def __init__(self, path: Path, tools: list[str]) -> None:
+        """`tools`: the declared names. Raises EdgeMtpError for a file that is no list and no object of their names."""
+        self._responses = read_json(path, "tool responses")
+        if not isinstance(self._responses, dict | list):
+            raise EdgeMtpError(f"tool responses '{path}' are neither {{name: response}} nor a list; make them one")
+        unknown = [name for name in self._responses if name not in tools] if isinstance(self._responses, dict) else []
+        if unknown:
+            declared = ", ".join(tools) or "none"
+            raise EdgeMtpError(f"tool responses '{path}' name '{unknown[0]}', no declared tool; declared: {declared}")
+
+    def take(self, tool: str) -> tuple[bool, Any]:
+        """Whether there is a response to the next call, of `tool`, and the response."""
+        if isinstance(self._responses, Mapping):
+            return tool in self._responses, self._responses.get(tool)
+        return (True, self._responses.pop(0)) if self._responses else (False, None)
+
+
+class Lines:
+    """Standard input by lines; at a terminal, and if `decorated`, with prompts, history and a Ctrl-C of its own."""
+
+    def __init__(self, *, decorated: bool) -> None:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")
+        self.terminal = decorated and sys.stdin.isatty() and sys.stdout.isatty()
+        if self.terminal:
+            with suppress(ImportError):  # not everywhere; then lines cannot be edited
+                import readline  # noqa: F401
+
+    def read(self, prompt: str) -> str | None:
+        """The next line, None at the end. At a terminal Ctrl-C drops what is being typed."""
+        if not self.terminal:
+            line = sys.stdin.readline()
+            return line.rstrip("\r\n") if line else None
+        while True:
+            try:
+                return input(prompt)
+            except EOFError:
+                click.echo()
+                return None
+            except KeyboardInterrupt:
+                click.echo()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[Callable[[], bool]]:
+        """At a terminal: Ctrl-C is noted, for the function given out to tell, and a second one interrupts."""
+        noted = False
+
+        def note(number: int, frame: FrameType | None) -> None:
+            nonlocal noted
+            if noted:
+                raise KeyboardInterrupt
+            noted = True
+
+        if not self.terminal:
+            yield lambda: False
+            return
+        previous = signal.signal(signal.SIGINT, note)
+        try:
+            yield lambda: noted
+        finally:
+            signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,114 @@
+"""What a person sees of a reply: its text with the accepted drafts marked, its calls, its figures."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from edge_mtp.engine import Reply, Token
+    from edge_mtp.summary import Summary
+
+Marks = Literal["colour", "brackets"]
+COLOURS = {"drafter": "green", "lookup": "cyan", "grammar": "magenta"}
+OPEN, CLOSE = "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
+
+
+class Writer:
+    """Writes tokens to standard output as they come, accepted drafts in their source's colour or in brackets.
+
+    Colours are left out where standard output is no terminal.
+    """
+
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
+        self._bracket = False
+
+    def write(self, token: Token) -> None:
+        if not token.text:
+            return
+        text = token.text
+        if self._marks == "colour" and token.source is not None:
+            text = click.style(text, fg=COLOURS[token.source])
+        elif self._marks == "brackets" and token.drafted != self._bracket:
+            text = (OPEN if token.drafted else CLOSE) + text
+            self._bracket = token.drafted
+        click.echo(text, nl=False)
+
+    def finish(self) -> None:
+        """Ends the reply's last line."""
+        click.echo(CLOSE if self._bracket else "")
+        self._bracket = False
+
+
+def call_lines(reply: Reply) -> list[str]:
+    """The reply's calls, one a line. Raises ToolCallSyntaxError where they cannot be read."""
+    lines = []
+    for call in reply.tool_calls:
+        arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in call.arguments.items())
+        lines.append(f"call  {call.name}({arguments})")
+    return lines
+
+
+def show_calls(reply: Reply) -> None:
+    """Writes the reply's calls; if they cannot be read, why, on standard error."""
+    from edge_mtp.tool_calls import ToolCallSyntaxError
+
+    try:
+        for line in call_lines(reply):
+            click.echo(line)
+    except ToolCallSyntaxError as error:
+        click.echo(f"call  not readable: {error}", err=True)
+
+
+def logprob_lines(reply: Reply) -> list[str]:
+    """One line a token: its log-probability, and the token as the vocabulary spells it."""
+    spelled = map(reply.tokenizer.token_text, reply.tokens)
+    return [f"{logprob:9.4f}  {text}" for logprob, text in zip(reply.logprobs, spelled, strict=True)]
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """The figures of a reply, one a line."""
+    lines = [f"first token {summary.time_to_first_token_s * 1e3:.1f} ms"]
+    if summary.tokens_per_s is not None:
+        lines.append(f"{summary.tokens_per_s:,.0f} tokens/s")
+    if summary.tokens_per_verify is not None:
+        lines.append(f"{summary.tokens_per_verify:.2f} tokens per verify")
+        lines.append("drafts accepted by position " + " ".join(f"{share:.0%}" for share in summary.acceptance))
+        by_source = (f"{name} {d.accepted} of {d.verified}" for name, d in summary.sources.items())
+        lines.append("drafts accepted by source: " + ", ".join(by_source))
+    if summary.reused_tokens:
+        lines.append(f"{summary.reused_tokens} tokens of the prompt were in the cache")
+    if summary.restored_tokens:
+        lines.append(f"{summary.restored_tokens} tokens of the prompt came from the kept prefix")
+    lines.append(f"{summary.prompt_tokens} + {summary.tokens} tokens, ended by {summary.finish}")
+    return lines
+
+
+def controller_lines(summary: Summary) -> list[str]:
+    """What was asked of the drafter, and what a grammar's masks took."""
+    planned = ", ".join(f"{k} in {steps}" for k, steps in summary.planned.items())
+    lines = [f"drafts asked for by steps: {planned or 'none'}; {summary.explored} of them to learn"]
+    if summary.mask_ms:
+        lines.append(f"masks {summary.mask_ms:.2f} ms a step")
+    return lines
+
+
+def result(reply: Reply) -> dict[str, Any]:
+    """A reply as one JSON object, with its trace; `summary` is null where it was cancelled."""
+    from edge_mtp.device.trace import to_json
+    from edge_mtp.tool_calls import ToolCallSyntaxError
+
+    result: dict[str, Any] = {"text": reply.text, "tokens": reply.tokens, "tool_calls": [], "tool_call_error": None}
+    try:
+        result["tool_calls"] = [call.to_json() for call in reply.tool_calls]
+    except ToolCallSyntaxError as error:
+        result["tool_call_error"] = str(error)
+    if reply.logprobs:
+        result["logprobs"] = reply.logprobs
+    done = reply.outcome is not None
+    result["summary"] = reply.summary.to_json() if done else None
+    result["trace"] = [to_json(record) for record in (*reply.steps, *([reply.outcome] if reply.outcome else ()))]
+    return result

@@ -1,0 +1,50 @@
+"""Files that a person writes or keeps: text and JSON, refused in one line, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from edge_mtp.errors import EdgeMtpError
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a UTF-8 file. Raises EdgeMtpError, which calls the file `what`, if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise EdgeMtpError(f"cannot read {what} '{path}': {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise EdgeMtpError(f"{what} '{path}' is not UTF-8 text; give another file") from None
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The value in a JSON file. Raises EdgeMtpError, which calls the file `what`, if it cannot be read."""
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise EdgeMtpError(
+            f"{what} '{path}' is not JSON: {error.msg} in line {error.lineno}; correct that line"
+        ) from None
+    except RecursionError:
+        raise EdgeMtpError(f"{what} '{path}' is nested too deeply to be read; give another file") from None
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a value as JSON. Raises EdgeMtpError, and leaves the file as it was, if it cannot."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                json.dump(value, file, ensure_ascii=False, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise EdgeMtpError(f"cannot write '{path}': {error.strerror}; name another file") from None
