@@ -1,0 +1,311 @@
+#include "constraint.h"
+
+#include <xgrammar/compiler.h>
+#include <xgrammar/matcher.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+#include "error.h"
+#include "grammar_text.h"
+#include "select.h"
+#include "token_bytes.h"
+
+namespace edge_mtp {
+namespace {
+
+constexpr size_t kCompiledGrammars = 4;  // of the last requests; a few MB each at 262144 tokens
+constexpr size_t kLongestMessage = 400;
+
+// What the engine said it leaves out of the grammar that this thread compiles. Its messages come from destructors, so
+// they cannot throw where they arise.
+thread_local std::string left_out;
+
+std::string one_line(std::string message) {
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+  }
+  while (!message.empty() && message.back() == ' ') message.pop_back();
+  if (message.size() > kLongestMessage) message = message.substr(0, kLongestMessage) + "...";
+  return message;
+}
+
+// -- vocabulary -----------------------------------------------------------------------------------------------------
+
+// The vocabulary as the engine sees it. A special token is one private character; a token that holds the first byte of
+// a private character, which UTF-8 text never does, is nothing; stop tokens are known by id.
+struct Vocabulary {
+  Vocabulary(const TokenBytes& tokens, const std::vector<int32_t>& stop);
+
+  // The longest token that `text` begins with; -1 when there is none.
+  int32_t longest_match(std::string_view text) const;
+
+  SpecialTokens specials;
+  xgrammar::TokenizerInfo info{xgrammar::NullObj{}};
+  int32_t first_byte_token = -1;  // 256 tokens from here spell the bytes 0..255; -1 when there are none
+
+ private:
+  bool is_byte_token(int32_t token) const {
+    return first_byte_token >= 0 && token >= first_byte_token && token < first_byte_token + 256;
+  }
+};
+
+int32_t find_byte_tokens(const TokenBytes& tokens) {
+  int32_t run = 0;
+  for (int32_t token = 0; token < tokens.vocabulary(); ++token) {
+    const std::string_view text = tokens.text(token);
+    const bool single = text.size() == 1 && !tokens.is_special(token);
+    const int32_t byte = single ? static_cast<uint8_t>(text[0]) : -1;
+    run = byte == run ? run + 1 : (byte == 0 ? 1 : 0);
+    if (run == 256) return token - 255;
+  }
+  return -1;
+}
+
+Vocabulary::Vocabulary(const TokenBytes& tokens, const std::vector<int32_t>& stop)
+    : first_byte_token(find_byte_tokens(tokens)) {
+  std::vector<std::string> texts(static_cast<size_t>(tokens.vocabulary()));
+  for (int32_t token = 0; token < tokens.vocabulary(); ++token) {
+    const std::string_view text = tokens.text(token);
+    std::string& out = texts[static_cast<size_t>(token)];
+    if (tokens.is_special(token)) {
+      const bool stops = std::find(stop.begin(), stop.end(), token) != stop.end();
+      if (!text.empty()) out = specials.add(text, token, stops);
+    } else if (std::none_of(text.begin(), text.end(), is_private_byte)) {
+      out = text;
+    }
+  }
+  info = xgrammar::TokenizerInfo(texts, xgrammar::VocabType::RAW, tokens.vocabulary(), stop, false);
+}
+
+int32_t Vocabulary::longest_match(std::string_view text) const {
+  const auto& sorted = info.GetSortedDecodedVocab();
+  auto low = sorted.begin(), high = sorted.end();
+  int32_t found = -1;
+  for (size_t depth = 0; depth < text.size(); ++depth) {
+    const int wanted = static_cast<uint8_t>(text[depth]);
+    const auto byte = [depth](const auto& entry) {
+      return depth < entry.second.size() ? static_cast<int>(static_cast<uint8_t>(entry.second[depth])) : -1;
+    };
+    low = std::partition_point(low, high, [&](const auto& entry) { return byte(entry) < wanted; });
+    high = std::partition_point(low, high, [&](const auto& entry) { return byte(entry) == wanted; });
+    if (low == high) break;
+    // Tokens that end here come first. Where two spell the same, models write the one that is no byte of a fallback.
+    if (low->second.size() != depth + 1) continue;
+    found = low->first;
+    for (auto same = low; same != high && same->second.size() == depth + 1; ++same) {
+      const auto order = [this](int32_t token) { return std::pair(is_byte_token(token), token); };
+      if (order(same->first) < order(found)) found = same->first;
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+// -- compiler -------------------------------------------------------------------------------------------------------
+
+struct GrammarCompiler::Impl {
+  struct Compiled {
+    std::string grammar;
+    bool json_schema;
+    xgrammar::CompiledGrammar compiled;
+  };
+
+  std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> compile(const std::string& grammar,
+                                                                                  bool json_schema);
+
+  const TokenBytes& tokens;
+  const std::vector<int32_t> stop;
+  std::mutex mutex;
+  std::shared_ptr<const Vocabulary> vocabulary;  // made for the first grammar
+  std::list<Compiled> recent;                    // the last used first
+};
+
+GrammarCompiler::GrammarCompiler(const TokenBytes& tokens, const std::vector<int32_t>& stop)
+    : impl(new Impl{tokens, stop, {}, nullptr, {}}) {
+  if (stop.empty()) throw Error("a grammar needs a stop token to end with; give the bundle's");
+  for (const int32_t token : stop) {
+    if (token < 0 || token >= tokens.vocabulary()) {
+      throw Error("stop token " + std::to_string(token) + " is outside the vocabulary of " +
+                  std::to_string(tokens.vocabulary()) + "; give the bundle's");
+    }
+  }
+}
+
+GrammarCompiler::~GrammarCompiler() = default;
+
+std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> GrammarCompiler::Impl::compile(
+    const std::string& grammar, bool json_schema) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (auto entry = recent.begin(); entry != recent.end(); ++entry) {
+    if (entry->json_schema == json_schema && entry->grammar == grammar) {
+      recent.splice(recent.begin(), recent, entry);
+      return {vocabulary, entry->compiled};
+    }
+  }
+  if (vocabulary == nullptr) vocabulary = std::make_shared<Vocabulary>(tokens, stop);
+  xgrammar::GrammarCompiler engine(vocabulary->info, /*max_threads=*/1, /*cache_enabled=*/false);
+  const std::string what = json_schema ? "JSON schema" : "grammar";
+  left_out.clear();
+  xgrammar::CompiledGrammar compiled{xgrammar::NullObj{}};
+  try {
+    // JSON with one space after each comma and colon and no other white space: what is left to choose is the content.
+    compiled = json_schema ? engine.CompileJSONSchema(grammar, /*any_whitespace=*/false)
+                           : engine.CompileGrammar(to_engine_grammar(grammar, vocabulary->specials));
+  } catch (const std::exception& error) {
+    throw Error(one_line(what + ": " + error.what()) + "; correct it (docs/grammar.md)");
+  }
+  if (!left_out.empty()) {
+    throw Error(one_line(what + ": " + left_out) + "; take it out, since it would not be enforced (docs/grammar.md)");
+  }
+  recent.push_front({grammar, json_schema, compiled});
+  if (recent.size() > kCompiledGrammars) recent.pop_back();
+  return {vocabulary, compiled};
+}
+
+// -- constraint -----------------------------------------------------------------------------------------------------
+
+struct Constraint::Impl {
+  Impl(std::shared_ptr<const Vocabulary> words, const xgrammar::CompiledGrammar& compiled)
+      : vocabulary(std::move(words)),
+        matcher(compiled),
+        row(static_cast<size_t>(edge_mask_words(vocabulary->info.GetVocabSize()))) {}
+
+  // The mask from here, computed once per place.
+  const std::vector<int32_t>& mask();
+  bool accept(int32_t token);
+  void rollback(int32_t count);
+  // The one token that is allowed next; -1 when there are more, or none.
+  int32_t only_token();
+
+  const std::shared_ptr<const Vocabulary> vocabulary;
+  xgrammar::GrammarMatcher matcher;
+  std::vector<int32_t> row;
+  bool row_is_current = false;
+  int32_t accepted = 0;
+};
+
+const std::vector<int32_t>& Constraint::Impl::mask() {
+  if (row_is_current) return row;
+  if (matcher.IsTerminated()) {
+    std::fill(row.begin(), row.end(), 0);
+  } else {
+    int64_t shape = static_cast<int64_t>(row.size());
+    DLTensor tensor{};
+    tensor.data = row.data();
+    tensor.device = {kDLCPU, 0};
+    tensor.ndim = 1;
+    tensor.dtype = {kDLInt, 32, 1};
+    tensor.shape = &shape;
+    matcher.FillNextTokenBitmask(&tensor);
+    const int32_t rest = vocabulary->info.GetVocabSize() % 32;
+    if (rest != 0) row.back() = static_cast<int32_t>(static_cast<uint32_t>(row.back()) & ((1u << rest) - 1u));
+  }
+  row_is_current = true;
+  return row;
+}
+
+bool Constraint::Impl::accept(int32_t token) {
+  const auto& texts = vocabulary->info.GetDecodedVocab();
+  if (matcher.IsTerminated() || token < 0 || token >= static_cast<int32_t>(texts.size())) return false;
+  if (!matcher.AcceptToken(token)) return false;
+  row_is_current = false;
+  ++accepted;
+  return true;
+}
+
+void Constraint::Impl::rollback(int32_t count) {
+  if (count < 0 || count > accepted) {
+    throw Error("a constraint cannot take back " + std::to_string(count) + " of " + std::to_string(accepted) +
+                " tokens; give at most those");
+  }
+  if (count == 0) return;
+  matcher.Rollback(count);
+  row_is_current = false;
+  accepted -= count;
+}
+
+int32_t Constraint::Impl::only_token() {
+  int32_t found = -1;
+  const std::vector<int32_t>& words = mask();
+  for (size_t i = 0; i < words.size(); ++i) {
+    const auto word = static_cast<uint32_t>(words[i]);
+    if (word == 0) continue;
+    if (found >= 0 || (word & (word - 1)) != 0) return -1;
+    int32_t bit = 0;
+    while ((word >> bit & 1u) == 0) ++bit;
+    found = static_cast<int32_t>(i) * 32 + bit;
+  }
+  return found;
+}
+
+Constraint::Constraint(GrammarCompiler& compiler, const std::string& grammar, bool json_schema) {
+  auto [vocabulary, compiled] = compiler.impl->compile(grammar, json_schema);
+  impl_ = std::make_unique<Impl>(std::move(vocabulary), compiled);
+}
+
+Constraint::~Constraint() = default;
+
+void Constraint::mask(int32_t* words) {
+  const std::vector<int32_t>& row = impl_->mask();
+  std::memcpy(words, row.data(), row.size() * sizeof(int32_t));
+}
+
+bool Constraint::accept(int32_t token) { return impl_->accept(token); }
+
+void Constraint::rollback(int32_t count) { impl_->rollback(count); }
+
+void Constraint::forced(int32_t most, std::vector<int32_t>& tokens) {
+  tokens.clear();
+  const auto wanted = static_cast<size_t>(std::max(most, 0));
+  int32_t moved = 0;
+  bool forced = true;
+  while (forced && tokens.size() < wanted && !impl_->matcher.IsTerminated()) {
+    const std::string text = impl_->matcher.FindJumpForwardString();
+    const size_t before = tokens.size();
+    for (std::string_view rest = text; !rest.empty() && tokens.size() < wanted;) {
+      const int32_t token = impl_->vocabulary->longest_match(rest);
+      if (token < 0) {
+        forced = false;
+        break;
+      }
+      tokens.push_back(token);
+      rest.remove_prefix(impl_->vocabulary->info.GetDecodedVocab()[static_cast<size_t>(token)].size());
+    }
+    if (!forced || tokens.size() == wanted) break;
+    for (size_t i = before; i < tokens.size(); ++i) moved += impl_->accept(tokens[i]);
+    const int32_t only = impl_->only_token();
+    forced = only >= 0;
+    if (forced) {
+      tokens.push_back(only);
+      moved += impl_->accept(only);
+    }
+  }
+  impl_->rollback(moved);
+}
+
+bool Constraint::finished() const { return impl_->matcher.IsTerminated(); }
+
+}  // namespace edge_mtp
+
+// The engine's messages (XGRAMMAR_LOG_CUSTOMIZE).
+namespace xgrammar {
+
+[[noreturn]] void LogFatalImpl(const std::string&, int, const std::string& message) {
+  throw edge_mtp::Error(message);
+}
+
+void LogMessageImpl(const std::string&, int, int, const std::string& message) {
+  if (edge_mtp::left_out.empty()) edge_mtp::left_out = message;
+}
+
+}  // namespace xgrammar

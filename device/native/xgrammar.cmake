@@ -1,0 +1,106 @@
+# xgrammar's C++ core as the static target `xgrammar`, from its source distribution, pinned by version and hash.
+# -DXGRAMMAR_SOURCE_DIR=DIR takes an unpacked one, for builds without a network.
+set(XGRAMMAR_VERSION 0.2.8)
+set(XGRAMMAR_SHA256 8305646fd2b319d6c3003f51a1665e54cbbe9cba1fb636bc41d0b46434ccbb80)
+set(XGRAMMAR_FILE xgrammar-${XGRAMMAR_VERSION}.tar.gz)
+set(XGRAMMAR_SOURCE_DIR "" CACHE PATH "an unpacked ${XGRAMMAR_FILE}; empty to download it")
+
+# Downloads `url` to `file`; sets `ok` if its hash is right.
+function(xgrammar_download url file ok)
+  set(${ok} FALSE PARENT_SCOPE)
+  file(DOWNLOAD ${url} ${file} STATUS status TLS_VERIFY ON INACTIVITY_TIMEOUT 60)
+  list(GET status 0 failed)
+  if(NOT failed)
+    file(SHA256 ${file} hash)
+    if(hash STREQUAL XGRAMMAR_SHA256)
+      set(${ok} TRUE PARENT_SCOPE)
+    endif()
+  endif()
+endfunction()
+
+# Sets `url` to the file's address in the package index that pip is configured for; empty if that does not have it.
+function(xgrammar_in_index url work)
+  set(${url} "" PARENT_SCOPE)
+  find_package(Python3 COMPONENTS Interpreter QUIET)
+  set(index "$ENV{PIP_INDEX_URL}")
+  if(index STREQUAL "" AND Python3_Interpreter_FOUND)
+    execute_process(COMMAND ${Python3_EXECUTABLE} -m pip config get global.index-url
+                    OUTPUT_VARIABLE index OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  endif()
+  if(index STREQUAL "")
+    return()
+  endif()
+  string(REGEX REPLACE "/+$" "" index "${index}")
+  file(DOWNLOAD "${index}/xgrammar/" ${work}/index.html STATUS status INACTIVITY_TIMEOUT 60)
+  list(GET status 0 failed)
+  if(failed)
+    return()
+  endif()
+  file(READ ${work}/index.html page)
+  string(REPLACE "." "\\." pattern ${XGRAMMAR_FILE})
+  if(NOT page MATCHES "href=\"([^\"#]*${pattern})[\"#]")
+    return()
+  endif()
+  set(found "${CMAKE_MATCH_1}")
+  if(found MATCHES "^/")
+    string(REGEX MATCH "^[a-z]+://[^/]+" host "${index}")
+    set(found "${host}${found}")
+  elseif(NOT found MATCHES "^[a-z]+://")
+    set(found "${index}/xgrammar/${found}")
+  endif()
+  set(${url} "${found}" PARENT_SCOPE)
+endfunction()
+
+if(XGRAMMAR_SOURCE_DIR)
+  set(xgrammar_source ${XGRAMMAR_SOURCE_DIR})
+else()
+  set(xgrammar_work ${CMAKE_BINARY_DIR}/_deps/xgrammar)
+  set(xgrammar_source ${xgrammar_work}/xgrammar-${XGRAMMAR_VERSION})
+  if(NOT EXISTS ${xgrammar_source}/.unpacked)
+    set(xgrammar_url https://files.pythonhosted.org/packages/03/0f)
+    string(APPEND xgrammar_url /29f521535729be740779c2c98b630ef6607cf28be9b669895dd2b821ff63/${XGRAMMAR_FILE})
+    set(xgrammar_archive ${xgrammar_work}/${XGRAMMAR_FILE})
+    set(xgrammar_ok FALSE)
+    foreach(attempt RANGE 1)
+      if(NOT xgrammar_ok)
+        xgrammar_download(${xgrammar_url} ${xgrammar_archive} xgrammar_ok)
+      endif()
+    endforeach()
+    if(NOT xgrammar_ok)
+      xgrammar_in_index(xgrammar_mirror ${xgrammar_work})
+      if(xgrammar_mirror)
+        xgrammar_download(${xgrammar_mirror} ${xgrammar_archive} xgrammar_ok)
+      endif()
+    endif()
+    if(NOT xgrammar_ok)
+      message(FATAL_ERROR "cannot download ${XGRAMMAR_FILE} (sha256 ${XGRAMMAR_SHA256}) from files.pythonhosted.org or "
+                          "pip's index; unpack it yourself and pass -DXGRAMMAR_SOURCE_DIR=DIR")
+    endif()
+    file(ARCHIVE_EXTRACT INPUT ${xgrammar_archive} DESTINATION ${xgrammar_work}
+         PATTERNS xgrammar-${XGRAMMAR_VERSION}/cpp/* xgrammar-${XGRAMMAR_VERSION}/include/*
+                  xgrammar-${XGRAMMAR_VERSION}/3rdparty/picojson/* xgrammar-${XGRAMMAR_VERSION}/3rdparty/dlpack/include/*
+                  xgrammar-${XGRAMMAR_VERSION}/LICENSE)
+    file(REMOVE ${xgrammar_archive})
+    file(WRITE ${xgrammar_source}/.unpacked "")
+  endif()
+endif()
+if(NOT EXISTS ${xgrammar_source}/include/xgrammar/matcher.h)
+  message(FATAL_ERROR "${xgrammar_source} holds no xgrammar; pass -DXGRAMMAR_SOURCE_DIR=DIR of an unpacked "
+                      "${XGRAMMAR_FILE}")
+endif()
+
+file(GLOB xgrammar_files ${xgrammar_source}/cpp/*.cc ${xgrammar_source}/cpp/converter_ext/*.cc
+                         ${xgrammar_source}/cpp/support/*.cc)
+add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_files})
+target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/include ${xgrammar_source}/3rdparty/picojson
+                                                  ${xgrammar_source}/3rdparty/dlpack/include)
+# constraint.cc receives its messages.
+target_compile_definitions(xgrammar PRIVATE XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0
+                                            XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
+# Its warnings are not ours to mend. Optimised in every configuration: its compiler of grammars is a hundred times the
+# work of the code around it. What no one calls (Lark, structural tags) is dropped when linking.
+target_compile_options(xgrammar PRIVATE -w -O2 -ffunction-sections -fdata-sections)
+target_link_libraries(xgrammar PUBLIC Threads::Threads)
+if(NOT APPLE)
+  target_link_options(xgrammar INTERFACE -Wl,--gc-sections)
+endif()
