@@ -17,6 +17,7 @@ from edge_mtp.chat import ChatFormat, Detokenizer, Message, Tokenizer
 from edge_mtp.device import Outcome, Request, Runner, Sampling, Step, find_device
 from edge_mtp.device.request import DraftPolicy, DraftSource
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.grammar import response_schema, tool_grammar
 from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.tool_calls import ToolCall, parse_calls
 
@@ -119,14 +120,14 @@ class Reply:
                     self.outcome = event
                     continue
                 self.steps.append(event)
-                self.logprobs += event.logprobs
                 for index, token in enumerate(event.tokens):
                     self.tokens.append(token)
+                    self.logprobs += event.logprobs[index : index + 1]
                     text = "" if token in self._stop else self._detokenizer.push(token)
                     self.text += text
                     if last is not None:
                         yield last
-                    source = SOURCES[event.source[index]] if index < event.accepted else None
+                    source = SOURCES.get(event.source[index]) if index < event.accepted else None
                     last = Token(token, text, source, event.logprobs[index] if event.logprobs else None)
                     if not self._detokenizer.holds:
                         yield last
@@ -319,10 +320,8 @@ class Engine:
         if options.constrained is None and not asked:
             by_tools = possible and bool(tools)
         if by_tools:
-            from edge_mtp.grammar import tool_grammar
-
             return tool_grammar(tools, choice=choice or "auto"), None
-        return grammar, None if schema is None else json.dumps(schema)
+        return grammar, None if schema is None else response_schema(json.dumps(schema))
 
     def close(self) -> None:
         self.runner.close()

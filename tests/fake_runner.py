@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-CONTEXT, VOCABULARY = 400, 768
+CONTEXT, VOCABULARY = 1000, 768
 
 
 def main() -> None:

@@ -44,6 +44,71 @@ def test_streaming_any_ids_ends_at_their_bytes(ids: list[int]) -> None:
         assert text == TOKENIZER.decode(ids)
 
 
+@given(
+    st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=20)
+    | st.text("abé🙂", max_size=12).map(TOKENIZER.encode),
+    st.lists(st.text("abé🙂<|", min_size=1, max_size=4), max_size=3),
+)
+def test_a_text_ends_where_its_first_stop_string_begins(ids: list[int], stops: list[str]) -> None:
+    """Against a search of the whole text: the string that ends first counts, of those the longest."""
+    stream = Detokenizer(TOKENIZER, stops)
+    whole = b"".join(map(TOKENIZER.token_bytes, ids))
+    wanted = [stop.encode() for stop in stops]
+    ends = [(end, end - len(s)) for s in wanted for end in range(len(s), len(whole) + 1) if whole[:end].endswith(s)]
+    text = ""
+    pushed = 0
+    for token in ids:
+        text += stream.push(token)
+        pushed += len(TOKENIZER.token_bytes(token))
+        assert stream.stopped == bool(ends and min(ends)[0] <= pushed)
+        if not stream.stopped:
+            # Nothing is held back without need.
+            held = max(
+                n for n in range(pushed + 1) if not n or any(s.startswith(whole[pushed - n : pushed]) for s in wanted)
+            )
+            released = whole[: pushed - held].decode("utf-8", "replace")
+            assert released.startswith(text)
+            assert len(released) - len(text) <= 1  # but for a character whose bytes are still missing
+            assert stream.holds == (held > 0 or released != text)
+    assert text + stream.finish() == whole[: min(ends)[1] if ends else None].decode("utf-8", "replace")
+    assert not stream.stopped
+
+
+def test_an_empty_stop_string_is_refused() -> None:
+    with pytest.raises(EdgeMtpError, match="stop string is empty"):
+        Detokenizer(TOKENIZER, ["a", ""])
+
+
+@given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=12), st.text(max_size=12), st.integers(0, 12))
+def test_known_ids_are_kept_where_the_text_begins_with_theirs(ids: list[int], rest: str, cut: int) -> None:
+    begins = b"".join(map(TOKENIZER.token_bytes, ids))
+    try:
+        text = begins.decode() + rest
+    except UnicodeDecodeError:
+        text = rest  # ids that are no text by themselves
+    encoded = CHAT.encode_after([ids[:cut], ids, [5, 5, 5]], text)
+    assert TOKENIZER.decode(encoded) == text
+    if text.encode().startswith(begins) and text != rest:
+        assert encoded[: len(ids)] == ids
+    other = CHAT.encode_after([[*ids, 106]], text + "x")
+    assert other == TOKENIZER.encode(text + "x")
+
+
+def test_the_kept_prefix_is_what_all_conversations_share() -> None:
+    tools = load_tools(TINY / "tools.json")
+    system = {"role": "system", "content": "Be brief."}
+    for head, declared in [([system], []), ([], tools), ([system], tools)]:
+        prompts = [
+            CHAT.encode([*head, {"role": "user", "content": text}], declared) for text in ("hi", "\n no", "Ab 9")
+        ]
+        lengths = {CHAT.prefix_length(prompt, head, declared) for prompt in prompts}
+        assert len(lengths) == 1
+        length = lengths.pop()
+        assert {tuple(prompt[:length]) for prompt in prompts} == {tuple(prompts[0][:length])}
+        assert CHAT.tokenizer.decode(prompts[0][:length]).endswith("<turn|>\n<|turn>user\n")
+    assert CHAT.prefix_length(CHAT.encode([USER]), [USER]) == 0
+
+
 def test_a_detokenizer_can_be_used_again() -> None:
     stream = Detokenizer(TOKENIZER)
     half = TOKENIZER.encode("é")[:1]

@@ -15,7 +15,6 @@ from edge_mtp.compare import interleave, paired_ratio
 from edge_mtp.device import Outcome, Step
 from edge_mtp.summary import Drafted, summarize, summarize_all
 
-
 Finish = Literal["stop", "length", "context", "cancelled"]
 
 

@@ -134,12 +134,14 @@ class Chat:
                         writer.write(token)
                     if interrupted():
                         break
-        finally:
-            if not self._json:
+        except BaseException:
+            if writer.begun:
                 writer.finish()
+            raise
         if self._json:
             click.echo(json.dumps(result(reply)))
             return
+        writer.finish()
         if reply.outcome is None:
             self._say("stopped")
         show_calls(reply)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +175,9 @@ def run(
         if tools is None and load is None:
             declared = load_tools(tiny.TOOLS)
 
-    with open_engine(bundle, device, threads=threads) as engine:
+    with _sparing_children() if prompt is None else nullcontext():
+        opened = open_engine(bundle, device, threads=threads)
+    with opened as engine:
         options = _options(engine, reply)
         dialogue = _dialogue(engine, load, read, declared)
         if prompt is None:
@@ -191,15 +195,25 @@ def run(
             _run_once(dialogue, options, rounds if compare else 0, as_json)
 
 
+@contextmanager
+def _sparing_children() -> Iterator[None]:
+    """Ctrl-C at a terminal reaches every process there; those started in here do not see it, this one does later.
+
+    So the chat can stop a reply with it and keep the runner.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 def _read_files(system: str | None, reply: dict[str, Any]) -> str | None:
     """Puts the contents of schema and grammar files in their names' places in `reply`; returns the system prompt."""
     from edge_mtp.json_file import read_json, read_text
 
     if reply["response_schema"] is not None:
-        path = reply["response_schema"]
-        reply["response_schema"] = read_json(path, "response schema")
-        if not isinstance(reply["response_schema"], dict | bool):
-            raise EdgeMtpError(f"response schema '{path}' is not a JSON schema; give an object such as {{}}")
+        reply["response_schema"] = read_json(reply["response_schema"], "response schema")
     if reply["grammar"] is not None:
         reply["grammar"] = read_text(reply["grammar"], "grammar")
     if system is not None and system.startswith("@"):

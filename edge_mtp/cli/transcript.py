@@ -25,6 +25,7 @@ class Writer:
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
         self._bracket = False
+        self.begun = False  # whether there is text on standard output
 
     def write(self, token: Token) -> None:
         if not token.text:
@@ -36,6 +37,7 @@ class Writer:
             text = (OPEN if token.drafted else CLOSE) + text
             self._bracket = token.drafted
         click.echo(text, nl=False)
+        self.begun = True
 
     def finish(self) -> None:
         """Ends the reply's last line."""
