@@ -14,13 +14,15 @@ constexpr double kLeastUs = 1e-2, kMostUs = 1e10;
 constexpr double kNoise = 0.1 * 0.1;          // variance of one measurement
 constexpr double kLoadVariance = 0.15 * 0.15;  // of a mean measured once
 constexpr double kHeatDrift = 3e-3;           // variance that the common factor gains in a step
-constexpr double kMeanDrift = 2e-5;           // and an arm's own
-constexpr double kApart = 0.5;                // how far arms may part when the common factor moves, a share of the move
-constexpr double kMostVariance = 0.1;
-constexpr double kRested = 0.5 * 0.5;         // of the common factor between two replies
-constexpr double kSurprise = 0.3;             // more than this above what was expected needs a second witness
+constexpr double kLevelDrift = 5e-5;          // and the level of a kind of invocation
+constexpr double kOwnDrift = 1e-5;            // and one graph's distance from it
+constexpr double kNewLevel = 3e-3;             // after a load
+constexpr double kApart = 0.4;                // how far levels may part when the common factor moves, a share of the move
+constexpr double kMostVariance = 0.06;
+constexpr double kRested = 1.0;         // of the common factor between two replies
+constexpr double kSurprise = 0.3;             // more than this above what was expected needs witnesses:
+constexpr int32_t kWitnesses = 3;              // so many in a row, of one arm or of all
 constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: what slows a machine down is often a moment's
-constexpr double kLoadJump = 0.4;             // a timing at load this much below the others shows that they were outliers
 // Where nothing was measured: shares of a plain step.
 constexpr double kGuessVerify = 1.2, kGuessRow = 0.08, kGuessDraft = 0.06;
 constexpr double kFixedDraft = 0.1;           // of a drafter invocation, whatever its K
@@ -38,9 +40,13 @@ constexpr double kLeastOdds = 1e-3;
 // less must be the error of the former for it alone to be believed: 1 / kTrustSkill.
 constexpr double kErrorWeight = 6.0, kFirstConfidenceError = 0.16, kFirstPositionError = 0.24, kTrustSkill = 2.5;
 
+constexpr double kBlend = 0.5;
+constexpr double kTold = 1.0;
+
 // ---- choice
 constexpr double kBetter = 1.02;              // hysteresis: what a change of draft length must promise
 constexpr double kExploreShare = 0.005;       // of the time spent
+constexpr double kCredit = 0.6;
 constexpr double kExploreMost = 2.0;          // plain steps that may be saved up for it
 constexpr double kHopeful = 0.95;             // acceptance of a text that deserves a look
 constexpr double kStale = 0.01, kVeryStale = 0.03;  // variance of a cost that deserves a measurement
@@ -91,6 +97,7 @@ Controller::Controller(const Capabilities& capabilities) {
   lengths_ = usable(capabilities.draft_lengths, 1, widths_.empty() ? 0 : widths_.back() - 1);
   arms_ = static_cast<int32_t>(1 + widths_.size() + lengths_.size());
   costs_.resize(static_cast<size_t>(kBuckets * arms_));
+  for (auto& bucket : levels_) bucket.fill({0.0, kNewLevel, 0.0, 0});
 }
 
 void Controller::begin() {
@@ -113,8 +120,10 @@ void Controller::begin() {
   current_ = -1;
   force_ = false;
   heat_variance_ = kRested;  // the machine may have cooled, and the context is another
-  surprised_ = false;
-  since_probe_ = 0.0;
+  surprises_ = 0;
+  ledger_ = 0.0;
+  const double news = kMemoryPrior / (kMemoryPrior + memory_.front().trials);
+  budget_ = std::max(budget_, kCredit * news);
 }
 
 // ---- the bundle ---------------------------------------------------------------------------------------------------
@@ -156,66 +165,81 @@ int32_t Controller::nearest_touched(int32_t bucket) const {
 }
 
 int32_t Controller::touch(int32_t position) {
-  const int32_t bucket = bucket_of(position);
-  const int32_t nearest = nearest_touched(bucket);
-  if (nearest >= 0 && nearest != bucket) std::copy_n(&cost(nearest, 0), arms_, &cost(bucket, 0));
+  const int32_t bucket = bucket_of(position), nearest = nearest_touched(bucket);
+  if (nearest >= 0 && nearest != bucket) {
+    std::copy_n(&cost(nearest, 0), arms_, &cost(bucket, 0));
+    levels_[static_cast<size_t>(bucket)] = levels_[static_cast<size_t>(nearest)];
+  }
   touched_[static_cast<size_t>(bucket)] = true;
   return bucket;
 }
 
-double Controller::uncertainty(const Cost& cost) const {
-  return cost.known() ? std::min(cost.variance + drift_ - cost.seen, kMostVariance) : kMostVariance;
+Controller::Kind Controller::kind_of(int32_t arm) const {
+  return arm == 0 ? kPlain : arm <= static_cast<int32_t>(widths_.size()) ? kVerify : kDraft;
 }
 
-double Controller::uncertainty(int32_t position, int32_t arm) const {
-  const int32_t nearest = nearest_touched(bucket_of(position));
-  return nearest < 0 ? kMostVariance : uncertainty(cost(nearest, arm));
+double Controller::level_variance(int32_t position, Kind kind) const {
+  const int32_t bucket = nearest_touched(bucket_of(position));
+  return bucket < 0 ? kMostVariance : levels_[static_cast<size_t>(bucket)][kind].at(apart_);
 }
 
-// A scalar Kalman filter for each mean and one for the common factor. Their errors are not independent, since a step
-// measures only the sum; so the drafter, which runs beside a verify, never moves the factor, and a move of the factor
-// makes all other arms less certain instead of dragging them along for sure.
+double Controller::believed_us(int32_t bucket, int32_t arm) const {
+  return std::exp(heat_ + levels_[static_cast<size_t>(bucket)][kind_of(arm)].mean + cost(bucket, arm).mean);
+}
+
+double Controller::Estimate::at(double clock) const { return std::min(variance + clock - seen, kMostVariance); }
+
+// A scalar Kalman filter for each term of a cost. Their errors are not independent, since a measurement shows only
+// their sum; so the drafter, which runs beside a verify, never moves the common factor, and a move of the factor makes
+// the levels of the other kinds less certain instead of dragging them along for sure.
 void Controller::measure(int32_t position, int32_t arm, double us, bool at_load) {
   if (arm < 0 || !(us > 0.0) || !std::isfinite(us)) return;
-  Cost& arm_cost = cost(touch(position), arm);
   const double measured = std::log(std::clamp(us, kLeastUs, kMostUs));
-  if (!arm_cost.known()) {
-    arm_cost = {measured - heat_, kLoadVariance, drift_};
-    return;
-  }
-  const double variance = uncertainty(arm_cost);
-  double residual = measured - heat_ - arm_cost.mean;
+  const Prices guess = at_load ? Prices{} : prices(position);
+  const int32_t bucket = touch(position);
+  const Kind kind = kind_of(arm);
+  Estimate& level = levels_[static_cast<size_t>(bucket)][kind];
+  Estimate& own = cost(bucket, arm);
+  const double base = heat_ + level.mean;
   if (at_load) {
-    if (residual < -kLoadJump) {
-      arm_cost = {measured - heat_, kLoadVariance, drift_};
-      return;
+    // Of the first few timings of a graph the least are the truest.
+    const double residual = measured - base - own.mean;
+    if (!own.known() || residual < -kSurprise) {
+      own = {measured - base, kLoadVariance, worn_, 0};
+    } else if (residual <= kSurprise) {
+      const double gain = own.at(worn_) / (own.at(worn_) + kNoise);
+      own = {own.mean + gain * residual, own.at(worn_) * (1.0 - gain), worn_, 0};
     }
-    residual = std::min(residual, kLoadJump);
-    const double gain = variance / (variance + kNoise);
-    arm_cost = {arm_cost.mean + gain * residual, variance * (1.0 - gain), drift_};
     return;
   }
-  const bool witnessed = surprised_;
-  surprised_ = residual > kSurprise;
-  if (surprised_ && !witnessed) {
-    arm_cost.variance = variance;
-    arm_cost.seen = drift_;
-    return;
+  if (!own.known()) {
+    const double us_guess = kind == kDraft ? guess.draft_us[static_cast<size_t>(draft_of(arm))]
+                                           : guess.verify_us[static_cast<size_t>(rows_of(arm) - 1)];
+    own = {us_guess > 0.0 ? std::log(us_guess) - base : measured - base, kLoadVariance, worn_, 0};
   }
-  const bool alone = arm <= static_cast<int32_t>(widths_.size());
-  const double total = variance + kNoise + (alone ? heat_variance_ : kNoise);
-  const double deviation = std::sqrt(total);
+  double residual = measured - base - own.mean;
+  if (residual > kSurprise) {
+    const int32_t witnesses = std::max(++surprises_, ++level.surprises);
+    if (witnesses < kWitnesses) return;
+    if (kind != kDraft && surprises_ >= kWitnesses) heat_variance_ = kRested;  // throttled: all has changed, at once
+  }
+  surprises_ = level.surprises = 0;
+  const double own_variance = own.at(worn_), level_variance = level.at(apart_);
+  const double heat_variance = kind == kDraft ? kNoise : heat_variance_;
+  const double total = kNoise + own_variance + level_variance + heat_variance, deviation = std::sqrt(total);
   residual = std::clamp(residual, -kClipDown * deviation, kClipUp * deviation);
-  const double gain = variance / total;
-  arm_cost.mean += gain * residual;
-  arm_cost.variance = variance * (1.0 - gain);
-  if (alone) {
-    const double heat_gain = heat_variance_ / total, move = heat_gain * residual;
+  own.mean += own_variance / total * residual;
+  own.variance = own_variance * (1.0 - own_variance / total);
+  own.seen = worn_;
+  level.mean += level_variance / total * residual;
+  level.variance = level_variance * (1.0 - level_variance / total);
+  if (kind != kDraft) {
+    const double move = heat_variance / total * residual;
     heat_ += move;
-    heat_variance_ *= 1.0 - heat_gain;
-    drift_ += kApart * kApart * move * move;
+    heat_variance_ *= 1.0 - heat_variance / total;
+    apart_ += std::min(kApart * kApart * move * move, kMostVariance);
   }
-  arm_cost.seen = drift_;
+  level.seen = apart_;
 }
 
 void Controller::calibrate(int32_t position, int32_t rows, int32_t k, double us) {
@@ -245,7 +269,7 @@ Controller::Prices Controller::prices(int32_t position) const {
   prices.draft_us.fill(0.0);
   const int32_t bucket = nearest_touched(bucket_of(position));
   if (bucket < 0 || !cost(bucket, 0).known()) return prices;
-  const auto believed = [&](int32_t arm) { return std::exp(heat_ + cost(bucket, arm).mean); };
+  const auto believed = [&](int32_t arm) { return believed_us(bucket, arm); };
   const double plain = believed(0);
 
   std::array<double, kMaxDrafts + 2> x{}, y{};
@@ -363,8 +387,8 @@ void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accep
     position_error_ = position_error_ * kKeepBin + position_error * position_error;
     confidence_error_ = confidence_error_ * kKeepBin + confidence_error * confidence_error;
     // A draft that is right half the time tells little by being right; a trusted confidence tells more.
-    const double blend = 0.5 * trusted;
-    recent_[drafter_position].add((1.0 - blend) * hit + blend * expected, 1.0 + trusted, 1.0);
+    const double blend = kBlend * trusted;
+    recent_[drafter_position].add((1.0 - blend) * hit + blend * expected, 1.0 + kTold * trusted, 1.0);
     whole_[drafter_position++].add(hit, 1.0, 1.0);
   }
 }
@@ -463,9 +487,8 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
   fill_expected(expected);
   const double plain_us = now.verify_us[0];
   const auto spend = [&](int32_t drafts, double loss, double tokens_per_us) {
-    if (loss > budget_) return false;
+    if (loss > budget_ + std::min(0.0, ledger_)) return false;
     budget_ -= loss;
-    since_probe_ = 0.0;
     plan.drafts = drafts;
     plan.explore = true;
     plan.tokens_per_ms = static_cast<float>(1e3 * tokens_per_us);
@@ -473,9 +496,9 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
   };
   if (plan.drafts == 0) {
     const int32_t k = lengths_.front();
-    if (k > most || since_probe_ < 3.0) return false;
+    if (k > most) return false;
     const auto at = static_cast<size_t>(k);
-    const double stale = uncertainty(position, arm_of_rows(rows_for(k)));
+    const double stale = level_variance(position, kVerify);
     bool hopeful = false;
     for (const int32_t length : lengths_) {
       const auto l = static_cast<size_t>(length);
@@ -491,7 +514,7 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
     }
     return spend(k, now.draft_us[at] / plain_us, rate);
   }
-  if (uncertainty(position, 0) > kStale) {
+  if (level_variance(position, kPlain) > kStale) {
     if (spend(0, std::max(0.0, 1.0 - 1.0 / (plain_us * rate_)), 1.0 / plain_us)) return true;
   }
   const auto longer = std::upper_bound(lengths_.begin(), lengths_.end(), plan.drafts);
@@ -531,7 +554,8 @@ int32_t Controller::trim(int32_t position, const Proposal& proposal) const {
 
 void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, const Proposal& proposal,
                          int32_t accepted, double draft_us, double rest_us) {
-  drift_ += kMeanDrift;
+  worn_ += kOwnDrift;
+  apart_ += kLevelDrift;
   heat_variance_ = std::min(heat_variance_ + kHeatDrift, kRested);
   measure(position, arm_of_rows(rows), rest_us, false);
   if (drafter_k > 0) measure(position, arm_of_draft(drafter_k), draft_us, false);
@@ -560,8 +584,8 @@ void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, cons
     const double drafted = drafter_k > 0 && drafter_k <= kMaxDrafts ? now.draft_us[static_cast<size_t>(drafter_k)] : 0;
     const double spent = drafted + now.verify_us[static_cast<size_t>(std::clamp(rows - 1, 0, kMaxDrafts))];
     budget_ = std::min(budget_ + kExploreShare * spent / now.verify_us[0], kExploreMost);
+    if (rows > 1 || drafter_k > 0) ledger_ += std::clamp(accepted, 0, verified) + 1.0 - spent / now.verify_us[0];
   }
-  since_probe_ += 1.0;
 }
 
 // ---- memory -------------------------------------------------------------------------------------------------------
@@ -619,6 +643,10 @@ std::string Controller::save() const {
   Controller rested = *this;
   rested.begin();
   std::ostringstream out;
+  const auto put_estimate = [&](const Estimate& estimate, double clock) {
+    put(out, estimate.mean);
+    put(out, estimate.known() ? estimate.at(clock) : -1.0);
+  };
   out << header();
   put(out, rested.heat_);
   put(out, rested.budget_);
@@ -627,11 +655,9 @@ std::string Controller::save() const {
   for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
     const bool touched = rested.touched_[static_cast<size_t>(bucket)];
     put(out, touched ? 1.0 : 0.0);
-    for (int32_t arm = 0; touched && arm < arms_; ++arm) {
-      const Cost& cost = rested.cost(bucket, arm);
-      put(out, cost.mean);
-      put(out, cost.known() ? uncertainty(cost) : -1.0);
-    }
+    if (!touched) continue;
+    for (const Estimate& level : rested.levels_[static_cast<size_t>(bucket)]) put_estimate(level, apart_);
+    for (int32_t arm = 0; arm < arms_; ++arm) put_estimate(rested.cost(bucket, arm), worn_);
   }
   const auto put_count = [&](const Count& count) {
     put(out, count.hits);
@@ -650,6 +676,10 @@ bool Controller::restore(const std::string& text) {
   Reader reader{std::istringstream(text.substr(expected.size()))};
   Controller fresh({lengths_, widths_});
   const double widest = std::log(kMostUs) - std::log(kLeastUs);
+  const auto get_estimate = [&](Estimate& estimate) {
+    estimate.mean = reader.get(-2.0 * widest, 2.0 * widest);
+    estimate.variance = reader.get(-1.0, kMostVariance);
+  };
   fresh.heat_ = reader.get(-widest, widest);
   fresh.heat_variance_ = kRested;
   fresh.budget_ = reader.get(0.0, kExploreMost);
@@ -658,10 +688,9 @@ bool Controller::restore(const std::string& text) {
   for (int32_t bucket = 0; bucket < kBuckets && reader.good; ++bucket) {
     const bool touched = reader.get(0.0, 1.0) > 0.0;
     fresh.touched_[static_cast<size_t>(bucket)] = touched;
-    for (int32_t arm = 0; touched && arm < arms_; ++arm) {
-      fresh.cost(bucket, arm).mean = reader.get(-2.0 * widest, 2.0 * widest);
-      fresh.cost(bucket, arm).variance = reader.get(-1.0, kMostVariance);
-    }
+    if (!touched) continue;
+    for (Estimate& level : fresh.levels_[static_cast<size_t>(bucket)]) get_estimate(level);
+    for (int32_t arm = 0; arm < arms_; ++arm) get_estimate(fresh.cost(bucket, arm));
   }
   const auto get_count = [&](Count& count, double most) {
     count.hits = reader.get(0.0, most);

@@ -71,12 +71,16 @@ class Controller {
   static constexpr int32_t kRecent = 16;       // drafts whose confidences are kept
   static constexpr int32_t kMostArms = 1 + 2 * kMaxDrafts;
 
-  // The cost of one invocation: the logarithm of microseconds, less `heat_`.
-  struct Cost {
+  // What an invocation costs is exp(heat_ + the level of its kind + the graph's own), in microseconds.
+  enum Kind { kPlain, kVerify, kDraft };
+  static constexpr int32_t kKinds = 3;
+  struct Estimate {
     double mean = 0.0;
-    double variance = -1.0;  // of `mean` when `drift_` was `seen`; negative = never measured
+    double variance = -1.0;  // when its clock was `seen`; negative = never measured
     double seen = 0.0;
+    int32_t surprises = 0;   // measurements in a row that were far above what was expected
     bool known() const { return variance >= 0.0; }
+    double at(double clock) const;  // the variance when its clock has moved on
   };
   // Successes and trials, old ones discounted.
   struct Count {
@@ -97,12 +101,15 @@ class Controller {
   int32_t arm_of_draft(int32_t k) const;
   int32_t rows_for(int32_t drafts) const;   // of the narrowest graph that holds them, 0 = none
   int32_t bucket_of(int32_t position) const;
-  const Cost& cost(int32_t bucket, int32_t arm) const { return costs_[static_cast<size_t>(bucket * arms_ + arm)]; }
-  Cost& cost(int32_t bucket, int32_t arm) { return costs_[static_cast<size_t>(bucket * arms_ + arm)]; }
+  const Estimate& cost(int32_t bucket, int32_t arm) const { return costs_[static_cast<size_t>(bucket * arms_ + arm)]; }
+  Estimate& cost(int32_t bucket, int32_t arm) { return costs_[static_cast<size_t>(bucket * arms_ + arm)]; }
   int32_t nearest_touched(int32_t bucket) const;  // -1 = none
   int32_t touch(int32_t position);
-  double uncertainty(const Cost& cost) const;
-  double uncertainty(int32_t position, int32_t arm) const;
+  Kind kind_of(int32_t arm) const;
+  int32_t rows_of(int32_t arm) const { return arm == 0 ? 1 : widths_[static_cast<size_t>(arm - 1)]; }
+  int32_t draft_of(int32_t arm) const { return lengths_[static_cast<size_t>(arm - 1) - widths_.size()]; }
+  double level_variance(int32_t position, Kind kind) const;
+  double believed_us(int32_t bucket, int32_t arm) const;
   void measure(int32_t position, int32_t arm, double us, bool at_load);
   Prices prices(int32_t position) const;
 
@@ -122,13 +129,13 @@ class Controller {
   std::vector<int32_t> lengths_, widths_;
   int32_t arms_ = 1;
 
-  // Costs. A measurement is heat_ + the arm's mean + noise: heat_ moves at once with all costs (throttling, a
-  // growing context), means are what differs between the arms, and all that a choice depends on.
-  std::vector<Cost> costs_;  // [kBuckets][arms_]
+  // Costs: heat_ moves at once with all of them (throttling, a growing context); choices depend on the rest alone.
+  std::vector<Estimate> costs_;                                   // [kBuckets][arms_]
+  std::array<std::array<Estimate, kKinds>, kBuckets> levels_;     // all of a kind: one measured tells of the others
   std::array<bool, kBuckets> touched_{};
   double heat_ = 0.0, heat_variance_ = 0.0;
-  bool surprised_ = false;  // the last measurement was far above what was expected
-  double drift_ = 0.0;  // variance that every mean has gained since the start, while it was not measured
+  int32_t surprises_ = 0;                  // as an Estimate's, over all
+  double worn_ = 0.0, apart_ = 0.0;        // clocks of costs_ and levels_: variance gained since the start
 
   // Acceptance over all texts.
   std::array<Count, kMaxDrafts> memory_;
@@ -151,7 +158,7 @@ class Controller {
   // Exploration.
   double budget_ = 0.0;      // plain steps that may be spent to learn
   double rate_ = 0.0;        // believed best, tokens per microsecond
-  double since_probe_ = 0.0; // steps
+  double ledger_ = 0.0;      // plain steps that drafting has gained in this text
 };
 
 }  // namespace edge_mtp
