@@ -18,13 +18,20 @@ constexpr uint32_t kMajorVersion = 1;
 constexpr size_t kHeaderEnd = 24;
 constexpr size_t kHeaderBegin = 32;
 constexpr uint8_t kStringValue = 9;  // of the header's union of value types
+constexpr size_t kItemBytes = 8;     // that an item takes at least: its place in a vector and a field
+constexpr size_t kShared = 8;        // how often a builder that shares equal strings may use a byte
 
-std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs) {
+// `budget`: bytes of items that are still believed. Tables may overlap, so a small header could list endless items.
+std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs, size_t& budget) {
   std::map<std::string, std::string> items;
   for (size_t i = 0; i < pairs.size(); ++i) {
     const flatbuffer::Table pair = pairs.table(i);
-    if (pair.scalar<uint8_t>(1, 0) != kStringValue) continue;
-    items.emplace(pair.string(0), pair.table(2).string(0));
+    const bool text = pair.scalar<uint8_t>(1, 0) == kStringValue;
+    const std::string_view key = pair.string(0), value = text ? pair.table(2).string(0) : std::string_view();
+    const size_t size = kItemBytes + key.size() + value.size();
+    if (size > budget) throw Error("its header lists more items than it can hold");
+    budget -= size;
+    if (text) items.emplace(key, value);
   }
   return items;
 }
@@ -42,6 +49,33 @@ uint64_t file_identity(const std::string& path) {
   return hash_bytes(hash, &status.st_mtim, sizeof status.st_mtim);
 }
 
+std::vector<Section> read_sections(flatbuffer::Bytes file) {
+  if (std::memcmp(file.range(0, kHeaderBegin), kMagic, 8) != 0) throw Error("it does not start with LITERTLM");
+  if (const uint32_t major = file.read<uint32_t>(8); major != kMajorVersion) {
+    throw Error("its format version " + std::to_string(major) + " is not " + std::to_string(kMajorVersion));
+  }
+  const uint64_t header_end = file.read<uint64_t>(kHeaderEnd);
+  if (header_end < kHeaderBegin) throw Error("its header ends before it begins");
+  const size_t header_size = header_end - kHeaderBegin;
+  const auto root = flatbuffer::Table::root({file.range(kHeaderBegin, header_size), header_size});
+  const flatbuffer::Table section_metadata = root.table(1);
+  const flatbuffer::Vector objects = section_metadata ? section_metadata.vector(0) : flatbuffer::Vector();
+  std::vector<Section> sections;
+  size_t budget = kShared * header_size;
+  for (size_t i = 0; i < objects.size(); ++i) {
+    const flatbuffer::Table object = objects.table(i);
+    const auto begin = object.scalar<uint64_t>(1, 0);
+    const auto end = object.scalar<uint64_t>(2, 0);
+    if (end < begin || end > file.size) {
+      throw Error("section " + std::to_string(i) + " ends at byte " + std::to_string(end) + " of a file of " +
+                  std::to_string(file.size) + " bytes; copy or export it again");
+    }
+    sections.push_back(
+        {object.scalar<uint8_t>(3, 0), {file.data + begin, end - begin}, read_items(object.vector(0), budget)});
+  }
+  return sections;
+}
+
 Bundle::Bundle(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) throw Error("cannot open the bundle '" + path + "': " + std::strerror(errno));
@@ -57,27 +91,7 @@ Bundle::Bundle(const std::string& path) {
   data_ = static_cast<uint8_t*>(mapped);
 
   try {
-    const flatbuffer::Bytes whole{data_, size_};
-    if (std::memcmp(whole.range(0, kHeaderBegin), kMagic, 8) != 0) throw Error("it does not start with LITERTLM");
-    if (const uint32_t major = whole.read<uint32_t>(8); major != kMajorVersion) {
-      throw Error("its format version " + std::to_string(major) + " is not " + std::to_string(kMajorVersion));
-    }
-    const uint64_t header_end = whole.read<uint64_t>(kHeaderEnd);
-    if (header_end < kHeaderBegin) throw Error("its header ends before it begins");
-    const size_t header_size = header_end - kHeaderBegin;
-    const auto root = flatbuffer::Table::root({whole.range(kHeaderBegin, header_size), header_size});
-    const flatbuffer::Table section_metadata = root.table(1);
-    const flatbuffer::Vector objects = section_metadata ? section_metadata.vector(0) : flatbuffer::Vector();
-    for (size_t i = 0; i < objects.size(); ++i) {
-      const flatbuffer::Table object = objects.table(i);
-      const auto begin = object.scalar<uint64_t>(1, 0);
-      const auto end = object.scalar<uint64_t>(2, 0);
-      if (end < begin || end > size_) {
-        throw Error("section " + std::to_string(i) + " ends at byte " + std::to_string(end) + " of a file of " +
-                    std::to_string(size_) + " bytes; copy or export it again");
-      }
-      sections_.push_back({object.scalar<uint8_t>(3, 0), {data_ + begin, end - begin}, read_items(object.vector(0))});
-    }
+    sections_ = read_sections({data_, size_});
   } catch (const Error& error) {
     munmap(data_, size_);
     throw Error("'" + path + "' is not a usable .litertlm bundle: " + error.what());

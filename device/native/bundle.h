@@ -19,6 +19,9 @@ struct Section {
   std::map<std::string, std::string> items;  // the section's string-valued metadata
 };
 
+// The sections that a file of these bytes lists; they point into it. Throws Error for what is no bundle or truncated.
+std::vector<Section> read_sections(flatbuffer::Bytes file);
+
 // Names this very file, as far as caches care: hash of its resolved path, size and modification time.
 uint64_t file_identity(const std::string& path);
 

@@ -121,6 +121,7 @@ class Parser {
       if (static_cast<unsigned char>(c) < 0x20) fail("a control character in a string");
       if (c != '\\') {
         out += c;
+        if (static_cast<unsigned char>(c) >= 0x80) rest_of_character(static_cast<unsigned char>(c), out);
         continue;
       }
       if (at_ >= text_.size()) break;
@@ -138,6 +139,20 @@ class Parser {
     if (at_ >= text_.size()) fail("a string without its end");
     ++at_;
     return out;
+  }
+
+  // The bytes after the first of a character beyond ASCII (RFC 3629, section 4): what is read here may be written back,
+  // and a reader of it takes UTF-8 only.
+  void rest_of_character(unsigned char first, std::string& out) {
+    const int more = first < 0xC2 || first > 0xF4 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : 3;
+    if (more == 0) fail("not UTF-8");
+    unsigned char least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    unsigned char most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    for (int i = 0; i < more; ++i, ++at_, least = 0x80, most = 0xBF) {
+      const auto next = static_cast<unsigned char>(at_ < text_.size() ? text_[at_] : '\0');
+      if (next < least || next > most) fail("not UTF-8");
+      out += static_cast<char>(next);
+    }
   }
 
   uint32_t hex4() {

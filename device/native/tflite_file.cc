@@ -159,10 +159,12 @@ size_t claim_composites(uint8_t* model, size_t size, const char* name) {
   }
   if (custom == codes.size()) return 0;
 
-  size_t claimed = 0;
+  size_t claimed = 0, listed = 0;
   const Vector subgraphs = root.vector(kSubgraphs);
   for (size_t g = 0; g < subgraphs.size(); ++g) {
     const Vector operators = subgraphs.table(g).vector(kOperators);
+    // Subgraphs of a damaged file may share one vector, and all of it would be read for each.
+    if ((listed += operators.size()) > size / sizeof(uint32_t)) throw Error("flatbuffer: more operators than bytes");
     for (size_t o = 0; o < operators.size(); ++o) {
       const Table op = operators.table(o);
       const size_t opcode_at = op.field(kOpcodeIndex);

@@ -43,8 +43,13 @@ void test_json() {
   expect(std::get<std::string>(object.at("b\n").data) == "\xc3\xa9\xf0\x9f\x98\x80\\", "string escapes");
   expect(std::get<int64_t>(json::parse("9223372036854775807").data) == INT64_MAX, "64-bit integers stay exact");
   expect(json::quote("a\"\\\n") == "\"a\\\"\\\\\\u000a\"", "quote");
+  for (const char* good : {"\xc2\x80", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
+    const std::string quoted = std::string("\"") + good + "\"";
+    expect(std::get<std::string>(json::parse(quoted).data) == good, "UTF-8 is kept as it is");
+  }
   for (const char* bad : {"", "{", "[1,]", "{\"a\"}", "tru", "1 2", "\"\\u12\"", "\"\\ud800\"", "nan", "-", "\"\x01\"",
-                          "1e999", "{\"a\":1,}", "'a'"}) {
+                          "1e999", "{\"a\":1,}", "'a'", "\"\xff\"", "\"\xc3\"", "\"\xc0\x80\"", "\"\xe0\x9f\xbf\"",
+                          "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\x80\""}) {
     expect(refuses([&] { json::parse(bad); }), std::string("JSON accepted: ") + bad);
   }
   expect(refuses([] { json::parse(std::string(100000, '[')); }), "nesting is bounded");
