@@ -11,7 +11,9 @@ from edge_mtp.cache import cache_folder
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
-# What packed weights may take of the disk, least recently used first out: several bundles of 2 GB.
+# What runners keep: packed weights, the cache of prompt prefixes, measured costs. NAME.PID is being written by PID.
+KEPT = (".xnnpack", ".prefix", ".costs", ".prefill")
+# What that may take of the disk, least recently used first out: several bundles of 2 GB.
 KEPT_BYTES = 10 << 30
 
 
@@ -20,11 +22,15 @@ class HostDevice:
 
     name = "host"
 
-    def start(self, bundle: Path, *, threads: int | None = None) -> Runner:
+    def start(
+        self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False
+    ) -> Runner:
         """A runner with `bundle` loaded. `threads` None leaves the number to LiteRT.
 
         Packed weights, about as large as the bundle's decoder, are kept between runs in `cache_folder()`, within
-        `KEPT_BYTES`; where they cannot be, the runner packs them into memory again each time.
+        `KEPT_BYTES`; where they cannot be, the runner packs them into memory again each time. Measured costs and prompt
+        prefixes are kept beside them. `token_bytes` is a file with the table (export/token_bytes.py) of a bundle that
+        has none; `stepwise` drafts with the stock one-step drafter even where the bundle has folded drafts.
         Raises EdgeMtpError when the runner or the library is missing, or the bundle cannot be loaded.
         """
         cache = cache_folder() / "weights"
@@ -34,23 +40,27 @@ class HostDevice:
             command += ["--cache-dir", str(cache)]
         if threads is not None:
             command += ["--threads", str(threads)]
+        if token_bytes is not None:
+            command += ["--token-bytes", str(token_bytes)]
+        if stepwise:
+            command.append("--stepwise")
         runner = Runner(command)
         prune(cache, KEPT_BYTES)
         return runner
 
 
 def prune(cache: Path, kept_bytes: int) -> None:
-    """Deletes packed weights in `cache`: what a killed runner left half done, then the least recently used.
+    """Deletes what runners keep in `cache`: what a killed one left half done, then the least recently used.
 
     A runner that has a deleted file open goes on with it. Files that cannot be deleted stay.
     """
     with contextlib.suppress(OSError):
         files = []
         for path in cache.iterdir():
-            if path.suffix == ".xnnpack":
+            if path.suffix in KEPT:
                 status = path.stat()
                 files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
-            elif not _is_alive(path.suffix[1:]):  # NAME.xnnpack.PID is being written by that process
+            elif not _is_alive(path.suffix[1:]):
                 path.unlink()
         kept = 0
         for _, size, path in sorted(files, reverse=True):

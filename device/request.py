@@ -43,7 +43,7 @@ class Request:
 
     `draft_length` is K, the most tokens drafted in a step; 0 is plain decoding. Under the policy "auto" the controller
     chooses each step's own K up to it (docs/controller.md), under "fixed" every step drafts K. `draft_sources` is where
-    drafts may come from; with none, K blanks are verified, which no token matches (`edge-mtp check --numerics`).
+    drafts may come from; with none, K blank rows are verified, which match no token (`edge-mtp check --numerics`).
     `couple_drafts` makes a sampled request draft the token that the target's own random number picks from the
     drafter's probabilities, instead of the likeliest one; it changes acceptance, never the text.
 
@@ -55,12 +55,12 @@ class Request:
     prompt: Sequence[int]
     max_tokens: int
     stop: Sequence[int] = ()
-    stop_texts: Sequence[str] = ()
     draft_length: int = 0
     draft_policy: DraftPolicy = "fixed"
     draft_sources: Sequence[DraftSource] = ("drafter", "grammar")
     couple_drafts: bool = False
     sampling: Sampling = field(default_factory=Sampling)
+    stop_texts: Sequence[str] = ()
     grammar: str | None = None
     json_schema: str | None = None
     logprobs: bool = False

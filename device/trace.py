@@ -29,9 +29,9 @@ class Step:
 
     `tokens` are those given out, the first at context position `position`; the first `accepted` of them (or all,
     when the text ended inside the step) were drafted. `draft` and `confidence` are the proposals that were verified,
-    `source` their origins, a letter each: d(rafter), l(ook-up), g(rammar), - (blank). `planned` is the K asked of the
-    drafter, `explore` whether to learn its worth. `logprobs` and `margins` (largest logit minus the second largest)
-    are those of `tokens`, where the request asked for them.
+    `source` their origins, a letter each: d(rafter), l(ook-up), g(rammar). `planned` is the K asked of the drafter,
+    `explore` whether to learn its worth. A verify step without drafts ran blank rows. `logprobs` and `margins` (largest
+    logit minus the second largest) are those of `tokens`, where the request asked for them.
     """
 
     request: str

@@ -13,16 +13,17 @@ from edge_mtp.device.trace import Outcome, parse_record, to_json
 from edge_mtp.errors import EdgeMtpError
 
 READY = {
-    "event": "ready", "protocol": 1, "context_length": 64, "vocabulary": 8, "max_draft_length": 7, "load_us": 1.0,
+    "event": "ready", "protocol": 2, "context_length": 64, "vocabulary": 8, "max_draft_length": 7,
+    "has_drafter": True, "load_us": 1.0,
 }  # fmt: skip
 STEP = {
     "event": "step", "request": "r1", "step": 0, "kind": "plain", "position": 1, "tokens": [3], "draft": [],
-    "confidence": [], "accepted": 0, "draft_us": 0.0, "embed_us": 0.0, "verify_us": 1.0, "select_us": 1.0,
-    "total_us": 2.0,
+    "confidence": [], "source": "", "accepted": 0, "planned": 0, "explore": False, "draft_us": 0.0, "mask_us": 0.0,
+    "embed_us": 0.0, "verify_us": 1.0, "select_us": 1.0, "total_us": 2.0, "logprobs": [], "margins": [],
 }  # fmt: skip
 DONE = {
-    "event": "done", "request": "r1", "finish": "length", "prompt_tokens": 1, "tokens": 1, "prefill_us": 0.0,
-    "total_us": 2.0,
+    "event": "done", "request": "r1", "finish": "length", "prompt_tokens": 1, "reused_tokens": 0, "restored_tokens": 0,
+    "tokens": 1, "prefill_us": 0.0, "total_us": 2.0,
 }  # fmt: skip
 REQUEST = Request(prompt=[1], max_tokens=1)
 

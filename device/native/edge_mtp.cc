@@ -47,7 +47,7 @@ edge_mtp::Request read(const edge_mtp_request& from) {
   request.use_lookup = (from.draft_sources & EDGE_MTP_LOOKUP) != 0;
   request.use_grammar = (from.draft_sources & EDGE_MTP_GRAMMAR) != 0;
   request.couple_drafts = from.couple_drafts != 0;
-  request.sampling = {from.temperature, from.top_k, from.top_p, from.min_p, from.seed};
+  request.sampling = {from.temperature, from.top_k, from.top_p == 0.0f ? 1.0f : from.top_p, from.min_p, from.seed};
   for (size_t i = 0; i < from.bias_length; ++i) {
     request.processing.bias.emplace_back(from.bias_tokens[i], from.biases[i]);
   }

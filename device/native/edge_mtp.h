@@ -42,7 +42,7 @@ typedef struct {
 /* Where drafts may come from, joined by |. None of them: blanks, which no token matches. */
 enum { EDGE_MTP_DRAFTER = 1, EDGE_MTP_LOOKUP = 2, EDGE_MTP_GRAMMAR = 4 };
 
-/* Fields that are 0 or NULL ask for nothing, but for max_tokens and, when sampling, top_p. */
+/* Fields that are 0 or NULL ask for nothing; max_tokens must be given. */
 typedef struct {
   const int32_t* prompt; /* [prompt_length], the whole context; what is cached of it is not run again */
   size_t prompt_length;
@@ -56,7 +56,7 @@ typedef struct {
   int32_t draft_sources; /* EDGE_MTP_DRAFTER | ... */
   float temperature;     /* 0 = greedy */
   int32_t top_k;        /* 0 = off */
-  float top_p;          /* 1 = off */
+  float top_p;          /* 0 or 1 = off */
   float min_p;          /* 0 = off */
   uint64_t seed;
   int32_t couple_drafts; /* when sampling: draft with the target's random numbers, not the likeliest token */

@@ -216,7 +216,9 @@ struct GenerateRequest {
     request.seed = static_cast<uint64_t>(fields.integer("seed", 0, 0, std::numeric_limits<int64_t>::max()));
     request.couple_drafts = fields.flag("couple_drafts", false) ? 1 : 0;
     request.repetition_penalty = fields.real("repetition_penalty", 1.0);
+    // The C interface takes 0 for absent; here it was said.
     if (request.repetition_penalty == 0.0f) throw Error("'repetition_penalty' must be above 0; 1 is off");
+    if (request.top_p == 0.0f) throw Error("'top_p' is out of range: above 0, up to 1, which is off");
     request.presence_penalty = fields.real("presence_penalty", 0.0);
     request.frequency_penalty = fields.real("frequency_penalty", 0.0);
     request.logprobs = fields.flag("logprobs", false) ? 1 : 0;

@@ -83,7 +83,12 @@ Session::Session(Engine& engine)
     controller_->restore(read_text(path));
     prefill_plan_.restore(read_text(engine.memory_file(kPrefillCosts)));
   }
-  if (!controller_->calibrated()) calibrate();
+  if (controller_->calibrated()) return;
+  try {
+    calibrate();
+  } catch (const Error&) {
+    // A graph that fails says so when a request needs it; the others serve theirs.
+  }
 }
 
 Session::~Session() { remember(); }
