@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,8 +22,9 @@ from edge_mtp.grammar import response_schema, tool_grammar
 from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.tool_calls import ToolCall, parse_calls
 
-DEFAULT_DRAFT_LENGTH = 4
+DEFAULT_DRAFT_LENGTH = 4  # where a fixed K is wanted, such as for measurements
 DEFAULT_MAX_TOKENS = 256
+_NO_BYTES = "no token bytes inside, and its tokenizer gives none"
 
 
 class ContextOverflowError(EdgeMtpError):
@@ -63,7 +65,7 @@ class ReplyOptions:
     One of these constrains the reply: `response_schema`, a JSON schema; `grammar`, EBNF (docs/grammar.md); or the
     tools. `tool_choice` is "auto" (text or calls; None is the same), "required" (calls), "none" (text) or a tool's
     name (calls of that one). `constrained` holds calls to the tools' schemas. None does so where tools are declared,
-    nothing else constrains the reply and the bundle has the token bytes it takes: a call that cannot be run helps
+    nothing else constrains the reply and the bytes of the tokens are known: a call that cannot be run helps
     nobody, text is left as it is, and what the grammar forces are drafts for free. False leaves calls to the model.
 
     `logprobs` gives every token its log-probability. `keep_prefix` keeps the cache of system message and tools on the
@@ -159,7 +161,8 @@ class Reply:
 class Engine:
     """A bundle on a device. Use `edge_mtp.open`, and as a context manager, so that the runner ends."""
 
-    def __init__(self, bundle: Bundle, runner: Runner) -> None:
+    def __init__(self, bundle: Bundle, runner: Runner, *, has_token_bytes: bool = True) -> None:
+        """`has_token_bytes`: the runner has the table of them, from the bundle or from the host."""
         if bundle.tokenizer_json is None:
             raise EdgeMtpError(
                 f"{bundle.path}: no tokenizer.json inside (found: {bundle.tokenizer_kind}); export the checkpoint"
@@ -167,7 +170,8 @@ class Engine:
             )
         self.bundle = bundle
         self.runner = runner
-        self.chat_format = _chat_format(bundle, bundle.tokenizer_json)
+        self.has_token_bytes = has_token_bytes
+        self.chat_format = _chat_format(bundle, bundle.tokenizer_json, has_token_bytes)
 
     @property
     def context_length(self) -> int:
@@ -311,14 +315,14 @@ class Engine:
         asked = [kind for kind, wanted in kinds.items() if wanted]
         if len(asked) > 1:
             raise EdgeMtpError(f"{asked[0]} and {asked[1]} cannot both constrain a reply; ask for one of them")
-        possible = self.bundle.token_bytes is not None
-        if asked and not possible:
+        if asked and not self.has_token_bytes:
             raise EdgeMtpError(
-                f"{self.bundle.path}: no token bytes inside (exported with --lean?), so no reply can be constrained to"
-                f" {asked[0]}; export it again"
+                f"{self.bundle.path}: {_NO_BYTES}, so {asked[0]} cannot constrain a reply; export it again"
             )
         if options.constrained is None and not asked:
-            by_tools = possible and bool(tools)
+            by_tools = self.has_token_bytes and bool(tools)
+        if options.stop_texts and not self.has_token_bytes:
+            raise EdgeMtpError(f"{self.bundle.path}: {_NO_BYTES}, so no stop string can be found; export it again")
         if by_tools:
             return tool_grammar(tools, choice=choice or "auto"), None
         return grammar, None if schema is None else response_schema(json.dumps(schema))
@@ -342,15 +346,35 @@ def open_engine(bundle: str | Path, device: str = "host", *, threads: int | None
     """
     target = find_device(device)
     opened = Bundle(bundle)
-    runner = target.start(Path(bundle), threads=threads)
+    with tempfile.TemporaryDirectory() as folder:
+        table = None if opened.token_bytes is not None else _write_token_bytes(opened, Path(folder))
+        runner = target.start(Path(bundle), threads=threads, token_bytes=table)
     try:
-        return Engine(opened, runner)
+        return Engine(opened, runner, has_token_bytes=opened.token_bytes is not None or table is not None)
     except BaseException:
         runner.close()
         raise
 
 
-def _chat_format(bundle: Bundle, tokenizer_json: bytes) -> ChatFormat:
+def _write_token_bytes(bundle: Bundle, folder: Path) -> Path | None:
+    """The table of a bundle that came without, as a file in `folder`; None where its tokenizer gives none."""
+    model = bundle.models.get("prefill_decode")
+    decode = model.signatures.get("decode") if model is not None else None
+    if bundle.tokenizer_json is None or decode is None or "logits" not in decode.outputs:
+        return None  # what else is wrong with it, the runner says
+    from edge_mtp.export.token_bytes import token_table
+
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_bytes(bundle.tokenizer_json)
+    table = folder / "token_bytes"
+    try:
+        table.write_bytes(token_table(tokenizer, decode.outputs["logits"].shape[-1]))
+    except EdgeMtpError:
+        return None
+    return table
+
+
+def _chat_format(bundle: Bundle, tokenizer_json: bytes, has_token_bytes: bool = True) -> ChatFormat:
     metadata = bundle.metadata
     tokenizer = Tokenizer(tokenizer_json)
     if metadata.chat_template is None:
@@ -361,7 +385,7 @@ def _chat_format(bundle: Bundle, tokenizer_json: bytes) -> ChatFormat:
         ids = tokenizer.encode(token) if isinstance(token, str) else list(token)
         if len(ids) == 1:
             stop.add(ids[0])
-        elif ids and bundle.token_bytes is not None:  # without them a runner cannot tell where a text is
+        elif ids and has_token_bytes:  # without them a runner finds no text
             stop_texts.append(token if isinstance(token, str) else tokenizer.decode(ids))
     start = metadata.start_token
     bos = start if isinstance(start, str) else tokenizer.decode(start or ())

@@ -49,7 +49,7 @@ class Command:
         self._log = Path(f"{self.script}.log")
         patch.setattr(edge_mtp.engine, "find_device", lambda name: self)
 
-    def start(self, bundle: Path, *, threads: int | None = None) -> Runner:
+    def start(self, bundle: Path, **options: Any) -> Runner:
         return Runner([sys.executable, str(FAKE), str(self.script)], silence_s=BOUND_S)
 
     def __call__(self, *arguments: str, replies: list[dict[str, Any]], lines: list[str] | None = None) -> Result:
@@ -435,7 +435,7 @@ from edge_mtp.device import Runner
 fake, script = sys.argv[1:3]
 del sys.argv[1:3]
 class Device:
-    def start(self, bundle, *, threads=None):
+    def start(self, bundle, **options):
         return Runner([sys.executable, fake, script])
 edge_mtp.engine.find_device = lambda name: Device()
 from edge_mtp.cli import main

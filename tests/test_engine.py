@@ -49,7 +49,7 @@ class Script:
                 given = list(tokens[index : index + 3])
                 yield Step(
                     request="r", step=index // 3, kind="verify", position=len(request.prompt) + index, tokens=given,
-                    draft=[*given[:2], 9], confidence=[0.5] * 3, source="lg-", accepted=min(2, len(given)), planned=3,
+                    draft=[*given[:2], 9], confidence=[0.5] * 3, source="lgd", accepted=min(2, len(given)), planned=3,
                     explore=False, draft_us=1.0, mask_us=0.0, embed_us=1.0, verify_us=1.0, select_us=0.0, total_us=5.0,
                     logprobs=[-float(t) for t in given] if request.logprobs else [],
                 )  # fmt: skip
