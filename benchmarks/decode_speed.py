@@ -1,7 +1,8 @@
-"""Decode speed of our runner and of the stock LiteRT-LM engine: plain and MTP, one bundle, interleaved in one run.
+"""Decode speed of our runner, of the stock LiteRT-LM engine and of transformers: plain and MTP, one pair, interleaved.
 
     python benchmarks/decode_speed.py [--bundle FILE] [--prompts N] [--rounds N] [--draft-lengths 1,2,3] [--json FILE]
 
+The bundle must be of the tiny pair: its prompts are, and transformers runs the checkpoint. All use one thread.
 Every arm answers the same prompts greedily; a round visits the arms in order, the next in reverse. Speed is the
 tokens of a reply over the time from the prefilled prompt to its last token. Figures are ratios of paired replies.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +26,11 @@ from stock import StockEngine, success_rate
 from edge_mtp.compare import interleave, paired_ratio
 from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
-from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.checkpoint import drafters_allowed, tiny_pair
 
 MAX_TOKENS = 128
+AUTO = -1  # as a draft length: the controller chooses
+TRANSFORMERS_DRAFTS = 4
 
 
 @dataclass
@@ -49,7 +53,9 @@ def longest_replies(engine: Engine, count: int) -> list[Prompt]:
 
 def ours_steps(engine: Engine, draft_length: int, prompt: Prompt) -> tuple[list[Step], Outcome]:
     stops = sorted(engine.chat_format.stop_token_ids)
-    reply = engine.generate(Request(prompt.ids, MAX_TOKENS, stops, draft_length)).wait()
+    most, policy = (engine.max_draft_length, "auto") if draft_length == AUTO else (draft_length, "fixed")
+    request = Request(prompt.ids, MAX_TOKENS, stops, most, policy)  # type: ignore[arg-type]
+    reply = engine.generate(request).wait()
     assert reply.outcome is not None
     return reply.steps, reply.outcome
 
@@ -58,6 +64,38 @@ def ours_speed(engine: Engine, draft_length: int, prompt: Prompt) -> float:
     """Tokens per second."""
     _, outcome = ours_steps(engine, draft_length, prompt)
     return outcome.tokens / ((outcome.total_us - outcome.prefill_us) / 1e6)
+
+
+class Transformers:
+    """The checkpoint in transformers: float32, eager, one thread; MTP is `generate(assistant_model=)`."""
+
+    def __init__(self) -> None:
+        import torch
+        from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
+
+        torch.set_num_threads(1)
+        target, drafter = tiny_pair()
+        self._target: Any = Gemma4ForCausalLM.from_pretrained(target, dtype="float32").eval()
+        with drafters_allowed():
+            self._drafter: Any = Gemma4AssistantForCausalLM.from_pretrained(drafter, dtype="float32").eval()
+        generation = self._drafter.generation_config
+        generation.num_assistant_tokens, generation.num_assistant_tokens_schedule = TRANSFORMERS_DRAFTS, "constant"
+        generation.assistant_confidence_threshold = 0.0
+
+    def speed(self, mtp: bool, stops: list[int], prompt: Prompt) -> float:
+        """Tokens per second, after the prompt: the time of a reply less that of its first token."""
+        import torch
+
+        ids = torch.tensor([prompt.ids])
+        drafts = {"assistant_model": self._drafter} if mtp else {}
+        settings = {"attention_mask": torch.ones_like(ids), "do_sample": False, "eos_token_id": stops}
+        with torch.no_grad(), drafters_allowed():
+            times = []
+            for most in (1, MAX_TOKENS):
+                start = time.perf_counter()
+                reply = self._target.generate(ids, max_new_tokens=most, **settings, **(drafts if most > 1 else {}))
+                times.append(time.perf_counter() - start)
+        return float(reply.shape[1] - len(prompt.ids) - 1) / (times[1] - times[0])
 
 
 def stock_speed(engine: StockEngine, tokens: dict[str, int], prompt: Prompt) -> float:
@@ -98,6 +136,7 @@ def main(bundle: Path | None, prompts: int, rounds: int, draft_lengths: str, out
 def measure(
     engine: Engine, stock_plain: StockEngine, stock_mtp: StockEngine, prompts: int, rounds: int, lengths: list[int]
 ) -> dict[str, Any]:
+    transformers, stops = Transformers(), sorted(engine.chat_format.stop_token_ids)
     chosen = longest_replies(engine, prompts)
     tokens = {prompt.text: ours_steps(engine, 0, prompt)[1].tokens for prompt in chosen}
     arms: dict[str, Callable[[Prompt], float]] = {
@@ -105,6 +144,9 @@ def measure(
         "stock MTP": partial(stock_speed, stock_mtp, tokens),
         "ours plain": partial(ours_speed, engine, 0),
         **{f"ours MTP K={k}": partial(ours_speed, engine, k) for k in lengths},
+        "ours MTP auto": partial(ours_speed, engine, AUTO),
+        "transformers plain": partial(transformers.speed, False, stops),
+        f"transformers MTP K={TRANSFORMERS_DRAFTS}": partial(transformers.speed, True, stops),
     }
     speeds: dict[str, list[float]] = {name: [] for name in arms}
     for prompt in chosen:
@@ -120,6 +162,7 @@ def measure(
         for name, values in speeds.items()
     }
     per_verify = {f"ours MTP K={k}": tokens_per_verify(engine, k, chosen) for k in lengths}
+    per_verify["ours MTP auto"] = tokens_per_verify(engine, AUTO, chosen)
     return {
         "prompts": len(chosen),
         "reply_tokens": sorted(tokens.values()),

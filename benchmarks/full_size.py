@@ -30,6 +30,7 @@ from edge_mtp.bundle import Bundle
 
 PROMPT_TOKENS = 129  # of which the last is left for the first step
 DECODED = 24
+AUTO = -1  # as a draft length: the controller chooses
 Figures = dict[str, float]
 
 
@@ -47,11 +48,15 @@ def serve_ours(bundle: Path, threads: int) -> None:
     _, tokens = prompt_of(bundle)
     with HostDevice().start(bundle, threads=threads) as runner:
         say({"load_s": runner.ready.load_us / 1e6, "RssAnon": memory(runner.pid)["RssAnon"]})
+        other = tokens[::-1]  # so that the prompt is never cached
         for line in sys.stdin:
             k = int(line)
-            *all_steps, outcome = runner.generate(Request(tokens, DECODED, draft_length=k))
+            most, policy = (runner.ready.max_draft_length, "auto") if k == AUTO else (k, "fixed")
+            list(runner.generate(Request(other, 1)))
+            request = Request(tokens, DECODED, draft_length=most, draft_policy=policy)  # type: ignore[arg-type]
+            *all_steps, outcome = runner.generate(request)
             assert isinstance(outcome, Outcome)
-            steps = [s for s in all_steps if isinstance(s, Step) and (s.kind == "verify") == (k > 0)]
+            steps = [s for s in all_steps if isinstance(s, Step) and (k == AUTO or (s.kind == "verify") == (k > 0))]
             parts = {
                 "step_ms": [s.total_us for s in steps],
                 "draft_ms": [s.draft_us for s in steps],
@@ -60,6 +65,7 @@ def serve_ours(bundle: Path, threads: int) -> None:
             }
             figures = {name: median(values) / 1e3 for name, values in parts.items()}
             figures["prefill_tokens_per_s"] = (len(tokens) - 1) / (outcome.prefill_us / 1e6)
+            figures["token_ms"] = sum(s.total_us for s in steps) / sum(len(s.tokens) for s in steps) / 1e3
             figures["tokens_per_step"] = sum(len(s.tokens) for s in steps) / len(steps)
             say(figures)
         say(memory(runner.pid))
@@ -88,7 +94,9 @@ def serve_stock(bundle: Path, threads: int, mtp: bool, cache: Path) -> None:
                 session.run_decode()
                 info = session.get_benchmark_info()
             token_ms = 1e3 / info.last_decode_tokens_per_second
-            say({"step_ms": token_ms, "prefill_tokens_per_s": info.last_prefill_tokens_per_second})
+            say(
+                {"step_ms": token_ms, "token_ms": token_ms, "prefill_tokens_per_s": info.last_prefill_tokens_per_second}
+            )
         figures = memory("self")
         engine.close()
         del engine
@@ -178,7 +186,7 @@ def main(
 
 def measure(bundle: Path, threads: int, rounds: int, lengths: list[int]) -> dict[str, Any]:
     engines = ["stock plain", "stock MTP", "ours"]
-    arms = [("stock plain", 0), ("stock MTP", 3), *(("ours", k) for k in [0, *lengths])]
+    arms = [("stock plain", 0), ("stock MTP", 3), *(("ours", k) for k in [0, *lengths, AUTO])]
     replies: dict[tuple[str, int], list[Figures]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
         caches = {name: Path(folder) / name.replace(" ", "-") for name in engines}
@@ -211,7 +219,7 @@ def measure(bundle: Path, threads: int, rounds: int, lengths: list[int]) -> dict
         "rounds": rounds,
         "engines": loads,
         "arms": {
-            f"{name} K={k}": {
+            f"{name} K={'auto' if k == AUTO else k}": {
                 key: {"median": median(values), "low": min(values), "high": max(values)}
                 for key in runs[0]
                 for values in [[run[key] for run in runs]]
@@ -234,7 +242,15 @@ def show(result: dict[str, Any]) -> None:
             f"| {name} | {figures['cold']['load_s']:.1f} | {warm['load_s']:.1f} | {warm['RssAnon']:.0f} |"
             f" {end['VmHWM']:.0f} | {end['RssAnon']:.0f} |"
         )
-    columns = ["prefill_tokens_per_s", "step_ms", "draft_ms", "verify_ms", "outside_litert_ms", "tokens_per_step"]
+    columns = [
+        "prefill_tokens_per_s",
+        "token_ms",
+        "step_ms",
+        "draft_ms",
+        "verify_ms",
+        "outside_litert_ms",
+        "tokens_per_step",
+    ]
     click.echo(f"\n| arm | {' | '.join(column.replace('_', ' ') for column in columns)} |")
     click.echo(f"|---|{'---|' * len(columns)}")
     for name, figures in result["arms"].items():
