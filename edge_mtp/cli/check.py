@@ -1,0 +1,130 @@
+"""`edge-mtp check`: whether MTP on a device gives the text of plain decoding, and if not, why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edge_mtp.numerics import Choice, Report
+
+DEFAULT_PROMPTS = 50
+BUILT_IN = "built-in"  # what --numerics stands for without a FILE
+
+
+@click.command()
+@click.option(
+    "--numerics", is_flag=False, flag_value=BUILT_IN, metavar="[FILE.jsonl]",
+    help=f"Compare token by token on these prompts; without FILE {DEFAULT_PROMPTS} of the tiny model's.",
+)  # fmt: skip
+@click.option("--bundle", type=click.Path(path_type=Path), help="The .litertlm file; default: the built-in tiny model.")
+@click.option("--device", default="host", show_default=True, help="Where to run: host is this machine.")
+@click.option("--draft-length", type=click.IntRange(1), metavar="K", help="Tokens to draft a step; default 4.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most tokens of a reply.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT's choice.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where rounding alone changed a text, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    numerics: str | None,
+    bundle: Path | None,
+    device: str,
+    draft_length: int | None,
+    limit: int | None,
+    max_tokens: int,
+    threads: int | None,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Check that MTP on a device gives the text of plain decoding.
+
+    With --numerics three arms answer the same prompts, greedily: plain decoding, the verify graph with every draft
+    blank, and MTP. Where the first two part, the graphs round differently, and the margin between the two largest
+    logits says by how little. Where the last two part, a draft was accepted that should not have been, or a rejected
+    one left something behind: that is an error of the device or of edge-mtp, and the exit status is 1.
+
+    A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form).
+
+    \b
+    edge-mtp check --numerics prompts.jsonl --bundle model.litertlm --device host
+    """
+    if numerics is None:
+        raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
+    from edge_mtp.conversations import read_conversations
+    from edge_mtp.engine import DEFAULT_DRAFT_LENGTH, open_engine
+    from edge_mtp.numerics import measure
+    from edge_mtp.quality import TINY
+
+    built_in = numerics == BUILT_IN
+    if built_in and bundle is not None:
+        raise click.UsageError("the built-in prompts are for the built-in model; give --numerics FILE with --bundle.")
+    path = TINY / "splits" / "iid.jsonl" if built_in else Path(numerics)
+    conversations = read_conversations(path, limit or (DEFAULT_PROMPTS if built_in else None))
+    if bundle is None:
+        from edge_mtp.cli.progress import export_progress
+        from edge_mtp.export.tiny.bundle import cached_bundle
+
+        with export_progress() as progress:
+            bundle = cached_bundle(progress=progress)
+    with open_engine(bundle, device, threads=threads) as engine, _check_progress() as advance:
+        report = measure(
+            engine.runner,
+            engine.chat_format,
+            conversations,
+            draft_length=draft_length or min(DEFAULT_DRAFT_LENGTH, max(1, engine.max_draft_length)),
+            max_tokens=max_tokens,
+            progress=advance,
+        )
+    if as_json:
+        click.echo(json.dumps({"bundle": str(bundle), "device": device, "source": path.name, **report.to_json()}))
+    else:
+        _show(report)
+    if report.verdict == "accept or rollback" or (strict and report.verdict != "same"):
+        ctx.exit(1)
+
+
+def _show(report: Report) -> None:
+    click.echo(report.explanation)
+    for cause, share in report.shares.items():
+        if any(each.cause == cause for each in report.divergences):
+            click.echo(f"{cause}: {share.value:.1%} of prompts (95% interval {share.low:.1%} to {share.high:.1%})")
+    for each in report.divergences:
+        one, other = (_described(arm, choice) for arm, choice in zip(each.arms, each.choices, strict=True))
+        click.echo(f"  prompt {each.prompt}, token {each.index}, {each.cause}: {one}; {other}")
+    if report.divergences and report.median_margin is not None:
+        click.echo(f"median margin of all tokens {report.median_margin:.3g}")
+
+
+def _described(arm: str, choice: Choice) -> str:
+    if choice.id is None:
+        return f"{arm} had ended"
+    margin = "" if choice.margin is None else f", margin {choice.margin:.3g}"
+    return f"{arm} {choice.text!r} ({choice.kind}{margin})"
+
+
+@contextmanager
+def _check_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, a line every tenth of the way elsewhere; both on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def line(done: int, total: int) -> None:
+            if done % max(1, total // 10) == 0:
+                click.echo(f"prompt {done + 1} of {total}", err=True)
+
+        yield line
+        return
+    columns = (TextColumn("three arms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("three arms", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,237 @@
+"""`edge-mtp check --numerics`: what three arms gave, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edge_mtp
+from edge_mtp.chat import ChatFormat
+from edge_mtp.cli import main
+from edge_mtp.conversations import Conversation
+from edge_mtp.device import Outcome, Ready, Request, Step
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.numerics import Arm, Report, measure, token_kind
+
+FORMAT = ChatFormat.from_directory(Path(edge_mtp.__file__).parent / "tiny" / "target")
+STOP = min(FORMAT.stop_token_ids)
+HELLO = Conversation([{"role": "user", "content": "hello"}])
+
+
+@dataclass
+class Scripted:
+    """A runner that answers each arm with given tokens, one reply a prompt; every margin is its token's id."""
+
+    replies: dict[Arm, list[list[int]]]
+    ready: Ready = field(default=Ready(2, 512, 1024, 7, True, 1.0))
+    drafts: int | None = None  # that the drafter gives; None = as many as asked
+    asked: list[Request] = field(default_factory=list)
+
+    def generate(self, request: Request) -> Iterator[Step | Outcome]:
+        self.asked.append(request)
+        arm: Arm = "plain" if request.draft_length == 0 else "mtp" if request.draft_sources else "blank"
+        tokens = self.replies[arm].pop(0)[: request.max_tokens]
+        drafts = [0] * (request.draft_length if self.drafts is None else self.drafts) if arm == "mtp" else []
+        for start in range(0, len(tokens), 3 if drafts else 1):
+            given = tokens[start : start + (3 if drafts else 1)]
+            yield Step(
+                request="", step=start, kind="verify" if arm != "plain" else "plain", position=start, tokens=given,
+                draft=drafts, confidence=[], source="", accepted=0, planned=0, explore=False, draft_us=0, mask_us=0,
+                embed_us=0, verify_us=0, select_us=0, total_us=0, margins=[float(token) for token in given],
+            )  # fmt: skip
+        yield Outcome("", "stop", 1, 0, 0, len(tokens), 0, 0)
+
+
+def run(
+    plain: Sequence[int], blank: Sequence[int], mtp: Sequence[int], *, draft_length: int = 4, max_tokens: int = 64
+) -> Report:
+    runner = Scripted({"plain": [list(plain)], "blank": [list(blank)], "mtp": [list(mtp)]})
+    return measure(runner, FORMAT, [HELLO], draft_length=draft_length, max_tokens=max_tokens)
+
+
+def test_equal_texts_are_the_same() -> None:
+    report = run([5, 6, 7, STOP], [5, 6, 7, STOP], [5, 6, 7, STOP])
+    assert report.verdict == "same"
+    assert report.explanation.startswith("same: ")
+    assert report.divergences == []
+    assert (report.tokens, report.median_margin) == (4, median([5, 6, 7, STOP]))
+    assert {cause: share.value for cause, share in report.shares.items()} == {"numerics": 0, "accept or rollback": 0}
+
+
+def test_plain_alone_is_numerics_with_the_margins_of_both() -> None:
+    report = run([5, 6, 7, 8], [5, 9, 7], [5, 9, 7])
+    (found,) = report.divergences
+    assert report.verdict == found.cause == "numerics"
+    assert (found.prompt, found.index, found.arms) == (0, 1, ("plain", "blank"))
+    assert [choice.id for choice in found.choices] == [6, 9]
+    assert [choice.margin for choice in found.choices] == [6.0, 9.0]
+    assert "within 9" in report.explanation
+    assert report.shares["numerics"].value == 1.0
+    assert report.shares["accept or rollback"].value == 0.0
+
+
+def test_mtp_alone_is_an_accept_or_rollback_error() -> None:
+    report = run([5, 6, 7, 8], [5, 6, 7, 8], [5, 6, 8])
+    (found,) = report.divergences
+    assert report.verdict == found.cause == "accept or rollback"
+    assert (found.index, found.arms) == (2, ("blank", "mtp"))
+
+
+def test_the_graver_cause_is_the_verdict_and_both_are_reported() -> None:
+    report = run([5, 6], [5, 7], [5, 8])
+    assert [found.cause for found in report.divergences] == ["numerics", "accept or rollback"]
+    assert report.verdict == "accept or rollback"
+
+
+def test_a_text_that_ends_early_has_no_token_there() -> None:
+    (found,) = run([5, 6], [5, 6], [5]).divergences
+    assert found.index == 1
+    assert found.choices[1].id is None
+    assert found.choices[0].id == 6
+
+
+def test_what_lies_behind_the_compared_tokens_is_generated_and_ignored() -> None:
+    runner = Scripted({"plain": [[5] * 20], "blank": [[5] * 8 + [6] * 12], "mtp": [[5] * 8 + [7] * 12]})
+    report = measure(runner, FORMAT, [HELLO], draft_length=3, max_tokens=8)
+    assert report.verdict == "same"
+    assert report.tokens == 8
+    assert [request.max_tokens for request in runner.asked] == [12, 12, 12]
+    assert [(request.draft_length, *request.draft_sources) for request in runner.asked[1:]] == [(3,), (3, "drafter")]
+    assert runner.asked[0].draft_length == 0
+    assert all(request.logprobs and request.stop == sorted(FORMAT.stop_token_ids) for request in runner.asked)
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts=st.lists(st.tuples(*[st.lists(st.integers(5, 7), min_size=1, max_size=6)] * 3), min_size=1, max_size=5))
+def test_every_divergence_is_the_first_of_its_pair(texts: list[tuple[list[int], list[int], list[int]]]) -> None:
+    arms: tuple[Arm, ...] = ("plain", "blank", "mtp")
+    replies = {arm: [list(text[i]) for text in texts] for i, arm in enumerate(arms)}
+    report = measure(Scripted(replies), FORMAT, [HELLO] * len(texts), draft_length=2, max_tokens=50)
+    expected = []
+    for prompt, text in enumerate(texts):
+        for one, other in ((0, 1), (1, 2)):
+            if text[one] != text[other]:
+                padded = [[*text[i], *[-1] * 6] for i in (one, other)]
+                index = next(i for i in range(7) if padded[0][i] != padded[1][i])
+                expected.append((prompt, index, arms[one], arms[other]))
+    assert [(each.prompt, each.index, *each.arms) for each in report.divergences] == expected
+    assert (report.verdict == "same") == (not expected)
+    assert report.prompts == len(texts)
+    assert json.loads(json.dumps(report.to_json()))["verdict"] == report.verdict
+
+
+@pytest.mark.parametrize(
+    ("ready", "drafts", "message"),
+    [
+        (Ready(2, 512, 1024, 3, True, 1.0), None, "draft length 4 is beyond the 3 .* use 1 to 3"),
+        (Ready(2, 512, 1024, 0, True, 1.0), None, "export the bundle with its verify graphs"),
+        (Ready(2, 512, 1024, 7, False, 1.0), None, "no drafter"),
+        (Ready(2, 12, 1024, 7, True, 1.0), None, "prompt 0 has .* tokens and leaves no room in the context of 12"),
+        (Ready(2, 512, 1024, 7, True, 1.0), 3, "drafter gives 3; use --draft-length 3"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(ready: Ready, drafts: int | None, message: str) -> None:
+    runner = Scripted({"plain": [[5]], "blank": [[5]], "mtp": [[5]]}, ready, drafts)
+    with pytest.raises(EdgeMtpError, match=message):
+        measure(runner, FORMAT, [HELLO], draft_length=4, max_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("before", "token", "kind"),
+    [
+        ("", "Hello", "text"),
+        ("I set ", "12", "digit"),
+        ("", "<|tool_call>", "call syntax"),
+        ("<|tool_call>call:set_al", "arm", "call syntax"),
+        ("<|tool_call>call:f{hour:", "7", "digit"),
+        ("<|tool_call>call:f{x:1", ".", "digit"),
+        ("<|tool_call>call:f{x:1", ",", "call syntax"),
+        ("<|tool_call>call:f{name:", '<|"|>', "call syntax"),
+        ('<|tool_call>call:f{name:<|"|>', "Ann", "string content"),
+        ('<|tool_call>call:f{name:<|"|>Room ', "12", "digit"),
+        ('<|tool_call>call:f{name:<|"|>Ann<|"|>', "}", "call syntax"),
+        ('<|tool_call>call:f{name:<|"|>Ann<|"|>}<tool_call|>', "Done", "text"),
+        ("3", ".", "text"),
+    ],
+)
+def test_a_token_has_the_kind_of_its_place(before: str, token: str, kind: str) -> None:
+    assert token_kind(before, token) == kind
+
+
+def test_divergences_tell_text_and_kind() -> None:
+    call = FORMAT.tokenizer.encode('<|tool_call>call:f{a:<|"|>')
+    (found,) = run([*call, STOP], [*call, call[-1]], [*call, call[-1]]).divergences
+    assert found.index == len(call)
+    assert [choice.kind for choice in found.choices] == ["stop", "call syntax"]
+    assert found.choices[1].text == '<|"|>'
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "strict", "status", "line"),
+    [
+        (([5], [5], [5]), True, 0, "same: "),
+        (([6], [5], [5]), False, 0, "prompt 0, token 0, numerics: plain "),
+        (([6], [5], [5]), True, 1, "numerics: 100.0% of prompts (95% interval"),
+        (([5], [5], [6]), False, 1, "accept or rollback: blank "),
+    ],
+)
+def test_the_exit_status_is_the_verdict(
+    texts: tuple[list[int], list[int], list[int]],
+    strict: bool,
+    status: int,
+    line: str,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = run(*texts)
+    monkeypatch.setattr("edge_mtp.numerics.measure", lambda *_, **__: report)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "hello"}\n')
+    command = ["check", "--numerics", str(prompts), "--bundle", str(tiny_bundle), *["--strict"] * strict]
+    ran = CliRunner().invoke(main, command)
+    assert ran.exit_code == status, ran.output
+    assert line in ran.stdout
+    as_json = CliRunner().invoke(main, [*command, "--json"])
+    assert as_json.exit_code == status
+    assert json.loads(as_json.stdout) == {
+        "bundle": str(tiny_bundle),
+        "device": "host",
+        "source": "prompts.jsonl",
+        **json.loads(json.dumps(report.to_json())),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check"], "say what to check"),
+        (["check", "--numerics", "--bundle", "x.litertlm"], "the built-in prompts are for the built-in model"),
+        (["check", "--numerics", "/nowhere.jsonl"], "cannot read prompts '/nowhere.jsonl'"),
+    ],
+)
+def test_a_command_that_says_too_little_is_refused(arguments: list[str], message: str) -> None:
+    ran = CliRunner().invoke(main, arguments)
+    assert ran.exit_code != 0
+    assert message in ran.output
+
+
+def test_the_tiny_model_gives_one_text_in_all_arms(tiny_bundle: Path) -> None:
+    ran = CliRunner().invoke(main, ["check", "--numerics", "--device", "host", "--limit", "8", "--json"])
+    assert ran.exit_code == 0, ran.output
+    report = json.loads(ran.stdout)
+    assert report["verdict"] == "same", report["divergences"]
+    assert report["prompts"] == 8
+    assert report["tokens"] > 50
+    assert report["median_margin"] > 0
