@@ -277,6 +277,19 @@ def test_calls_are_shown_and_answered_from_the_input(command: Command) -> None:
     assert said.endswith('response:set_alarm{value:<|"|>all set<|"|>}<tool_response|>')
 
 
+def test_commands_work_where_a_response_is_awaited(command: Command) -> None:
+    result = command(
+        "--tools", TOOLS, replies=[says(CALL, 50), says("Done."), says(CALL, 50), says("New.")],
+        lines=["Wake me", "/save talk.json", "/nonsense", "ok", "Again", "/reset", "", "Start"],
+    )  # fmt: skip
+    assert "saved 2 messages in talk.json" in result.stdout
+    assert "/nonsense is no command" in result.stderr
+    assert command.prompts[1].endswith('response:set_alarm{value:<|"|>ok<|"|>}<tool_response|>')
+    assert "Wake me" not in command.prompts[3]
+    assert "Again" not in command.prompts[3]
+    assert result.stdout.endswith("New.\n")
+
+
 def test_calls_are_answered_from_a_file(command: Command) -> None:
     Path("by_name.json").write_text('{"set_alarm": {"ok": true}}')
     Path("in_order.json").write_text('["first", {"n": 2}]')
@@ -575,6 +588,82 @@ def test_the_real_chat_equals_single_runs(tiny_bundle: Path) -> None:
     assert second["summary"]["reused_tokens"] > first["summary"]["prompt_tokens"] // 2
     single = CliRunner().invoke(main, [*arguments, "--load", "one.json", "Text Ana that I am late"])
     assert json.loads(single.stdout)["tokens"] == second["tokens"]
+
+
+def run_real(bundle: Path, *arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(main, ["run", "--bundle", str(bundle), "--json", *arguments])
+    assert result.exit_code == 0, result.output
+    shown: dict[str, Any] = json.loads(result.stdout)
+    return shown
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--tools", TOOLS],
+        ["--tools", TOOLS, "--temperature", "1.2", "--seed", "3"],
+        ["--temperature", "1", "--min-p", "0.05", "--repetition-penalty", "1.3", "--presence-penalty", "0.5"],
+        ["--frequency-penalty", "0.7", "--logit-bias", "e=-3", "--suppress", "<turn|>", "--suppress", "300"],
+        ["--temperature", "0.8", "--top-k", "20", "--top-p", "0.9", "--response-schema", "schema.json"],
+        ["--grammar", "grammar.ebnf", "--stop", "ee"],
+    ],
+    ids=lambda options: " ".join(options).replace(TOOLS, "FILE"),
+)
+def test_real_options_give_the_same_text_with_mtp_and_without(tiny_bundle: Path, options: list[str]) -> None:
+    Path("schema.json").write_text(
+        '{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}}, "required": ["b"],'
+        ' "additionalProperties": false}'
+    )
+    Path("grammar.ebnf").write_text('root ::= [a-e]+ "."')
+    arguments = ["Wake me at 6:40 and tell me something", "--max-tokens", "60", "--logprobs", *options]
+    plain = run_real(tiny_bundle, *arguments, "--mtp", "off")
+    for mtp in ("auto", "2", "7"):
+        drafted = run_real(tiny_bundle, *arguments, "--mtp", mtp, "--draft-sources", "drafter,lookup,grammar")
+        assert (drafted["tokens"], drafted["text"]) == (plain["tokens"], plain["text"])
+        assert drafted["logprobs"] == pytest.approx(plain["logprobs"], abs=1e-3)
+    assert len(plain["logprobs"]) == len(plain["tokens"])
+    assert all(logprob <= 0 for logprob in plain["logprobs"])
+    if "--response-schema" in options and plain["summary"]["finish"] == "stop":
+        assert json.loads(plain["text"])["b"] in ("x", "y")
+    if "--grammar" in options:
+        assert set(plain["text"]) <= set("abcde.")
+        assert "ee" not in plain["text"]
+    if "--suppress" in options:
+        assert not {106, 300} & set(plain["tokens"])
+
+
+def test_a_real_prefix_is_kept_for_the_next_run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd()))
+    arguments = ["--tools", TOOLS, "--system", "Be brief.", "--keep-prefix"]
+    first = run_real(tiny_bundle, *arguments, "Wake me at 6:40")
+    second = run_real(tiny_bundle, *arguments, "Text Ana that I am late")
+    assert first["summary"]["restored_tokens"] == 0
+    assert second["summary"]["restored_tokens"] > 200
+    assert second["tokens"] == run_real(tiny_bundle, *arguments[:-1], "Text Ana that I am late")["tokens"]
+
+
+def test_real_bundles_without_our_parts_are_constrained_too(tmp_path: Path) -> None:
+    """The token bytes, which the official files lack, come from the host."""
+    from official_bundle import Variant, write
+
+    bundle = write(Variant(param_tensor=False), tmp_path / "official.litertlm")
+    shown = run_real(bundle, "--tools", TOOLS, "--tool-choice", "set_timer", "--max-tokens", "40", "Wake me at 6:40")
+    assert {call["name"] for call in shown["tool_calls"]} == {"set_timer"}
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "message"),
+    [("--grammar", "root ::= nothing", "grammar"), ("--response-schema", '{"type": "strin"}', "schema")],
+)
+def test_real_constraints_that_do_not_compile_are_one_line(
+    tiny_bundle: Path, option: str, content: str, message: str
+) -> None:
+    Path("file").write_text(content)
+    result = CliRunner().invoke(main, ["run", "--bundle", str(tiny_bundle), option, "file", "Hi"])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_real_calls_are_valid_under_every_choice(tiny_bundle: Path) -> None:

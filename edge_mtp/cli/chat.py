@@ -157,7 +157,10 @@ class Chat:
                 if found and not self._json:
                     click.echo(f"response of {call.name}: {json.dumps(response)}")
             else:
+                before = len(self._dialogue.messages)
                 found, response = self._typed(call.name)
+                if len(self._dialogue.messages) < before:  # a command has reset the conversation
+                    return False
             if found:
                 self._dialogue.respond(call.name, response)
                 answered = True
@@ -172,7 +175,7 @@ class Chat:
                 continue
             try:
                 return bool(line.strip()), json.loads(line) if line.strip() else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 return True, line
         return False, None
 
