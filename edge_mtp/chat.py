@@ -36,6 +36,7 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise EdgeMtpError(f"tokenizer.json is not valid ({error}); export the bundle again") from None
+        self._bytes: dict[int, bytes] = {}  # of the tokens met so far: whole conversations are spelled every turn
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -75,9 +76,12 @@ class Tokenizer:
 
         Raises `EdgeMtpError` if the id is outside the vocabulary.
         """
-        if (byte := _BYTE.fullmatch(self.token_text(token))) is not None:
-            return bytes([int(byte[1], 16)])
-        return self.decode([token]).encode()
+        if (known := self._bytes.get(token)) is not None:
+            return known
+        byte = _BYTE.fullmatch(self.token_text(token))
+        found = bytes([int(byte[1], 16)]) if byte else self.decode([token]).encode()
+        self._bytes[token] = found
+        return found
 
 
 class Detokenizer:

@@ -239,6 +239,7 @@ class Engine:
 
     def check(self, options: ReplyOptions, tools: Sequence[Mapping[str, Any]] = ()) -> None:
         """Raises the EdgeMtpError that a reply with these options and tools would, as far as the host can tell."""
+        Detokenizer(self.chat_format.tokenizer, options.stop_texts)
         self._drafting(options)
         self._constraint(tools, options)
         self._check_sampling(options.sampling)
@@ -304,10 +305,12 @@ class Engine:
     def _constraint(self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions) -> tuple[str | None, str | None]:
         """Grammar and JSON schema of a request: one of them, or neither."""
         choice, schema, grammar = options.tool_choice, options.response_schema, options.grammar
-        if choice is not None:
-            _check_choice(choice, tools, options.constrained)
+        if choice is not None and not tools:
+            raise EdgeMtpError(f"tool choice '{choice}' needs tools; declare some (--tools FILE)")
         if options.constrained and not tools:
             raise EdgeMtpError("constrained tool calls need tools; declare some (--tools FILE)")
+        if options.constrained is False and choice not in (None, "auto"):
+            raise EdgeMtpError(f"tool choice '{choice}' holds by constraining calls; drop it, or --unconstrained")
         if grammar is not None and not grammar.strip():
             raise EdgeMtpError("the grammar is empty; give it a rule `root`")
         by_tools = choice is not None if options.constrained is None else options.constrained
@@ -319,12 +322,15 @@ class Engine:
             raise EdgeMtpError(
                 f"{self.bundle.path}: {_NO_BYTES}, so {asked[0]} cannot constrain a reply; export it again"
             )
-        if options.constrained is None and not asked:
-            by_tools = self.has_token_bytes and bool(tools)
         if options.stop_texts and not self.has_token_bytes:
             raise EdgeMtpError(f"{self.bundle.path}: {_NO_BYTES}, so no stop string can be found; export it again")
         if by_tools:
             return tool_grammar(tools, choice=choice or "auto"), None
+        if options.constrained is None and not asked and self.has_token_bytes and tools:
+            try:
+                return tool_grammar(tools), None
+            except EdgeMtpError as error:
+                raise EdgeMtpError(f"{error}; or leave calls to the model (--unconstrained)") from None
         return grammar, None if schema is None else response_schema(json.dumps(schema))
 
     def close(self) -> None:
@@ -390,13 +396,3 @@ def _chat_format(bundle: Bundle, tokenizer_json: bytes, has_token_bytes: bool = 
     start = metadata.start_token
     bos = start if isinstance(start, str) else tokenizer.decode(start or ())
     return ChatFormat(tokenizer, metadata.chat_template, frozenset(stop), bos, tuple(stop_texts))
-
-
-def _check_choice(choice: str, tools: Sequence[Mapping[str, Any]], constrained: bool | None) -> None:
-    if not tools:
-        raise EdgeMtpError(f"tool choice '{choice}' needs tools; declare some (--tools FILE)")
-    names = [tool["function"]["name"] for tool in tools]
-    if choice not in ("auto", "required", "none", *names):
-        raise EdgeMtpError(f"tool choice '{choice}' is no tool; choose auto, required, none, {', '.join(names)}")
-    if constrained is False and choice != "auto":
-        raise EdgeMtpError(f"tool choice '{choice}' holds by constraining calls; drop it, or --unconstrained")

@@ -181,7 +181,10 @@ FILES = {
         (["Hi", "--mtp", "9"], "draft length 9 is beyond the 7 that this bundle verifies"),
         (["--mtp", "9"], "draft length 9 is beyond the 7 that this bundle verifies"),
         (["Hi", "--tool-choice", "auto"], "tool choice 'auto' needs tools; declare some (--tools FILE)"),
-        (["Hi", "--tools", TOOLS, "--tool-choice", "fly"], "tool choice 'fly' is no tool; choose auto, required, none"),
+        (
+            ["Hi", "--tools", TOOLS, "--tool-choice", "fly"],
+            "tool choice 'fly' is no declared tool; use one of set_alarm",
+        ),
         (["Hi", "--tools", TOOLS, "--tool-choice", "none", "--unconstrained"], "drop it, or --unconstrained"),
         (["Hi", "--constrained"], "need tools"),
         (["Hi", "--tools", "broken.json"], "tools file 'broken.json' is not JSON"),
@@ -200,6 +203,8 @@ FILES = {
         (["Hi", "--suppress", "99999"], "token 99999 is outside the vocabulary of 768"),
         (["Hi", "--presence-penalty", "nan"], "presence_penalty is nan"),
         (["Hi", "--stop", ""], "stop string is empty"),
+        (["--stop", ""], "stop string is empty"),
+        (["--tool-choice", "none"], "tool choice 'none' needs tools"),
         (["Hi", "--system", "@absent"], "cannot read system prompt 'absent'"),
         (["Hi", "--load", "broken.json"], "conversation 'broken.json' is not JSON"),
         (["--load", "talk.json"], "was not written by /save"),
@@ -282,7 +287,7 @@ def test_commands_work_where_a_response_is_awaited(command: Command) -> None:
         "--tools", TOOLS, replies=[says(CALL, 50), says("Done."), says(CALL, 50), says("New.")],
         lines=["Wake me", "/save talk.json", "/nonsense", "ok", "Again", "/reset", "", "Start"],
     )  # fmt: skip
-    assert "saved 2 messages in talk.json" in result.stdout
+    assert "saved 2 messages in talk.json" in result.stderr
     assert "/nonsense is no command" in result.stderr
     assert command.prompts[1].endswith('response:set_alarm{value:<|"|>ok<|"|>}<tool_response|>')
     assert "Wake me" not in command.prompts[3]
@@ -419,9 +424,9 @@ def test_a_turn_that_fails_is_taken_back(command: Command) -> None:
 
 def test_a_full_context_says_what_to_do(command: Command) -> None:
     result = command(replies=[says("one", finish="context"), says("two three four")], lines=["First"])
-    assert "the context is full; /reset starts over" in result.output
+    assert result.stderr == "the context is full; /reset starts over\n"
     result = command("--max-tokens", "1", replies=[says("two three four")], lines=["First"])
-    assert "cut off after 1 tokens; --max-tokens allows more" in result.output
+    assert result.stderr == "cut off after 1 tokens; --max-tokens allows more\n"
 
 
 def test_a_dead_runner_ends_the_chat(command: Command) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat
 from edge_mtp.device import Outcome, Request, Sampling, Step
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import ContextOverflowError, Engine, Reply, ReplyOptions, open_engine
+from edge_mtp.engine import ContextOverflowError, Engine, Reply, ReplyOptions, _chat_format, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.tool_calls import load_tools
 
@@ -173,16 +174,19 @@ def test_tools_constrain_a_reply_by_themselves(scripted: Scripted, tools: list[d
 
 def test_options_that_cannot_be_served_are_one_line(scripted: Scripted, tools: list[dict[str, Any]]) -> None:
     engine, script = scripted()
+    endless = {"type": "object", "properties": {"a": {"type": "object", "$ref": "#"}}}
+    wrong = {"type": "function", "function": {"name": "f", "description": "", "parameters": endless}}
     for changes, message in (
         ({"draft_length": 9}, "draft length 9 is beyond the 7"),
         ({"tool_choice": "required"}, "'required' needs tools"),
         ({"constrained": True}, "need tools"),
-        ({"tools": tools, "tool_choice": "fly"}, "'fly' is no tool; choose auto, required, none, set_alarm"),
+        ({"tools": tools, "tool_choice": "fly"}, "'fly' is no declared tool; use one of set_alarm"),
         ({"tools": tools, "tool_choice": "required", "constrained": False}, "drop it, or --unconstrained"),
         ({"tools": tools, "tool_choice": "auto", "grammar": "root ::= x"}, "a grammar and tool calls"),
         ({"response_schema": {}, "grammar": "root ::= x"}, "a response schema and a grammar"),
         ({"grammar": " \n"}, "the grammar is empty"),
         ({"stop_texts": [""]}, "stop string is empty"),
+        ({"tools": [wrong]}, "tool 'f', parameters.*; or leave calls to the model"),
         ({"sampling": Sampling(logit_bias={768: 1.0})}, "token 768 is outside the vocabulary of 768"),
         ({"sampling": Sampling(suppress=[-1])}, "token -1 is outside"),
         ({"sampling": Sampling(logit_bias={7: float("inf")})}, "bias inf of token 7"),
@@ -241,6 +245,35 @@ def test_a_prompt_begins_with_what_the_model_saw(scripted: Scripted) -> None:
         assert tokenizer.decode(reply.prompt) == engine.chat_format.render(dialogue.messages[:-1])
         assert reply.text == text
         seen = [*reply.prompt, *reply.tokens]
+
+
+@given(st.lists(st.lists(st.integers(0, 105) | st.integers(107, 767), max_size=8), min_size=2, max_size=4))
+def test_prompts_spell_the_conversation_whatever_the_model_wrote(bundle: Bundle, replies: list[list[int]]) -> None:
+    """Also where it wrote half characters and control tokens, which the history holds as the text that they are."""
+    engine = Engine(bundle, Script(*[[*reply, TURN_END] for reply in replies]))  # type: ignore[arg-type]
+    tokenizer = engine.chat_format.tokenizer
+    engine.chat_format = ChatFormat(tokenizer, FAITHFUL, frozenset({TURN_END}))
+    dialogue = Dialogue(engine)
+    seen: list[int] = []
+    for ids in replies:
+        dialogue.say("What next?")
+        reply = dialogue.reply().wait()
+        assert tokenizer.decode(reply.prompt) == engine.chat_format.render(dialogue.messages)
+        assert list(reply.prompt[: len(seen)]) == seen
+        dialogue.add(reply)
+        spelled = b"".join(map(tokenizer.token_bytes, ids))
+        if dialogue.messages[-1]["content"].encode() == spelled:
+            seen = [*reply.prompt, *reply.tokens]
+
+
+def test_stops_of_several_tokens_are_stop_texts(bundle: Bundle) -> None:
+    assert bundle.tokenizer_json is not None
+    stops = ["<turn|>", (2, 105), "the end"]
+    made = SimpleNamespace(path="x", metadata=replace(bundle.metadata, stop_tokens=stops))
+    chat = _chat_format(made, bundle.tokenizer_json)  # type: ignore[arg-type]
+    assert chat.stop_token_ids == {TURN_END}
+    assert chat.stop_texts == ("<bos><|turn>", "the end")
+    assert _chat_format(made, bundle.tokenizer_json, False).stop_texts == ()  # type: ignore[arg-type]
 
 
 def test_where_the_template_rewrites_the_history_its_text_is_followed(scripted: Scripted) -> None:

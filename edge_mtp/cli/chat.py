@@ -81,7 +81,7 @@ class Chat:
     def run(self) -> None:
         """Talks until the input ends. Raises EdgeMtpError when the runner is gone, and SystemExit(1) as said above."""
         if self._lines.terminal:
-            self._say("/help for commands, Ctrl-C stops a reply, Ctrl-D ends")
+            _note("/help for commands, Ctrl-C stops a reply, Ctrl-D ends")
         while not self._over and (line := self._lines.read("> ")) is not None:
             with self._told():
                 if line.startswith("/"):
@@ -117,9 +117,9 @@ class Chat:
             return False
         self._traces.append((reply.steps, reply.outcome))
         if reply.outcome.finish == "context":
-            self._say("the context is full; /reset starts over")
+            _note("the context is full; /reset starts over")
         elif reply.outcome.finish == "length":
-            self._say(f"cut off after {reply.outcome.tokens} tokens; --max-tokens allows more")
+            _note(f"cut off after {reply.outcome.tokens} tokens; --max-tokens allows more")
         try:
             return self._answer(reply.tool_calls)
         except ToolCallSyntaxError:
@@ -143,7 +143,7 @@ class Chat:
             return
         writer.finish()
         if reply.outcome is None:
-            self._say("stopped")
+            _note("stopped")
         show_calls(reply)
         if self._options.logprobs:
             click.echo("\n".join(logprob_lines(reply)))
@@ -212,7 +212,7 @@ class Chat:
         if not argument:
             raise EdgeMtpError("/save needs a file to write; use /save FILE")
         self._dialogue.save(argument)
-        self._say(f"saved {len(self._dialogue.messages)} messages in {argument}")
+        _note(f"saved {len(self._dialogue.messages)} messages in {argument}")
 
     def _reset(self, argument: str) -> None:
         self._dialogue.reset()
@@ -236,6 +236,11 @@ class Chat:
             cure = "; /reset starts over" if isinstance(error, ContextOverflowError) else ""
             click.echo(f"Error: {' '.join(str(error).split())}{cure}", err=True)
             self._failed = True
+
+
+def _note(text: str) -> None:
+    """Says what is no result."""
+    click.echo(text, err=True)
 
 
 class Responses:
