@@ -353,7 +353,7 @@ def test_commands(command: Command) -> None:
         "all 2 replies\n",
         "lookup",
         "tokens of the prompt were in the cache",
-        "drafts asked for",
+        "drafts asked of the drafter",
     ):
         assert figure in result.stdout
     assert [(r["draft_policy"], r["draft_length"]) for r in command.requests] == [

@@ -18,6 +18,7 @@ import click
 from edge_mtp.cli.run import parse_mtp
 from edge_mtp.cli.transcript import (
     CLOSE,
+    COLOURS,
     OPEN,
     Marks,
     Writer,
@@ -37,11 +38,12 @@ from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError
 
 MOST_ROUNDS = 8  # of tool calls after one message, when a file answers them
 
+_LEGEND = ", ".join(f"{source} {colour}" for source, colour in COLOURS.items())
 HELP = {
     "/help": "this list",
     "/stats": "speed, acceptance, reuse and the controller's choices: of the last reply, and of all",
     "/mtp auto|off|K": "how the next replies are drafted",
-    "/marks on|off": f"accepted drafts between {OPEN} and {CLOSE}",
+    "/marks on|off": f"accepted drafts between {OPEN} and {CLOSE}, or only in colour at a terminal: {_LEGEND}",
     "/save FILE": "write the conversation, for --load",
     "/reset": "start over, with the same system prompt and tools",
     "/quit": "end the chat",

@@ -91,8 +91,8 @@ def summary_lines(summary: Summary) -> list[str]:
 
 def controller_lines(summary: Summary) -> list[str]:
     """What was asked of the drafter, and what a grammar's masks took."""
-    planned = ", ".join(f"{k} in {steps}" for k, steps in summary.planned.items())
-    lines = [f"drafts asked for by steps: {planned or 'none'}; {summary.explored} of them to learn"]
+    planned = ", ".join(f"{k} in {steps} steps" for k, steps in summary.planned.items())
+    lines = [f"drafts asked of the drafter: {planned or 'none'}; {summary.explored} steps to learn"]
     if summary.mask_ms:
         lines.append(f"masks {summary.mask_ms:.2f} ms a step")
     return lines
