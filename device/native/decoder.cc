@@ -54,7 +54,6 @@ Decoder::Decoder(Engine& engine, BufferPool& pool)
   if (inside_) {
     const Call& widest = verify_.rbegin()->second->call;
     draft_ = widest.input<int32_t>("draft");
-    token_mask_ = widest.input<int32_t>("token_mask");
     n_accepted_ = widest.output<int32_t>("n_accepted");
     tokens_ = widest.output<int32_t>("tokens");
   }

@@ -44,10 +44,10 @@ class Decoder {
   // The next draft starts from the hidden state of `row`.
   void keep_hidden(int32_t row);
 
-  // The verify op's operands: int32 [8], float [4], mask words [widest, edge_mask_words(vocabulary)] or nullptr.
+  // The operands of our ops: int32 [8], float [4]. The op's mask stays unused: a row's mask is wanted only where the
+  // row's own choice is not allowed, which is known after the run (Session::select_row).
   int32_t* control() { return control_; }
   float* scalars() { return scalars_; }
-  int32_t* token_mask() { return token_mask_; }
 
  private:
   struct Bound {
@@ -69,7 +69,7 @@ class Decoder {
 
   // Memory shared by the graphs, by port name.
   float *embeddings_, *per_layer_ = nullptr, *activations_ = nullptr, *logits_;
-  int32_t *input_pos_, *control_, *draft_ = nullptr, *n_accepted_ = nullptr, *tokens_ = nullptr, *token_mask_ = nullptr;
+  int32_t *input_pos_, *control_, *draft_ = nullptr, *n_accepted_ = nullptr, *tokens_ = nullptr;
   float* scalars_;
 };
 

@@ -65,12 +65,7 @@ Session::Session(Engine& engine)
   decoder_ = std::make_unique<Decoder>(engine, pool_);
   drafter_ = Drafter::create(engine, pool_);
 
-  const auto words = static_cast<size_t>(edge_mask_words(engine.vocabulary()));
-  masks_ = decoder_->token_mask();
-  if (masks_ == nullptr) {
-    own_masks_.resize(words * static_cast<size_t>(engine.max_drafts() + 1));
-    masks_ = own_masks_.data();
-  }
+  mask_.resize(static_cast<size_t>(edge_mask_words(engine.vocabulary())));
   tokens_.resize(kMaxDrafts + 1);
   chosen_.resize(kMaxDrafts + 1);
   forced_.reserve(kMaxDrafts);
@@ -139,13 +134,12 @@ Step Session::step(const Request& request, int32_t most) {
   step.mask_us = clock.lap() - step.draft_us;
 
   decoder_->place(pending_, proposal_, step.position - 1, step.rows);
-  int32_t* control = decoder_->control();
-  control[EDGE_CONTROL_FLAGS] = verify_flags_;
+  decoder_->control()[EDGE_CONTROL_FLAGS] = verify_flags_;
   step.embed_us = clock.lap();
   decoder_->run();
   step.verify_us = clock.lap();
 
-  if (step.rows > 1 && decoder_->verifies_inside() && !processes_) {
+  if (step.rows > 1 && decoder_->verifies_inside() && !processes_ && !constraint_) {
     step.accepted = decoder_->accepted();
     step.tokens = decoder_->tokens();
     if (step.accepted < 0) refuse_selection(step.accepted, step.position);
@@ -175,13 +169,9 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   proposal_.count = 0;
   step.plan = Plan{};
   step.plan.drafts = most;
-  if (most <= 0) {
-    constrain(0);
-    return;
-  }
+  if (most <= 0) return;
   if (!request.use_drafter && !request.use_lookup && !request.use_grammar) {  // blanks
     step.rows = width_for(most);
-    constrain(0);
     return;
   }
   if (request.adaptive) step.plan = controller_->plan(position, most);
@@ -214,26 +204,19 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   if (proposal_.count > 0) step.rows = width_for(proposal_.count);
 }
 
-// Walks the grammar along the proposal: cuts it at the first token that is not allowed, lengthens it to `most` by what
-// is forced from there, and leaves each row's mask.
+// Walks the grammar along the proposal: cuts it at the first token that is not allowed and lengthens it to `most` by what
+// is forced from there.
 void Session::constrain(int32_t most) {
   if (!constraint_) return;
-  const auto words = static_cast<size_t>(edge_mask_words(engine_.vocabulary()));
   int32_t taken = 0;
-  for (int32_t row = 0;; ++row) {
-    int32_t* mask = masks_ + static_cast<size_t>(row) * words;
-    if (constraint_->finished()) {  // the row behind a stop token: its token is never given out
-      std::fill_n(mask, words, -1);
-      break;
-    }
-    constraint_->mask(mask);
-    const int32_t& token = proposal_.tokens[static_cast<size_t>(row)];
-    if (row >= proposal_.count || !constraint_->accept(token)) {
-      proposal_.count = row;
-      if (row >= most) break;
-      constraint_->forced(most - row, forced_);
+  while (!constraint_->finished()) {
+    const int32_t& token = proposal_.tokens[static_cast<size_t>(taken)];
+    if (taken >= proposal_.count || !constraint_->accept(token)) {
+      proposal_.count = taken;
+      if (taken >= most) break;
+      constraint_->forced(most - taken, forced_);
       for (const int32_t forced : forced_) proposal_.add(forced, 1.0f, Source::kGrammar);
-      if (row == proposal_.count || !constraint_->accept(token)) break;
+      if (proposal_.count == taken || !constraint_->accept(token)) break;
     }
     ++taken;
   }
@@ -241,27 +224,48 @@ void Session::constrain(int32_t most) {
   constraint_->rollback(taken);
 }
 
-// edge_verify with the logit processors between its rows: penalties see the row's own draft prefix.
+// edge_verify on the host, row by row, for what the op inside the graph does not serve.
 void Session::select_on_host(Step& step) {
-  const int32_t vocabulary = engine_.vocabulary();
-  const auto words = static_cast<size_t>(edge_mask_words(vocabulary));
+  // Greedy rows that the op did select, before anything changed their logits, need not be searched again.
+  const bool known = step.rows > 1 && decoder_->verifies_inside() && !processes_ && verify_flags_ == 0;
+  const int32_t known_rows = known ? decoder_->accepted() + 1 : 0;
   for (int32_t row = 0;; ++row) {
-    const float* logits = decoder_->logits(row);
-    if (processes_) {
-      std::copy_n(logits, vocabulary, row_.data());
-      processors_.apply(row_.data());
-      logits = row_.data();
-    }
-    const int32_t* mask = constraint_ ? masks_ + static_cast<size_t>(row) * words : nullptr;
-    const int32_t token = edge_select(logits, vocabulary, decoder_->control(), decoder_->scalars(), mask,
-                                      step.position + row, scratch_.data());
-    if (token < 0) refuse_selection(token, step.position + row);
-    tokens_[static_cast<size_t>(row)] = token;
-    if (processes_) processors_.push(token);
+    const int32_t token = row < known_rows ? decoder_->tokens()[row] : -1;
+    tokens_[static_cast<size_t>(row)] = select_row(row, step.position + row, token);
     step.accepted = row;
-    if (row == proposal_.count || token != proposal_.tokens[static_cast<size_t>(row)]) break;
+    if (row == proposal_.count || tokens_[static_cast<size_t>(row)] != proposal_.tokens[static_cast<size_t>(row)]) break;
   }
   step.tokens = tokens_.data();
+}
+
+// The token of one row, under the processors, which see the row's own draft prefix, and the grammar, which has taken
+// that prefix and takes the token too. `token` is what the row selects without either, or -1 when not known.
+int32_t Session::select_row(int32_t row, int32_t position, int32_t token) {
+  const int32_t vocabulary = engine_.vocabulary();
+  const float* logits = decoder_->logits(row);
+  if (processes_) {
+    std::copy_n(logits, vocabulary, row_.data());
+    processors_.apply(row_.data());
+    logits = row_.data();
+  }
+  int32_t* control = decoder_->control();
+  const auto select = [&](const int32_t* mask) {
+    control[EDGE_CONTROL_FLAGS] = verify_flags_ | (mask == nullptr ? 0 : EDGE_FLAG_MASK);
+    return edge_select(logits, vocabulary, control, decoder_->scalars(), mask, position, scratch_.data());
+  };
+  // The largest logit is the largest allowed one wherever it is allowed: then no mask is needed, and a model that
+  // follows its grammar hardly ever needs one. A drawn token depends on all that is allowed.
+  const bool greedy = verify_flags_ == 0;
+  const bool bound = constraint_ && !constraint_->finished();  // not behind a stop token
+  if (token < 0 && (greedy || !bound)) token = select(nullptr);
+  if (bound && !(greedy && token >= 0 && constraint_->accept(token))) {
+    constraint_->mask(mask_.data());
+    token = select(mask_.data());
+    if (token >= 0) constraint_->accept(token);
+  }
+  if (token < 0) refuse_selection(token, position);
+  if (processes_) processors_.push(token);
+  return token;
 }
 
 // Whether the text ends in this step; what lies behind its end is cut off.
@@ -280,7 +284,6 @@ void Session::commit(const Step& step) {
   for (int32_t i = 0; i < step.count; ++i) {
     cached_.push_back(pending_);
     pending_ = step.tokens[i];
-    if (constraint_) constraint_->accept(pending_);
     lookup_.push(pending_);
   }
   if (controller_) {
@@ -350,9 +353,8 @@ void Session::begin(const Request& request, Outcome& outcome) {
   for (const int32_t token : request.prompt) lookup_.push(token);
 
   const Sampling& sampling = request.sampling;
-  const int32_t sample = sampling.temperature > 0.0f ? EDGE_FLAG_SAMPLE : 0;
-  verify_flags_ = sample | (constraint_ ? EDGE_FLAG_MASK : 0);
-  draft_flags_ = request.couple_drafts ? sample : 0;
+  verify_flags_ = sampling.temperature > 0.0f ? EDGE_FLAG_SAMPLE : 0;
+  draft_flags_ = request.couple_drafts ? verify_flags_ : 0;
   int32_t* control = decoder_->control();
   control[EDGE_CONTROL_TOP_K] = sampling.top_k;
   control[EDGE_CONTROL_SEED_LOW] = static_cast<int32_t>(static_cast<uint32_t>(sampling.seed));

@@ -92,6 +92,7 @@ class Session {
   void propose(const Request& request, int32_t most, Step& step);
   void constrain(int32_t most);
   void select_on_host(Step& step);
+  int32_t select_row(int32_t row, int32_t position, int32_t token);
   bool ends(const Request& request, Step& step);
   void commit(const Step& step);
   int32_t width_for(int32_t drafts) const;
@@ -125,8 +126,7 @@ class Session {
   // Of the running step.
   Proposal proposal_;
   std::vector<int32_t> forced_, tokens_;
-  std::vector<int32_t> own_masks_;  // [rows, edge_mask_words(vocabulary)], where the graph has no such operand
-  int32_t* masks_;
+  std::vector<int32_t> mask_;  // [edge_mask_words(vocabulary)]
   std::vector<float> row_;  // of logits, processed
   std::vector<Chosen> chosen_;
   std::vector<uint64_t> scratch_;
