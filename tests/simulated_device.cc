@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <string>
 
 #include "controller.h"
@@ -18,8 +20,18 @@ using edge_mtp::Source;
 namespace {
 
 constexpr int32_t kSegments = 4, kPositions = 8, kBurst = 8;
+size_t allocated = 0;
 
 }  // namespace
+
+void* operator new(size_t size) {
+  ++allocated;
+  void* const memory = std::malloc(size);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 extern "C" {
 
@@ -150,6 +162,7 @@ int32_t rows_for(const Device& device, int32_t drafts) {
 
 extern "C" {
 
+size_t allocations() { return allocated; }
 void* controller_new(const Device* device) { return new Controller(capabilities(*device)); }
 void* controller_copy(const void* controller) { return new Controller(*static_cast<const Controller*>(controller)); }
 void controller_free(void* controller) { delete static_cast<Controller*>(controller); }
@@ -171,7 +184,7 @@ bool controller_calibrated(const void* controller) { return static_cast<const Co
 // Copies at most `size` bytes of the saved text, without a terminator; returns its length.
 size_t controller_save(const void* controller, char* text, size_t size) {
   const std::string saved = static_cast<const Controller*>(controller)->save();
-  std::memcpy(text, saved.data(), std::min(size, saved.size()));
+  std::copy_n(saved.data(), std::min(size, saved.size()), text);
   return saved.size();
 }
 bool controller_restore(void* controller, const char* text, size_t size) {

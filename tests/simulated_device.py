@@ -19,6 +19,8 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 SOURCES = [ROOT / "tests" / "simulated_device.cc", ROOT / "device" / "native" / "controller.cc"]
 FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{ROOT / 'device' / 'native'}"]
+FLAGS += ["-Wl,-Bsymbolic"]  # it has an operator new of its own, which counts
+CHECKS = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS")
 MOST_DRAFTS, SEGMENTS, POSITIONS = 31, 4, 8
 PLAIN_US = 50_000.0
 DRAFTER, LOOKUP, GRAMMAR = 0, 1, 2
@@ -240,6 +242,7 @@ class Library:
             ("controller_calibrated", b, p),
             ("controller_save", n, p, ctypes.c_char_p, n),
             ("controller_restore", b, p, ctypes.c_char_p, n),
+            ("allocations", n),
             ("device_calibrate", d, p, p, seed, i),
             ("device_reply", Run, p, p, i, seed, i, b),
         ):
@@ -260,9 +263,9 @@ def library(*flags: str) -> Library:
 class Controller:
     """`edge_mtp::Controller` of a device."""
 
-    def __init__(self, device: Device, handle: int | None = None) -> None:
+    def __init__(self, device: Device, handle: int | None = None, code: Library | None = None) -> None:
         self.device = device
-        self._c = library().c
+        self._c = (code or library()).c
         self.handle = handle or self._c.controller_new(ctypes.byref(device))
 
     def __del__(self) -> None:
@@ -303,6 +306,11 @@ class Controller:
 
     def restore(self, text: bytes) -> bool:
         return bool(self._c.controller_restore(self.handle, text, len(text)))
+
+    @property
+    def allocations(self) -> int:
+        """Made by this code so far."""
+        return int(self._c.allocations())
 
     def load(self, seed: int, times: int = 3) -> float:
         """Times invocations as a session does at load; returns their microseconds."""

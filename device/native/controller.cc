@@ -14,12 +14,12 @@ constexpr double kLeastUs = 1e-2, kMostUs = 1e10;
 constexpr double kNoise = 0.1 * 0.1;          // variance of one measurement
 constexpr double kLoadVariance = 0.15 * 0.15;  // of a mean measured once
 constexpr double kHeatDrift = 3e-3;           // variance that the common factor gains in a step
-constexpr double kLevelDrift = 5e-5;          // and the level of a kind of invocation
+constexpr double kLevelDrift = 1.5e-4;         // and the level of a kind of invocation
 constexpr double kOwnDrift = 1e-5;            // and one graph's distance from it
 constexpr double kNewLevel = 3e-3;             // after a load
 constexpr double kApart = 0.4;                // how far levels may part when the common factor moves, a share of the move
-constexpr double kMostVariance = 0.06;
-constexpr double kRested = 1.0;         // of the common factor between two replies
+constexpr double kMostVariance = 0.2;
+constexpr double kRested = 4.0;         // of the common factor between two replies
 constexpr double kSurprise = 0.3;             // more than this above what was expected needs witnesses:
 constexpr int32_t kWitnesses = 3;              // so many in a row, of one arm or of all
 constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: what slows a machine down is often a moment's
@@ -28,9 +28,9 @@ constexpr double kGuessVerify = 1.2, kGuessRow = 0.08, kGuessDraft = 0.06;
 constexpr double kFixedDraft = 0.1;           // of a drafter invocation, whatever its K
 
 // ---- acceptance
-constexpr double kFirst = 0.62, kLater = 0.97;  // believed of a new drafter's first draft; of each next, times this
-constexpr double kPriorWeight = 2.0;
-constexpr double kKeepRecent = 0.96;          // a step: the text of the last 25 drafts counts
+constexpr double kFirst = 0.7, kLater = 0.98;  // believed of a new drafter's first draft; of each next, times this
+constexpr double kPriorWeight = 2.5;
+constexpr double kKeepRecent = 0.98;          // a step: the text of the last 25 drafts counts
 constexpr double kMemoryPrior = 16.0, kMemoryText = 8.0, kMemoryMost = 32.0;  // drafts that weigh like that many
 constexpr double kKeepBin = 0.99, kBinWeight = 4.0, kForcedWeight = 20.0;
 constexpr double kKeepShift = 0.95, kShiftWeight = 1.5;
@@ -45,8 +45,8 @@ constexpr double kTold = 1.0;
 
 // ---- choice
 constexpr double kBetter = 1.02;              // hysteresis: what a change of draft length must promise
-constexpr double kExploreShare = 0.005;       // of the time spent
-constexpr double kCredit = 0.6;
+constexpr double kExploreShare = 0.006;       // of the time spent
+constexpr double kCredit = 1.1;
 constexpr double kExploreMost = 2.0;          // plain steps that may be saved up for it
 constexpr double kHopeful = 0.95;             // acceptance of a text that deserves a look
 constexpr double kStale = 0.01, kVeryStale = 0.03;  // variance of a cost that deserves a measurement
@@ -123,7 +123,8 @@ void Controller::begin() {
   surprises_ = 0;
   ledger_ = 0.0;
   const double news = kMemoryPrior / (kMemoryPrior + memory_.front().trials);
-  budget_ = std::max(budget_, kCredit * news);
+  budget_ = credit_ = kCredit * news;
+  exploring_ = false;
 }
 
 // ---- the bundle ---------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ void Controller::measure(int32_t position, int32_t arm, double us, bool at_load)
     const double move = heat_variance / total * residual;
     heat_ += move;
     heat_variance_ *= 1.0 - heat_variance / total;
-    apart_ += std::min(kApart * kApart * move * move, kMostVariance);
+    if (std::fabs(residual) > kSurprise) apart_ += std::min(kApart * kApart * move * move, kMostVariance);
   }
   level.seen = apart_;
 }
@@ -326,7 +327,8 @@ void Controller::fill_accept(std::array<double, kMaxDrafts>& accept) const {
   for (size_t j = 0; j < kMaxDrafts; ++j, start *= kLater) {
     const double usual = memory_[j].mean(probability(odds(start) * moved_memory), kMemoryPrior);
     moved_memory = odds(usual) / odds(start);
-    accept[j] = recent_[j].mean(probability(odds(usual) * moved), kPriorWeight);
+    const double known = memory_[j].trials / (memory_[j].trials + kMemoryPrior);
+    accept[j] = recent_[j].mean(probability(odds(usual) * moved), kPriorWeight * (1.0 + known));
     moved = odds(accept[j]) / odds(usual);
   }
 }
@@ -431,7 +433,7 @@ double Controller::trim_gain(int32_t k, const Prices& prices) const {
 // ---- the choice ---------------------------------------------------------------------------------------------------
 
 Plan Controller::plan(int32_t position, int32_t most) {
-  force_ = false;
+  force_ = exploring_ = false;
   const Prices now = prices(position);
   const double plain_us = now.verify_us[0];
   Plan plan;
@@ -486,11 +488,11 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
   std::array<double, kMaxDrafts + 1> expected;
   fill_expected(expected);
   const double plain_us = now.verify_us[0];
-  const auto spend = [&](int32_t drafts, double loss, double tokens_per_us) {
-    if (loss > budget_ + std::min(0.0, ledger_)) return false;
+  const auto spend = [&](int32_t drafts, double loss, double tokens_per_us, double credit = 0.0) {
+    if (loss > budget_ + std::min(0.0, ledger_) + credit) return false;
     budget_ -= loss;
     plan.drafts = drafts;
-    plan.explore = true;
+    plan.explore = exploring_ = true;
     plan.tokens_per_ms = static_cast<float>(1e3 * tokens_per_us);
     return true;
   };
@@ -499,23 +501,27 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
     if (k > most) return false;
     const auto at = static_cast<size_t>(k);
     const double stale = level_variance(position, kVerify);
-    bool hopeful = false;
+    bool hopeful = false, in_doubt = false;  // a very good text would pay; this one, if verifying got cheaper
     for (const int32_t length : lengths_) {
       const auto l = static_cast<size_t>(length);
       const double tokens = (1.0 - std::pow(kHopeful, length + 1)) / (1.0 - kHopeful);
       const double least_us = now.draft_us[l] + now.verify_us[l] * std::exp(-std::sqrt(stale));
       hopeful = hopeful || tokens * plain_us > kBetter * least_us;
+      in_doubt = in_doubt || (stale > kVeryStale && expected[l] * plain_us > kBetter * least_us);
     }
     if (!hopeful) return false;
     const double us = now.draft_us[at] + now.verify_us[at], rate = expected[at] / us;
-    if (stale > kVeryStale && spend(k, std::max(0.0, us / plain_us - expected[at]), rate)) {
+    if (in_doubt && spend(k, std::max(0.0, us / plain_us - expected[at]), rate)) {
       force_ = true;
       return true;
     }
     return spend(k, now.draft_us[at] / plain_us, rate);
   }
-  if (level_variance(position, kPlain) > kStale) {
-    if (spend(0, std::max(0.0, 1.0 - 1.0 / (plain_us * rate_)), 1.0 / plain_us)) return true;
+  const double plain_stale = level_variance(position, kPlain);
+  if (plain_stale > kStale) {
+    // What plain decoding would give is in doubt: one look is due, whatever it costs by the old belief.
+    const double credit = plain_stale > kVeryStale ? 1.0 : 0.0;
+    if (spend(0, std::max(0.0, 1.0 - 1.0 / (plain_us * rate_)), 1.0 / plain_us, credit)) return true;
   }
   const auto longer = std::upper_bound(lengths_.begin(), lengths_.end(), plan.drafts);
   if (longer == lengths_.end() || *longer > most) return false;
@@ -584,7 +590,10 @@ void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, cons
     const double drafted = drafter_k > 0 && drafter_k <= kMaxDrafts ? now.draft_us[static_cast<size_t>(drafter_k)] : 0;
     const double spent = drafted + now.verify_us[static_cast<size_t>(std::clamp(rows - 1, 0, kMaxDrafts))];
     budget_ = std::min(budget_ + kExploreShare * spent / now.verify_us[0], kExploreMost);
-    if (rows > 1 || drafter_k > 0) ledger_ += std::clamp(accepted, 0, verified) + 1.0 - spent / now.verify_us[0];
+    if (!exploring_) {
+      const double gain = std::clamp(accepted, 0, verified) + 1.0 - spent / now.verify_us[0];
+      ledger_ = std::clamp(ledger_ + gain, -credit_, kExploreMost);
+    }
   }
 }
 
@@ -649,7 +658,6 @@ std::string Controller::save() const {
   };
   out << header();
   put(out, rested.heat_);
-  put(out, rested.budget_);
   put(out, rested.confidence_error_);
   put(out, rested.position_error_);
   for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
@@ -681,8 +689,6 @@ bool Controller::restore(const std::string& text) {
     estimate.variance = reader.get(-1.0, kMostVariance);
   };
   fresh.heat_ = reader.get(-widest, widest);
-  fresh.heat_variance_ = kRested;
-  fresh.budget_ = reader.get(0.0, kExploreMost);
   fresh.confidence_error_ = reader.get(0.0, kMostTrials);
   fresh.position_error_ = reader.get(0.0, kMostTrials);
   for (int32_t bucket = 0; bucket < kBuckets && reader.good; ++bucket) {
@@ -702,6 +708,7 @@ bool Controller::restore(const std::string& text) {
   }
   std::string rest;
   if (!reader.good || reader.in >> rest) return false;
+  fresh.begin();
   *this = std::move(fresh);
   return true;
 }

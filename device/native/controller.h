@@ -158,7 +158,9 @@ class Controller {
   // Exploration.
   double budget_ = 0.0;      // plain steps that may be spent to learn
   double rate_ = 0.0;        // believed best, tokens per microsecond
-  double ledger_ = 0.0;      // plain steps that drafting has gained in this text
+  double credit_ = 0.0;      // what of it a text starts with
+  double ledger_ = 0.0;      // plain steps that believed plans have gained in this text; a loss uses up credit_
+  bool exploring_ = false;   // the step under way
 };
 
 }  // namespace edge_mtp
