@@ -41,7 +41,8 @@ class Variant:
 
     `mask` is the type of all masks. Without `verify` or `drafter` that signature or section is absent. Graphs that
     take `param_tensor` answer nonsense unless it begins with their first position. The section `extra_input` has
-    graphs with a further input `colour`, float32 [1], that no runtime knows.
+    graphs with a further input `colour`, float32 [1], that no runtime knows. A `stray` drafter reads a cache that the
+    target lacks.
     """
 
     kv: Literal["fp32", "int8"] = "int8"
@@ -50,11 +51,12 @@ class Variant:
     verify: bool = True
     drafter: bool = True
     extra_input: Literal["", "prefill_decode", "mtp_drafter"] = ""
+    stray: bool = False
 
     def __str__(self) -> str:
         parts = [f"kv-{self.kv}", f"mask-{self.mask}"]
         parts += [f"no-{part}" for part in ("param_tensor", "verify", "drafter") if not getattr(self, part)]
-        return "-".join([*parts, *[f"extra-{self.extra_input}"] * bool(self.extra_input)])
+        return "-".join([*parts, *[f"extra-{self.extra_input}"] * bool(self.extra_input), *["stray"] * self.stray])
 
 
 def write(variant: Variant, path: Path) -> Path:
@@ -106,6 +108,8 @@ def _changed(section: Section, variant: Variant) -> bytes:
             graph.check_start("embeddings" if "embeddings" in graph.ports else "activations")
         if variant.extra_input == section.model_type:
             graph.add_input("colour", (1,), KINDS.FLOAT32)
+        if variant.stray and section.model_type == "mtp_drafter":
+            graph.ports["kv_cache_k_3"].name = b"kv_cache_k_9"
         graph.finish()
     compact(model)  # drops the graphs of signatures that are gone
     _drop_unused_codes(model)

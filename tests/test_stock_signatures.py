@@ -298,6 +298,13 @@ def test_an_input_that_nobody_fills_is_refused(section: Any, written: Written) -
     assert "\n" not in str(refusal.value)
 
 
+def test_a_drafter_of_another_target_is_refused(written: Written) -> None:
+    """Its drafts would be noise, and nobody would know why they are never right."""
+    with pytest.raises(EdgeMtpError, match=r"the drafter of .* does not fit .*'kv_cache_k_9'") as refusal:
+        HostDevice().start(written(Variant(stray=True))).close()
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.fixture(scope="module")
 def token_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the bundle lacks, as a file."""
@@ -360,3 +367,21 @@ def test_the_command_line_takes_a_bundle_without_our_parts(variant: Variant, wri
     assert "prefill_decode" in edge_mtp("inspect", path)
     assert Bundle(path).manifest is None
     assert len(edge_mtp("run", "--bundle", path, "--max-tokens", "8", "Wake me at 6:40")) > 0
+
+
+def test_the_sanitizers_find_nothing(
+    written: Written, start: Start, prompts: list[list[int]], pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    """Drafts step by step and selection from logits, in the runner built with sanitizers."""
+    sanitized = pytestconfig.getoption("--sanitized-runner")
+    if sanitized is None:
+        pytest.skip("no --sanitized-runner given; .ci/run builds one")
+    for variant in (OFFICIAL, NO_DRAFTER, NO_VERIFY):
+        command = [str(sanitized), "--bundle", str(written(variant)), "--litert", str(litert_library())]
+        with Runner([*command, "--cache-dir", str(tmp_path)]) as runner:
+            drafts = runner.ready.max_draft_length
+            for sampling in (Sampling(), Sampling(temperature=1.1, top_k=30, repetition_penalty=1.1, seed=3)):
+                request = Request(prompts[0], 24, draft_length=drafts, sampling=sampling)
+                request = replace(request, draft_sources=("drafter", "lookup"))
+                assert tokens_of(runner, request) == tokens_of(start(OFFICIAL), replace(request, draft_length=0))
+        assert runner.exit_code == 0  # a finding ends the process with another
