@@ -18,10 +18,10 @@ constexpr double kLevelDrift = 1.5e-4;         // and the level of a kind of inv
 constexpr double kOwnDrift = 1e-5;            // and one graph's distance from it
 constexpr double kNewLevel = 3e-3;             // after a load
 constexpr double kApart = 0.4;                // how far levels may part when the common factor moves, a share of the move
-constexpr double kMostVariance = 0.2;
+constexpr double kMostVariance = 0.1;
 constexpr double kRested = 4.0;         // of the common factor between two replies
 constexpr double kSurprise = 0.3;             // more than this above what was expected needs witnesses:
-constexpr int32_t kWitnesses = 3;              // so many in a row, of one arm or of all
+constexpr int32_t kWitnesses = 4;              // so many in a row, of one arm or of all
 constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: what slows a machine down is often a moment's
 // Where nothing was measured: shares of a plain step.
 constexpr double kGuessVerify = 1.2, kGuessRow = 0.08, kGuessDraft = 0.06;
@@ -29,7 +29,7 @@ constexpr double kFixedDraft = 0.1;           // of a drafter invocation, whatev
 
 // ---- acceptance
 constexpr double kFirst = 0.7, kLater = 0.98;  // believed of a new drafter's first draft; of each next, times this
-constexpr double kPriorWeight = 2.5;
+constexpr double kPriorWeight = 2.0;
 constexpr double kKeepRecent = 0.98;          // a step: the text of the last 25 drafts counts
 constexpr double kMemoryPrior = 16.0, kMemoryText = 8.0, kMemoryMost = 32.0;  // drafts that weigh like that many
 constexpr double kKeepBin = 0.99, kBinWeight = 4.0, kForcedWeight = 20.0;
@@ -45,8 +45,8 @@ constexpr double kTold = 1.0;
 
 // ---- choice
 constexpr double kBetter = 1.02;              // hysteresis: what a change of draft length must promise
-constexpr double kExploreShare = 0.006;       // of the time spent
-constexpr double kCredit = 1.1;
+constexpr double kExploreShare = 0.005;       // of the time spent
+constexpr double kCredit = 0.4;
 constexpr double kExploreMost = 2.0;          // plain steps that may be saved up for it
 constexpr double kHopeful = 0.95;             // acceptance of a text that deserves a look
 constexpr double kStale = 0.01, kVeryStale = 0.03;  // variance of a cost that deserves a measurement
@@ -219,12 +219,15 @@ void Controller::measure(int32_t position, int32_t arm, double us, bool at_load)
     own = {us_guess > 0.0 ? std::log(us_guess) - base : measured - base, kLoadVariance, worn_, 0};
   }
   double residual = measured - base - own.mean;
+  bool throttled = false;
   if (residual > kSurprise) {
-    const int32_t witnesses = std::max(++surprises_, ++level.surprises);
-    if (witnesses < kWitnesses) return;
-    if (kind != kDraft && surprises_ >= kWitnesses) heat_variance_ = kRested;  // throttled: all has changed, at once
+    surprises_ += kind != kDraft ? 1 : 0;
+    throttled = kind != kDraft && surprises_ >= kWitnesses;
+    if (++level.surprises < kWitnesses && !throttled) return;
+    if (throttled) heat_variance_ = kRested;
   }
-  surprises_ = level.surprises = 0;
+  if (kind != kDraft) surprises_ = 0;
+  level.surprises = 0;
   const double own_variance = own.at(worn_), level_variance = level.at(apart_);
   const double heat_variance = kind == kDraft ? kNoise : heat_variance_;
   const double total = kNoise + own_variance + level_variance + heat_variance, deviation = std::sqrt(total);
@@ -237,7 +240,7 @@ void Controller::measure(int32_t position, int32_t arm, double us, bool at_load)
   if (kind != kDraft) {
     const double move = heat_variance / total * residual;
     heat_ += move;
-    heat_variance_ *= 1.0 - heat_variance / total;
+    if (!throttled) heat_variance_ *= 1.0 - heat_variance / total;  // it may yet prove a mistake
     if (std::fabs(residual) > kSurprise) apart_ += std::min(kApart * kApart * move * move, kMostVariance);
   }
   level.seen = apart_;
