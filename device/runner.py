@@ -8,7 +8,7 @@ import queue
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import TracebackType
 
 from edge_mtp.device.request import Request
@@ -46,7 +46,7 @@ class Runner:
             raise
         self.ready = first
 
-    def generate(self, request: Request) -> Iterator[Step | Outcome]:
+    def generate(self, request: Request) -> Generator[Step | Outcome]:
         """Runs `request`, yielding each Step as it happens and the Outcome last.
 
         Leaving the iterator early cancels the request; the runner stays usable.
@@ -54,21 +54,21 @@ class Runner:
         self._requests += 1
         name = f"r{self._requests}"
         self._send(request.to_json(name))
+        ended = False
         try:
-            while True:
+            while not ended:
                 record = self._next()
                 if isinstance(record, Failure):
                     raise EdgeMtpError(record.message)
                 if isinstance(record, Ready) or record.request != name:
                     raise EdgeMtpError(f"the runner answered out of turn: {record}")
+                ended = isinstance(record, Outcome)
                 yield record
-                if isinstance(record, Outcome):
-                    return
-        except GeneratorExit:  # the caller left early: end the request, so that the next one can start
-            if isinstance(record, Step):
+        except (GeneratorExit, KeyboardInterrupt):  # left early: the next request must not wait
+            if not ended:
                 self._send({"op": "cancel"})
-            while isinstance(record, Step) and isinstance(self._next(), Step):
-                pass
+                while isinstance(self._next(), Step):
+                    pass
             raise
 
     def close(self) -> None:

@@ -17,16 +17,30 @@ from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
     from edge_mtp.device import Request, Sampling
-    from edge_mtp.engine import Engine, Reply, Token
+    from edge_mtp.dialogue import Dialogue
+    from edge_mtp.engine import Engine, Reply, ReplyOptions, Token
     from edge_mtp.engine import open_engine as open
     from edge_mtp.tool_calls import load_tools
 
-__all__ = ["EdgeMtpError", "Engine", "Reply", "Request", "Sampling", "Token", "load_tools", "open"]
+__all__ = [
+    "Dialogue",
+    "EdgeMtpError",
+    "Engine",
+    "Reply",
+    "ReplyOptions",
+    "Request",
+    "Sampling",
+    "Token",
+    "load_tools",
+    "open",
+]
 
 # Imported on first use: the command line answers `--help` without numpy, jinja2 or tokenizers.
 _HOMES = {
+    "Dialogue": ("edge_mtp.dialogue", "Dialogue"),
     "Engine": ("edge_mtp.engine", "Engine"),
     "Reply": ("edge_mtp.engine", "Reply"),
+    "ReplyOptions": ("edge_mtp.engine", "ReplyOptions"),
     "Request": ("edge_mtp.device", "Request"),
     "Sampling": ("edge_mtp.device", "Sampling"),
     "Token": ("edge_mtp.engine", "Token"),

@@ -25,7 +25,8 @@ class Logits:
     Raises EdgeMtpError where a section, a signature or one of its inputs is not of that contract.
     """
 
-    KNOWN = frozenset({"embeddings", "per_layer_embeddings", "input_pos", "mask"})
+    NEEDED = frozenset({"embeddings", "input_pos", "mask"})
+    KNOWN = NEEDED | {"per_layer_embeddings", "param_tensor"}
     # Beside them in edge_verify_T; at 0 they ask for the largest logit and draft nothing of importance.
     UNUSED = frozenset({"draft", "control", "scalars", "token_mask"})
     HIDDEN = -1e4  # what a float mask gives positions that a row does not see
@@ -93,6 +94,9 @@ class Logits:
                 inputs[name] = np.arange(position, position + width, dtype=detail["dtype"])
             elif name == "mask":
                 inputs[name] = self._mask(position, width, detail["dtype"])
+            elif name == "param_tensor":  # as device/native/param_tensor.h has it
+                inputs[name] = np.zeros(detail["shape"], detail["dtype"])
+                inputs[name].flat[:3] = position, position + count, position + count
             elif name in self.UNUSED:
                 inputs[name] = np.zeros(detail["shape"], detail["dtype"])
         outputs = runner(**inputs)
@@ -106,7 +110,7 @@ class Logits:
 
     def _is_target(self, inputs: Sequence[str]) -> bool:
         known = self.KNOWN | self.UNUSED
-        return self.KNOWN - {"per_layer_embeddings"} <= set(inputs) and all(
+        return self.NEEDED <= set(inputs) and all(
             name in known or name.startswith("kv_cache_") for name in inputs
         )
 

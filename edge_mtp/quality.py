@@ -321,8 +321,13 @@ def _replies(
             steps = []
             for done, conversation in enumerate(conversations):
                 progress(f"{label}: replies" + (f", K = {length}" if length else ""), done, len(conversations))
+                # Unconstrained: it is the model's own errors that a recipe may add to.
                 reply = engine.chat(
-                    conversation.messages, tools=conversation.tools, max_tokens=max_tokens, draft_length=length
+                    conversation.messages,
+                    tools=conversation.tools,
+                    max_tokens=max_tokens,
+                    draft_length=length,
+                    constrained=False,
                 ).wait()
                 steps.append(reply.steps)
                 if length == lengths[0]:

@@ -384,7 +384,7 @@ def test_calls_are_those_of_the_tiny_pairs_own_evaluation(
     exact = 0
     with open_engine(tiny_bundle, threads=1) as engine:
         for item in tiny_split[:PROMPTS]:
-            reply = engine.chat(item["messages"], tools=item["tools"], draft_length=0).wait()
+            reply = engine.chat(item["messages"], tools=item["tools"], draft_length=0, constrained=False).wait()
             exact += evaluate.is_exact(engine.chat_format, item, reply.tokens)
     assert report.reference.calls is not None
     assert (report.reference.calls.exact, report.reference.calls.prompts) == (exact, PROMPTS)
@@ -402,7 +402,7 @@ def test_acceptance_is_that_of_the_trace(
     tokens = steps = first = 0
     with open_engine(tiny_bundle, threads=1) as engine:
         for c in conversations:
-            for s in engine.chat(c.messages, tools=c.tools, draft_length=3).wait().steps[1:]:
+            for s in engine.chat(c.messages, tools=c.tools, draft_length=3, constrained=False).wait().steps[1:]:
                 tokens, steps, first = tokens + len(s.tokens), steps + 1, first + (s.accepted > 0)
     figures = report.reference.acceptance[0]
     assert (figures.draft_length, figures.verify_steps) == (3, steps)

@@ -19,7 +19,7 @@ std::vector<int32_t> sizes(const Engine::Sized& signatures) {
 }  // namespace
 
 Decoder::Bound::Bound(const Graph& graph, const Signature& signature, BufferPool& pool)
-    : call(graph, signature, pool, kOwnPorts), mask(call) {}
+    : call(graph, signature, pool, kOwnPorts), mask(call), written(call) {}
 
 void Decoder::reserve(const Engine& engine, BufferPool& pool) {
   Call::reserve(engine.decode(), pool, kOwnPorts);
@@ -66,7 +66,7 @@ void Decoder::prefill(const int32_t* tokens, int32_t count, int32_t first, int32
   for (int32_t r = count; r < rows; ++r) embed(r, tokens[0]);
   const auto found = prefill_.find(rows);
   Bound& bound = found == prefill_.end() ? *decode_ : *found->second;
-  set_positions(bound, first, rows);
+  set_positions(bound, first, count, rows);
   bound.call.run();
 }
 
@@ -80,7 +80,7 @@ void Decoder::place(int32_t token, const Proposal& proposal, int32_t position, i
   }
   control_[EDGE_CONTROL_POSITION] = position + 1;
   placed_ = width == 1 ? decode_.get() : verify_.at(width).get();
-  set_positions(*placed_, position, width);
+  set_positions(*placed_, position, width, width);
 }
 
 void Decoder::keep_hidden(int32_t row) {
@@ -97,9 +97,11 @@ void Decoder::embed(int32_t row, int32_t token) {
   per_layer.row(token, per_layer_ + static_cast<size_t>(row) * per_layer.width());
 }
 
-void Decoder::set_positions(Bound& bound, int32_t first, int32_t rows) {
+// Of `rows` rows, of which `count` are no padding.
+void Decoder::set_positions(Bound& bound, int32_t first, int32_t count, int32_t rows) {
   for (int32_t r = 0; r < rows; ++r) input_pos_[r] = first + r;
   bound.mask.show(first + 1, 1);
+  bound.written.set(first, first + count);
 }
 
 }  // namespace edge_mtp

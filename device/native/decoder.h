@@ -13,6 +13,7 @@
 #include "engine.h"
 #include "graph.h"
 #include "mask.h"
+#include "param_tensor.h"
 #include "proposal.h"
 
 namespace edge_mtp {
@@ -54,10 +55,11 @@ class Decoder {
     Bound(const Graph& graph, const Signature& signature, BufferPool& pool);
     Call call;
     Mask mask;
+    ParamTensor written;
   };
 
   void embed(int32_t row, int32_t token);
-  void set_positions(Bound& bound, int32_t first, int32_t rows);
+  void set_positions(Bound& bound, int32_t first, int32_t count, int32_t rows);
 
   Engine& engine_;
   std::vector<int32_t> prefill_lengths_, widths_;

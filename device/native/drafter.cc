@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "mask.h"
+#include "param_tensor.h"
 #include "select.h"
 
 namespace edge_mtp {
@@ -13,7 +14,8 @@ namespace {
 
 const std::vector<std::string> kFoldedOwn = {"mask"};
 // The stock drafter names its ports like the target's, and means other memory; the KV cache it does share.
-const std::vector<std::string> kStepwiseOwn = {"mask", "activations", "input_pos", "logits", "projected_activations"};
+const std::vector<std::string> kStepwiseOwn = {"mask", "activations", "input_pos", "param_tensor", "logits",
+                                               "projected_activations"};
 
 // All K steps in one invocation, each step's token and hidden state flowing to the next inside the graph.
 class FoldedDrafter : public Drafter {
@@ -68,6 +70,7 @@ class StepwiseDrafter : public Drafter {
       : engine_(engine),
         call_(*engine.drafter(), engine.drafter()->signatures().at(0), pool, kStepwiseOwn),
         mask_(call_),
+        written_(call_),
         activations_(call_.input<float>("activations")),
         input_pos_(call_.input<int32_t>("input_pos")),
         logits_(call_.output<float>("logits")),
@@ -90,6 +93,7 @@ class StepwiseDrafter : public Drafter {
     control_[EDGE_CONTROL_POSITION] = position + 1;
     *input_pos_ = position - 1;
     mask_.show(position, 0);
+    written_.set(position - 1, position);  // it writes nothing; the stock runtime says this of its position
     const float* hidden = hidden_;
     int32_t taken = 0;
     for (int32_t j = 0; j < count; ++j) {
@@ -132,6 +136,7 @@ class StepwiseDrafter : public Drafter {
   Engine& engine_;
   Call call_;
   Mask mask_;
+  ParamTensor written_;
   float* activations_;  // [token embedding | hidden]
   int32_t* input_pos_;
   float* logits_;

@@ -39,9 +39,41 @@ bool has_numbered(const Graph& graph, const char* prefix) {
 
 // Whether a session gives the input of this name its meaning. An input left at zero would be silently wrong.
 bool is_served(const std::string& input) {
-  static const char* const kServed[] = {"embeddings", "per_layer_embeddings", "input_pos", "mask", "token",
-                                        "activations", "draft", "control", "scalars", "token_mask"};
+  static const char* const kServed[] = {"embeddings", "per_layer_embeddings", "input_pos", "mask", "param_tensor",
+                                        "token", "activations", "draft", "control", "scalars", "token_mask"};
   return input.rfind("kv_cache_", 0) == 0 || std::find(std::begin(kServed), std::end(kServed), input) != std::end(kServed);
+}
+
+// Throws Error on an input that no session fills.
+void check_inputs(const std::string& path, const Signature& signature) {
+  for (const Port& port : signature.inputs) {
+    if (is_served(port.name)) continue;
+    throw Error("signature '" + signature.name + "' of '" + path + "' takes '" + port.name +
+                "', which this runtime does not fill; export the checkpoint with 'edge-mtp export'");
+  }
+}
+
+// Throws Error on a drafter that was not made for the target that `decode` belongs to: its drafts would be noise.
+void check_drafter(const std::string& path, const Signature& drafter, const Signature& decode) {
+  check_inputs(path, drafter);
+  const auto refuse = [&](const std::string& port) {
+    throw Error("the drafter of '" + path + "' does not fit its target in '" + port + "'; export the pair together");
+  };
+  for (const Port& port : drafter.inputs) {
+    if (port.name.rfind("kv_cache_", 0) != 0) continue;
+    const Port* own = decode.input(port.name);
+    // K [1,h,C,D] and V [1,h,D,C] are equally large.
+    if (own == nullptr || own->type.element_type != port.type.element_type || own->bytes != port.bytes ||
+        own->dimension(2) != port.dimension(2)) {
+      refuse(port.name);
+    }
+  }
+  const Port& activations = require_port(drafter, drafter.input("activations"), "activations");
+  const Port& logits = require_port(drafter, drafter.output("logits"), "logits");
+  if (activations.dimension(2) != 2 * require_port(decode, decode.input("embeddings"), "embeddings").dimension(2)) {
+    refuse("activations");
+  }
+  if (logits.dimension(2) != require_port(decode, decode.output("logits"), "logits").dimension(2)) refuse("logits");
 }
 
 std::vector<uint8_t> read_file(const std::string& path) {
@@ -156,6 +188,7 @@ void Engine::open(const std::string& path, const Options& options) {
   embedder_ = embedder(kEmbedderSection);
   if (decode_->input("per_layer_embeddings") != nullptr) per_layer_embedder_ = embedder(kPerLayerSection);
   read_sizes(path);
+  if (drafter_ != nullptr) check_drafter(path, drafter_->signatures().at(0), *decode_);
 
   if (const Section* section = bundle_.own("token_bytes"); section != nullptr) {
     token_bytes_.emplace(section->bytes);
@@ -195,16 +228,9 @@ void Engine::find_signatures(const std::string& path) {
   // A fold longer than the widest verify could not be used up.
   folded_drafts_.erase(folded_drafts_.upper_bound(max_drafts()), folded_drafts_.end());
 
-  std::vector<const Signature*> all = {decode_};
+  check_inputs(path, *decode_);
   for (const Sized* kind : {&prefills_, &verifies_, &folded_drafts_}) {
-    for (const auto& [size, signature] : *kind) all.push_back(signature);
-  }
-  for (const Signature* signature : all) {
-    for (const Port& port : signature->inputs) {
-      if (is_served(port.name)) continue;
-      throw Error("signature '" + signature->name + "' of '" + path + "' takes '" + port.name +
-                  "', which this runtime does not fill; export the checkpoint with 'edge-mtp export'");
-    }
+    for (const auto& [size, signature] : *kind) check_inputs(path, *signature);
   }
 }
 

@@ -18,7 +18,7 @@ class Verb(NamedTuple):
 # The one-line help stands here so that `edge-mtp --help` imports no verb.
 VERBS = {
     "export": Verb("edge_mtp.cli.export", "Export a checkpoint and its drafter to a .litertlm bundle."),
-    "run": Verb("edge_mtp.cli.run", "Run a prompt on a device, with or without the drafter."),
+    "run": Verb("edge_mtp.cli.run", "Run a prompt, or a chat, on a device."),
     "inspect": Verb("edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."),
     "check": Verb("edge_mtp.cli.check", "Check that MTP on a device gives the text of plain decoding."),
     "quality": Verb("edge_mtp.cli.quality", "Measure what a bundle lost to quantization, against another."),
