@@ -29,6 +29,7 @@ def main(folder: Path) -> None:
         "json": requests() + values(),
         "request": requests(),
         "bundle": bundles(folder),
+        "grammar": grammars(),
         "tflite": [*tables(), composites()],
         "token_bytes": token_tables(),
         "decoding": sequences(),
@@ -62,6 +63,39 @@ def requests() -> list[bytes]:
     )
     records = [full.to_json("r1"), schema.to_json(""), {"op": "cancel"}, Request([2], 1).to_json("é\n")]
     return [json.dumps(record, ensure_ascii=ascii).encode() for record in records for ascii in (True, False)]
+
+
+def grammars() -> list[bytes]:
+    """Behind a byte that tells them apart (even, odd): EBNF, and JSON schemas."""
+    ebnf = [
+        'root ::= "a" | [b-z]+ root',
+        r"""root ::= call+ | text
+call ::= "<|open|>call:" name "{" (pair ("," pair)*)? "}"
+name ::= [a-z_]{1,8} # a comment
+pair ::= name ":" ("<|\"|>" [^<]* "<|\"|>" | "true" | [0-9]+)
+text ::= [^<\x00-\x1f]*""",
+        r'root ::= "\u00e9\n\t\"" ("x" "y"?){2,3} "\U0001F600"',
+    ]
+    call = {
+        "type": "object",
+        "properties": {
+            "n": {"type": "integer", "minimum": 0},
+            "s": {"type": "string", "maxLength": 5},
+            "e": {"enum": ["a", "b", 1, None]},
+        },
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    items = {"anyOf": [{"type": "boolean"}, {"type": "number"}, {"$ref": "#/$defs/t"}]}
+    array = {
+        "type": "array",
+        "items": items,
+        "minItems": 1,
+        "maxItems": 3,
+        "$defs": {"t": {"type": "string", "pattern": "^[a-c]+$"}},
+    }
+    schemas = [json.dumps(schema, separators=(",", ":")) for schema in (call, array, True)]
+    return [b"\0" + text.encode() for text in ebnf] + [b"\1" + text.encode() for text in schemas]
 
 
 def values() -> list[bytes]:

@@ -3,7 +3,7 @@
 //
 // Each run starts from one seed and damages it a few times, with what damages a format most: bits, bytes, truncation,
 // pieces of other seeds, and above all its integers, for lengths and offsets decide where a reader goes. The first runs
-// are the seeds as they are. A crash names the run; ONLY_RUN repeats it alone.
+// are the seeds as they are. A crash names the run; ONLY_RUN repeats it alone and leaves its input in ./fuzz_input.
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
@@ -199,7 +199,12 @@ int main(int argc, char** argv) {
     current_run = run;
     alarm(kPatienceS);
     Random random(number * 0x9E3779B97F4A7C15ull + run);
-    run_one(run < seeds.size() ? seeds[run].bytes : Mutator(seeds, random)());
+    const Bytes bytes = run < seeds.size() ? seeds[run].bytes : Mutator(seeds, random)();
+    if (argc > 4) {
+      std::ofstream("fuzz_input", std::ios::binary)
+          .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    }
+    run_one(bytes);
   }
   std::printf("%llu inputs from %zu seeds\n", static_cast<unsigned long long>(runs), seeds.size());
   return 0;
