@@ -2,9 +2,9 @@
 
     python benchmarks/controller.py [--texts N] [--json benchmarks/results/controller.json]
 
-Per profile and length of reply: the best fixed draft length and its speed-up over plain decoding; the controller from a
-cold start and with remembered costs, each relative to the best fixed length and to plain decoding (mean time of a reply,
-over the same texts); what the timings at load cost, in plain steps, which are not part of a reply's time.
+Per profile and length of reply: the best fixed draft length and its speed-up over plain decoding; the controller from
+a cold start and with remembered costs, each relative to the best fixed length and to plain decoding (mean time of a
+reply, over the same texts); what the timings at load cost, in plain steps, which are not part of a reply's time.
 """
 
 from __future__ import annotations

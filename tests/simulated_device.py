@@ -288,9 +288,7 @@ class Controller:
     def observe(
         self, position: int, k: int, rows: int, proposal: Proposal, accepted: int, draft_us: float, rest_us: float
     ) -> None:
-        self._c.controller_observe(
-            self.handle, position, k, rows, ctypes.byref(proposal), accepted, draft_us, rest_us
-        )
+        self._c.controller_observe(self.handle, position, k, rows, ctypes.byref(proposal), accepted, draft_us, rest_us)
 
     def calibrate(self, position: int, rows: int, k: int, us: float) -> None:
         self._c.controller_calibrate(self.handle, position, rows, k, us)
@@ -372,8 +370,7 @@ def compare(
     device = profile.device()
     seeds = range(TEST_SEED, TEST_SEED + texts)
     fixed = {
-        k: float(np.mean([fixed_reply(device, k, seed, tokens).us for seed in seeds]))
-        for k in (0, *profile.drafts)
+        k: float(np.mean([fixed_reply(device, k, seed, tokens).us for seed in seeds])) for k in (0, *profile.drafts)
     }
     memory = memory or remembered(profile)
     load, cold, warm = [], [], []

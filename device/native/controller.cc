@@ -40,13 +40,12 @@ constexpr double kLeastOdds = 1e-3;
 // less must be the error of the former for it alone to be believed: 1 / kTrustSkill.
 constexpr double kErrorWeight = 6.0, kFirstConfidenceError = 0.16, kFirstPositionError = 0.24, kTrustSkill = 2.5;
 
-constexpr double kBlend = 0.5;
-constexpr double kTold = 1.0;
+constexpr double kBlend = 0.5;                // of a trusted confidence in what a draft tells of its text
 
 // ---- choice
 constexpr double kBetter = 1.02;              // hysteresis: what a change of draft length must promise
 constexpr double kExploreShare = 0.005;       // of the time spent
-constexpr double kCredit = 0.4;
+constexpr double kCredit = 0.4;               // plain steps for it at a text's start, while no text is known
 constexpr double kExploreMost = 2.0;          // plain steps that may be saved up for it
 constexpr double kHopeful = 0.95;             // acceptance of a text that deserves a look
 constexpr double kStale = 0.01, kVeryStale = 0.03;  // variance of a cost that deserves a measurement
@@ -393,7 +392,7 @@ void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accep
     confidence_error_ = confidence_error_ * kKeepBin + confidence_error * confidence_error;
     // A draft that is right half the time tells little by being right; a trusted confidence tells more.
     const double blend = kBlend * trusted;
-    recent_[drafter_position].add((1.0 - blend) * hit + blend * expected, 1.0 + kTold * trusted, 1.0);
+    recent_[drafter_position].add((1.0 - blend) * hit + blend * expected, 1.0 + trusted, 1.0);
     whole_[drafter_position++].add(hit, 1.0, 1.0);
   }
 }
