@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from edge_mtp.cache import cache_folder
+from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
@@ -44,7 +45,7 @@ class HostDevice:
             command += ["--token-bytes", str(token_bytes)]
         if stepwise:
             command.append("--stepwise")
-        runner = Runner(command)
+        runner = Runner(LocalProcess(command))
         prune(cache, KEPT_BYTES)
         return runner
 

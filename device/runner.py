@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import subprocess
-import tempfile
+import signal
 import threading
 from collections.abc import Generator
 from types import TracebackType
 
+from edge_mtp.device.process import Process
 from edge_mtp.device.request import Request
 from edge_mtp.device.trace import PROTOCOL, Failure, Outcome, Ready, Record, Step, parse_record
 from edge_mtp.errors import EdgeMtpError
@@ -23,17 +23,10 @@ class Runner:
     Raises EdgeMtpError when the runner cannot start, refuses a request, hangs or dies.
     """
 
-    def __init__(self, command: list[str], *, silence_s: float = 600.0) -> None:
+    def __init__(self, process: Process, *, silence_s: float = 600.0) -> None:
+        self._process = process
         self._silence_s = silence_s
         self._requests = 0
-        # The runner's stderr, read only to explain its death; closed with the runner.
-        self._diagnostics = tempfile.TemporaryFile()  # noqa: SIM115
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._diagnostics
-            )
-        except OSError as error:
-            raise EdgeMtpError(f"cannot start '{command[0]}': {error.strerror}; reinstall edge-mtp") from error
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -73,18 +66,15 @@ class Runner:
 
     def close(self) -> None:
         """Ends the process; harmless when it has already ended."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.close_input()
+        with contextlib.suppress(EdgeMtpError):
+            try:
+                self._process.wait(10)
+            except TimeoutError:
+                self._process.kill()
+                self._process.wait(10)
         self._reader.join(timeout=10)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._diagnostics.close()
+        self._process.close()
 
     def __enter__(self) -> Runner:
         return self
@@ -95,26 +85,31 @@ class Runner:
         self.close()
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def has_ended(self) -> bool:
+        """Whether the process is gone, and with it the runner."""
+        try:
+            self._process.wait(0)
+        except TimeoutError:
+            return False
+        except EdgeMtpError:  # out of reach
+            pass
+        return True
 
     @property
-    def exit_code(self) -> int | None:
-        """The process's exit code; None while it runs."""
-        return self._process.poll()
+    def pid(self) -> int:
+        """The process's number on its device."""
+        return self._process.pid
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
+        with contextlib.suppress(EdgeMtpError, OSError, ValueError):  # wait() tells why a link broke
+            for line in self._process.lines():
+                self._lines.put(line)
         self._lines.put(None)
 
     def _send(self, record: dict[str, object]) -> None:
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(record).encode() + b"\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError) as error:
+            self._process.send(json.dumps(record).encode() + b"\n")
+        except BrokenPipeError as error:
             raise self._death() from error
 
     def _next(self) -> Record:
@@ -135,11 +130,19 @@ class Runner:
 
     def _death(self) -> EdgeMtpError:
         try:
-            code: int | None = self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+            code = self._process.wait(10)
+        except TimeoutError:
             self._process.kill()
-            code = None
-        self._diagnostics.seek(0)
-        lines = self._diagnostics.read().decode(errors="replace").strip().splitlines()
-        detail = f": {lines[-1]}" if lines else ""
-        return EdgeMtpError(f"the runner ended with exit code {code}{detail}")
+            return EdgeMtpError("the runner closed its output and went on; it was stopped")
+        except EdgeMtpError as error:  # the link to the device broke
+            return error
+        end = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
+        lines = self._process.diagnostics().strip().splitlines()
+        return EdgeMtpError(f"the runner ended with {end}" + (f": {lines[-1]}" if lines else ""))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -110,7 +110,7 @@ class Logits:
 
     def _is_target(self, inputs: Sequence[str]) -> bool:
         known = self.KNOWN | self.UNUSED
-        return self.NEEDED <= set(inputs) and all(
+        return set(inputs) >= self.NEEDED and all(
             name in known or name.startswith("kv_cache_") for name in inputs
         )
 

@@ -26,6 +26,8 @@ import edge_mtp.engine
 from edge_mtp.chat import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import Runner
+from edge_mtp.device.process import LocalProcess
+from edge_mtp.device.process import LocalProcess
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOOLS = str(TINY / "tools.json")
@@ -50,7 +52,7 @@ class Command:
         patch.setattr(edge_mtp.engine, "find_device", lambda name: self)
 
     def start(self, bundle: Path, **options: Any) -> Runner:
-        return Runner([sys.executable, str(FAKE), str(self.script)], silence_s=BOUND_S)
+        return Runner(LocalProcess([sys.executable, str(FAKE), str(self.script)]), silence_s=BOUND_S)
 
     def __call__(self, *arguments: str, replies: list[dict[str, Any]], lines: list[str] | None = None) -> Result:
         self.script.write_text(json.dumps(replies))
@@ -450,11 +452,12 @@ SCRIPTED = """
 import sys
 import edge_mtp.engine
 from edge_mtp.device import Runner
+from edge_mtp.device.process import LocalProcess
 fake, script = sys.argv[1:3]
 del sys.argv[1:3]
 class Device:
     def start(self, bundle, **options):
-        return Runner([sys.executable, fake, script])
+        return Runner(LocalProcess([sys.executable, fake, script]))
 edge_mtp.engine.find_device = lambda name: Device()
 from edge_mtp.cli import main
 main()

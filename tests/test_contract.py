@@ -23,6 +23,7 @@ from edge_mtp.cli import main
 from edge_mtp.compare import Ratio
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import _runner_path, litert_library
+from edge_mtp.device.process import LocalProcess
 from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import Engine, ReplyOptions, open_engine
 from edge_mtp.errors import EdgeMtpError
@@ -449,7 +450,7 @@ def test_a_library_that_cannot_be_loaded_is_named(tiny_bundle: Path) -> None:
     """LiteRT-LM#2211, #3135"""
     command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", "/absent/libLiteRt.so"]
     with pytest.raises(EdgeMtpError, match=r"/absent/libLiteRt\.so"):
-        Runner(command).close()
+        Runner(LocalProcess(command)).close()
 
 
 # --- "12B package has no drafter" -------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Script:
         self.ready = SimpleNamespace(
             context_length=400, vocabulary=768, max_draft_length=most, has_drafter=has_drafter, load_us=1.0
         )
-        self.exit_code = None
+        self.has_ended = False
         self.replies = list(replies)
         self.requests: list[Request] = []
         self.cancelled = 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_mtp.device import Request, Runner, Step, find_device
+from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.trace import Outcome, parse_record, to_json
 from edge_mtp.errors import EdgeMtpError
 
@@ -28,11 +29,11 @@ DONE = {
 REQUEST = Request(prompt=[1], max_tokens=1)
 
 
-def fake(script: str) -> list[str]:
-    """A command that runs `script` with say(record) at hand."""
+def fake(script: str) -> LocalProcess:
+    """A process that runs `script` with say(record) at hand."""
     prelude = "import json, sys, time\ndef say(r): print(json.dumps(r), flush=True)\n"
     names = f"READY, STEP, DONE = {READY!r}, {STEP!r}, {DONE!r}\n"
-    return [sys.executable, "-c", prelude + names + textwrap.dedent(script)]
+    return LocalProcess([sys.executable, "-c", prelude + names + textwrap.dedent(script)])
 
 
 def test_a_request_yields_its_steps_and_its_outcome() -> None:
@@ -72,8 +73,8 @@ def test_a_runner_that_cannot_start_is_one_line(script: str, message: str) -> No
     ],
 )
 def test_a_request_that_fails_is_one_line(script: str, message: str) -> None:
-    command = fake("say(READY); sys.stdin.readline(); " + script)
-    with Runner(command, silence_s=3) as runner, pytest.raises(EdgeMtpError, match=message) as caught:
+    process = fake("say(READY); sys.stdin.readline(); " + script)
+    with Runner(process, silence_s=3) as runner, pytest.raises(EdgeMtpError, match=message) as caught:
         list(runner.generate(REQUEST))
     assert "\n" not in str(caught.value)
 
@@ -106,7 +107,7 @@ def test_leaving_after_the_outcome_waits_for_nothing() -> None:
 
 def test_an_unstartable_command_names_itself(tmp_path: Path) -> None:
     with pytest.raises(EdgeMtpError, match="cannot start"):
-        Runner([str(tmp_path / "missing")])
+        LocalProcess([str(tmp_path / "missing")])
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edge_mtp.bundle import Bundle
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import KEPT, _runner_path, litert_library, prune
+from edge_mtp.device.process import LocalProcess
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import encodings
@@ -266,11 +267,11 @@ def test_a_cache_folder_that_cannot_be_used_breaks_nothing(
             pytest.skip("may not mount a small file system")
         command = [*small, *command]
     if trouble == "a cut file":
-        Runner(command).close()
+        Runner(LocalProcess(command)).close()
         for file in cache.iterdir():
             os.truncate(file, file.stat().st_size // 2)
     for _ in range(2):
-        with Runner(command) as runner:
+        with Runner(LocalProcess(command)) as runner:
             assert generate(runner, request)[0] == generate(engine.runner, request)[0]
     if cache.is_dir():
         assert all(path.suffix in KEPT for path in cache.iterdir())
@@ -283,7 +284,7 @@ def test_packed_weights_exist_once_also_without_a_cache_folder(
     private = {}
     for cache in ([], ["--cache-dir", str(tmp_path)]):
         command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library()), *cache]
-        with Runner(command) as runner:
+        with Runner(LocalProcess(command)) as runner:
             generate(runner, Request(prompts[0], 20, draft_length=3))
             status = Path(f"/proc/{runner.pid}/status").read_text("ascii")
         private[len(cache)] = int(status.split("RssAnon:")[1].split()[0])
@@ -343,7 +344,7 @@ def test_the_sanitizers_find_nothing(
     if sanitized is None:
         pytest.skip("no --sanitized-runner given; .ci/run builds one")
     command = [str(sanitized), "--bundle", str(tiny_bundle), "--litert", str(litert_library())]
-    with Runner([*command, "--cache-dir", str(tmp_path)]) as runner:
+    with Runner(LocalProcess([*command, "--cache-dir", str(tmp_path)])) as runner:
         for k, temperature in [(0, 0.0), (3, 0.0), (7, 0.8)]:
             sampling = Sampling(temperature=temperature, top_k=20, top_p=0.9, seed=4)
             request = Request(prompts[4], 30, draft_length=k, sampling=sampling)

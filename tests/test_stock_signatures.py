@@ -18,6 +18,7 @@ from edge_mtp.chat import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import _runner_path, litert_library
+from edge_mtp.device.process import LocalProcess
 from edge_mtp.engine import _chat_format
 from edge_mtp.errors import EdgeMtpError
 
@@ -88,7 +89,7 @@ def tokens_of(runner: Runner, request: Request) -> list[int]:
 def fresh(written: Written, variant: Variant, tmp_path: Path, *options: str) -> Runner:
     """A runner that nothing was asked of yet."""
     command = [str(_runner_path()), "--bundle", str(written(variant)), "--litert", str(litert_library())]
-    return Runner([*command, "--cache-dir", str(tmp_path), *options])
+    return Runner(LocalProcess([*command, "--cache-dir", str(tmp_path), *options]))
 
 
 @pytest.mark.parametrize("variant", DRAFTING, ids=str)
@@ -378,7 +379,7 @@ def test_the_sanitizers_find_nothing(
         pytest.skip("no --sanitized-runner given; .ci/run builds one")
     for variant in (OFFICIAL, NO_DRAFTER, NO_VERIFY):
         command = [str(sanitized), "--bundle", str(written(variant)), "--litert", str(litert_library())]
-        with Runner([*command, "--cache-dir", str(tmp_path)]) as runner:
+        with Runner(LocalProcess([*command, "--cache-dir", str(tmp_path)])) as runner:
             drafts = runner.ready.max_draft_length
             for sampling in (Sampling(), Sampling(temperature=1.1, top_k=30, repetition_penalty=1.1, seed=3)):
                 request = Request(prompts[0], 24, draft_length=drafts, sampling=sampling)

@@ -233,7 +233,7 @@ class Chat:
         try:
             yield
         except EdgeMtpError as error:
-            if self._dialogue.engine.runner.exit_code is not None:
+            if self._dialogue.engine.runner.has_ended:
                 raise
             cure = "; /reset starts over" if isinstance(error, ContextOverflowError) else ""
             click.echo(f"Error: {' '.join(str(error).split())}{cure}", err=True)

@@ -1,0 +1,105 @@
+"""A program that runs somewhere: here, or on a device."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from edge_mtp.errors import EdgeMtpError
+
+DIAGNOSTICS_BYTES = 16 << 10  # of standard error that are worth keeping: its end
+
+
+class Process(ABC):
+    """One running program. Reading, writing and killing may happen in different threads.
+
+    A link that breaks shows as the end of the lines, and `wait` then raises EdgeMtpError with the cause.
+    """
+
+    @property
+    @abstractmethod
+    def pid(self) -> int:
+        """The process's number where it runs."""
+
+    @abstractmethod
+    def send(self, data: bytes) -> None:
+        """Writes all of `data` to standard input. Raises BrokenPipeError when nobody reads any more."""
+
+    @abstractmethod
+    def close_input(self) -> None:
+        """Ends standard input; harmless when it has ended."""
+
+    @abstractmethod
+    def lines(self) -> Iterator[bytes]:
+        """Standard output, a line at a time, to its end."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> int:
+        """The exit code, minus the signal's number after a signal. Raises TimeoutError, or EdgeMtpError: link lost."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Ends it at once, where it runs; harmless when it has ended."""
+
+    @abstractmethod
+    def diagnostics(self) -> str:
+        """The end of what it wrote to standard error so far."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases what this side holds, after the process has ended."""
+
+
+class LocalProcess(Process):
+    """A child process on this machine. Raises EdgeMtpError when it cannot be started."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        try:
+            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
+        except OSError as error:
+            self._errors.close()
+            raise EdgeMtpError(f"cannot start '{command[0]}': {error.strerror}; reinstall edge-mtp") from error
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def send(self, data: bytes) -> None:
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(data)
+            self._child.stdin.flush()
+        except ValueError as error:  # closed here already
+            raise BrokenPipeError(str(error)) from error
+
+    def close_input(self) -> None:
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
+
+    def lines(self) -> Iterator[bytes]:
+        assert self._child.stdout is not None
+        yield from self._child.stdout
+
+    def wait(self, timeout_s: float) -> int:
+        try:
+            return self._child.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"process {self.pid} still runs after {timeout_s:.0f} s") from error
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def diagnostics(self) -> str:
+        size = self._errors.seek(0, 2)
+        self._errors.seek(max(0, size - DIAGNOSTICS_BYTES))
+        return self._errors.read().decode(errors="replace")
+
+    def close(self) -> None:
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+        self._errors.close()
