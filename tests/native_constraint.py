@@ -7,17 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).parent.parent
 TARGET = "edge_mtp_constraint_test_lib"
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """An `Error` of the native code."""
 
 
@@ -32,6 +34,16 @@ def build(folder: Path, *options: str) -> Path:
     return next(folder.rglob(f"lib{TARGET}.so"))
 
 
+def library(config: pytest.Config) -> Native:
+    """The test library, built where pytest keeps what a later run can use again."""
+    return _loaded(Path(config.cache.mkdir("native-constraint")))
+
+
+@cache
+def _loaded(folder: Path) -> Native:
+    return Native(build(folder))
+
+
 class Native:
     """The loaded library."""
 
@@ -43,9 +55,12 @@ class Native:
         library.edge_test_tokens_text.restype = ctypes.c_size_t
         self.library = library
 
+    def tokens(self, table: bytes) -> Tokens:
+        return Tokens(self, table)
+
     def checked(self, result: Any, failed: Any) -> Any:
         if result == failed:
-            raise Refusal(self.library.edge_test_error().decode())
+            raise RefusalError(self.library.edge_test_error().decode())
         return result
 
 
@@ -60,6 +75,9 @@ class Tokens:
     def __del__(self) -> None:
         if hasattr(self, "pointer"):
             self.native.library.edge_test_tokens_free(ctypes.c_void_p(self.pointer))
+
+    def compiler(self, stop: Sequence[int]) -> Compiler:
+        return Compiler(self, stop)
 
     def text(self, token: int) -> bytes:
         text = ctypes.c_void_p()

@@ -160,7 +160,7 @@ std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> GrammarC
   try {
     // JSON with one space after each comma and colon and no other white space: what is left to choose is the content.
     compiled = json_schema ? engine.CompileJSONSchema(grammar, /*any_whitespace=*/false)
-                           : engine.CompileGrammar(to_engine_grammar(grammar, vocabulary->specials));
+                           : engine.CompileGrammar(to_engine_grammar(grammar, vocabulary->specials), kRoot);
   } catch (const std::exception& error) {
     throw Error(one_line(what + ": " + error.what()) + "; correct it (docs/grammar.md)");
   }

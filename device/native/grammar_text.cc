@@ -140,7 +140,8 @@ SpecialTokens::Found SpecialTokens::find(const std::string& grammar, size_t at) 
 }
 
 std::string to_engine_grammar(const std::string& grammar, const SpecialTokens& specials) {
-  return Translator(grammar, specials).run();
+  // xgrammar 0.2.8 masks tokens that a root allows which refers to itself; nothing refers to this one.
+  return Translator(grammar, specials).run() + "\n" + kRoot + " ::= root\n";
 }
 
 }  // namespace edge_mtp

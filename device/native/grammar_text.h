@@ -34,6 +34,9 @@ class SpecialTokens {
   std::array<bool, 256> begins_{};
 };
 
+// The rule that the engine begins with.
+constexpr char kRoot[] = "edge-mtp-root";
+
 // Throws Error naming the line for what is no UTF-8, an escape that is no character, and a stop token.
 std::string to_engine_grammar(const std::string& grammar, const SpecialTokens& specials);
 

@@ -91,9 +91,23 @@ endif()
 
 file(GLOB xgrammar_files ${xgrammar_source}/cpp/*.cc ${xgrammar_source}/cpp/converter_ext/*.cc
                          ${xgrammar_source}/cpp/support/*.cc)
+
+# 0.2.8 takes a token for a continuation of another that it merely contains, and then masks tokens that are allowed.
+file(READ ${xgrammar_source}/cpp/tokenizer_info.cc xgrammar_text)
+string(REPLACE "token.find(prefix_stack.top().first) == std::string::npos"
+               "token.compare(0, prefix_stack.top().first.size(), prefix_stack.top().first) != 0"
+       xgrammar_mended "${xgrammar_text}")
+if(xgrammar_mended STREQUAL xgrammar_text)
+  message(FATAL_ERROR "${xgrammar_source}/cpp/tokenizer_info.cc is not that of ${XGRAMMAR_FILE}; unpack that one")
+endif()
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/_deps/xgrammar/mended/tokenizer_info.cc CONTENT "${xgrammar_mended}" @ONLY)
+list(FILTER xgrammar_files EXCLUDE REGEX "/tokenizer_info\\.cc$")
+list(APPEND xgrammar_files ${CMAKE_BINARY_DIR}/_deps/xgrammar/mended/tokenizer_info.cc)
+
 add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_files})
 target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/include ${xgrammar_source}/3rdparty/picojson
                                                   ${xgrammar_source}/3rdparty/dlpack/include)
+target_include_directories(xgrammar SYSTEM PRIVATE ${xgrammar_source}/cpp)
 # constraint.cc receives its messages.
 target_compile_definitions(xgrammar PRIVATE XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0
                                             XGRAMMAR_ENABLE_INTERNAL_CHECK=0)

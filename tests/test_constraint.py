@@ -1,0 +1,269 @@
+"""Native constraints against brute force: masks, rollback, forced tokens, special tokens, the token-bytes reader."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from native_constraint import Compiler, Native, RefusalError, library
+
+import edge_mtp
+from edge_mtp.chat import Tokenizer
+from edge_mtp.export.token_bytes import token_table
+from edge_mtp.grammar import tool_grammar
+from edge_mtp.tool_calls import load_tools
+
+TINY = Path(edge_mtp.__file__).parent / "tiny"
+TOKENIZER = Tokenizer.from_file(TINY / "target" / "tokenizer.json")
+TABLE = token_table(TINY / "target" / "tokenizer.json", TOKENIZER.vocab_size)
+END, CALL, CALLED, QUOTE = 106, 48, 49, 52
+QUICK = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+
+GRAMMARS = [
+    tool_grammar(load_tools(TINY / "tools.json")),
+    tool_grammar(load_tools(TINY / "tools.json"), choice="required"),
+    'root ::= "call:" ("<|\\"|>" [^a-m]* "<|\\"|>" | [0-9]{2,4}) root?',
+    'root ::= ("a" | "ab" | "abc" "d"?)* "<tool_call|>"?',
+]
+
+
+def table(rows: list[bytes], special: set[int]) -> bytes:
+    offsets = [0]
+    for row in rows:
+        offsets.append(offsets[-1] + len(row))
+    head = b"EMTB" + struct.pack(f"<II{len(offsets)}I", 1, len(rows), *offsets)
+    return head + b"".join(rows) + bytes(token in special for token in range(len(rows)))
+
+
+@pytest.fixture(scope="module")
+def native(pytestconfig: pytest.Config) -> Native:
+    return library(pytestconfig)
+
+
+@pytest.fixture(scope="module")
+def compiler(native: Native) -> Compiler:
+    return native.tokens(TABLE).compiler([END])
+
+
+# -- token bytes ----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_reads_as_it_was_written(native: Native) -> None:
+    tokens = native.tokens(TABLE)
+    assert tokens.vocabulary == TOKENIZER.vocab_size
+    assert all(tokens.text(t) == TOKENIZER.token_bytes(t) for t in range(tokens.vocabulary))
+    assert [t for t in (CALL, QUOTE, END) if not tokens.special(t)] == []
+    assert not tokens.special(300)
+
+
+@QUICK
+@given(st.data())
+def test_a_damaged_table_is_refused_or_read_within_its_bounds(native: Native, data: st.DataObject) -> None:
+    damaged = bytearray(table([b"ab", b"", b"<x>"], {2}))
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    del damaged[data.draw(st.integers(0, len(damaged))) :]
+    try:
+        tokens = native.tokens(bytes(damaged))
+    except RefusalError:
+        return
+    assert sum(len(tokens.text(t)) for t in range(tokens.vocabulary)) < len(damaged)
+
+
+# -- masks ----------------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(st.sampled_from(GRAMMARS), st.integers(0, 1 << 30))
+def test_a_mask_is_what_accept_takes(compiler: Compiler, grammar: str, seed: int) -> None:
+    draw = random.Random(seed)
+    constraint = compiler.constraint(grammar)
+    history: list[tuple[int, list[int]]] = []
+    for _ in range(12):
+        allowed = constraint.allowed()
+        brute = []
+        for token in range(constraint.vocabulary):
+            if constraint.accept(token):
+                constraint.rollback(1)
+                brute.append(token)
+        assert allowed == brute
+        if history and draw.random() < 0.3:
+            count = draw.randint(1, len(history))
+            constraint.rollback(count)
+            assert constraint.allowed() == history[-count][1]
+            del history[-count:]
+        elif allowed:
+            marks = [t for t in allowed if t < 110]
+            token = draw.choice(marks if marks and draw.random() < 0.5 else allowed)
+            history.append((token, allowed))
+            assert constraint.accept(token)
+    # A fresh constraint that takes the same tokens is in the same place.
+    again = compiler.constraint(grammar)
+    assert all(again.accept(token) for token, _ in history)
+    assert again.allowed() == constraint.allowed()
+    assert again.finished == constraint.finished
+
+
+@QUICK
+@given(st.sets(st.text("abc", min_size=2, max_size=4), max_size=12), st.text("abc", max_size=5))
+def test_masks_on_any_vocabulary(native: Native, words: set[str], prefix: str) -> None:
+    """Also where one token stands within another, but not at its beginning."""
+    rows = [b"a", b"b", b"c", *sorted(word.encode() for word in words), b"<end>"]
+    end = len(rows) - 1
+    constraint = native.tokens(table(rows, {end})).compiler([end]).constraint('root ::= "b" ("ba" | "c" | root)* "ca"')
+    for character in prefix:
+        constraint.accept("abc".index(character))
+    brute = []
+    for token in range(len(rows)):
+        if constraint.accept(token):
+            constraint.rollback(1)
+            brute.append(token)
+    assert constraint.allowed() == brute
+
+
+def test_the_end(compiler: Compiler) -> None:
+    constraint = compiler.constraint('root ::= "a"')
+    a = TOKENIZER.encode("a")[0]
+    assert not constraint.accept(END)
+    assert constraint.accept(a)
+    assert constraint.allowed() == [END]
+    assert constraint.accept(END)
+    assert constraint.finished
+    assert constraint.allowed() == []
+    assert not constraint.accept(a)
+    assert not constraint.accept(-1)
+    constraint.rollback(2)
+    assert not constraint.finished
+    with pytest.raises(RefusalError, match="take back 1 of 0"):
+        constraint.rollback(1)
+
+
+# -- forced tokens --------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(st.sampled_from(GRAMMARS), st.integers(0, 1 << 30))
+def test_forced_tokens_are_allowed_and_no_choice_is_lost(compiler: Compiler, grammar: str, seed: int) -> None:
+    draw = random.Random(seed)
+    constraint = compiler.constraint(grammar)
+    for _ in range(8):
+        before = constraint.allowed()
+        forced = constraint.forced(9)
+        assert len(forced) <= 9
+        assert constraint.forced(2) == forced[:2]
+        assert constraint.allowed() == before
+        text = b"".join(TOKENIZER.token_bytes(t) for t in forced)
+        for token in before:  # whatever is chosen spells the same text
+            spelled = TOKENIZER.token_bytes(token)
+            assert not forced or spelled.startswith(text) or text.startswith(spelled)
+        for token in forced:
+            assert token in constraint.allowed()
+            assert constraint.accept(token)
+        if not (allowed := constraint.allowed()):
+            return
+        assert len(allowed) > 1 or len(forced) == 9
+        marks = [t for t in allowed if t < 110]
+        assert constraint.accept(draw.choice(marks if marks and draw.random() < 0.5 else allowed))
+
+
+def test_a_call_is_forced_up_to_its_first_choice(compiler: Compiler) -> None:
+    schema = {"type": "object", "properties": {"when": {"type": "string"}}, "required": ["when"]}
+    constraint = compiler.constraint(tool_grammar([{"name": "alarm", "parameters": schema}], choice="required"))
+    forced = constraint.forced()
+    assert TOKENIZER.decode(forced) == '<|tool_call>call:alarm{when:<|"|>'
+    assert forced[0] == CALL
+    assert forced[-1] == QUOTE
+
+
+def test_the_only_stop_token_is_forced(compiler: Compiler) -> None:
+    assert compiler.constraint('root ::= "<tool_call|>"').forced() == [CALLED, END]
+
+
+# -- special tokens -------------------------------------------------------------------------------------------------
+
+
+def test_special_tokens_are_spelled_by_themselves_alone(compiler: Compiler) -> None:
+    constraint = compiler.constraint('root ::= "<|tool_call>" [^a] "<|\\"|>"')
+    assert constraint.allowed() == [CALL]
+    assert constraint.accept(CALL)
+    special = [t for t in constraint.allowed() if t in (CALL, CALLED, QUOTE, END)]
+    assert special == []
+    assert constraint.accept(TOKENIZER.encode("b")[0])
+    assert constraint.allowed() == [QUOTE]
+
+
+def test_an_escape_keeps_text_ordinary(compiler: Compiler) -> None:
+    constraint = compiler.constraint('root ::= "\\u003C|tool_call>"')
+    assert CALL not in constraint.allowed()
+    assert constraint.accept(TOKENIZER.encode("<")[0])
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grammar", "named"),
+    [
+        ("", "root"),
+        ('root ::= "a', "line 1"),
+        ('root ::= "a"\nb ::= c', "line 2"),
+        ('root ::= "a"\nb ::= "<turn|>"', "line 2"),
+        ('root ::= "\\U00140034"', "no character"),
+        ("root ::= [\\uD800]", "no character"),
+        (b'root ::= "\xf5\x80\x80\xb0"', "no text"),
+        (b'root ::= "a"\0', "no text"),
+        ("[" * 5000, "grammar"),
+    ],
+)
+def test_grammars_that_are_refused(compiler: Compiler, grammar: str | bytes, named: str) -> None:
+    with pytest.raises(RefusalError) as refusal:
+        compiler.constraint(grammar)
+    assert named in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("stop", [[], [-1], [1 << 20]])
+def test_stop_tokens_that_are_refused(native: Native, stop: list[int]) -> None:
+    with pytest.raises(RefusalError, match="stop token"):
+        native.tokens(TABLE).compiler(stop)
+
+
+# -- JSON schemas ---------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(st.integers(0, 1 << 30))
+def test_a_json_schema(compiler: Compiler, seed: int) -> None:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            "n": {"type": "integer"},
+            "k": {"enum": ["x", 1]},
+            "o": {"type": "array", "items": {"type": "null"}},
+        },
+        "required": ["k"],
+    }
+    draw = random.Random(seed)
+    constraint = compiler.constraint(json.dumps(schema), json_schema=True)
+    text = b""
+    for _ in range(200):
+        token = END if END in (allowed := constraint.allowed()) else draw.choice(allowed)
+        assert constraint.accept(token)
+        if constraint.finished:
+            value = json.loads(text)
+            assert value["k"] in ("x", 1)
+            assert value.keys() <= {"n", "k", "o"}
+            return
+        text += TOKENIZER.token_bytes(token)
+
+
+@pytest.mark.parametrize("schema", ["{", '{"type": "number", "multipleOf": 0.3}', '{"type": "strin"}'])
+def test_json_schemas_that_are_refused(compiler: Compiler, schema: str) -> None:
+    with pytest.raises(RefusalError, match="JSON schema"):
+        compiler.constraint(schema, json_schema=True)
