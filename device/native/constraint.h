@@ -28,7 +28,8 @@ class Constraint {
   Constraint(GrammarCompiler& compiler, const std::string& grammar, bool json_schema);
   ~Constraint();
 
-  // The tokens allowed next, as edge_verify's mask row: [edge_mask_words(vocabulary)] words. At least one is.
+  // The tokens allowed next, as edge_verify's mask row: [edge_mask_words(vocabulary)] words. None is where the text is
+  // over, or where the grammar demands a character that no token spells.
   void mask(int32_t* words);
   // Whether `token` is allowed next; takes it if so.
   bool accept(int32_t token);
@@ -37,7 +38,7 @@ class Constraint {
   // Tokens that spell the text which the grammar forces from here (the likeliest tokenization: longest match),
   // at most `most`; empty when it leaves a choice. Does not move.
   void forced(int32_t most, std::vector<int32_t>& tokens);
-  // A stop token was accepted: the text is over.
+  // A stop token was accepted: the text is over, unless that is rolled back.
   bool finished() const;
 
  private:
