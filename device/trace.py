@@ -29,9 +29,10 @@ class Step:
 
     `tokens` are those given out, the first at context position `position`; the first `accepted` of them (or all,
     when the text ended inside the step) were drafted. `draft` and `confidence` are the proposals that were verified,
-    `source` their origins, a letter each: d(rafter), l(ook-up), g(rammar). `planned` is the K asked of the drafter,
-    `explore` whether to learn its worth. A verify step without drafts ran blank rows. `logprobs` and `margins` (largest
-    logit minus the second largest) are those of `tokens`, where the request asked for them.
+    `source` their origins, a letter each: d(rafter), l(ook-up), g(rammar). A verify step without drafts ran blank rows.
+    `planned` is the K asked of the drafter, `explore` whether to learn its worth, `expected_per_ms` and `plain_per_ms`
+    the tokens that the controller expected of that and of plain decoding (0 where it did not choose). `logprobs` and
+    `margins` (largest logit minus the second largest) are those of `tokens`, where the request asked for them.
     """
 
     request: str
@@ -51,6 +52,8 @@ class Step:
     verify_us: float
     select_us: float
     total_us: float
+    expected_per_ms: float = 0.0
+    plain_per_ms: float = 0.0
     logprobs: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
 

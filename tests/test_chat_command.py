@@ -27,7 +27,6 @@ from edge_mtp.chat import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import Runner
 from edge_mtp.device.process import LocalProcess
-from edge_mtp.device.process import LocalProcess
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOOLS = str(TINY / "tools.json")

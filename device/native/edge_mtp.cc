@@ -82,6 +82,8 @@ struct Seen {
     step.source = source.data();
     step.planned = from.plan.drafts;
     step.explore = from.plan.explore ? 1 : 0;
+    step.expected_per_ms = from.plan.tokens_per_ms;
+    step.plain_per_ms = from.plan.plain_tokens_per_ms;
     step.count = from.count;
     step.tokens = from.tokens;
     step.logprobs = from.chosen == nullptr ? nullptr : logprobs.data();

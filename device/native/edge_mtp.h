@@ -86,6 +86,8 @@ typedef struct {
   const char* source;      /* [drafted], of each draft: d(rafter), l(ook-up), g(rammar); ends with a 0 */
   int32_t planned;         /* drafts asked of the drafter */
   int32_t explore;         /* to learn their worth, not because it is believed best */
+  float expected_per_ms;   /* tokens that the controller expected of this step's plan; 0 = it was not asked */
+  float plain_per_ms;      /* and of plain decoding */
   int32_t count;
   const int32_t* tokens; /* [count], of which the first min(accepted, count) were drafted */
   const float* logprobs; /* [count], log softmax of the model's own logits; NULL unless asked for */

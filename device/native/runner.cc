@@ -67,7 +67,7 @@ class Fields {
 
   std::string text(const char* name, const char* absent) {
     const json::Value value = take(name, std::string(absent));
-    if (const auto* held = std::get_if<std::string>(&value.data)) return *held;
+    if (const auto* held = std::get_if<std::string>(&value.data)) return whole(*held, name);
     throw Error(std::string("'") + name + "' must be a string");
   }
 
@@ -105,7 +105,7 @@ class Fields {
     for (const json::Value& item : array(name, "strings")) {
       const auto* held = std::get_if<std::string>(&item.data);
       if (held == nullptr) refuse(name, "strings");
-      out.push_back(*held);
+      out.push_back(whole(*held, name));
     }
     return out;
   }
@@ -144,6 +144,12 @@ class Fields {
     return value;
   }
 
+  // The C interface ends a string at its first zero.
+  static const std::string& whole(const std::string& text, const char* name) {
+    if (text.find('\0') != std::string::npos) throw Error(std::string("'") + name + "' holds a zero byte; leave it out");
+    return text;
+  }
+
   [[noreturn]] static void refuse(const char* name, const char* what) {
     throw Error(std::string("'") + name + "' must be a list of " + what);
   }
@@ -171,13 +177,15 @@ struct StepContext {
 
 void emit_step(const edge_mtp_step* step, void* user) {
   auto& context = *static_cast<StepContext*>(user);
-  char numbers[400];
+  char numbers[480];
   std::snprintf(numbers, sizeof numbers,
                 ",\"step\":%d,\"kind\":\"%s\",\"position\":%d,\"accepted\":%d,\"planned\":%d,\"explore\":%s,"
+                "\"expected_per_ms\":%.4g,\"plain_per_ms\":%.4g,"
                 "\"source\":\"%s\",\"draft_us\":%.1f,\"mask_us\":%.1f,\"embed_us\":%.1f,\"verify_us\":%.1f,"
                 "\"select_us\":%.1f,\"total_us\":%.1f",
                 context.index++, step->kind == EDGE_MTP_PLAIN ? "plain" : "verify", step->position, step->accepted,
-                step->planned, step->explore != 0 ? "true" : "false", step->source, step->draft_us, step->mask_us,
+                step->planned, step->explore != 0 ? "true" : "false", step->expected_per_ms, step->plain_per_ms,
+                step->source, step->draft_us, step->mask_us,
                 step->embed_us, step->verify_us, step->select_us, step->total_us);
   std::string line = "{\"event\":\"step\",\"request\":" + json::quote(context.request) + numbers +
                      ",\"tokens\":" + list(step->tokens, step->count, "%d") +
