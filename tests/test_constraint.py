@@ -219,6 +219,9 @@ def test_an_escape_keeps_text_ordinary(compiler: Compiler) -> None:
         (b'root ::= "\xf5\x80\x80\xb0"', "no text"),
         (b'root ::= "a"\0', "no text"),
         ("[" * 5000, "grammar"),
+        ('root ::= "a" root', "ends"),
+        ('root ::= "x" | "a" b\nb ::= "b" b', "ends"),
+        ('root ::= "a"{99999}', "ends"),
     ],
 )
 def test_grammars_that_are_refused(compiler: Compiler, grammar: str | bytes, named: str) -> None:

@@ -1,5 +1,7 @@
 #include "constraint.h"
 
+#include <compiled_grammar_impl.h>
+#include <grammar_impl.h>
 #include <xgrammar/compiler.h>
 #include <xgrammar/matcher.h>
 
@@ -36,6 +38,61 @@ std::string one_line(std::string message) {
   while (!message.empty() && message.back() == ' ') message.pop_back();
   if (message.size() > kLongestMessage) message = message.substr(0, kLongestMessage) + "...";
   return message;
+}
+
+// -- ends -----------------------------------------------------------------------------------------------------------
+
+// The fewest bytes of each rule's texts; kLongestText stands for more, and for a rule whose text never ends.
+constexpr int64_t kLongestText = 1 << 16;
+
+int64_t shortest(const xgrammar::CompactFSMWithStartEnd& automaton, const std::vector<int64_t>& rules) {
+  const auto& fsm = automaton.GetFsm();
+  const auto& repeats = fsm.GetEdgeAuxData();
+  const auto cost = [&](const xgrammar::FSMEdge& edge) -> int64_t {
+    if (edge.IsEpsilon()) return 0;
+    if (edge.IsRuleRef()) return rules[static_cast<size_t>(edge.GetRefRuleId())];
+    if (!edge.IsRepeatRef()) return 1;
+    const auto at = static_cast<size_t>(edge.GetAuxIndex());  // rule, fewest, most
+    return rules[static_cast<size_t>(repeats[at])] * repeats[at + 1];
+  };
+  // Rules share one automaton's states: only those that this one reaches count.
+  std::unordered_map<int, int64_t> reached{{automaton.GetStart(), 0}};
+  std::vector<int> queue{automaton.GetStart()};
+  int64_t best = kLongestText;
+  while (!queue.empty()) {
+    const int state = queue.back();
+    queue.pop_back();
+    const int64_t so_far = reached[state];
+    if (automaton.IsEndState(state)) best = std::min(best, so_far);
+    for (const auto& edge : fsm.GetEdges(state)) {
+      const int64_t there = so_far + cost(edge);
+      const auto [known, fresh] = reached.emplace(edge.target, there);
+      if (there >= best || (!fresh && known->second <= there)) continue;
+      known->second = there;
+      queue.push_back(edge.target);
+    }
+  }
+  return best;
+}
+
+// Forced text is followed to its end, so it must have one.
+void check_that_rules_end(const xgrammar::CompiledGrammar& compiled) {
+  const xgrammar::Grammar grammar = compiled.GetGrammar();
+  std::vector<int64_t> rules(static_cast<size_t>(grammar->NumRules()), kLongestText);
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (size_t rule = 0; rule < rules.size(); ++rule) {
+      if (!grammar->per_rule_fsms[rule].has_value()) continue;
+      const int64_t found = shortest(grammar->per_rule_fsms[rule]->GetFsm(), rules);
+      changed |= found < rules[rule];
+      rules[rule] = std::min(rules[rule], found);
+    }
+  }
+  for (size_t rule = 0; rule < rules.size(); ++rule) {
+    if (rules[rule] < kLongestText || !grammar->per_rule_fsms[rule].has_value()) continue;
+    throw Error("rule " + grammar->GetRule(static_cast<int32_t>(rule)).name + " has no text that ends within " +
+                std::to_string(kLongestText) + " bytes");
+  }
 }
 
 // -- vocabulary -----------------------------------------------------------------------------------------------------
@@ -161,6 +218,7 @@ std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> GrammarC
     // JSON with one space after each comma and colon and no other white space: what is left to choose is the content.
     compiled = json_schema ? engine.CompileJSONSchema(grammar, /*any_whitespace=*/false)
                            : engine.CompileGrammar(to_engine_grammar(grammar, vocabulary->specials), kRoot);
+    check_that_rules_end(compiled);
   } catch (const std::exception& error) {
     throw Error(one_line(what + ": " + error.what()) + "; correct it (docs/grammar.md)");
   }

@@ -107,10 +107,10 @@ list(APPEND xgrammar_files ${CMAKE_BINARY_DIR}/_deps/xgrammar/mended/tokenizer_i
 add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_files})
 target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/include ${xgrammar_source}/3rdparty/picojson
                                                   ${xgrammar_source}/3rdparty/dlpack/include)
-target_include_directories(xgrammar SYSTEM PRIVATE ${xgrammar_source}/cpp)
-# constraint.cc receives its messages.
-target_compile_definitions(xgrammar PRIVATE XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0
-                                            XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
+# constraint.cc reads compiled grammars and receives messages.
+target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/cpp)
+target_compile_definitions(xgrammar PUBLIC XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0
+                                           XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
 # Its warnings are not ours to mend. Optimised in every configuration: its compiler of grammars is a hundred times the
 # work of the code around it. What no one calls (Lark, structural tags) is dropped when linking.
 target_compile_options(xgrammar PRIVATE -w -O2 -ffunction-sections -fdata-sections)
