@@ -26,6 +26,8 @@ namespace {
 
 constexpr size_t kCompiledGrammars = 4;  // of the last requests; a few MB each at 262144 tokens
 constexpr size_t kLongestMessage = 400;
+constexpr size_t kTokenized = 512;    // bytes of forced text that are looked at: more than any step drafts
+constexpr size_t kForcedTexts = 256;  // whose tokens a constraint remembers
 
 // What the engine said it leaves out of the grammar that this thread compiles. Its messages come from destructors, so
 // they cannot throw where they arise.
@@ -102,8 +104,11 @@ void check_that_rules_end(const xgrammar::CompiledGrammar& compiled) {
 struct Vocabulary {
   Vocabulary(const TokenBytes& tokens, const std::vector<int32_t>& stop);
 
-  // The longest token that `text` begins with; -1 when there is none.
-  int32_t longest_match(std::string_view text) const;
+  // The token that spells `text`; -1 when none does.
+  int32_t spelled(std::string_view text) const;
+  // The tokens in which a model writes `text`, up to the first part that none spells: byte-pair encoding, in which of
+  // two merges that of the lower id comes first. Tokenizers number tokens in the order of their merges.
+  std::vector<int32_t> tokenize(std::string_view text) const;
 
   SpecialTokens specials;
   xgrammar::TokenizerInfo info{xgrammar::NullObj{}};
@@ -143,27 +148,65 @@ Vocabulary::Vocabulary(const TokenBytes& tokens, const std::vector<int32_t>& sto
   info = xgrammar::TokenizerInfo(texts, xgrammar::VocabType::RAW, tokens.vocabulary(), stop, false);
 }
 
-int32_t Vocabulary::longest_match(std::string_view text) const {
+int32_t Vocabulary::spelled(std::string_view text) const {
   const auto& sorted = info.GetSortedDecodedVocab();
-  auto low = sorted.begin(), high = sorted.end();
+  auto at = std::lower_bound(sorted.begin(), sorted.end(), text, [](const auto& entry, std::string_view key) {
+    return std::string_view(entry.second) < key;
+  });
+  // Where two spell the same, models write the one that is no byte of a fallback.
+  const auto order = [this](int32_t token) { return std::pair(is_byte_token(token), token); };
   int32_t found = -1;
-  for (size_t depth = 0; depth < text.size(); ++depth) {
-    const int wanted = static_cast<uint8_t>(text[depth]);
-    const auto byte = [depth](const auto& entry) {
-      return depth < entry.second.size() ? static_cast<int>(static_cast<uint8_t>(entry.second[depth])) : -1;
-    };
-    low = std::partition_point(low, high, [&](const auto& entry) { return byte(entry) < wanted; });
-    high = std::partition_point(low, high, [&](const auto& entry) { return byte(entry) == wanted; });
-    if (low == high) break;
-    // Tokens that end here come first. Where two spell the same, models write the one that is no byte of a fallback.
-    if (low->second.size() != depth + 1) continue;
-    found = low->first;
-    for (auto same = low; same != high && same->second.size() == depth + 1; ++same) {
-      const auto order = [this](int32_t token) { return std::pair(is_byte_token(token), token); };
-      if (order(same->first) < order(found)) found = same->first;
-    }
+  for (; at != sorted.end() && at->second == text; ++at) {
+    if (found < 0 || order(at->first) < order(found)) found = at->first;
   }
   return found;
+}
+
+std::vector<int32_t> Vocabulary::tokenize(std::string_view text) const {
+  struct Piece {
+    std::string_view text;
+    int32_t token, merged;  // merged: with the piece behind it; -1 = none
+  };
+  std::vector<Piece> pieces;
+  text = text.substr(0, kTokenized);
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<uint8_t>(text[i]);
+    const size_t length = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    const std::string_view character = text.substr(i, length);
+    i += character.size();
+    if (const int32_t token = spelled(character); token >= 0) {
+      pieces.push_back({character, token, -1});
+      continue;
+    }
+    for (size_t byte = 0; byte < character.size(); ++byte) {
+      pieces.push_back({character.substr(byte, 1), spelled(character.substr(byte, 1)), -1});
+    }
+  }
+  const auto look = [&](size_t i) {
+    if (i + 1 >= pieces.size()) return int32_t{-1};
+    const std::string_view first = pieces[i].text;
+    return spelled({first.data(), first.size() + pieces[i + 1].text.size()});
+  };
+  for (size_t i = 0; i < pieces.size(); ++i) pieces[i].merged = look(i);
+  while (true) {
+    size_t best = pieces.size();
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      if (pieces[i].merged >= 0 && (best == pieces.size() || pieces[i].merged < pieces[best].merged)) best = i;
+    }
+    if (best == pieces.size()) break;
+    Piece& left = pieces[best];
+    left.text = {left.text.data(), left.text.size() + pieces[best + 1].text.size()};
+    left.token = left.merged;
+    pieces.erase(pieces.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+    pieces[best].merged = look(best);
+    if (best > 0) pieces[best - 1].merged = look(best - 1);
+  }
+  std::vector<int32_t> tokens;
+  for (const Piece& piece : pieces) {
+    if (piece.token < 0) break;
+    tokens.push_back(piece.token);
+  }
+  return tokens;
 }
 
 }  // namespace
@@ -244,12 +287,15 @@ struct Constraint::Impl {
   void rollback(int32_t count);
   // The one token that is allowed next; -1 when there are more, or none.
   int32_t only_token();
+  // Of the vocabulary; a text is forced again at every step that begins there.
+  const std::vector<int32_t>& tokenize(const std::string& text);
 
   const std::shared_ptr<const Vocabulary> vocabulary;
   xgrammar::GrammarMatcher matcher;
   std::vector<int32_t> row;
   bool row_is_current = false;
   int32_t accepted = 0;
+  std::unordered_map<std::string, std::vector<int32_t>> tokenized;
 };
 
 const std::vector<int32_t>& Constraint::Impl::mask() {
@@ -306,6 +352,13 @@ int32_t Constraint::Impl::only_token() {
   return found;
 }
 
+const std::vector<int32_t>& Constraint::Impl::tokenize(const std::string& text) {
+  const auto found = tokenized.find(text);
+  if (found != tokenized.end()) return found->second;
+  if (tokenized.size() >= kForcedTexts) tokenized.clear();
+  return tokenized.emplace(text, vocabulary->tokenize(text)).first->second;
+}
+
 Constraint::Constraint(GrammarCompiler& compiler, const std::string& grammar, bool json_schema) {
   auto [vocabulary, compiled] = compiler.impl->compile(grammar, json_schema);
   impl_ = std::make_unique<Impl>(std::move(vocabulary), compiled);
@@ -328,18 +381,11 @@ void Constraint::forced(int32_t most, std::vector<int32_t>& tokens) {
   int32_t moved = 0;
   bool forced = true;
   while (forced && tokens.size() < wanted && !impl_->matcher.IsTerminated()) {
-    const std::string text = impl_->matcher.FindJumpForwardString();
     const size_t before = tokens.size();
-    for (std::string_view rest = text; !rest.empty() && tokens.size() < wanted;) {
-      const int32_t token = impl_->vocabulary->longest_match(rest);
-      if (token < 0) {
-        forced = false;
-        break;
-      }
-      tokens.push_back(token);
-      rest.remove_prefix(impl_->vocabulary->info.GetDecodedVocab()[static_cast<size_t>(token)].size());
+    for (const int32_t token : impl_->tokenize(impl_->matcher.FindJumpForwardString())) {
+      if (tokens.size() < wanted) tokens.push_back(token);
     }
-    if (!forced || tokens.size() == wanted) break;
+    if (tokens.size() == wanted) break;
     for (size_t i = before; i < tokens.size(); ++i) moved += impl_->accept(tokens[i]);
     const int32_t only = impl_->only_token();
     forced = only >= 0;

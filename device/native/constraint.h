@@ -35,7 +35,7 @@ class Constraint {
   bool accept(int32_t token);
   // Takes back the last `count` accepted tokens.
   void rollback(int32_t count);
-  // Tokens that spell the text which the grammar forces from here (the likeliest tokenization: longest match),
+  // Tokens that spell the text which the grammar forces from here (in the tokens that a model would choose),
   // at most `most`; empty when it leaves a choice. Does not move.
   void forced(int32_t most, std::vector<int32_t>& tokens);
   // A stop token was accepted: the text is over, unless that is rolled back.
