@@ -533,16 +533,16 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
   return spend(*longer, std::max(0.0, cost - expected[at] / rate_) / plain_us, expected[at] / cost);
 }
 
-int32_t Controller::trim(int32_t position, const Proposal& proposal) const {
+template <typename Visit>
+void Controller::each_part(int32_t position, const Proposal& proposal, const Visit& visit) const {
   const int32_t count = std::clamp(proposal.count, 0, kMaxDrafts);
   const Prices now = prices(position);
   std::array<double, kMaxDrafts> by_position;
   fill_accept(by_position);
   const double trusted = trust();
   size_t drafter_position = 0;
-  const double rate = now.verify_us[0] > 0.0 ? std::max(rate_, 1.0 / now.verify_us[0]) : 0.0;
-  double reach = 1.0, expected = 1.0, best = force_ ? -INFINITY : 1.0 - rate * now.verify_us[0];
-  int32_t worth = 0;
+  double reach = 1.0, expected = 1.0;
+  visit(0, expected, now.verify_us[0]);
   for (int32_t n = 1; n <= count; ++n) {
     const auto at = static_cast<size_t>(n);
     const int32_t rows = rows_for(n);
@@ -551,13 +551,29 @@ int32_t Controller::trim(int32_t position, const Proposal& proposal) const {
     drafter_position += proposal.source[at - 1] == Source::kDrafter ? 1 : 0;
     expected += reach;
     if (n != count && n + 1 != rows) continue;  // the graph has room for another
-    const double value = expected - rate * now.verify_us[at];
-    if (value > best || force_) {
-      best = value;
-      worth = n;
-    }
+    visit(n, expected, now.verify_us[at]);
   }
+}
+
+int32_t Controller::trim(int32_t position, const Proposal& proposal) const {
+  int32_t worth = 0;
+  double rate = 0.0, best = -INFINITY;
+  each_part(position, proposal, [&](int32_t n, double expected, double us) {
+    if (n == 0) rate = us > 0.0 ? std::max(rate_, 1.0 / us) : 0.0;
+    const double value = n == 0 && force_ ? -INFINITY : expected - rate * us;
+    if (value <= best && !force_) return;
+    best = value;
+    worth = n;
+  });
   return worth;
+}
+
+float Controller::rate(int32_t position, const Proposal& proposal) const {
+  double best = 0.0;
+  each_part(position, proposal, [&](int32_t, double expected, double us) {
+    if (us > 0.0) best = std::max(best, expected / us);
+  });
+  return static_cast<float>(1e3 * best);
 }
 
 void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, const Proposal& proposal,

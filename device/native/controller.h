@@ -45,6 +45,10 @@ class Controller {
   // Either all of the proposal or as many as fill a verify graph, so that no row of it is idle.
   int32_t trim(int32_t position, const Proposal& proposal) const;
 
+  // Tokens a millisecond that verifying `proposal`, or a part of it, is believed to give now; drafts that were free to
+  // get (look-up, grammar) compare with plan().tokens_per_ms, which counts the drafter's time.
+  float rate(int32_t position, const Proposal& proposal) const;
+
   // What a step did. `drafter_k`: K that was asked of the drafter, 0 = it did not run. `rows`: of the graph that
   // ran, 1 = plain. `draft_us`: of the drafter; `rest_us`: all of the step but that.
   // `proposal`: best all that was proposed, trimmed away or not; the first rows - 1 of it were verified. `accepted`:
@@ -119,6 +123,9 @@ class Controller {
   double trust() const;
   double accept(const Proposal& proposal, int32_t i, double at_position, double trust) const;
   void learn(const Proposal& proposal, int32_t verified, int32_t accepted);
+  // Calls visit(n, expected tokens, microseconds) for each number n of leading drafts that fills a graph, or is all.
+  template <typename Visit>
+  void each_part(int32_t position, const Proposal& proposal, const Visit& visit) const;
   double trim_gain(int32_t k, const Prices& prices) const;
   Plan choose(int32_t most, const Prices& prices);
   bool explore(int32_t position, int32_t most, const Prices& prices, Plan& plan);

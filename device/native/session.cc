@@ -184,11 +184,9 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   }
   if (proposal_.count == 0 && request.use_lookup) {
     lookup_.propose(kLeastMatch, most, proposal_);
-    const bool trusted = proposal_.count > 0 && proposal_.confidence[0] >= kTrustedLookup;
-    if (!trusted && drafter_ != nullptr && request.use_drafter && hidden_known_) proposal_.count = 0;
   }
   int32_t asked = 0;  // of the drafter
-  if (drafter_ != nullptr && request.use_drafter && hidden_known_ && step.plan.drafts > proposal_.count) {
+  if (drafter_ != nullptr && request.use_drafter && hidden_known_ && !suffices(request, step.plan)) {
     const std::vector<int32_t>& lengths = drafter_->lengths();
     const auto above = std::upper_bound(lengths.begin(), lengths.end(), step.plan.drafts);
     if (above != lengths.begin()) {
@@ -204,6 +202,14 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   constrain(request.use_grammar ? most : 0);
   if (request.adaptive) proposal_.count = controller_->trim(position, proposal_);
   if (proposal_.count > 0) step.rows = width_for(proposal_.count);
+}
+
+// Whether the drafts that cost nothing are better than the drafter's would be.
+bool Session::suffices(const Request& request, const Plan& plan) const {
+  if (proposal_.count >= plan.drafts) return true;
+  if (proposal_.count == 0) return false;
+  if (request.adaptive) return controller_->rate(static_cast<int32_t>(cached_.size()), proposal_) >= plan.tokens_per_ms;
+  return proposal_.source[0] == Source::kLookup && proposal_.confidence[0] >= kTrustedLookup;
 }
 
 // Walks the grammar along the proposal: cuts it at the first token that is not allowed and lengthens it to `most` by what

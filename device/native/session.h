@@ -90,6 +90,7 @@ class Session {
   bool prefill(const std::vector<int32_t>& prompt);
   Step step(const Request& request, int32_t most);
   void propose(const Request& request, int32_t most, Step& step);
+  bool suffices(const Request& request, const Plan& plan) const;
   void constrain(int32_t most);
   void select_on_host(Step& step);
   int32_t select_row(int32_t row, int32_t position, int32_t token);
