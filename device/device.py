@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge_mtp.device.link import Link
 from edge_mtp.device.runner import Runner
 
 
@@ -34,6 +35,8 @@ class Device(ABC):
     """Runs bundles. Raises EdgeMtpError with one line that names the value and the cure."""
 
     name: str
+    link: Link  # to its shell
+    folder: str  # absolute, there: all that is ever put, kept or removed lies in it
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from edge_mtp.cache import cache_folder
+from edge_mtp.device.device import Device, Fingerprint
+from edge_mtp.device.fingerprint import read_fingerprint
+from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
@@ -18,10 +22,17 @@ KEPT = (".xnnpack", ".prefix", ".costs", ".prefill")
 KEPT_BYTES = 10 << 30
 
 
-class HostDevice:
+class HostDevice(Device):
     """Runs bundles in a child process on this machine's CPU, with the LiteRT library of `ai-edge-litert`."""
 
     name = "host"
+
+    def __init__(self) -> None:
+        self.link = LocalLink()
+        self.folder = str(cache_folder())
+
+    def fingerprint(self) -> Fingerprint:
+        return replace(read_fingerprint(self.link, self.folder), kind="host")
 
     def start(
         self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False

@@ -76,6 +76,30 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Sensors:
+    """The device's state at one moment of a request, read over the link and not by the runner.
+
+    `at_us`: host clock since the request was sent, negative before. `thermal_status`: Android's, 0 (none) to 6
+    (shutdown). `temperatures_c` by the sensor's name, `frequencies_mhz` by cpufreq policy or `gpu`. The battery's
+    current is as reported (microampere by the kernel's contract; the sign is the vendor's choice) and says little of
+    the run while `battery_charging`. `rss_bytes` counts mapped files, `anonymous_bytes` does not. What the device does
+    not tell is None or empty, and named in `absent`.
+    """
+
+    at_us: float
+    thermal_status: int | None = None
+    temperatures_c: dict[str, float] = field(default_factory=dict)
+    frequencies_mhz: dict[str, float] = field(default_factory=dict)
+    battery_current_ua: int | None = None
+    battery_voltage_v: float | None = None
+    battery_charging: bool | None = None
+    rss_bytes: int | None = None
+    anonymous_bytes: int | None = None
+    gpu_bytes: int | None = None
+    absent: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Failure:
     """The runner refused a request, or (`request` None) could not start; `message` is one line for a person."""
 
@@ -91,6 +115,7 @@ _KINDS: dict[str, type[Ready] | type[Step] | type[Outcome] | type[Failure]] = {
     "done": Outcome,
     "error": Failure,
 }
+_EVENTS: dict[type, str] = {kind: event for event, kind in _KINDS.items()} | {Sensors: "sensors"}
 
 
 def parse_record(record: dict[str, Any]) -> Record:
@@ -103,7 +128,6 @@ def parse_record(record: dict[str, Any]) -> Record:
     return kind(**{name: value for name, value in record.items() if name in known})
 
 
-def to_json(record: Record) -> dict[str, Any]:
+def to_json(record: Record | Sensors) -> dict[str, Any]:
     """The JSON form of a record, as docs/trace.md gives it."""
-    event = next(name for name, kind in _KINDS.items() if isinstance(record, kind))
-    return {"event": event, **{f.name: getattr(record, f.name) for f in fields(record)}}
+    return {"event": _EVENTS[type(record)], **{f.name: getattr(record, f.name) for f in fields(record)}}

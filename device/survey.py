@@ -1,0 +1,44 @@
+"""Several questions to a device's shell in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edge_mtp.device.link import Link
+from edge_mtp.errors import EdgeMtpError
+
+_MARK = "=== edge-mtp "
+
+
+def ask(link: Link, questions: Mapping[str, str], *, timeout_s: float = 30.0) -> dict[str, str]:
+    """What each of the shell commands of `questions` wrote to standard output, by its name, stripped.
+
+    A command that is unknown there, is refused, or has nothing to tell is absent from the result; what it wrote to
+    standard error is dropped. Raises EdgeMtpError when the link does, or when there is no shell that answers.
+    """
+    # Subshells, so that no command can end or change the one that asks.
+    parts = [
+        f"echo '{_MARK}{name}'\n(\n{command}\n) </dev/null 2>/dev/null\necho" for name, command in questions.items()
+    ]
+    done = link.run("\n".join([*parts, f"echo '{_MARK}'", "exit 0"]), timeout_s=timeout_s)
+    answers: dict[str, list[str]] = {}
+    heard = False
+    lines: list[str] = []
+    for line in done.output.decode(errors="replace").splitlines():
+        if line.startswith(_MARK):
+            heard = True
+            lines = answers.setdefault(line.removeprefix(_MARK), [])
+        else:
+            lines.append(line)
+    if not heard:
+        said = " ".join((done.errors or done.output).decode(errors="replace").split())[:200]
+        raise EdgeMtpError(
+            f"{link.name}: its shell does not answer" + (f" ({said})" if said else "") + "; restart the device"
+        )
+    texts = {name: "\n".join(lines).strip() for name, lines in answers.items()}
+    return {name: text for name, text in texts.items() if text and name in questions}
+
+
+def printable(text: str, most: int = 200) -> str:
+    """What a device says of itself, fit for one line of a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:most]
