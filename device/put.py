@@ -1,0 +1,238 @@
+"""Files onto a device, over any Link: verified by hash, resumed after any interruption, sent once.
+
+A file grows as `NAME.part`, and is `NAME` only once the device's own sha256 of it is right. `NAME.verified` then holds
+size, time of change and inode as they were at that moment: as long as they still are, the file counts as verified and
+is not read again. All of it lies in one folder, and nothing outside that folder is written or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_mtp.cache import cache_folder
+from edge_mtp.device.fingerprint import parse_free
+from edge_mtp.device.link import Completed, Link
+from edge_mtp.errors import EdgeMtpError
+
+CHUNK_BYTES = 4 << 20
+# Left free on the device: Android gets slow, and refuses to install anything, on a full disk.
+RESERVE_BYTES = 64 << 20
+REPORT_S = 0.2
+# A device that hashes less in a second has stopped: the slowest of today's flash reads 50 MB/s.
+SLOWEST_BYTES_PER_S = 8 << 20
+
+# Where a command gets values: as arguments, never inside its text.
+SURVEY = """
+mkdir -p "${1%/*}" || exit 1
+if [ -e "$1.part" ]; then  # what still writes to it, since its link broke unseen, would garble what follows
+  for f in /proc/[0-9]*/fd/1; do
+    if [ "$f" -ef "$1.part" ]; then p=${f%/fd/1}; kill -KILL "${p#/proc/}"; fi
+  done 2> /dev/null
+fi
+[ -d "$1" ] && { echo "'$1' is a folder" >&2; exit 1; }
+echo "is $(stat -c '%s %Y %i' "$1" 2> /dev/null)"
+echo "was $(cat "$1.verified" 2> /dev/null)"
+echo "part $(stat -c %s "$1.part" 2> /dev/null)"
+df -Pk "${1%/*}"
+"""
+DIGEST = 'sha256sum < "$1"'
+REMEMBER = 'stat -c "%s %Y %i" "$1" > "$1.verified"'
+# Under the final name only when it is on the disk: after a crash a file may have its size and none of its contents.
+FINISH = 'chmod "$2" "$1.part" && { sync "$1.part" 2> /dev/null || sync; } && mv -f "$1.part" "$1" && ' + REMEMBER
+LIST = 'cd "$1" 2> /dev/null || exit 0; find bundles bin cache -type f -exec stat -c "%s %Y %n" {} + 2> /dev/null; :'
+REMOVE = 'cd "$1" && shift && rm -rf -- "$@"'
+ENTRY = re.compile(r"bundles/[^/]+|bin/[^/]+|cache")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far something is. `bytes_per_s` is 0 until it can be told."""
+
+    what: str
+    done_bytes: int
+    total_bytes: int
+    bytes_per_s: float = 0.0
+
+    @property
+    def fraction(self) -> float:
+        return self.done_bytes / self.total_bytes if self.total_bytes else 1.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        return (self.total_bytes - self.done_bytes) / self.bytes_per_s if self.bytes_per_s else None
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something kept on a device: a bundle or what there is of it, a set of binaries, or the runner's cache."""
+
+    name: str
+    bytes: int
+    changed_s: int  # since 1970, by the device's clock
+
+
+class Folder:
+    """The tool's own folder on the machine at the end of `link`; made when something is put there."""
+
+    def __init__(self, link: Link, path: str, report: Report) -> None:
+        if not path.startswith("/") or path.rstrip("/") == "":
+            raise EdgeMtpError(f"'{path}' cannot be the folder on {link.name}; give an absolute path")
+        self.link = link
+        self.path = path.rstrip("/")
+        self._report = report
+
+    def put(self, source: Path, name: str, *, digest: str, mode: str = "644") -> str:
+        """Puts `source`, whose sha256 is `digest`, under `name` and returns its path on the device.
+
+        What is there and verified is not sent again, what was interrupted goes on. Raises EdgeMtpError when it does not
+        fit (nothing is written then), when the link breaks or the disk fills (what arrived is kept for the next time),
+        or when what arrived is not what was sent (it is removed).
+        """
+        if not re.fullmatch(r"[A-Za-z0-9._/-]+", name) or ".." in name:
+            raise EdgeMtpError(f"'{name}' is no name for a file on a device; use letters, digits, '.', '_' and '-'")
+        target, size = f"{self.path}/{name}", source.stat().st_size
+        survey = self._sh(SURVEY, target).output.decode(errors="replace")
+        found = {kind: values for kind, *values in (line.split() for line in survey.splitlines() if line.strip())}
+        present = found.get("is", [])
+        if present and present == found.get("was"):
+            return target
+        if present and int(present[0]) == size and self._digest(target, size, source.name) == digest:
+            self._sh(REMEMBER, target)
+            return target
+        part = f"{target}.part"
+        start = int(found["part"][0]) if found.get("part") else 0
+        if start > size or (start and self._digest(part, start, source.name) != self._prefix(source, start)):
+            self._remove(f"{name}.part")
+            start = 0
+        free = parse_free(survey)
+        if free is not None and size - start + RESERVE_BYTES > free:
+            raise EdgeMtpError(
+                f"{self.link.name} has {_gb(free)} free in {self.path}, and {source.name} needs {_gb(size - start)} "
+                f"more and {_gb(RESERVE_BYTES)} to spare; free some, e.g. with 'edge-mtp devices clean'"
+            )
+        try:
+            self.link.append(self._chunks(source, start, size), part)
+        except EdgeMtpError as error:
+            raise EdgeMtpError(
+                f"{error} (what arrived of {source.name} is kept: the next time goes on from there)"
+            ) from error
+        if self._digest(part, size, source.name) != digest:
+            self._remove(f"{name}.part")
+            raise EdgeMtpError(
+                f"{source.name} changed while it was sent, or on the way to {self.link.name}; what arrived was "
+                f"removed, run the command again"
+            )
+        self._sh(FINISH, target, mode, timeout_s=_patience(size))
+        return target
+
+    def entries(self) -> list[Entry]:
+        """What is kept there, by name."""
+        found: dict[str, Entry] = {}
+        for line in self._sh(LIST, self.path).output.decode(errors="replace").splitlines():
+            size, changed, path = line.split(" ", 2)
+            name = "cache" if path.startswith("cache/") else "/".join(path.split("/")[:2])
+            name = name.removesuffix(".verified") if name.startswith("bundles/") else name
+            last = found.get(name, Entry(name, 0, 0))
+            found[name] = Entry(name, last.bytes + int(size), max(last.changed_s, int(changed)))
+        return sorted(found.values(), key=lambda entry: entry.name)
+
+    def clean(self, keep: Collection[str] = ()) -> list[Entry]:
+        """Removes what is not in `keep` (names of entries), and returns that. What runs goes on with removed files."""
+        removed = [entry for entry in self.entries() if entry.name not in keep and ENTRY.fullmatch(entry.name)]
+        self._remove(*(entry.name for entry in removed), *(f"{entry.name}.verified" for entry in removed))
+        return removed
+
+    def _remove(self, *names: str) -> None:
+        if names:
+            self._sh(REMOVE, self.path, *(f"./{name}" for name in names))
+
+    def _sh(self, script: str, *arguments: str, timeout_s: float = 60.0) -> Completed:
+        done = self.link.run(["sh", "-c", script, "edge-mtp", *arguments], timeout_s=timeout_s)
+        if done.exit_code != 0:
+            lines = done.errors.decode(errors="replace").strip().splitlines()
+            cause = lines[-1] if lines else f"exit code {done.exit_code}"
+            raise EdgeMtpError(f"{self.link.name} refuses in '{self.path}': {cause}")
+        return done
+
+    def _digest(self, path: str, size: int, what: str) -> str:
+        """The device's own sha256 of a file of `size` bytes."""
+        self._report(Progress(f"checking {what}", 0, size))
+        output = self._sh(DIGEST, path, timeout_s=_patience(size)).output.split()
+        self._report(Progress(f"checking {what}", size, size))
+        return output[0].decode(errors="replace") if output else ""
+
+    def _prefix(self, source: Path, size: int) -> str:
+        """The sha256 of the first `size` bytes here."""
+        digest = hashlib.sha256()
+        with source.open("rb") as file:
+            while size and (data := file.read(min(size, CHUNK_BYTES))):
+                digest.update(data)
+                size -= len(data)
+        return digest.hexdigest()
+
+    def _chunks(self, source: Path, start: int, size: int) -> Iterator[bytes]:
+        """The rest of the file; reports how far it is."""
+        began, next_report, done = time.monotonic(), 0.0, start
+        with source.open("rb") as file:
+            file.seek(start)
+            while data := file.read(CHUNK_BYTES):
+                now = time.monotonic()
+                if now >= next_report:
+                    rate = (done - start) / (now - began) if now > began else 0.0
+                    self._report(Progress(f"sending {source.name}", done, size, rate))
+                    next_report = now + REPORT_S
+                yield data
+                done += len(data)
+        rate = (done - start) / max(1e-6, time.monotonic() - began)
+        self._report(Progress(f"sending {source.name}", done, size, rate))
+
+
+def file_digest(path: Path, report: Report) -> str:
+    """The sha256 of a file, in hexadecimal. Kept in `cache_folder()` for as long as the file's size, time of change
+    and inode stay: hashing 2.6 GB takes seconds. Raises EdgeMtpError when it cannot be read."""
+    try:
+        status = path.stat()
+        key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+        kept = cache_folder() / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
+        with contextlib.suppress(OSError):
+            text = kept.read_text("ascii", "replace")
+            if re.fullmatch(r"[0-9a-f]{64}", text):
+                return text
+        digest, done, next_report = hashlib.sha256(), 0, 0.0
+        with path.open("rb") as file:
+            while data := file.read(CHUNK_BYTES):
+                digest.update(data)
+                done += len(data)
+                if time.monotonic() >= next_report:
+                    report(Progress(f"hashing {path.name}", done, status.st_size))
+                    next_report = time.monotonic() + REPORT_S
+    except OSError as error:
+        raise EdgeMtpError(f"cannot read '{path}': {error.strerror}; check the path") from error
+    # A file changed a moment ago may change again without its time showing it.
+    if time.time() - status.st_mtime > 2:
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as file_kept:
+                file_kept.write(digest.hexdigest())
+            os.replace(file_kept.name, kept)
+    return digest.hexdigest()
+
+
+def _patience(size: int) -> float:
+    """Seconds in which a device has read `size` bytes."""
+    return 60.0 + size / SLOWEST_BYTES_PER_S
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 10**8 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,148 @@
+"""A machine at the end of a Link, as a device."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from edge_mtp.device.device import Device, Fingerprint
+from edge_mtp.device.fingerprint import read_fingerprint
+from edge_mtp.device.link import Link
+from edge_mtp.device.put import Folder, Progress, Report, file_digest
+from edge_mtp.device.runner import Runner
+from edge_mtp.errors import EdgeMtpError
+
+RUNNER, LITERT = "edge_mtp_runner", "libLiteRt.so"
+# On Android the one folder whose files the shell may execute; elsewhere the user's cache.
+FOLDER = """
+if [ -d /data/local/tmp ]; then echo /data/local/tmp/edge-mtp
+else echo "${XDG_CACHE_HOME:-$HOME/.cache}/edge-mtp/device"
+fi
+"""
+# e_machine of the ELF header, and who calls it what: Android and uname.
+MACHINES = {
+    3: ("x86", "i686"),
+    40: ("armeabi-v7a", "armhf"),
+    62: ("x86_64",),
+    183: ("arm64-v8a", "aarch64"),
+    243: ("riscv64",),
+}
+
+
+class RunnerFiles(Protocol):
+    """What runs on one kind of device: the runner, libLiteRt.so and accelerator libraries."""
+
+    @property
+    def files(self) -> Mapping[str, Path]: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def silent(progress: Progress) -> None:
+    """A Report that nobody reads."""
+
+
+class RemoteDevice(Device):
+    """Runs bundles on the machine at the end of `link`, which it closes with itself.
+
+    `folder` is where everything lies there, None for the usual place. `report` is told of what takes long.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        folder: str | None = None,
+        binaries: Callable[[Fingerprint], RunnerFiles] | None = None,
+        report: Report = silent,
+    ) -> None:
+        self.name = link.name
+        self.link = link
+        self._binaries = binaries
+        self._report = report
+        self.store = Folder(link, _folder_of(link) if folder is None else folder, report)
+        self.folder = self.store.path
+
+    def fingerprint(self) -> Fingerprint:
+        return read_fingerprint(self.link, self.folder)
+
+    def start(
+        self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False
+    ) -> Runner:
+        """A runner with `bundle` loaded, after what the device lacks of it was put there. Options as HostDevice's."""
+        binaries = self._fitting(self.fingerprint())
+        # Bundle last: it takes longest, and what else can fail has not by then.
+        home = f"bin/{binaries.digest}"
+        for name, path in sorted(binaries.files.items()):
+            self.store.put(path, f"{home}/{name}", digest=file_digest(path, self._report), mode="755")
+        paths = {path: self._put_data(path) for path in (token_bytes, bundle) if path is not None}
+        cache = f"{self.folder}/cache"
+        done = self.link.run(["mkdir", "-p", cache])
+        if done.exit_code != 0:
+            raise EdgeMtpError(f"{self.name} cannot make '{cache}': {done.errors.decode(errors='replace').strip()}")
+        libraries = f"{self.folder}/{home}"
+        command = [f"{libraries}/{RUNNER}", "--bundle", paths[bundle], "--litert", f"{libraries}/{LITERT}"]
+        command += ["--cache-dir", cache]
+        if threads is not None:
+            command += ["--threads", str(threads)]
+        if token_bytes is not None:
+            command += ["--token-bytes", paths[token_bytes]]
+        if stepwise:
+            command.append("--stepwise")
+        # Accelerators open further libraries by name.
+        return Runner(self.link.spawn(command, {"LD_LIBRARY_PATH": libraries}))
+
+    def close(self) -> None:
+        """Closes the link; a runner that still runs ends with it."""
+        self.link.close()
+
+    def __enter__(self) -> RemoteDevice:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _put_data(self, path: Path) -> str:
+        digest = file_digest(path, self._report)
+        return self.store.put(path, f"bundles/{digest}{path.suffix}", digest=digest)
+
+    def _fitting(self, fingerprint: Fingerprint) -> RunnerFiles:
+        """The binaries for the device. Raises EdgeMtpError when there are none, or they are another machine's."""
+        if self._binaries is None:
+            from edge_mtp.device.binaries import binaries_for
+
+            binaries: RunnerFiles = binaries_for(fingerprint.abi or "")
+        else:
+            binaries = self._binaries(fingerprint)
+        for name in (RUNNER, LITERT):
+            machine = _machine(binaries.files[name])
+            if fingerprint.abi is not None and fingerprint.abi not in MACHINES.get(machine, ()):
+                kind = MACHINES.get(machine, (f"ELF machine {machine}",))[0]
+                raise EdgeMtpError(
+                    f"{binaries.files[name]} is for {kind}, and {self.name} is {fingerprint.abi}; build that one"
+                )
+        return binaries
+
+
+def _folder_of(link: Link) -> str:
+    done = link.run(FOLDER)
+    path = done.output.decode(errors="surrogateescape").removesuffix("\n")
+    if done.exit_code != 0 or not path.startswith("/"):
+        raise EdgeMtpError(f"{link.name} answers {path[:80]!r} where a folder was due; check its login shell")
+    return path
+
+
+def _machine(path: Path) -> int:
+    """e_machine of an ELF file; -1 for what is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError as error:
+        raise EdgeMtpError(f"cannot read '{path}': {error.strerror}; reinstall edge-mtp") from error
+    return int(struct.unpack_from("<H", head, 18)[0]) if head[:4] == b"\x7fELF" and len(head) == 20 else -1

@@ -1,0 +1,26 @@
+"""Bytes both ways between this machine and one service of a device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class Stream(ABC):
+    """One thread may read while another writes; `close` wakes both.
+
+    Reading and writing raise EdgeMtpError, one line with the cause, when the link breaks.
+    """
+
+    chunk_bytes: int  # that one write best carries
+
+    @abstractmethod
+    def read(self) -> bytes | bytearray:
+        """What came, at least one byte; empty at the end."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Sends all of `data`. Raises BrokenPipeError when the other side has ended the stream."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the stream on both sides; harmless when it has ended."""
