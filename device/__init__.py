@@ -1,18 +1,24 @@
-"""Where a bundle runs: this machine so far."""
+"""Where a bundle runs: this machine, or a device that it reaches."""
 
 from __future__ import annotations
 
+from edge_mtp.device.device import Device, Fingerprint
+from edge_mtp.device.find import find_device
 from edge_mtp.device.host import HostDevice
 from edge_mtp.device.request import Request, Sampling
 from edge_mtp.device.runner import Runner
-from edge_mtp.device.trace import Outcome, Ready, Step
-from edge_mtp.errors import EdgeMtpError
+from edge_mtp.device.trace import Outcome, Ready, Sensors, Step
 
-__all__ = ["HostDevice", "Outcome", "Ready", "Request", "Runner", "Sampling", "Step", "find_device"]
-
-
-def find_device(name: str) -> HostDevice:
-    """The device of that name. Raises EdgeMtpError for a name that is none."""
-    if name == HostDevice.name:
-        return HostDevice()
-    raise EdgeMtpError(f"unknown device '{name}'; this version runs on 'host'")
+__all__ = [
+    "Device",
+    "Fingerprint",
+    "HostDevice",
+    "Outcome",
+    "Ready",
+    "Request",
+    "Runner",
+    "Sampling",
+    "Sensors",
+    "Step",
+    "find_device",
+]

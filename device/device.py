@@ -36,7 +36,6 @@ class Device(ABC):
 
     name: str
     link: Link  # to its shell
-    folder: str  # absolute, there: all that is ever put, kept or removed lies in it
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
@@ -49,3 +48,7 @@ class Device(ABC):
         """A runner with `bundle` loaded, after whatever has to be put there first. `threads` None leaves the number to
         LiteRT; `token_bytes` is a file with the table of a bundle that has none; `stepwise` drafts with the stock
         one-step drafter even where the bundle has folded drafts."""
+
+    def close(self) -> None:
+        """Closes the link. What still runs on a device that is not this machine ends with it."""
+        self.link.close()

@@ -1,0 +1,189 @@
+"""Which devices are there, and which one a name means."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from edge_mtp.device.device import Device
+from edge_mtp.device.host import HostDevice
+from edge_mtp.device.link import Link
+from edge_mtp.device.survey import printable
+from edge_mtp.errors import EdgeMtpError
+
+if TYPE_CHECKING:
+    from edge_mtp.device.put import Report
+
+NAMES = "host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board"
+
+# adb's convention: the console of an emulator has an even port, named in its serial, its adbd listens on the next one.
+_EMULATOR_PORTS = range(5555, 5586, 2)
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A device that can be asked for by `name`. `way` is how it is reached, `trouble` why it cannot be used and the
+    cure.
+    """
+
+    name: str
+    way: str  # adb server, USB, TCP
+    trouble: str | None = None
+    address: tuple[str, int] | None = None  # of TCP
+
+    def open(self, notice: Notice) -> Link:
+        """A link to it. Raises EdgeMtpError."""
+        if self.trouble is not None:
+            raise EdgeMtpError(f"{self.name} is {self.trouble}")
+        if self.address is not None:
+            from edge_mtp.device.adb_link import AdbLink
+
+            return AdbLink.over_tcp(*self.address, notice)
+        if self.way == "USB":
+            from edge_mtp.device.adb_link import AdbLink
+
+            return AdbLink.over_usb(self.name, notice)
+        from edge_mtp.device.adb_server import AdbServerLink
+
+        return AdbServerLink(self.name)
+
+
+def find_device(name: str, *, notice: Notice | None = None, report: Report | None = None) -> Device:
+    """The device that `name` means: one of `NAMES`.
+
+    `pixel` is the one connected Pixel, `emulator` the one running emulator. `notice` is told, in a line for a person,
+    what a device waits for while it is being connected, and `report` how far what takes long is. Raises EdgeMtpError
+    for a name that means none, or several.
+    """
+    if name == HostDevice.name:
+        return HostDevice()
+    from edge_mtp.device.remote import RemoteDevice, silent
+
+    return RemoteDevice(find_link(name, notice or _unheard), report=report or silent)
+
+
+def _unheard(line: str) -> None:
+    """A Notice that nobody reads."""
+
+
+def find_link(name: str, notice: Notice) -> Link:
+    """As `find_device`, for a device that is not the host."""
+    if "://" in name:
+        return _ssh(name)
+    address = parse_address(name)
+    found, unseen = candidates()
+    named = {candidate.name: candidate for candidate in found}
+    if name in named and (address is None or named[name].trouble is None):
+        return named[name].open(notice)
+    if address is not None:
+        return Candidate(name, "TCP", address=address).open(notice)
+    if name == "emulator":
+        emulators = [candidate for candidate in found if candidate.name.startswith("emulator-")]
+        return _the_one(name, emulators, found, unseen).open(notice)
+    if name == "pixel":
+        return _the_one(name, _pixels(found, notice), found, unseen).open(notice)
+    raise EdgeMtpError(f"unknown device '{printable(name)}'; use {NAMES}; {_reachable(found, unseen)}")
+
+
+def candidates() -> tuple[list[Candidate], list[str]]:
+    """The ADB devices within reach: those of a running adb server, on USB, and emulators on this machine; and, a line
+    each, where could not be looked, with the cure.
+
+    A server that runs holds what is on USB, so what it knows comes first.
+    """
+    from edge_mtp.device.adb_server import STATES, held_devices
+    from edge_mtp.device.adb_transport import usb_serials
+
+    found: dict[str, Candidate] = {}
+    unseen: list[str] = []
+    try:
+        for held in held_devices():
+            trouble = None
+            if held.state != "device":
+                trouble = f"{printable(held.state)}: {STATES.get(held.state, 'boot it into Android and try again')}"
+            found[held.serial] = Candidate(held.serial, "adb server", trouble)
+    except EdgeMtpError as error:
+        unseen.append(str(error))
+    try:
+        for serial in usb_serials():
+            found.setdefault(serial, Candidate(serial, "USB"))
+    except EdgeMtpError as error:
+        unseen.append(str(error))
+    for port in _EMULATOR_PORTS:
+        serial = f"emulator-{port - 1}"
+        if serial not in found and _listens(port):
+            found[serial] = Candidate(serial, "TCP", address=("127.0.0.1", port))
+    return sorted(found.values(), key=lambda candidate: candidate.name), unseen
+
+
+def parse_address(name: str) -> tuple[str, int] | None:
+    """(host, port) of `host:port` or `[v6]:port`; None for what is neither."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^\s:/\[\]]+)):(\d{1,5})", name, re.A)
+    if match is None or not 0 < int(match[3]) < 1 << 16:
+        return None
+    return match[1] or match[2], int(match[3])
+
+
+def _ssh(name: str) -> Link:
+    cure = f"'{printable(name)}' is no address of a board; use ssh://user@board or ssh://user@board:port"
+    try:
+        parts = urlsplit(name)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise EdgeMtpError(cure) from error
+    extra = parts.password or parts.path.strip("/") or parts.query or parts.fragment
+    # A word that begins with a dash would be an option to ssh.
+    words = [parts.username or "", host or ""]
+    if parts.scheme != "ssh" or not host or extra or any(not re.fullmatch(r"(?!-)[\w.%:-]*", word) for word in words):
+        raise EdgeMtpError(cure)
+    from edge_mtp.device.ssh_link import SshLink
+
+    return SshLink(f"{parts.username}@{host}" if parts.username else host, port)
+
+
+def _the_one(kind: str, matching: Sequence[Candidate], found: Sequence[Candidate], unseen: Sequence[str]) -> Candidate:
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        names = ", ".join(candidate.name for candidate in matching)
+        raise EdgeMtpError(f"'{kind}' could be any of {names}; give --device one of these")
+    cure = "start one" if kind == "emulator" else "connect one and allow USB debugging"
+    raise EdgeMtpError(f"no {kind} is reachable; {cure}; {_reachable(found, unseen)}")
+
+
+def _reachable(found: Sequence[Candidate], unseen: Sequence[str]) -> str:
+    listed = [f"{c.name} ({c.trouble.partition(':')[0]})" if c.trouble else c.name for c in found]
+    text = f"reachable now: {', '.join(['host', *listed])}"
+    return text + (f" (not looked at: {'; '.join(unseen)})" if unseen else "")
+
+
+def _pixels(found: Iterable[Candidate], notice: Notice) -> list[Candidate]:
+    """Those that say they are one. A device that cannot be asked, such as one not authorized yet, is not counted out
+    when nothing else is: then its own trouble is what the user has to hear."""
+    asked = [candidate for candidate in found if not candidate.name.startswith("emulator-")]
+
+    def is_pixel(candidate: Candidate) -> bool | None:
+        with contextlib.suppress(EdgeMtpError), candidate.open(notice) as link:
+            model = link.run(["getprop", "ro.product.model"], timeout_s=10).output
+            return model.strip().lower().startswith(b"pixel")
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = dict(zip(asked, pool.map(is_pixel, asked), strict=True))
+    pixels = [candidate for candidate, answer in answers.items() if answer]
+    silent = [candidate for candidate, answer in answers.items() if answer is None]
+    return pixels or (silent if len(silent) == 1 else [])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
