@@ -41,6 +41,7 @@ struct Device {
   double plain_us, verify_us[kMaxDrafts], draft_us[kMaxDrafts];  // as lengths and widths
   double noise;                                                  // of a cost: sigma of its logarithm
   double outlier_share, outlier_factor;
+  double cold;      // factor of a graph's first run after another of the target's, or of the drafter's
   double hot_from;  // share of the text after which costs are multiplied:
   double hot_plain, hot_verify;
   double growth_plain, growth_verify;  // of costs, a thousand positions
@@ -221,6 +222,7 @@ Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t
   const Text text(*device, seed, tokens);
   auto* const judged = static_cast<Controller*>(controller);
   Run run{};
+  int32_t last_rows = 1, last_k = 0;
   if (judged != nullptr) judged->begin();
   for (int32_t done = 0; done < tokens; ++run.steps) {
     const int32_t most = done == 0 ? 0 : tokens - done - 1, position = text.position(done);
@@ -241,8 +243,10 @@ Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t
     int32_t matching = 0;
     while (matching < k && text.right(done, matching)) ++matching;
     const int32_t accepted = std::min(matching, verify);
-    const double draft_us = k > 0 ? text.draft_us(k, done, run.steps) : 0.0;
-    const double rest_us = text.verify_us(rows, done, run.steps);
+    const double draft_us = k > 0 ? text.draft_us(k, done, run.steps) * (k == last_k ? 1.0 : device->cold) : 0.0;
+    const double rest_us = text.verify_us(rows, done, run.steps) * (rows == last_rows ? 1.0 : device->cold);
+    last_rows = rows;
+    if (k > 0) last_k = k;
     if (judged != nullptr) {
       if (cut) proposal.count = verify;
       judged->observe(position, k, rows, proposal, std::min({matching, verify + 1, proposal.count}), draft_us, rest_us);

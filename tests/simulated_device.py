@@ -40,6 +40,7 @@ class Device(ctypes.Structure):
         ("noise", ctypes.c_double),
         ("outlier_share", ctypes.c_double),
         ("outlier_factor", ctypes.c_double),
+        ("cold", ctypes.c_double),
         ("hot_from", ctypes.c_double),
         ("hot_plain", ctypes.c_double),
         ("hot_verify", ctypes.c_double),
@@ -120,6 +121,7 @@ class Profile:
     acceptance: tuple[tuple[float, ...], ...] = (FREEFORM,)  # one row for each equal part of the text
     noise: float = 0.04
     outlier_share: float = 0.0
+    cold: float = 1.0  # factor of a graph's first run after another one
     hot: tuple[float, float] = (1.0, 1.0)  # factors of plain and verify in the second half of the text
     growth: tuple[float, float] = (0.0, 0.0)  # of plain and verify, a thousand positions
     first_position: int = 200
@@ -135,6 +137,7 @@ class Profile:
             plain_us=PLAIN_US,
             noise=self.noise,
             outlier_share=self.outlier_share,
+            cold=self.cold,
             outlier_factor=5.0,
             hot_from=0.5 if self.hot != (1.0, 1.0) else 2.0,
             hot_plain=self.hot[0],
@@ -194,6 +197,9 @@ TINY = Profile(
     drafts=lengths(0.25, 0.1), verifies={2: 1.78, 3: 1.85, 4: 2.25, 5: 2.3, 6: 2.68}, acceptance=(CALLS,), noise=0.1
 )
 
+# Of the built-in pair, as its steps' traces tell: what a graph costs that ran just before.
+COLD_VERIFIES = {2: 1.4, 3: 1.5, 4: 1.6, 5: 1.9, 6: 2.2}
+
 PROFILES = {
     "phone GPU, chat": PHONE_GPU,
     "phone GPU, freeform": replace(PHONE_GPU, acceptance=(FREEFORM,)),
@@ -209,6 +215,7 @@ PROFILES = {
     "throttling, verify most": replace(MIXED, acceptance=(CHAT,), hot=(1.6, 2.6)),
     "prose, code, prose": replace(MIXED, acceptance=(DIFFICULT, CODE, DIFFICULT)),
     "tiny model": TINY,
+    "tiny model, cold caches": replace(TINY, drafts=lengths(0.2, 0.2), verifies=COLD_VERIFIES, cold=1.9),
     "noisy costs": replace(INT8, noise=0.15, outlier_share=0.1),
     "long context": replace(INT8, acceptance=(CHAT,), growth=(0.3, 0.5), first_position=1500),
     "useless confidence": replace(MIXED, acceptance=(CHAT,), confidence_noise=-1.0),

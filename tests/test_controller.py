@@ -43,6 +43,10 @@ TO_BEST, COLD_TO_PLAIN, REMEMBERED_TO_PLAIN = 0.95, 0.98, 0.99
 EXCEPTIONS = {
     ("tiny model", 64, "cold"): (0.85, 1.0),
     ("tiny model", 512, "cold"): (0.89, 1.0),
+    ("tiny model, cold caches", 64, "cold"): (0.75, 1.0),
+    ("tiny model, cold caches", 512, "cold"): (0.82, 1.0),
+    ("tiny model, cold caches", 64, "remembered"): (0.80, 1.0),
+    ("tiny model, cold caches", 512, "remembered"): (0.86, 1.0),
     ("useless confidence, freeform", 64, "cold"): (0.92, 1.0),
     ("hostile text, int8", 64, "cold"): (0.96, 0.96),
     ("hostile text, int8", 64, "remembered"): (0.98, 0.98),

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <iterator>
 #include <sstream>
+#include <utility>
 
 namespace edge_mtp {
 namespace {
@@ -21,7 +22,8 @@ constexpr double kApart = 0.4;                // how far levels may part when th
 constexpr double kMostVariance = 0.1;
 constexpr double kRested = 4.0;         // of the common factor between two replies
 constexpr double kSurprise = 0.3;             // more than this above what was expected needs witnesses:
-constexpr int32_t kWitnesses = 4;              // so many in a row, of one arm or of all
+constexpr int32_t kWitnesses = 4;              // so many in a row, of one kind or of all;
+constexpr int32_t kColdWitnesses = 16;         // or so many that ran after another graph, whose data fill the caches
 constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: what slows a machine down is often a moment's
 // Where nothing was measured: shares of a plain step.
 constexpr double kGuessVerify = 1.2, kGuessRow = 0.08, kGuessDraft = 0.06;
@@ -95,6 +97,7 @@ Controller::Controller(const Capabilities& capabilities) {
   widths_ = usable(capabilities.verify_widths, 2, kMaxDrafts + 1);
   lengths_ = usable(capabilities.draft_lengths, 1, widths_.empty() ? 0 : widths_.back() - 1);
   arms_ = static_cast<int32_t>(1 + widths_.size() + lengths_.size());
+  longest_ = widths_.empty() ? 1 : widths_.back() - 1;
   costs_.resize(static_cast<size_t>(kBuckets * arms_));
   for (auto& bucket : levels_) bucket.fill({0.0, kNewLevel, 0.0, 0});
 }
@@ -219,10 +222,13 @@ void Controller::measure(int32_t position, int32_t arm, double us, bool at_load)
   }
   double residual = measured - base - own.mean;
   bool throttled = false;
+  int32_t& last = last_arm_[kind == kDraft ? 1 : 0];
+  const int32_t word = std::exchange(last, arm) == arm ? kColdWitnesses / kWitnesses : 1;
   if (residual > kSurprise) {
-    surprises_ += kind != kDraft ? 1 : 0;
-    throttled = kind != kDraft && surprises_ >= kWitnesses;
-    if (++level.surprises < kWitnesses && !throttled) return;
+    surprises_ += kind != kDraft ? word : 0;
+    throttled = kind != kDraft && surprises_ >= kColdWitnesses;
+    level.surprises += word;
+    if (level.surprises < kColdWitnesses && !throttled) return;
     if (throttled) heat_variance_ = kRested;
   }
   if (kind != kDraft) surprises_ = 0;
@@ -292,7 +298,7 @@ Controller::Prices Controller::prices(int32_t position) const {
     x[points] = widths_[i];
     y[points++] = believed(arm);
   }
-  for (int32_t n = 1; n <= kMaxDrafts; ++n) {
+  for (int32_t n = 1; n <= longest_; ++n) {
     const int32_t rows = rows_for(n);
     if (rows == 0) break;
     const int32_t arm = arm_of_rows(rows);
@@ -324,9 +330,9 @@ Controller::Prices Controller::prices(int32_t position) const {
 
 // The chance that the drafter's j-th draft is right if those before it are. A position's prior is what other texts
 // taught, moved as far as this text moved the position before it: texts are easy or hard as a whole.
-void Controller::fill_accept(std::array<double, kMaxDrafts>& accept) const {
+void Controller::fill_accept(Accept& accept) const {
   double start = kFirst, moved_memory = 1.0, moved = 1.0;
-  for (size_t j = 0; j < kMaxDrafts; ++j, start *= kLater) {
+  for (size_t j = 0; j < static_cast<size_t>(longest_); ++j, start *= kLater) {
     const double usual = memory_[j].mean(probability(odds(start) * moved_memory), kMemoryPrior);
     moved_memory = odds(usual) / odds(start);
     const double known = memory_[j].trials / (memory_[j].trials + kMemoryPrior);
@@ -336,17 +342,18 @@ void Controller::fill_accept(std::array<double, kMaxDrafts>& accept) const {
 }
 
 // expected[k]: tokens of a step with k drafts.
-void Controller::fill_expected(std::array<double, kMaxDrafts + 1>& expected) const {
-  std::array<double, kMaxDrafts> accept;
-  fill_accept(accept);
+void Controller::fill_expected(const Accept& accept, Expected& expected) const {
   double reach = 1.0;
   expected[0] = 1.0;
-  for (size_t j = 0; j < kMaxDrafts; ++j) expected[j + 1] = expected[j] + (reach *= accept[j]);
+  for (size_t j = 0; j < static_cast<size_t>(longest_); ++j) expected[j + 1] = expected[j] + (reach *= accept[j]);
 }
 
 double Controller::accept_confidence(Source source, float confidence) const {
+  return accept_bin(source, bin_of(confidence));
+}
+
+double Controller::accept_bin(Source source, size_t bin) const {
   const auto from = static_cast<size_t>(source);
-  const size_t bin = bin_of(confidence);
   const double usual = bins_[from][bin].mean(bin_prior(source, bin), bin_weight(source));
   return probability(odds(usual) * shift_[from].odds());
 }
@@ -367,7 +374,7 @@ double Controller::accept(const Proposal& proposal, int32_t i, double at_positio
 }
 
 void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accepted) {
-  std::array<double, kMaxDrafts> by_position;
+  Accept by_position{};
   fill_accept(by_position);
   const double trusted = trust();
   size_t drafter_position = 0;
@@ -399,37 +406,40 @@ void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accep
 
 // How much better than verifying all K drafts it is to verify as many as their confidences are worth: over the last
 // drafts, at the best rate known. 1 = confidences do not tell.
-double Controller::trim_gain(int32_t k, const Prices& prices) const {
-  double tokens_all = 0.0, us_all = 0.0, tokens = 0.0, us = 0.0, seen = 0.0;
-  std::array<double, kMaxDrafts> by_position;
-  fill_accept(by_position);
+void Controller::fill_trim_gain(const Prices& prices, const Accept& by_position, Expected& gain) const {
+  Expected tokens_all{}, us_all{}, tokens{}, us{}, seen{};
   const double trusted = trust();
+  std::array<double, kBins> by_confidence;
+  for (size_t bin = 0; bin < by_confidence.size(); ++bin) by_confidence[bin] = accept_bin(Source::kDrafter, bin);
   const int32_t kept = std::min(drafts_seen_, kRecent);
   for (int32_t i = 0; i < kept; ++i) {
     const Draft& draft = drafts_[static_cast<size_t>(i)];
-    if (draft.count < k) continue;
     double reach = 1.0, expected = 1.0, best = 1.0 - rate_ * prices.verify_us[0];
     double best_tokens = 1.0, best_us = prices.verify_us[0];
-    for (int32_t n = 1; n <= k; ++n) {
-      const auto j = static_cast<size_t>(n - 1);
-      reach *= trusted * accept_confidence(Source::kDrafter, draft.confidence[j]) + (1.0 - trusted) * by_position[j];
+    for (int32_t n = 1; n <= std::min(draft.count, longest_); ++n) {
+      const auto at = static_cast<size_t>(n);
+      reach *= trusted * by_confidence[bin_of(draft.confidence[at - 1])] + (1.0 - trusted) * by_position[at - 1];
       expected += reach;
-      const double cost = prices.verify_us[static_cast<size_t>(n)], value = expected - rate_ * cost;
-      if (value <= best) continue;
-      best = value;
-      best_tokens = expected;
-      best_us = cost;
+      const double cost = prices.verify_us[at], value = expected - rate_ * cost;
+      if (value > best) {
+        best = value;
+        best_tokens = expected;
+        best_us = cost;
+      }
+      tokens_all[at] += expected;
+      us_all[at] += prices.draft_us[at] + cost;
+      tokens[at] += best_tokens;
+      us[at] += prices.draft_us[at] + best_us;
+      seen[at] += 1.0;
     }
-    const auto at = static_cast<size_t>(k);
-    tokens_all += expected;
-    us_all += prices.draft_us[at] + prices.verify_us[at];
-    tokens += best_tokens;
-    us += prices.draft_us[at] + best_us;
-    seen += 1.0;
   }
-  if (seen == 0.0) return 1.0;
-  const double gain = (tokens / us) / (tokens_all / us_all);
-  return 1.0 + std::max(0.0, gain - 1.0) * seen / (seen + 4.0);
+  for (const int32_t k : lengths_) {
+    const auto at = static_cast<size_t>(k);
+    gain[at] = 1.0;
+    if (seen[at] == 0.0) continue;
+    const double more = (tokens[at] / us[at]) / (tokens_all[at] / us_all[at]);
+    gain[at] += std::max(0.0, more - 1.0) * seen[at] / (seen[at] + 4.0);
+  }
 }
 
 // ---- the choice ---------------------------------------------------------------------------------------------------
@@ -455,15 +465,18 @@ Plan Controller::plan(int32_t position, int32_t most) {
 }
 
 Plan Controller::choose(int32_t most, const Prices& now) {
-  std::array<double, kMaxDrafts + 1> expected;
-  fill_expected(expected);
+  Accept accept{};
+  Expected expected, gain;
+  fill_accept(accept);
+  fill_expected(accept, expected);
+  fill_trim_gain(now, accept, gain);
   const double plain_rate = 1.0 / now.verify_us[0];
   int32_t best = 0, kept = current_ == 0 ? 0 : -1;
   double best_rate = plain_rate, kept_rate = plain_rate;
   for (const int32_t k : lengths_) {
     if (k > most) break;
     const auto at = static_cast<size_t>(k);
-    const double rate = expected[at] / (now.draft_us[at] + now.verify_us[at]) * trim_gain(k, now);
+    const double rate = expected[at] / (now.draft_us[at] + now.verify_us[at]) * gain[at];
     if (rate > best_rate) {
       best = k;
       best_rate = rate;
@@ -487,8 +500,10 @@ Plan Controller::choose(int32_t most, const Prices& now) {
 
 // Replaces the believed best by a step that teaches something, if the budget pays for what it is believed to lose.
 bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan& plan) {
-  std::array<double, kMaxDrafts + 1> expected;
-  fill_expected(expected);
+  Accept accept{};
+  Expected expected;
+  fill_accept(accept);
+  fill_expected(accept, expected);
   const double plain_us = now.verify_us[0];
   const auto spend = [&](int32_t drafts, double loss, double tokens_per_us, double credit = 0.0) {
     if (loss > budget_ + std::min(0.0, ledger_) + credit) return false;
@@ -537,7 +552,7 @@ template <typename Visit>
 void Controller::each_part(int32_t position, const Proposal& proposal, const Visit& visit) const {
   const int32_t count = std::clamp(proposal.count, 0, kMaxDrafts);
   const Prices now = prices(position);
-  std::array<double, kMaxDrafts> by_position;
+  Accept by_position{};
   fill_accept(by_position);
   const double trusted = trust();
   size_t drafter_position = 0;

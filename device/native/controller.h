@@ -117,16 +117,20 @@ class Controller {
   void measure(int32_t position, int32_t arm, double us, bool at_load);
   Prices prices(int32_t position) const;
 
-  void fill_accept(std::array<double, kMaxDrafts>& accept) const;
-  void fill_expected(std::array<double, kMaxDrafts + 1>& expected) const;
+  // By position or number of drafts, up to longest_.
+  using Accept = std::array<double, kMaxDrafts>;
+  using Expected = std::array<double, kMaxDrafts + 1>;
+  void fill_accept(Accept& accept) const;
+  void fill_expected(const Accept& accept, Expected& expected) const;
   double accept_confidence(Source source, float confidence) const;
+  double accept_bin(Source source, size_t bin) const;
   double trust() const;
   double accept(const Proposal& proposal, int32_t i, double at_position, double trust) const;
   void learn(const Proposal& proposal, int32_t verified, int32_t accepted);
   // Calls visit(n, expected tokens, microseconds) for each number n of leading drafts that fills a graph, or is all.
   template <typename Visit>
   void each_part(int32_t position, const Proposal& proposal, const Visit& visit) const;
-  double trim_gain(int32_t k, const Prices& prices) const;
+  void fill_trim_gain(const Prices& prices, const Accept& accept, Expected& gain) const;
   Plan choose(int32_t most, const Prices& prices);
   bool explore(int32_t position, int32_t most, const Prices& prices, Plan& plan);
 
@@ -135,6 +139,7 @@ class Controller {
   // The bundle.
   std::vector<int32_t> lengths_, widths_;
   int32_t arms_ = 1;
+  int32_t longest_ = 1;  // drafts that any of it can have
 
   // Costs: heat_ moves at once with all of them (throttling, a growing context); choices depend on the rest alone.
   std::vector<Estimate> costs_;                                   // [kBuckets][arms_]
@@ -142,6 +147,7 @@ class Controller {
   std::array<bool, kBuckets> touched_{};
   double heat_ = 0.0, heat_variance_ = 0.0;
   int32_t surprises_ = 0;                  // as an Estimate's, over all
+  std::array<int32_t, 2> last_arm_{-1, -1};  // of the target's graphs, of the drafter's
   double worn_ = 0.0, apart_ = 0.0;        // clocks of costs_ and levels_: variance gained since the start
 
   // Acceptance over all texts.
