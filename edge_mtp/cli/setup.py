@@ -1,0 +1,80 @@
+"""`edge-mtp setup`: what other devices need beside a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_mtp.errors import EdgeMtpError
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["android", "linux"]))
+@click.option(
+    "--abi", "abis", multiple=True, metavar="ABI", help="arm64-v8a or x86_64; aarch64 or x86_64. Default: all."
+)
+@click.option("--runner", "runners", multiple=True, type=_FILE, metavar="FILE", help="A runner that you have built.")
+@click.option("--from", "folder", type=_FILE, metavar="FOLDER", help="Take downloads from here, without a network.")
+@click.option("--lock", type=_FILE, metavar="FILE", help="Where hashes are recorded; default: in the cache folder.")
+@click.option("--maven", metavar="URL", help="A mirror of Google's Maven repository.")
+@click.option("--json", "as_json", is_flag=True, help="Print what is there as one JSON object.")
+def setup(
+    kind: str,
+    abis: tuple[str, ...],
+    runners: tuple[Path, ...],
+    folder: Path | None,
+    lock: Path | None,
+    maven: str | None,
+    as_json: bool,
+) -> None:
+    """Fetch LiteRT for devices of KIND, android or linux, and keep the runners built for them.
+
+    LiteRT's libraries come from Google's Maven (android) or the Python package index (linux), at the release that
+    this edge-mtp was written for, and are checked against the published checksum. Their sha256 is recorded in a lock
+    file; a file that differs from what is recorded there is refused.
+
+    Runners are not published yet: build one with a CMake preset and give it with --runner. Which ABI it is for is read
+    from the file, and it is refused if some device of that kind could not load it.
+    """
+    from edge_mtp.cli.progress import export_progress
+    from edge_mtp.device import binaries
+    from edge_mtp.device.maven import GOOGLE
+
+    if maven is not None and (folder is not None or kind != "android"):
+        raise click.UsageError("--maven is for android, and without --from; drop one.")
+    if folder is not None and not folder.is_dir():
+        raise EdgeMtpError(f"'{folder}' is not a folder; name the one with the downloads")
+    known = [target for target in binaries.TARGETS if target.kind == kind and not binaries.is_this_machine(target)]
+    wanted = [binaries.find_target(kind, abi) for abi in abis] or known
+    for runner in runners:
+        wanted.append(binaries.add_runner(runner, kind))
+    wanted = list(dict.fromkeys(wanted))
+    with export_progress() as progress:
+        binaries.add_libraries(wanted, lock=lock, folder=folder, repository=maven or GOOGLE, report=progress)
+    found = [_state(target) for target in wanted]
+    if as_json:
+        click.echo(json.dumps({"lock": str(lock or binaries.lock_file()), "targets": found}))
+        return
+    for state in found:
+        click.echo(f"{state['kind']} {state['abi']}: {', '.join(state['files'])}")
+        if state["missing"] is not None:
+            click.echo(f"  {state['missing']}")
+
+
+def _state(target: Any) -> dict[str, Any]:
+    """`missing` is what has to be done before bundles run on the target; None: nothing."""
+    from edge_mtp.device import binaries
+
+    state: dict[str, Any] = {"kind": target.kind, "abi": target.abi, "files": {}, "digest": None, "missing": None}
+    try:
+        complete = binaries.binaries_for(target.kind, target.abi)
+        state |= {"files": {name: str(path) for name, path in complete.files.items()}, "digest": complete.digest}
+    except EdgeMtpError as error:
+        state["files"] = {name: str(path) for name, path in binaries.installed_libraries(target).items()}
+        state["missing"] = str(error)
+    return state

@@ -1,0 +1,438 @@
+"""Boards over ssh, against a real sshd on this machine with keys and a configuration of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_mtp.device import ssh_link
+from edge_mtp.device.ssh_link import SshLink
+from edge_mtp.errors import EdgeMtpError
+
+SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+pytestmark = [
+    pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="OpenSSH's server or client is missing"),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc"),
+]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits, as long as a loaded machine may take."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children(pid: int) -> list[int]:
+    """Of a process, and of those."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found += [int(path.parent.name), *children(int(path.parent.name))]
+    return found
+
+
+@dataclass
+class Board:
+    """A running sshd. `link` opens a connection with the key that it knows, unless another is named."""
+
+    folder: Path
+    port: int = 0
+    server: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("host", "user", "stranger"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        key = " ".join((self.folder / "host.pub").read_text().split()[:2])
+        (self.folder / "known").write_text(f"[127.0.0.1]:{self.port} {key}\n")
+        (self.folder / "sshd_config").write_text(
+            f"""ListenAddress 127.0.0.1:{self.port}
+HostKey {self.folder}/host
+AuthorizedKeysFile {self.folder}/user.pub
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin yes
+StrictModes no
+UsePAM no
+PidFile none
+"""
+        )
+        if os.geteuid() == 0:
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # where it locks itself up before the login
+        assert SSHD is not None
+        with (self.folder / "sshd.log").open("wb") as log:
+            command = [SSHD, "-D", "-e", "-f", self.folder / "sshd_config"]
+            self.server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        until(self._listens)
+
+    def _listens(self) -> bool:
+        assert self.server.poll() is None, (self.folder / "sshd.log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def config(self, *, key: str = "user", known: str | None = None) -> Path:
+        path = self.folder / f"config-{key}-{Path(known).name if known else ''}"
+        path.write_text(
+            f"""Host *
+  IdentityFile {self.folder}/{key}
+  IdentitiesOnly yes
+  UserKnownHostsFile {known or self.folder / "known"}
+  GlobalKnownHostsFile /dev/null
+  StrictHostKeyChecking yes
+"""
+        )
+        return path
+
+    def link(self) -> SshLink:
+        return SshLink("127.0.0.1", self.port, config=self.config())
+
+    def cut(self) -> None:
+        """Ends every connection, as a network that goes away does, and none of the programs."""
+        for pid in children(self.server.pid):
+            with contextlib.suppress(OSError):
+                if b"sshd" in Path(f"/proc/{pid}/comm").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stops answering, without a word."""
+        for pid in children(self.server.pid):
+            with contextlib.suppress(OSError):
+                if b"sshd" in Path(f"/proc/{pid}/comm").read_bytes():
+                    os.kill(pid, signal.SIGSTOP)
+
+    def close(self) -> None:
+        pids = children(self.server.pid)
+        self.server.kill()
+        self.server.wait()
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    board = Board(tmp_path_factory.mktemp("board"))
+    yield board
+    board.close()
+
+
+@pytest.fixture(scope="module")
+def link(board: Board) -> Iterator[SshLink]:
+    with board.link() as link:
+        assert isinstance(link, SshLink)
+        yield link
+
+
+@pytest.fixture
+def own_board(tmp_path: Path) -> Iterator[Board]:
+    """One whose connections a test may cut."""
+    (folder := tmp_path / "board").mkdir()
+    board = Board(folder)
+    yield board
+    board.close()
+
+
+many = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
+ugly = st.sampled_from(
+    ["two  words", "it's", 'say "so"', "$(touch /tmp/x)", "`id`", "line\nline", "-n", "~", "*", "\\", ""]
+)
+
+
+@many
+@given(st.lists(words | ugly, min_size=1, max_size=6))
+def test_words_arrive_as_they_are(link: SshLink, arguments: list[str]) -> None:
+    done = link.run(["printf", "%s\\0", *arguments])
+    assert done.output == b"".join(word.encode() + b"\0" for word in arguments)
+    assert (done.exit_code, done.errors) == (0, b"")
+
+
+@many
+@given(st.binary(max_size=300_000), st.binary(max_size=2000))
+def test_streams_are_apart_and_binary(link: SshLink, data: bytes, more: bytes) -> None:
+    done = link.run(f"cat; printf %s {more.hex()} >&2", input=data)
+    assert (done.exit_code, done.output, done.errors) == (0, data, more.hex().encode())
+
+
+def test_large_streams_both_ways(link: SshLink) -> None:
+    data = os.urandom(6 << 20)
+    assert link.run(["cat"], input=data).output == data
+
+
+def test_input_that_nobody_reads(link: SshLink) -> None:
+    assert link.run(["true"], input=bytes(6 << 20)).exit_code == 0
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 127, 128, 254, 255])
+def test_exit_codes(link: SshLink, code: int) -> None:
+    done = link.run(f"echo out; echo err >&2; exit {code}")
+    assert (done.exit_code, done.output, done.errors) == (code, b"out\n", b"err\n")
+
+
+def test_a_signal_is_told_as_the_shell_tells_it(link: SshLink) -> None:
+    assert link.run("kill -SEGV $$").exit_code == 128 + signal.SIGSEGV
+
+
+def test_a_string_is_for_the_shell(link: SshLink) -> None:
+    assert link.run('x=4; echo "$((x + 1))"').output == b"5\n"
+
+
+def test_a_silent_command_is_stopped(link: SshLink, tmp_path: Path) -> None:
+    with pytest.raises(EdgeMtpError, match=r"said nothing for 1 s and was stopped"):
+        link.run(f"echo $$ > {tmp_path}/pid; sleep 1000; true", timeout_s=1)
+    pid = int((tmp_path / "pid").read_text())
+    until(lambda: not is_alive(pid))
+    assert link.run(["echo", "on"]).output == b"on\n"
+
+
+def test_a_command_that_speaks_is_not_silent(link: SshLink) -> None:
+    assert link.run("for i in 1 2 3 4 5 6; do echo $i; sleep 0.4; done", timeout_s=1.5).output == b"1\n2\n3\n4\n5\n6\n"
+
+
+def test_a_spawned_program(link: SshLink) -> None:
+    value = "a 'b' $(c)\nd"
+    process = link.spawn(["sh", "-c", 'echo "$NAME" >&2; exec cat'], {"NAME": value})
+    try:
+        assert is_alive(process.pid)  # the board is this machine
+        lines = process.lines()
+        for text in (b"one\n", b"two\n"):
+            process.send(text)
+            assert next(lines) == text
+        with pytest.raises(TimeoutError):
+            process.wait(0)
+        process.close_input()
+        assert list(lines) == []
+        assert process.wait(60) == 0
+        assert process.diagnostics() == value + "\n"
+        with pytest.raises(BrokenPipeError):
+            process.send(b"late\n")
+        process.kill()  # harmless
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize("code", [0, 7, 255])
+def test_how_a_spawned_program_ends(link: SshLink, code: int) -> None:
+    process = link.spawn(["sh", "-c", f"echo last words >&2; exit {code}"], {})
+    assert process.wait(60) == code
+    assert process.diagnostics() == "last words\n"
+    process.close()
+
+
+def test_killing_a_spawned_program(link: SshLink) -> None:
+    process = link.spawn(["sleep", "1000"], {})
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    assert not is_alive(process.pid)
+    process.close()
+
+
+def test_a_program_that_is_not_there(link: SshLink) -> None:
+    process = link.spawn(["/absent/runner"], {})
+    assert process.wait(60) == 127
+    assert "/absent/runner" in process.diagnostics()
+    process.close()
+
+
+def test_only_names_of_variables(link: SshLink) -> None:
+    with pytest.raises(EdgeMtpError, match="'A=1; B' is no name"):
+        link.spawn(["true"], {"A=1; B": ""})
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "two words", "it's", 'say "so"', "$(touch x)", "line\nline", "-rf", "ümlaut"]
+)
+def test_appending(link: SshLink, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    data = os.urandom(3 << 20)
+    link.append(iter([data[:10], data[10 : 1 << 20]]), str(path))
+    link.append(iter([data[1 << 20 :]]), str(path))
+    link.append(iter([]), str(path))
+    assert path.read_bytes() == data
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_appending_where_there_is_no_folder(link: SshLink, tmp_path: Path) -> None:
+    with pytest.raises(EdgeMtpError, match=r"^ssh://\S+ cannot write '.*/absent/file': .*(No such file|nonexistent)"):
+        link.append(iter([b"x"]), str(tmp_path / "absent" / "file"))
+
+
+def test_appending_to_a_full_disk(link: SshLink) -> None:
+    with pytest.raises(EdgeMtpError, match=r"cannot write '/dev/full': .*No space left"):
+        link.append(iter([bytes(1 << 16)] * 200), "/dev/full")
+
+
+def test_a_chunk_that_cannot_be_made(link: SshLink, tmp_path: Path) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"first"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        link.append(chunks(), str(tmp_path / "file"))
+    assert link.run(["echo", "on"]).output == b"on\n"
+
+
+def test_a_cut_connection(own_board: Board, tmp_path: Path) -> None:
+    """Who waits is told, what runs there ends, what arrived stays, and nothing opens a connection by itself."""
+    link = own_board.link()
+    process = link.spawn(["sh", "-c", "trap '' HUP PIPE TERM; while :; do sleep 1; done"], {})
+    path = tmp_path / "file"
+
+    def chunks() -> Iterator[bytes]:
+        yield bytes(1 << 20)
+        until(lambda: path.exists() and path.stat().st_size == 1 << 20)
+        own_board.cut()
+        while True:
+            yield bytes(1 << 20)
+
+    with pytest.raises(EdgeMtpError, match=r"^the connection to ssh://\S+ broke"):
+        link.append(chunks(), str(path))
+    assert path.stat().st_size >= 1 << 20
+    assert list(process.lines()) == []
+    with pytest.raises(EdgeMtpError, match=r"^the connection to ssh://\S+ broke"):
+        process.wait(60)
+    until(lambda: not is_alive(process.pid))
+    for use in (lambda: link.run(["true"]), lambda: link.spawn(["true"], {}), lambda: link.append(iter([]), "/x")):
+        with pytest.raises(EdgeMtpError, match=r"^the connection to ssh://\S+ broke"):
+            use()
+    process.kill()
+    process.close()
+    link.close()
+    link.close()
+    with own_board.link() as again:  # a later one is unharmed
+        assert again.run(["true"]).exit_code == 0
+
+
+def test_a_board_that_falls_silent(own_board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_link, "ALIVE_S", 1)
+    with own_board.link() as link:
+        process = link.spawn(["cat"], {})
+        own_board.freeze()
+        assert list(process.lines()) == []
+        with pytest.raises(EdgeMtpError, match=r"^the connection to ssh://\S+ broke"):
+            process.wait(60)
+        process.close()
+
+
+def test_closing_ends_what_runs(board: Board) -> None:
+    with board.link() as link:
+        process = link.spawn(["sleep", "1000"], {})
+    until(lambda: not is_alive(process.pid))
+    process.close()
+
+
+def test_interrupting_this_program_spares_the_connection(board: Board) -> None:
+    """Ctrl-C goes to the whole process group; the runner is then stopped over this very connection."""
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from edge_mtp.device.ssh_link import SshLink
+link = SshLink("127.0.0.1", {board.port}, config=Path({str(board.config())!r}))
+process = link.spawn(["sleep", "1000"], {{}})
+try:
+    os.killpg(0, signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    process.kill()
+    print(process.wait(60), link.run(["echo", "on"]).output)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, start_new_session=True, cwd="/"
+    )
+    assert done.stdout == f"{-signal.SIGKILL} b'on\\n'\n", done.stderr
+
+
+def refusal(destination: str, port: int | None, config: Path) -> str:
+    with pytest.raises(EdgeMtpError) as caught:
+        SshLink(destination, port, config=config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_key_that_is_refused(board: Board) -> None:
+    text = refusal("127.0.0.1", board.port, board.config(key="stranger"))
+    assert "refuses the login" in text
+    assert "Permission denied (publickey" in text
+    assert f"ssh-copy-id 127.0.0.1 -p {board.port}" in text
+
+
+def test_a_board_that_is_not_known(board: Board) -> None:
+    text = refusal("127.0.0.1", board.port, board.config(known="/dev/null"))
+    assert "is not known, or not the machine that it was" in text
+    assert f"'ssh 127.0.0.1 -p {board.port}'" in text
+
+
+def test_a_board_that_is_another_one(board: Board) -> None:
+    other = board.folder / "other"
+    key = " ".join((board.folder / "stranger.pub").read_text().split()[:2])
+    other.write_text(f"[127.0.0.1]:{board.port} {key}\n")
+    assert "not the machine that it was" in refusal("127.0.0.1", board.port, board.config(known=str(other)))
+
+
+def test_a_board_that_is_off(board: Board) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        text = refusal("127.0.0.1", unused.getsockname()[1], board.config())
+    assert text.startswith("cannot connect to ssh://127.0.0.1:")
+    assert "Connection refused" in text
+
+
+def test_a_name_that_nobody_has(board: Board) -> None:
+    text = refusal("someone@board.invalid", None, board.config())
+    assert "ssh://someone@board.invalid" in text
+    assert "check the name" in text
+
+
+def test_a_port_where_something_else_answers(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_link, "CONNECT_S", 1)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        assert "cannot connect" in refusal("127.0.0.1", mute.getsockname()[1], board.config())
+
+
+def test_no_ssh(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(board.folder))
+    assert "install OpenSSH's client" in refusal("127.0.0.1", board.port, board.config())
+
+
+@pytest.mark.parametrize("destination", ["-oProxyCommand=touch x", "a b", "", "a/b"])
+def test_an_address_is_never_an_option(destination: str, tmp_path: Path) -> None:
+    assert "is no address of a board" in refusal(destination, None, tmp_path)
+
+
+def test_nothing_is_left_behind(board: Board) -> None:
+    before = set(Path("/tmp").glob("edge-mtp-*"))
+    with contextlib.suppress(EdgeMtpError):
+        SshLink("127.0.0.1", board.port, config=board.config(key="stranger"))
+    with board.link() as link:
+        during = set(Path("/tmp").glob("edge-mtp-*")) - before
+        assert any(path.stat().st_mode & 0o777 == 0o700 and link.name for path in during)
+        mine = [path for path in during if (path / "s").exists()]
+    assert not any(path.exists() for path in mine)
