@@ -92,9 +92,11 @@ def find_target(kind: str, abi: str) -> Target:
     raise EdgeMtpError(f"nothing runs on {kind} with ABI '{abi}'; LiteRT is made for {known or 'android and linux'}")
 
 
-def binaries_for(kind: str, abi: str) -> Binaries:
-    """What a device of `kind` (android, linux) with `abi` needs. For a Linux device like this machine that is what is
-    installed here, for others what `edge-mtp setup` has put in the cache folder.
+def binaries_for(abi: str, kind: str) -> Binaries:
+    """What a device with `abi` needs, of `kind` android or linux, as its Fingerprint says.
+
+    For a Linux device like this machine that is what is installed here, for others what `edge-mtp setup` has put in the
+    cache folder.
 
     Raises EdgeMtpError for an unknown ABI, or when something is missing, with what to run.
     """
@@ -270,7 +272,7 @@ def _unpack(archive: Path, target: Target, name: str, digest: str) -> None:
 
 def _is_complete(target: Target, lock: Path) -> bool:
     record = _record(target)
-    if not record or _locked(lock).get(record.get("archive")) != record.get("sha256"):
+    if not record or _locked(lock).get(str(record.get("archive"))) != record.get("sha256"):
         return False
     files = {target.folder / name: digest for name, digest in record["files"].items()}
     current = LITERT_VERSION in str(record["archive"])

@@ -71,8 +71,10 @@ class _Reader:
         self._type, self._machine, programs = (*struct.unpack_from("<HH", data, 16), self._u64(32))
         size, count = struct.unpack_from("<HH", data, 54)
         headers = [struct.unpack_from("<IIQQQQQQ", data, programs + index * size) for index in range(count)]
-        self._headers = [(kind, flags, offset, address, length, align)
-                         for kind, flags, offset, address, _, length, _, align in headers]  # fmt: skip
+        self._headers: list[tuple[int, int, int, int, int, int]] = [
+            (kind, flags, offset, address, length, align)
+            for kind, flags, offset, address, _, length, _, align in headers
+        ]
 
     def elf(self) -> Elf:
         kinds = {kind for kind, *_ in self._headers}
@@ -100,9 +102,6 @@ class _Reader:
     def _u16(self, offset: int) -> int:
         return int(struct.unpack_from("<H", self._data, offset)[0])
 
-    def _u32(self, offset: int) -> int:
-        return int(struct.unpack_from("<I", self._data, offset)[0])
-
     def _u64(self, offset: int) -> int:
         return int(struct.unpack_from("<Q", self._data, offset)[0])
 
@@ -129,7 +128,8 @@ class _Reader:
 
     def _name(self, index: int) -> str:
         start = self._offset(self._required(_STRTAB)) + index
-        return self._data[start : self._data.index(b"\0", start)].decode(errors="replace")
+        end = self._data.index(b"\0", start)
+        return self._data[start:end].decode(errors="replace")
 
     def _symbols(self) -> Iterator[tuple[str, bool, bool, tuple[str | None, str | None]]]:
         """Name, whether weak, whether defined here, and version with its library, of all but the null symbol."""

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from edge_mtp.errors import EdgeMtpError
@@ -147,9 +147,11 @@ def _checksum(content: bytes, algorithm: str, where: str) -> str:
     return match[1].decode().lower()
 
 
-def _open(url: str) -> IO[bytes] | Any:
+def _open(url: str) -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers={"User-Agent": "edge-mtp"})
-    return urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT_S)
+    answer = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT_S)
+    assert isinstance(answer, http.client.HTTPResponse)
+    return answer
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

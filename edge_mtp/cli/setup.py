@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_mtp.errors import EdgeMtpError
+
+if TYPE_CHECKING:
+    from edge_mtp.device.binaries import Target
 
 _FILE = click.Path(path_type=Path)
 
@@ -66,13 +69,13 @@ def setup(
             click.echo(f"  {state['missing']}")
 
 
-def _state(target: Any) -> dict[str, Any]:
+def _state(target: Target) -> dict[str, Any]:
     """`missing` is what has to be done before bundles run on the target; None: nothing."""
     from edge_mtp.device import binaries
 
     state: dict[str, Any] = {"kind": target.kind, "abi": target.abi, "files": {}, "digest": None, "missing": None}
     try:
-        complete = binaries.binaries_for(target.kind, target.abi)
+        complete = binaries.binaries_for(target.abi, target.kind)
         state |= {"files": {name: str(path) for name, path in complete.files.items()}, "digest": complete.digest}
     except EdgeMtpError as error:
         state["files"] = {name: str(path) for name, path in binaries.installed_libraries(target).items()}
