@@ -18,7 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_mtp.device import ssh_link
+from edge_mtp.device import Request, ssh_link
+from edge_mtp.device.binaries import binaries_for
+from edge_mtp.device.host import HostDevice
+from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.device.ssh_link import SshLink
 from edge_mtp.errors import EdgeMtpError
 
@@ -366,6 +369,19 @@ except KeyboardInterrupt:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, start_new_session=True, cwd="/"
     )
     assert done.stdout == f"{-signal.SIGKILL} b'on\\n'\n", done.stderr
+
+
+def test_a_bundle_runs_there_as_here(board: Board, tiny_bundle: Path, tmp_path: Path) -> None:
+    """The board is this machine, so that what is installed here is what it gets."""
+    folder = tmp_path / "it's a board"
+    request = Request(list(range(40, 80)), 32, draft_length=4)
+    device = RemoteDevice(board.link(), folder=str(folder), binaries=lambda its: binaries_for(its.abi or "", its.kind))
+    with device, device.start(tiny_bundle, threads=1) as there, HostDevice().start(tiny_bundle, threads=1) as here:
+        assert str(there.pid) in os.listdir("/proc")
+        ours, theirs = (list(runner.generate(request)) for runner in (here, there))
+    assert [step.tokens for step in theirs[:-1]] == [step.tokens for step in ours[:-1]]
+    assert sum(step.accepted for step in theirs[:-1]) > 0
+    assert {path.name for path in folder.iterdir()} >= {"bin", "bundles"}
 
 
 def refusal(destination: str, port: int | None, config: Path) -> str:
