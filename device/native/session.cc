@@ -167,7 +167,7 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   const int32_t position = step.position - 1;
   // Near the end of the context a graph of the needed width may no longer fit.
   while (most > 0 && position + width_for(most) > engine_.context_length()) --most;
-  proposal_.count = 0;
+  proposal_.count = proposed_ = 0;
   step.plan = Plan{};
   step.plan.drafts = most;
   if (most <= 0) return;
@@ -200,6 +200,7 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   }
   step.plan.drafts = asked;
   constrain(request.use_grammar ? most : 0);
+  proposed_ = proposal_.count;
   if (request.adaptive) proposal_.count = controller_->trim(position, proposal_);
   if (proposal_.count > 0) step.rows = width_for(proposal_.count);
 }
@@ -294,10 +295,17 @@ void Session::commit(const Step& step) {
     pending_ = step.tokens[i];
     lookup_.push(pending_);
   }
-  if (controller_) {
-    controller_->observe(step.position - 1, step.plan.drafts, step.rows, proposal_, step.accepted, step.draft_us,
-                         step.total_us - step.draft_us);
+  if (!controller_) return;
+  // Drafts that were cut away teach too: the last token of the step shows whether the next one was right.
+  const int32_t verified = std::exchange(proposal_.count, proposed_);
+  int32_t right = 0;
+  while (right < std::min(proposed_, step.accepted + 1) &&
+         proposal_.tokens[static_cast<size_t>(right)] == step.tokens[right]) {
+    ++right;
   }
+  controller_->observe(step.position - 1, step.plan.drafts, step.rows, proposal_, right, step.draft_us,
+                       step.total_us - step.draft_us);
+  proposal_.count = verified;
 }
 
 void Session::check(const Request& request) const {

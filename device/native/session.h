@@ -126,6 +126,7 @@ class Session {
 
   // Of the running step.
   Proposal proposal_;
+  int32_t proposed_ = 0;  // drafts of it before the controller cut some away
   std::vector<int32_t> forced_, tokens_;
   std::vector<int32_t> mask_;  // [edge_mask_words(vocabulary)]
   std::vector<float> row_;  // of logits, processed
