@@ -309,7 +309,7 @@ def test_each_source_drafts_what_it_says_and_none_changes_the_text(engine: Engin
             assert set(drawn) <= {name[0] for name in allowed}
             assert all(len(step.source) == len(step.draft) for step in steps)
             if not allowed:
-                assert all(step.kind == "verify" and step.draft == [] for step in steps[:-6])
+                assert all(step.kind == "verify" and step.draft == [] for step in steps[1:-6])
             if allowed == ("lookup",):
                 sources["copied"] = sources.get("copied", 0) + sum(step.accepted for step in steps)
     assert sources["copied"] > 0
