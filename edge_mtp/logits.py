@@ -110,9 +110,7 @@ class Logits:
 
     def _is_target(self, inputs: Sequence[str]) -> bool:
         known = self.KNOWN | self.UNUSED
-        return set(inputs) >= self.NEEDED and all(
-            name in known or name.startswith("kv_cache_") for name in inputs
-        )
+        return set(inputs) >= self.NEEDED and all(name in known or name.startswith("kv_cache_") for name in inputs)
 
     def _embedder(self, bundle: Bundle, model_type: str, threads: int | None) -> Callable[[int], Array]:
         """The rows [1,1,...] of a table, by token; the recent ones are kept."""

@@ -253,7 +253,9 @@ class Interruptible:
         with patch.context() as inner:
             inner.setattr(store, "CHUNK", 8 << 10)
             inner.setattr(Weights, "read", counted)
-            origins = {role: folder.resolve().name for role, folder in zip(("target", "drafter"), self.pair, strict=True)}
+            origins = {
+                role: folder.resolve().name for role, folder in zip(("target", "drafter"), self.pair, strict=True)
+            }
             export_bundle(*self.pair, output, origins=origins, progress=progress, **(SMALL | options))
         return output
 
