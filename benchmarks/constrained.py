@@ -4,7 +4,8 @@
 
 Every arm answers all conversations of the four frozen splits greedily, interleaved: an item's arms in order, the next
 item's in reverse. The texts of constrained arms are compared: MTP must not change them. Times are sums of steps,
-without the prompt. `drafter` drafts with the drafter alone, under the grammar too; `all` also with what the grammar forces.
+without the prompt. `drafter` drafts with the drafter alone, under the grammar too; `all` also with what the grammar
+forces.
 """
 
 from __future__ import annotations
