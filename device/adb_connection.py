@@ -265,7 +265,9 @@ class AdbStream(Stream):
             )
             if self._connection.loss:
                 raise self._connection.loss
-            if not opened or not self._remote:
+            if not opened:
+                raise EdgeMtpError(f"{self._connection.name} starts nothing for {STALL_S:.0f} s; restart it")
+            if not self._remote:
                 kind = service.partition(":")[0]
                 raise EdgeMtpError(f"{self._connection.name} does not offer '{kind}'; it needs Android 7 or later")
 

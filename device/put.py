@@ -1,8 +1,8 @@
 """Files onto a device, over any Link: verified by hash, resumed after any interruption, sent once.
 
 A file grows as `NAME.part`, and is `NAME` only once the device's own sha256 of it is right. `NAME.verified` then holds
-size, time of change and inode as they were at that moment: as long as they still are, the file counts as verified and
-is not read again. All of it lies in one folder, and nothing outside that folder is written or removed.
+size, inode and time of change (to the nanosecond) as they were at that moment: as long as they still are, the file
+counts as verified and is not read again. All of it lies in one folder, and nothing outside it is written or removed.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if [ -e "$1.part" ]; then  # what still writes to it, since its link broke unsee
   done 2> /dev/null
 fi
 [ -d "$1" ] && { echo "'$1' is a folder" >&2; exit 1; }
-echo "is $(stat -c '%s %Y %i' "$1" 2> /dev/null)"
+echo "is $(stat -c '%s %i %y' "$1" 2> /dev/null)"
 echo "was $(cat "$1.verified" 2> /dev/null)"
 echo "part $(stat -c %s "$1.part" 2> /dev/null)"
 df -Pk "${1%/*}"
 """
 DIGEST = 'sha256sum < "$1"'
-REMEMBER = 'stat -c "%s %Y %i" "$1" > "$1.verified"'
+REMEMBER = 'stat -c "%s %i %y" "$1" > "$1.verified"'
 # Under the final name only when it is on the disk: after a crash a file may have its size and none of its contents.
 FINISH = 'chmod "$2" "$1.part" && { sync "$1.part" 2> /dev/null || sync; } && mv -f "$1.part" "$1" && ' + REMEMBER
 LIST = 'cd "$1" 2> /dev/null || exit 0; find bundles bin cache -type f -exec stat -c "%s %Y %n" {} + 2> /dev/null; :'
@@ -140,7 +140,10 @@ class Folder:
         """What is kept there, by name."""
         found: dict[str, Entry] = {}
         for line in self._sh(LIST, self.path).output.decode(errors="replace").splitlines():
-            size, changed, path = line.split(" ", 2)
+            match = re.fullmatch(r"(\d+) (\d+) ((?:bundles|bin|cache)/.+)", line, re.A)
+            if match is None:  # of a name with a line break, which is none of ours
+                continue
+            size, changed, path = match.groups()
             name = "cache" if path.startswith("cache/") else "/".join(path.split("/")[:2])
             name = name.removesuffix(".verified") if name.startswith("bundles/") else name
             last = found.get(name, Entry(name, 0, 0))
