@@ -92,8 +92,8 @@ def find_target(kind: str, abi: str) -> Target:
     raise EdgeMtpError(f"nothing runs on {kind} with ABI '{abi}'; LiteRT is made for {known or 'android and linux'}")
 
 
-def binaries_for(abi: str, kind: str) -> Binaries:
-    """What a device with `abi` needs, of `kind` android or linux, as its Fingerprint says.
+def binaries_for(kind: str, abi: str) -> Binaries:
+    """What a device of `kind`, android or linux, with `abi` needs; both as its Fingerprint says.
 
     For a Linux device like this machine that is what is installed here, for others what `edge-mtp setup` has put in the
     cache folder.

@@ -201,7 +201,7 @@ def test_from_nothing_to_binaries(
     with pytest.raises(
         EdgeMtpError, match=r"^no LiteRT library for android arm64-v8a yet; run 'edge-mtp setup android"
     ):
-        binaries_for("arm64-v8a", "android")
+        binaries_for("android", "arm64-v8a")
     aar = archive(library, tmp_path)
     repository.publish(aar, "sha1", "sha256")
     told = setup("android", "--maven", repository.url)
@@ -211,12 +211,12 @@ def test_from_nothing_to_binaries(
     for state in told["targets"]:
         assert re.search(r"^no runner for android .*cmake --preset android-.*--runner", state["missing"])
     with pytest.raises(EdgeMtpError, match="no runner for android x86_64 yet"):
-        binaries_for("x86_64", "android")
+        binaries_for("android", "x86_64")
 
     told = setup("android", "--maven", repository.url, "--runner", runners["aarch64"], "--runner", runners["x86_64"])
     digests = set()
     for state in told["targets"]:
-        found = binaries_for(state["abi"], "android")
+        found = binaries_for("android", state["abi"])
         assert state["missing"] is None
         assert state["digest"] == found.digest
         assert {name: str(path) for name, path in found.files.items()} == state["files"]
@@ -237,14 +237,14 @@ def test_the_digest_tells_sets_apart(
 ) -> None:
     repository.publish(archive(library, tmp_path), "sha1")
     setup("android", "--maven", repository.url, "--abi", "x86_64", "--runner", runners["x86_64"])
-    found = binaries_for("x86_64", "android")
-    assert binaries_for("x86_64", "android") == found
+    found = binaries_for("android", "x86_64")
+    assert binaries_for("android", "x86_64") == found
     for path in found.files.values():
         before = path.read_bytes()
         path.write_bytes(before + b"\0")
-        assert binaries_for("x86_64", "android").digest != found.digest
+        assert binaries_for("android", "x86_64").digest != found.digest
         path.write_bytes(before)
-    assert binaries_for("x86_64", "android") == found
+    assert binaries_for("android", "x86_64") == found
 
 
 @needs_cc
@@ -420,7 +420,7 @@ def test_wheels_for_boards(tmp_path: Path, library: Path) -> None:
 @pytest.mark.skipif(HERE is None, reason="neither x86_64 nor aarch64 Linux")
 def test_a_board_like_this_machine_gets_what_is_installed() -> None:
     assert HERE is not None
-    found = binaries_for(HERE.abi, "linux")
+    found = binaries_for("linux", HERE.abi)
     assert found.files[LITERT] == litert_library()
     assert os.access(found.files[RUNNER], os.X_OK)
     assert read_elf(found.files[RUNNER]).machine == HERE.machine
@@ -431,7 +431,7 @@ def test_a_board_like_this_machine_gets_what_is_installed() -> None:
 )
 def test_an_abi_without_litert(abi: str, kind: str) -> None:
     with pytest.raises(EdgeMtpError, match=f"nothing runs on {kind} with ABI '{abi}'; LiteRT is made for "):
-        binaries_for(abi, kind)
+        binaries_for(kind, abi)
 
 
 @needs_cc

@@ -128,7 +128,7 @@ def test_an_aarch64_runner_gives_the_tokens_of_this_machine(
         add_libraries([target])
     except EdgeMtpError as error:
         pytest.skip(str(error))
-    files = binaries_for("aarch64", "linux").files
+    files = binaries_for("linux", "aarch64").files
 
     # LiteRT's choice of kernels reads /proc/cpuinfo, where it would find this machine's.
     system = tmp_path / "system"

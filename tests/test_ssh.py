@@ -375,7 +375,7 @@ def test_a_bundle_runs_there_as_here(board: Board, tiny_bundle: Path, tmp_path: 
     """The board is this machine, so that what is installed here is what it gets."""
     folder = tmp_path / "it's a board"
     request = Request(list(range(40, 80)), 32, draft_length=4)
-    device = RemoteDevice(board.link(), folder=str(folder), binaries=lambda its: binaries_for(its.abi or "", its.kind))
+    device = RemoteDevice(board.link(), folder=str(folder), binaries=lambda its: binaries_for(its.kind, its.abi or ""))
     with device, device.start(tiny_bundle, threads=1) as there, HostDevice().start(tiny_bundle, threads=1) as here:
         assert str(there.pid) in os.listdir("/proc")
         ours, theirs = (list(runner.generate(request)) for runner in (here, there))

@@ -75,7 +75,7 @@ def _state(target: Target) -> dict[str, Any]:
 
     state: dict[str, Any] = {"kind": target.kind, "abi": target.abi, "files": {}, "digest": None, "missing": None}
     try:
-        complete = binaries.binaries_for(target.abi, target.kind)
+        complete = binaries.binaries_for(target.kind, target.abi)
         state |= {"files": {name: str(path) for name, path in complete.files.items()}, "digest": complete.digest}
     except EdgeMtpError as error:
         state["files"] = {name: str(path) for name, path in binaries.installed_libraries(target).items()}
