@@ -59,12 +59,12 @@ def read_elf(path: Path) -> Elf:
         raise EdgeMtpError(f"'{path}' is no 64-bit ELF file; name a program or library built for the device")
     try:
         return _Reader(data).elf()
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, OverflowError) as error:
         raise EdgeMtpError(f"'{path}' is damaged or cut short; build or fetch it again") from error
 
 
 class _Reader:
-    """Offsets in the file and addresses in memory of one ELF file; ValueError or struct.error where it is damaged."""
+    """Offsets in the file and addresses in memory of one ELF file; ValueError, OverflowError or struct.error where it is damaged."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
