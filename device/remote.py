@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import platform
 import struct
-from collections.abc import Callable, Mapping
+import uuid
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
+from edge_mtp.device.binaries import LITERT, RUNNER, Binaries, binaries_for
 from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.fingerprint import read_fingerprint
 from edge_mtp.device.link import Link
@@ -15,12 +20,18 @@ from edge_mtp.device.put import Folder, Progress, Report, file_digest
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
-RUNNER, LITERT = "edge_mtp_runner", "libLiteRt.so"
 # On Android the one folder whose files the shell may execute; elsewhere the user's cache.
 FOLDER = """
 if [ -d /data/local/tmp ]; then echo /data/local/tmp/edge-mtp
 else echo "${XDG_CACHE_HOME:-$HOME/.cache}/edge-mtp/device"
 fi
+"""
+# By this a runner that outlived its link is known, and who it belongs to; see _end_leftovers.
+OWNER = "EDGE_MTP_OWNER"
+OWNED = f"""
+for f in $(grep -las '{OWNER}=' /proc/[0-9]*/environ); do
+  p=${{f#/proc/}}; echo "${{p%/environ}} $(tr '\\000' '\\n' < "$f" | grep '^{OWNER}=')"
+done 2> /dev/null; :
 """
 # e_machine of the ELF header, and who calls it what: Android and uname.
 MACHINES = {
@@ -32,14 +43,9 @@ MACHINES = {
 }
 
 
-class RunnerFiles(Protocol):
-    """What runs on one kind of device: the runner, libLiteRt.so and accelerator libraries."""
-
-    @property
-    def files(self) -> Mapping[str, Path]: ...
-
-    @property
-    def digest(self) -> str: ...
+_numbers = itertools.count()
+_starting: set[str] = set()
+_runners: weakref.WeakValueDictionary[str, Runner] = weakref.WeakValueDictionary()  # this process's, by owner
 
 
 def silent(progress: Progress) -> None:
@@ -57,7 +63,7 @@ class RemoteDevice(Device):
         link: Link,
         *,
         folder: str | None = None,
-        binaries: Callable[[Fingerprint], RunnerFiles] | None = None,
+        binaries: Callable[[Fingerprint], Binaries] = lambda told: binaries_for(told.kind, told.abi or "of no name"),
         report: Report = silent,
     ) -> None:
         self.name = link.name
@@ -93,8 +99,16 @@ class RemoteDevice(Device):
             command += ["--token-bytes", paths[token_bytes]]
         if stepwise:
             command.append("--stepwise")
-        # Accelerators open further libraries by name.
-        return Runner(self.link.spawn(command, {"LD_LIBRARY_PATH": libraries}))
+        self._end_leftovers()
+        owner = f"{_this_machine()}:{os.getpid()}:{next(_numbers)}"
+        _starting.add(owner)
+        try:
+            # Accelerators open further libraries by name.
+            runner = Runner(self.link.spawn(command, {"LD_LIBRARY_PATH": libraries, OWNER: owner}))
+            _runners[owner] = runner
+        finally:
+            _starting.discard(owner)
+        return runner
 
     def close(self) -> None:
         """Closes the link; a runner that still runs ends with it."""
@@ -108,18 +122,33 @@ class RemoteDevice(Device):
     ) -> None:
         self.close()
 
+    def _end_leftovers(self) -> None:
+        """Ends runners that this machine started and lost.
+
+        A link that breaks with a word ends its runner. After one that vanished, as Wi-Fi does, the device may wait for
+        hours before it believes that, with a bundle in its memory.
+        """
+        for line in self.link.run(OWNED).output.decode(errors="replace").splitlines():
+            pid, _, value = line.partition(" ")
+            owner = value.removeprefix(f"{OWNER}=")
+            machine, _, rest = owner.rpartition(":")[0].rpartition(":")
+            if machine != _this_machine() or not pid.isdigit() or not rest.isdigit():
+                continue
+            if int(rest) == os.getpid():
+                starting, runner = owner in _starting, _runners.get(owner)
+                lives = starting or (runner is not None and not runner.has_ended)
+            else:
+                lives = _is_alive(int(rest))
+            if not lives:
+                self.link.run(["kill", "-KILL", pid])
+
     def _put_data(self, path: Path) -> str:
         digest = file_digest(path, self._report)
         return self.store.put(path, f"bundles/{digest}{path.suffix}", digest=digest)
 
-    def _fitting(self, fingerprint: Fingerprint) -> RunnerFiles:
+    def _fitting(self, fingerprint: Fingerprint) -> Binaries:
         """The binaries for the device. Raises EdgeMtpError when there are none, or they are another machine's."""
-        if self._binaries is None:
-            from edge_mtp.device.binaries import binaries_for
-
-            binaries: RunnerFiles = binaries_for(fingerprint.abi or "")
-        else:
-            binaries = self._binaries(fingerprint)
+        binaries = self._binaries(fingerprint)
         for name in (RUNNER, LITERT):
             machine = _machine(binaries.files[name])
             if fingerprint.abi is not None and fingerprint.abi not in MACHINES.get(machine, ()):
@@ -136,6 +165,20 @@ def _folder_of(link: Link) -> str:
     if done.exit_code != 0 or not path.startswith("/"):
         raise EdgeMtpError(f"{link.name} answers {path[:80]!r} where a folder was due; check its login shell")
     return path
+
+
+def _this_machine() -> str:
+    return f"{platform.node()}:{uuid.getnode():012x}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _machine(path: Path) -> int:

@@ -35,7 +35,7 @@ class ShellLink(Link):
 
     def run(self, command: Sequence[str] | str, *, timeout_s: float = 30.0, input: bytes = b"") -> Completed:
         script = command if isinstance(command, str) else quote(command)
-        process = ShellProcess(self, self._open, script, keep_errors=True)
+        process = ShellProcess(self, self._open, script, whole=True)
         try:
             with contextlib.suppress(BrokenPipeError):  # it did not want all of it
                 process.send(input)
@@ -76,14 +76,15 @@ class ShellProcess(Process):
     """A program on the device: `script`, given to its shell, which first tells its own number.
 
     The shell leads a process group, so `kill` reaches what it started too. `exec` in the script makes program and shell
-    one. Raises EdgeMtpError when the shell does not start.
+    one. `whole` keeps all of standard error, and output that does not end with a line. Raises EdgeMtpError when the
+    shell does not start.
     """
 
     def __init__(
-        self, link: ShellLink, open_stream: Callable[[str], Stream], script: str, *, keep_errors: bool = False
+        self, link: ShellLink, open_stream: Callable[[str], Stream], script: str, *, whole: bool = False
     ) -> None:
         self._link = link
-        self._keep_errors = keep_errors
+        self._whole = whole
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._errors = bytearray()
         self._changed = threading.Condition()
@@ -196,7 +197,7 @@ class ShellProcess(Process):
                     del received[: len(piece)]
                     left -= len(piece)
                     ended = kind == EXIT
-                    total += len(piece) if self._keep_errors else 0
+                    total += len(piece) if self._whole else 0
                     if max(total, len(line)) > OUTPUT_BYTES:
                         raise EdgeMtpError(f"{self._link.name} sent more than {OUTPUT_BYTES >> 20} MiB in one answer")
                     if kind == STDOUT:
@@ -205,7 +206,7 @@ class ShellProcess(Process):
                         self._sign = time.monotonic()
                         if kind == STDERR:
                             self._errors += piece
-                            if not self._keep_errors:
+                            if not self._whole:
                                 del self._errors[:-DIAGNOSTICS_BYTES]
                         elif ended:
                             self._code = piece[0]
@@ -215,7 +216,8 @@ class ShellProcess(Process):
             self._lost = EdgeMtpError(
                 f"{self._link.name} ended the stream of process {self._pid_text()} without an exit code; it restarted?"
             )
-        if line:
+        # What a signal or a broken link cut off is no line.
+        if line and self._lost is None and (self._whole or not self._code or self._code <= 128):
             self._lines.put(bytes(line))
         with self._changed:
             self._over = True
