@@ -190,6 +190,7 @@ def add_libraries(
     EdgeMtpError and leaves what was there when a file cannot be had or is another one.
     """
     lock = lock_file() if lock is None else lock
+    _locked(lock)  # refused before a download, if it is damaged
     for target in targets:
         if is_this_machine(target) or _is_complete(target, lock):
             continue

@@ -64,7 +64,7 @@ def read_elf(path: Path) -> Elf:
 
 
 class _Reader:
-    """Offsets in the file and addresses in memory of one ELF file; ValueError, OverflowError or struct.error where it is damaged."""
+    """Offsets in the file and addresses in memory of one ELF file. Damage shows as an error that `read_elf` catches."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

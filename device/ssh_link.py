@@ -26,6 +26,7 @@ from edge_mtp.errors import EdgeMtpError
 
 CONNECT_S = 15  # for the connection, and again for the login
 ALIVE_S = 5  # between signs of life; three missing ones end the connection
+SESSIONS = 6  # at once; sshd allows 10 by default (MaxSessions), and spawned programs need some too
 OUTPUT_BYTES = 64 << 20  # of a program that is run to its end
 
 _LOST = 255  # ssh's own exit code when the connection fails
@@ -68,6 +69,7 @@ class SshLink(Link):
             self._words += ["-p", str(port)]
         self._destination = destination
         self._errors = self._folder / "errors"
+        self._sessions = threading.BoundedSemaphore(SESSIONS)
         try:
             self._master = self._connect()
         except BaseException:
@@ -76,20 +78,24 @@ class SshLink(Link):
 
     def run(self, command: Sequence[str] | str, *, timeout_s: float = 30.0, input: bytes = b"") -> Completed:
         script = command if isinstance(command, str) else quote(command)
-        child = self._start(f"echo $$ >&2\nsh -c {quote([script])}\ns=$?\n")
         output, errors = bytearray(), bytearray()
-        try:
-            _communicate(child, input, output, errors, timeout_s)
-        except TimeoutError:
+        silent = False
+        with self._sessions:
+            child = self._start(f"echo $$ >&2\nsh -c {quote([script])}\ns=$?\n")
+            try:
+                _communicate(child, input, output, errors, timeout_s)
+            except TimeoutError:
+                silent = True
+            finally:
+                _end(child)
+        if silent:
             pid = errors.partition(b"\n")[0].decode(errors="replace")
             if pid.isdigit():  # sshd makes the shell lead a process group
                 with contextlib.suppress(EdgeMtpError):
                     self.run(["kill", "-KILL", f"-{pid}"])
             raise EdgeMtpError(
                 f"a command on {self.name} said nothing for {timeout_s:.0f} s and was stopped; look at the board"
-            ) from None
-        finally:
-            _end(child)
+            )
         code = self._exit_code(child.returncode, errors)
         first, _, rest = bytes(errors).partition(b"\n")
         if not first.isdigit():
@@ -105,21 +111,22 @@ class SshLink(Link):
         return SshProcess(self, self._start(_SPAWN.format(program=quote([program]))))
 
     def append(self, chunks: Iterator[bytes], path: str) -> None:
-        child = self._start(f"cat >> {quote([path])}\ns=$?\n")
-        assert child.stdin is not None
-        assert child.stderr is not None
-        try:
-            # A connection that is cut ends the child, and so the writing.
-            with contextlib.suppress(BrokenPipeError):
-                for chunk in chunks:
-                    child.stdin.write(chunk)
-                child.stdin.flush()
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.close()
-            errors = child.stderr.read()
-            code = self._exit_code(child.wait(), errors)
-        finally:
-            _end(child)
+        with self._sessions:
+            child = self._start(f"cat >> {quote([path])}\ns=$?\n")
+            assert child.stdin is not None
+            assert child.stderr is not None
+            try:
+                # A connection that is cut ends the child, and so the writing.
+                with contextlib.suppress(BrokenPipeError):
+                    for chunk in chunks:
+                        child.stdin.write(chunk)
+                    child.stdin.flush()
+                with contextlib.suppress(BrokenPipeError):
+                    child.stdin.close()
+                errors = child.stderr.read()
+                code = self._exit_code(child.wait(), errors)
+            finally:
+                _end(child)
         if code != 0:
             lines = errors.removesuffix(_OWN_255).decode(errors="replace").strip().splitlines()
             cause = lines[-1] if lines else f"exit code {code}"

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_mtp.cli import main
-from edge_mtp.device import binaries
+from edge_mtp.device import binaries, maven
 from edge_mtp.device.binaries import ARCHIVE, LITERT, RUNNER, binaries_for, faults, find_target
 from edge_mtp.device.elf import Elf, read_elf
 from edge_mtp.device.host import litert_library
@@ -415,6 +416,61 @@ def test_wheels_for_boards(tmp_path: Path, library: Path) -> None:
     assert [(state["abi"], sorted(state["files"])) for state in told["targets"]] == [
         (other.abi, [LITERT, "libLiteRtWebGpuAccelerator.so"])
     ]
+
+
+@needs_cc
+def test_wheels_by_pip(tmp_path: Path, library: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user's pip is configured: here for a folder and no index."""
+    pytest.importorskip("pip")
+    other = BOARD if HERE is PC else PC
+    (folder := tmp_path / "index").mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    line = refused("linux", "--abi", other.abi)
+    assert re.search(rf"pip cannot download ai-edge-litert for {other}: ERROR: .*; give --from FOLDER$", line)
+    assert not list(cache.rglob("*"))
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    wheel = folder / f"ai_edge_litert-2.3.0-{python}-{python}-manylinux_2_27_{other.machine}.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr(f"ai_edge_litert/{LITERT}", claiming(library, other.machine))
+        file.writestr(
+            "ai_edge_litert-2.3.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: ai-edge-litert\nVersion: 2.3.0\n"
+        )
+        file.writestr("ai_edge_litert-2.3.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nTag: {python}-{python}-any\n")
+        file.writestr("ai_edge_litert-2.3.0.dist-info/RECORD", "")
+    assert set(setup("linux", "--abi", other.abi)["targets"][0]["files"]) == {LITERT}
+    assert json.loads((cache / "lock.json").read_text()) == {wheel.name: hashlib.sha256(wheel.read_bytes()).hexdigest()}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk(repository: Repository, tmp_path: Path) -> None:
+    repository.publish(bytes(1 << 20), "sha1")
+    (tmp_path / "target").symlink_to("/dev/full")
+    with pytest.raises(EdgeMtpError, match=f"^the disk of '{tmp_path}' is full; make room and run again$"):
+        maven.download(ARCHIVE, tmp_path / "target", repository.url, lambda what, done: None)
+
+
+def test_progress_counts_bytes(repository: Repository, tmp_path: Path) -> None:
+    repository.publish(bytes(1 << 20), "sha1")
+    told: list[tuple[str, float]] = []
+    maven.download(ARCHIVE, tmp_path / "aar", repository.url, lambda what, done: told.append((what, done)))
+    assert {what for what, _ in told} == {f"download {ARCHIVE.file}"}
+    fractions = [done for _, done in told]
+    assert fractions == sorted(fractions)
+    assert len(fractions) > 2
+    assert fractions[-1] == 1.0
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", ""])
+def test_a_damaged_lock_file(tmp_path: Path, content: str) -> None:
+    lock = tmp_path / "lock.json"
+    lock.write_text(content)
+    other = BOARD if HERE is PC else PC
+    assert str(lock) in refused("linux", "--abi", other.abi, "--from", tmp_path, "--lock", lock)
+    assert lock.read_text() == content
 
 
 @pytest.mark.skipif(HERE is None, reason="neither x86_64 nor aarch64 Linux")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,6 +217,16 @@ def test_a_silent_command_is_stopped(link: SshLink, tmp_path: Path) -> None:
 
 def test_a_command_that_speaks_is_not_silent(link: SshLink) -> None:
     assert link.run("for i in 1 2 3 4 5 6; do echo $i; sleep 0.4; done", timeout_s=1.5).output == b"1\n2\n3\n4\n5\n6\n"
+
+
+def test_many_threads(link: SshLink) -> None:
+    """More at once than sshd allows on a connection, beside programs that stay."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.callback(link.spawn(["cat"], {}).close)
+        with ThreadPoolExecutor(24) as pool:
+            done = list(pool.map(lambda n: link.run(f"sleep 0.1; echo {n}").output, range(48)))
+    assert done == [b"%d\n" % n for n in range(48)]
 
 
 def test_a_spawned_program(link: SshLink) -> None:
