@@ -36,6 +36,7 @@ class Device(ABC):
 
     name: str
     link: Link  # to its shell
+    folder: str  # there, absolute: all that is ever put, kept or removed lies in it
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:

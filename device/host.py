@@ -29,9 +29,10 @@ class HostDevice(Device):
 
     def __init__(self) -> None:
         self.link = LocalLink()
+        self.folder = str(cache_folder())
 
     def fingerprint(self) -> Fingerprint:
-        return replace(read_fingerprint(self.link, str(cache_folder())), kind="host")
+        return replace(read_fingerprint(self.link, self.folder), kind="host")
 
     def start(
         self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False

@@ -11,16 +11,21 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat, Detokenizer, Message, Tokenizer
-from edge_mtp.device import Outcome, Request, Runner, Sampling, Step, find_device
+from edge_mtp.device import Device, Outcome, Request, Runner, Sampling, Sensors, Step, find_device
+from edge_mtp.device.find import Notice
 from edge_mtp.device.request import DraftPolicy, DraftSource
+from edge_mtp.device.sensors import Sampler
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.grammar import response_schema, tool_grammar
 from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.tool_calls import ToolCall, parse_calls
+
+if TYPE_CHECKING:
+    from edge_mtp.device.put import Report
 
 DEFAULT_DRAFT_LENGTH = 4  # where a fixed K is wanted, such as for measurements
 DEFAULT_MAX_TOKENS = 256
@@ -102,12 +107,14 @@ class Reply:
         tokenizer: Tokenizer,
         stop: frozenset[int],
         stop_texts: Sequence[str] = (),
+        sampler: Sampler | None = None,
     ) -> None:
         self.prompt = prompt
         self.tokenizer = tokenizer
         self._events = events
         self._detokenizer = Detokenizer(tokenizer, stop_texts)
         self._stop = stop
+        self._sampler = sampler
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.steps: list[Step] = []
@@ -116,7 +123,7 @@ class Reply:
 
     def __iter__(self) -> Generator[Token, None, None]:
         last: Token | None = None  # waits for what its text may become
-        with contextlib.closing(self._events):
+        with self._sampler or contextlib.nullcontext(), contextlib.closing(self._events):
             for event in self._events:
                 if isinstance(event, Outcome):
                     self.outcome = event
@@ -145,6 +152,11 @@ class Reply:
             pass
         return self
 
+    @property
+    def sensors(self) -> list[Sensors]:
+        """The device before, once a second during, and after the reply; empty unless the engine reads sensors."""
+        return self._sampler.samples if self._sampler is not None else []
+
     @cached_property
     def summary(self) -> Summary:
         """Speed and acceptance, once the reply is complete. Raises EdgeMtpError before."""
@@ -161,8 +173,18 @@ class Reply:
 class Engine:
     """A bundle on a device. Use `edge_mtp.open`, and as a context manager, so that the runner ends."""
 
-    def __init__(self, bundle: Bundle, runner: Runner, *, has_token_bytes: bool = True) -> None:
-        """`has_token_bytes`: the runner has the table of them, from the bundle or from the host."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        runner: Runner,
+        *,
+        has_token_bytes: bool = True,
+        device: Device | None = None,
+        sensors: bool = False,
+    ) -> None:
+        """`has_token_bytes`: the runner has the table of them, from the bundle or from the host. `device` is closed
+        with the engine; `sensors`: read it while it replies.
+        """
         if bundle.tokenizer_json is None:
             raise EdgeMtpError(
                 f"{bundle.path}: no tokenizer.json inside (found: {bundle.tokenizer_kind}); export the checkpoint"
@@ -171,6 +193,8 @@ class Engine:
         self.bundle = bundle
         self.runner = runner
         self.has_token_bytes = has_token_bytes
+        self._device = device
+        self._sensors = sensors
         self.chat_format = _chat_format(bundle, bundle.tokenizer_json, has_token_bytes)
 
     @property
@@ -249,7 +273,8 @@ class Engine:
         events = self.runner.generate(request)
         assert isinstance(events, Generator)  # so that it can be closed, which cancels
         tokenizer = self.chat_format.tokenizer
-        return Reply(request.prompt, events, tokenizer, frozenset(request.stop), request.stop_texts)
+        sampler = Sampler(self._device.link, self.runner.pid) if self._device is not None and self._sensors else None
+        return Reply(request.prompt, events, tokenizer, frozenset(request.stop), request.stop_texts, sampler)
 
     def token(self, text: str) -> int:
         """The id that `text` names: a number, a token as the vocabulary spells it, or text that is one token.
@@ -334,7 +359,11 @@ class Engine:
         return grammar, None if schema is None else response_schema(json.dumps(schema))
 
     def close(self) -> None:
-        self.runner.close()
+        try:
+            self.runner.close()
+        finally:
+            if self._device is not None:
+                self._device.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -345,21 +374,33 @@ class Engine:
         self.close()
 
 
-def open_engine(bundle: str | Path, device: str = "host", *, threads: int | None = None) -> Engine:
-    """Opens a `.litertlm` file on a device ("host": this machine). `threads` None leaves the number to LiteRT.
+def open_engine(
+    bundle: str | Path,
+    device: str = "host",
+    *,
+    threads: int | None = None,
+    sensors: bool = False,
+    notice: Notice | None = None,
+    report: Report | None = None,
+) -> Engine:
+    """Opens a `.litertlm` file on a device: "host" (this machine), "pixel", "emulator", a serial, "host:port" or
+    "ssh://user@board". It is put there if it is not there yet; `report` is told how far that is, and `notice` what the
+    device waits for. `threads` None leaves the number to LiteRT. `sensors`: every reply reads the device's.
 
     Raises EdgeMtpError: no bundle, no such device, or the device cannot run it.
     """
-    target = find_device(device)
     opened = Bundle(bundle)
-    with tempfile.TemporaryDirectory() as folder:
-        table = None if opened.token_bytes is not None else _write_token_bytes(opened, Path(folder))
-        runner = target.start(Path(bundle), threads=threads, token_bytes=table)
-    try:
-        return Engine(opened, runner, has_token_bytes=opened.token_bytes is not None or table is not None)
-    except BaseException:
-        runner.close()
-        raise
+    target = find_device(device, notice=notice, report=report)
+    with contextlib.ExitStack() as undo:
+        undo.callback(target.close)
+        with tempfile.TemporaryDirectory() as folder:
+            table = None if opened.token_bytes is not None else _write_token_bytes(opened, Path(folder))
+            runner = target.start(Path(bundle), threads=threads, token_bytes=table)
+        undo.callback(runner.close)
+        has_token_bytes = opened.token_bytes is not None or table is not None
+        engine = Engine(opened, runner, has_token_bytes=has_token_bytes, device=target, sensors=sensors)
+        undo.pop_all()
+        return engine
 
 
 def _write_token_bytes(bundle: Bundle, folder: Path) -> Path | None:

@@ -26,6 +26,7 @@ import edge_mtp.engine
 from edge_mtp.chat import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import Runner
+from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
@@ -44,11 +45,17 @@ def says(text: str, end: int = 106, **more: Any) -> dict[str, Any]:
 class Command:
     """`edge-mtp run` on a runner with a script."""
 
+    name = "scripted"
+    link = LocalLink()
+
     def __init__(self, folder: Path, bundle: Path, patch: pytest.MonkeyPatch) -> None:
         self.script = folder / "script.json"
         self.bundle = bundle
         self._log = Path(f"{self.script}.log")
-        patch.setattr(edge_mtp.engine, "find_device", lambda name: self)
+        patch.setattr(edge_mtp.engine, "find_device", lambda name, **told: self)
+
+    def close(self) -> None:
+        pass
 
     def start(self, bundle: Path, **options: Any) -> Runner:
         return Runner(LocalProcess([sys.executable, str(FAKE), str(self.script)]), silence_s=BOUND_S)
@@ -457,7 +464,9 @@ del sys.argv[1:3]
 class Device:
     def start(self, bundle, **options):
         return Runner(LocalProcess([sys.executable, fake, script]))
-edge_mtp.engine.find_device = lambda name: Device()
+    def close(self):
+        pass
+edge_mtp.engine.find_device = lambda name, **told: Device()
 from edge_mtp.cli import main
 main()
 """

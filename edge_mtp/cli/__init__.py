@@ -19,9 +19,12 @@ class Verb(NamedTuple):
 VERBS = {
     "export": Verb("edge_mtp.cli.export", "Export a checkpoint and its drafter to a .litertlm bundle."),
     "run": Verb("edge_mtp.cli.run", "Run a prompt, or a chat, on a device."),
+    "devices": Verb("edge_mtp.cli.devices", "List the devices within reach, and clean up on one."),
+    "doctor": Verb("edge_mtp.cli.doctor", "Check whether a device can run a bundle, and how well."),
     "inspect": Verb("edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."),
     "check": Verb("edge_mtp.cli.check", "Check that MTP on a device gives the text of plain decoding."),
     "quality": Verb("edge_mtp.cli.quality", "Measure what a bundle lost to quantization, against another."),
+    "setup": Verb("edge_mtp.cli.setup", "Fetch LiteRT for phones and boards, and keep runners built for them."),
 }
 
 # Packages that only `edge-mtp[export]` brings.

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,13 @@ from edge_mtp.cli.option_groups import GroupedCommand, option_group
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
+    from threading import Event
+
+    from edge_mtp.cli.several import Result
     from edge_mtp.compare import Ratio
+    from edge_mtp.device.put import Report
     from edge_mtp.dialogue import Dialogue
-    from edge_mtp.engine import Engine, Reply, ReplyOptions
+    from edge_mtp.engine import Engine, Reply, ReplyOptions, Token
 
 _SOURCES = ("drafter", "lookup", "grammar")
 
@@ -73,7 +78,11 @@ _FILE = click.Path(path_type=Path)
 @click.command(cls=GroupedCommand)
 @click.argument("prompt", required=False)
 @_model("--bundle", type=_FILE, metavar="FILE", help="The .litertlm file; default: the built-in tiny model.")
-@_model("--device", default="host", show_default=True, metavar="NAME", help="Where to run: host is this machine.")
+@_model(
+    "--device", "devices", multiple=True, default=("host",), show_default="host", metavar="NAME",
+    help="Where to run: host (this machine), pixel, emulator, SERIAL, HOST:PORT or ssh://user@board. Given several"
+    " times, PROMPT runs on all of them at once.",
+)  # fmt: skip
 @_model("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice.")
 @_talk("--system", metavar="TEXT|@FILE", help="System prompt.")
 @_talk("--tools", type=_FILE, metavar="FILE", help="JSON file of tools that the model may call.")
@@ -134,7 +143,7 @@ _FILE = click.Path(path_type=Path)
 def run(
     prompt: str | None,
     bundle: Path | None,
-    device: str,
+    devices: tuple[str, ...],
     threads: int | None,
     system: str | None,
     tools: Path | None,
@@ -158,6 +167,11 @@ def run(
     if compare and (prompt is None or reply["draft_length"] == 0):
         other = "--mtp off" if reply["draft_length"] == 0 else "a chat"
         raise click.UsageError(f"--compare and {other} contradict each other; drop one.")
+    if prompt is None and len(devices) > 1:
+        raise click.UsageError("a chat is with one device; give one --device, or a PROMPT.")
+    for name in devices:
+        if devices.count(name) > 1:
+            raise click.UsageError(f"--device {name} is given twice; drop one.")
     if prompt is not None and tool_responses is not None:
         raise click.UsageError("--tool-responses is for a chat; drop it or PROMPT.")
 
@@ -175,24 +189,61 @@ def run(
         if tools is None and load is None:
             declared = load_tools(tiny.TOOLS)
 
-    with _sparing_children() if prompt is None else nullcontext():
-        opened = open_engine(bundle, device, threads=threads)
-    with opened as engine:
-        options = _options(engine, reply)
-        dialogue = _dialogue(engine, load, read, declared)
+    from edge_mtp.cli.device_progress import device_progress, notice_for
+
+    def opened(device: str, report: Report) -> Engine:
+        notice = notice_for(device)
+        return open_engine(bundle, device, threads=threads, sensors=as_json, notice=notice, report=report)
+
+    def begun(engine: Engine) -> tuple[Dialogue, ReplyOptions]:
+        if compare and engine.max_draft_length == 0:
+            raise EdgeMtpError(
+                f"{bundle}: no verify graph (exported with --lean?), so it cannot draft and there is nothing to"
+                " compare; export it again, or drop --compare"
+            )
+        return _dialogue(engine, load, read, declared), _options(engine, reply)
+
+    if len(devices) > 1:
+        from edge_mtp.cli.several import on_each
+
+        def job(device: str, stop: Event) -> _Answer:
+            with opened(device, report_of(device)) as engine:
+                dialogue, options = begun(engine)
+                dialogue.say(prompt or "")
+                return _answer(dialogue, options, rounds if compare else 0, stop)
+
+        def told(result: Result[_Answer]) -> None:
+            if result.value is None:
+                click.echo(f"{result.device}: {result.error}", err=True)
+            elif not as_json:
+                click.echo(f"--- {result.device}")
+                _print(result.value)
+
+        with device_progress(len(devices)) as report_of:
+            results = on_each(devices, job, told)
+        if as_json:
+            shown = [{"device": r.device, "error": r.error, **(r.value.shown if r.value else {})} for r in results]
+            click.echo(json.dumps({"devices": shown}))
+        if any(result.error is not None for result in results):
+            raise SystemExit(1)
+        return
+
+    with _sparing_children() if prompt is None else nullcontext(), device_progress(1) as report_of:
+        engine = opened(devices[0], report_of(devices[0]))
+    with engine:
+        dialogue, options = begun(engine)
         if prompt is None:
             from edge_mtp.cli.chat import Chat
 
             engine.check(options, dialogue.tools)
             Chat(dialogue, options, tool_responses, as_json=as_json).run()
-        elif compare and engine.max_draft_length == 0:
-            raise EdgeMtpError(
-                f"{bundle}: no verify graph (exported with --lean?), so it cannot draft and there is nothing to"
-                " compare; export it again, or drop --compare"
-            )
         else:
             dialogue.say(prompt)
-            _run_once(dialogue, options, rounds if compare else 0, as_json)
+            answer = _answer(dialogue, options, rounds if compare else 0, stream=not as_json)
+            if as_json:
+                click.echo(json.dumps(answer.shown))
+            else:
+                _print(answer)
 
 
 @contextmanager
@@ -247,34 +298,61 @@ def _dialogue(engine: Engine, load: Path | None, system: str | None, tools: list
     return dialogue
 
 
-def _run_once(dialogue: Dialogue, options: ReplyOptions, rounds: int, as_json: bool) -> None:
-    """One reply, and a comparison over so many rounds."""
-    from edge_mtp.cli.transcript import Writer, logprob_lines, result, show_calls, summary_lines
+@dataclass(frozen=True)
+class _Answer:
+    """A reply with what there is to show of it; `streamed` where its text and its calls have been shown."""
+
+    reply: Reply
+    tokens: list[Token]
+    shown: dict[str, Any]
+    streamed: bool
+
+
+def _answer(
+    dialogue: Dialogue, options: ReplyOptions, rounds: int, stop: Event | None = None, *, stream: bool = False
+) -> _Answer:
+    """One reply, and a comparison over so many rounds. Raises EdgeMtpError when `stop` is set meanwhile."""
+    from edge_mtp.cli.transcript import Writer, result, show_calls
 
     reply = dialogue.reply(options)
-    if as_json:
-        reply.wait()
-    else:
-        writer = Writer("colour")
-        for token in reply:
+    writer = Writer("colour") if stream else None
+    tokens = []
+    for token in reply:
+        if stop is not None and stop.is_set():
+            raise EdgeMtpError("interrupted")
+        tokens.append(token)
+        if writer is not None:
             writer.write(token)
+    if writer is not None:
         writer.finish()
         show_calls(reply)
     shown = result(reply)
     shown["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
     if rounds:
-        shown["comparison"] = _compare(reply, dialogue, options, rounds)
-    if as_json:
-        click.echo(json.dumps(shown))
-        return
-    if options.logprobs:
-        click.echo("\n" + "\n".join(logprob_lines(reply)))
-    click.echo("\n" + "\n".join(summary_lines(reply.summary)))
-    if rounds:
-        _print_comparison(shown["comparison"])
+        shown["comparison"] = _compare(reply, dialogue, options, rounds, stop)
+    return _Answer(reply, tokens, shown, stream)
 
 
-def _compare(reply: Reply, dialogue: Dialogue, options: ReplyOptions, rounds: int) -> dict[str, Any]:
+def _print(answer: _Answer) -> None:
+    """What of an answer has not been shown yet."""
+    from edge_mtp.cli.transcript import Writer, logprob_lines, show_calls, summary_lines
+
+    if not answer.streamed:
+        writer = Writer("colour")
+        for token in answer.tokens:
+            writer.write(token)
+        writer.finish()
+        show_calls(answer.reply)
+    if answer.reply.logprobs:
+        click.echo("\n" + "\n".join(logprob_lines(answer.reply)))
+    click.echo("\n" + "\n".join(summary_lines(answer.reply.summary)))
+    if "comparison" in answer.shown:
+        _print_comparison(answer.shown["comparison"])
+
+
+def _compare(
+    reply: Reply, dialogue: Dialogue, options: ReplyOptions, rounds: int, stop: Event | None
+) -> dict[str, Any]:
     """Decode speed of both arms over `rounds` interleaved pairs; `reply` was the warm-up of the first."""
     from dataclasses import replace
 
@@ -284,6 +362,8 @@ def _compare(reply: Reply, dialogue: Dialogue, options: ReplyOptions, rounds: in
     texts: set[tuple[int, ...]] = {tuple(reply.tokens), tuple(dialogue.reply(plain_options).wait().tokens)}
 
     def speed(arm: ReplyOptions) -> float:
+        if stop is not None and stop.is_set():
+            raise EdgeMtpError("interrupted")
         finished = dialogue.reply(arm).wait()
         texts.add(tuple(finished.tokens))
         per_s = finished.summary.tokens_per_s

@@ -113,4 +113,6 @@ def result(reply: Reply) -> dict[str, Any]:
     done = reply.outcome is not None
     result["summary"] = reply.summary.to_json() if done else None
     result["trace"] = [to_json(record) for record in (*reply.steps, *([reply.outcome] if reply.outcome else ()))]
+    if reply.sensors:
+        result["sensors"] = [to_json(sample) for sample in reply.sensors]
     return result

@@ -1,0 +1,76 @@
+"""What a person sees of files on their way to devices."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_mtp.cli.figures import size
+
+if TYPE_CHECKING:
+    from edge_mtp.device.put import Progress, Report
+
+LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def device_progress(names: int) -> Iterator[Callable[[str], Report]]:
+    """Gives each device, of so many, a Report. On stderr: a bar for one device at a terminal; else, now and then, a
+    line labelled with the device's name.
+    """
+    import sys
+
+    if names > 1 or not sys.stderr.isatty():
+        yield _lines
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<28}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    bars = Bars(*columns, console=Console(stderr=True), transient=True)
+    tasks: dict[str, TaskID] = {}
+
+    def report(progress: Progress) -> None:
+        bars.start()  # not before there is something to show: it takes the cursor away
+        if progress.what not in tasks:
+            tasks[progress.what] = bars.add_task(progress.what)
+        bars.update(tasks[progress.what], completed=progress.done_bytes, total=progress.total_bytes)
+
+    try:
+        yield lambda name: report
+    finally:
+        if tasks:
+            bars.stop()
+
+
+def _lines(name: str) -> Report:
+    told: dict[str, float] = {}
+    lock = threading.Lock()
+
+    def report(progress: Progress) -> None:
+        now = time.monotonic()
+        with lock:
+            first = told.setdefault(progress.what, now) == now
+            # What is over within a moment needs no line.
+            if first or now - told[progress.what] < LINE_EVERY_S:
+                return
+            told[progress.what] = now
+        rate = f", {size(round(progress.bytes_per_s))}/s" if progress.bytes_per_s else ""
+        left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
+        click.echo(f"[{name}] {progress.what} {progress.fraction:.0%}{rate}{left}", err=True)
+
+    return report
+
+
+def notice_for(name: str) -> Callable[[str], None]:
+    """Says on stderr what a device waits for."""
+    return lambda line: click.echo(line if name in line else f"[{name}] {line}", err=True)
