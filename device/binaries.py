@@ -95,19 +95,23 @@ def find_target(kind: str, abi: str) -> Target:
 def binaries_for(kind: str, abi: str) -> Binaries:
     """What a device of `kind`, android or linux, with `abi` needs; both as its Fingerprint says.
 
-    For a Linux device like this machine that is what is installed here, for others what `edge-mtp setup` has put in the
-    cache folder.
+    That is what `edge-mtp setup` has put in the cache folder. A Linux device like this machine gets what is installed
+    here, unless setup was given a runner for it.
 
     Raises EdgeMtpError for an unknown ABI, or when something is missing, with what to run.
     """
     target = find_target(kind, abi)
+    runner = target.folder / RUNNER
     if is_this_machine(target):
-        files = {RUNNER: host._runner_path(), **_libraries(host.litert_library().parent)}
+        files = {
+            RUNNER: runner if runner.is_file() else host._runner_path(),
+            **_libraries(host.litert_library().parent),
+        }
     else:
-        files = {RUNNER: target.folder / RUNNER, **installed_libraries(target)}
+        files = {RUNNER: runner, **installed_libraries(target)}
         if LITERT not in files:
             raise EdgeMtpError(f"no LiteRT library for {target} yet; run 'edge-mtp setup {kind} --abi {abi}'")
-        if not files[RUNNER].is_file():
+        if not runner.is_file():
             raise EdgeMtpError(f"no runner for {target} yet; {how_to_build(target)}")
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
@@ -164,8 +168,6 @@ def add_runner(path: Path, kind: str) -> Target:
     target = next((each for each in TARGETS if (each.kind, each.machine) == (kind, elf.machine)), None)
     if target is None:
         raise EdgeMtpError(f"'{path}' is for {elf.machine}, on which no LiteRT for {kind} runs; build another preset")
-    if is_this_machine(target):
-        raise EdgeMtpError(f"devices like this machine get the runner that is installed here; drop --runner {path}")
     found = faults(elf, target)
     if found:
         raise EdgeMtpError(f"'{path}' would not run on every {target}: {'; '.join(found[:4])}; {how_to_build(target)}")
@@ -191,16 +193,16 @@ def add_libraries(
     """
     lock = lock_file() if lock is None else lock
     _locked(lock)  # refused before a download, if it is damaged
-    for target in targets:
-        if is_this_machine(target) or _is_complete(target, lock):
-            continue
-        with tempfile.TemporaryDirectory(prefix="edge-mtp-setup-") as name:
-            archive, known = _archive(target, folder, repository, Path(name), report)
+    with tempfile.TemporaryDirectory(prefix="edge-mtp-setup-") as work:
+        for target in targets:
+            if is_this_machine(target) or _is_complete(target, lock):
+                continue
+            archive, name = _archive(target, folder, repository, Path(work), report)
             digest = sha256(archive)
-            _compare(lock, known, digest)
-            _unpack(archive, target, known, digest)
-        # Only now, so that a file without libraries in it is not what others are compared with.
-        write_json(lock, {**_locked(lock), known: digest})
+            _compare(lock, name, digest)
+            _unpack(archive, target, name, digest)
+            # Only now, so that a file without libraries in it is not what others are compared with.
+            write_json(lock, {**_locked(lock), name: digest})
 
 
 def lock_file() -> Path:
@@ -214,7 +216,8 @@ def _archive(target: Target, folder: Path | None, repository: str, work: Path, r
         if folder is not None:
             return maven.offline(ARCHIVE, folder), str(ARCHIVE)
         archive = work / ARCHIVE.file
-        maven.download(ARCHIVE, archive, repository, report)
+        if not archive.is_file():  # of another ABI just now
+            maven.download(ARCHIVE, archive, repository, report)
         return archive, str(ARCHIVE)
     wheel = _wheel_in(folder, target) if folder is not None else _download_wheel(target, work, report)
     return wheel, wheel.name

@@ -58,6 +58,7 @@ def download(artifact: Artifact, target: Path, repository: str, report: Report) 
     url = f"{repository.rstrip('/')}/{artifact.folder}/{artifact.version}/{artifact.file}"
     try:
         _refuse_in_clear(url)
+        report(f"download {artifact.file}", 0.0)
         algorithm, published = _published(url, artifact, repository)
         digest = hashlib.new(algorithm)
         with _open(url) as answer, target.open("wb") as file:

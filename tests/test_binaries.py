@@ -252,6 +252,7 @@ def test_the_digest_tells_sets_apart(
 def test_fetched_once(repository: Repository, library: Path, tmp_path: Path, cache: Path) -> None:
     repository.publish(archive(library, tmp_path), "sha1")
     setup("android", "--maven", repository.url)
+    assert repository.requests.count(AAR) == 1  # for both ABIs
     repository.requests.clear()
     setup("android", "--maven", repository.url)
     assert repository.requests == []
@@ -480,6 +481,34 @@ def test_a_board_like_this_machine_gets_what_is_installed() -> None:
     assert found.files[LITERT] == litert_library()
     assert os.access(found.files[RUNNER], os.X_OK)
     assert read_elf(found.files[RUNNER]).machine == HERE.machine
+
+
+@needs_cc
+@pytest.mark.skipif(HERE is None, reason="neither x86_64 nor aarch64 Linux")
+def test_a_board_like_this_machine_but_older(tmp_path: Path) -> None:
+    """Its runner may have to be another one than this machine's."""
+    assert HERE is not None
+    before = binaries_for("linux", HERE.abi)
+    program = build(tmp_path, "older", "int main(void) { return 0; }")
+    (state,) = setup("linux", "--abi", HERE.abi, "--runner", program)["targets"]
+    after = binaries_for("linux", HERE.abi)
+    assert after.files[RUNNER].read_bytes() == program.read_bytes()
+    assert after.files[LITERT] == before.files[LITERT]
+    assert after.digest == state["digest"] != before.digest
+
+
+@needs_cc
+def test_what_a_person_is_shown(
+    repository: Repository, library: Path, runners: dict[str, Path], tmp_path: Path
+) -> None:
+    repository.publish(archive(library, tmp_path), "sha1")
+    result = CliRunner().invoke(
+        main, ["setup", "android", "--maven", repository.url, "--runner", str(runners["aarch64"])]
+    )
+    assert result.stdout.splitlines()[0] == f"android arm64-v8a: {RUNNER}, {LITERT}, libLiteRtClGlAccelerator.so"
+    assert result.stdout.splitlines()[1] == f"android x86_64: {LITERT}, libLiteRtClGlAccelerator.so"
+    assert result.stdout.splitlines()[2].startswith("  no runner for android x86_64 yet; in a checkout of edge-mtp run")
+    assert "download litert-2.3.0.aar" in result.stderr
 
 
 @pytest.mark.parametrize(
