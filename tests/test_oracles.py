@@ -1,14 +1,11 @@
 """Texts and acceptance against other engines: transformers, and the stock LiteRT-LM engine on our own bundle."""
 
-import os
-import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stock_engine
 
 from edge_mtp.device import Request, Step
 from edge_mtp.engine import Engine, open_engine
@@ -134,50 +131,19 @@ def test_acceptance_is_that_of_transformers(our_rounds: list[list[int]], transfo
     assert sum(map(len, our_rounds)) == pytest.approx(sum(map(len, transformers_rounds)), rel=0.02)
 
 
-@contextmanager
-def log_of_native_code() -> Iterator[list[str]]:
-    """What is written to file descriptor 2 inside, once it is left."""
-    lines: list[str] = []
-    with tempfile.TemporaryFile() as log:
-        saved = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            log.seek(0)
-            lines += log.read().decode(errors="replace").splitlines()
-
-
 def test_the_stock_engine_drafts_from_the_same_file(
-    engine: Engine, tiny_bundle: Path, tiny_split: list[dict[str, Any]], our_rounds: list[list[int]], tmp_path: Path
+    engine: Engine, tiny_bundle: Path, tiny_split: list[dict[str, Any]], our_rounds: list[list[int]]
 ) -> None:
     """Same text, and our acceptance, which is that of transformers: its P - 1 and our P are one position."""
-    import litert_lm
-
     chat = engine.chat_format
     stops = sorted(chat.stop_token_ids)
-    with log_of_native_code() as log:
-        litert_lm.set_min_log_severity(litert_lm.LogSeverity.INFO)
-        stock = litert_lm.Engine(
-            str(tiny_bundle),
-            backend=litert_lm.Backend.CPU(thread_count=1),
-            enable_speculative_decoding=True,
-            cache_dir=str(tmp_path),
-        )
-        for item in tiny_split[:PROMPTS]:
-            prompt = chat.render(item["messages"], item["tools"])
-            with stock.create_session(max_output_tokens=TOKENS, apply_prompt_template=False) as session:
-                session.run_prefill([prompt.removeprefix("<bos>")])  # the engine puts the start token itself
-                theirs = session.run_decode().texts[0]
-            ours, _ = text_of(engine, Request(chat.tokenizer.encode(prompt), TOKENS, stops, draft_length=3))
-            text = chat.tokenizer.decode([token for token in ours if token not in chat.stop_token_ids])
-            if len(ours) < TOKENS:
-                assert theirs == text
-            else:  # the stock engine gives out the whole of the step that passes its limit
-                assert theirs.startswith(text)
-        stock.close()
-    rates = [float(rate) for rate in re.findall(r"Success rate: ([0-9.eE+-]+)", "\n".join(log))]
-    assert rates, "the stock engine logged no success rate"
-    assert rates[-1] == pytest.approx(acceptance(our_rounds), abs=0.02)
+    prompts = [chat.render(item["messages"], item["tools"]) for item in tiny_split[:PROMPTS]]
+    stock = stock_engine.replies(tiny_bundle, prompts, TOKENS, drafting=True)
+    for prompt, theirs in zip(prompts, stock.texts, strict=True):
+        ours, _ = text_of(engine, Request(chat.tokenizer.encode(prompt), TOKENS, stops, draft_length=3))
+        text = chat.tokenizer.decode([token for token in ours if token not in chat.stop_token_ids])
+        if len(ours) < TOKENS:
+            assert theirs == text
+        else:  # the stock engine gives out the whole of the step that passes its limit
+            assert theirs.startswith(text)
+    assert stock.success_rate == pytest.approx(acceptance(our_rounds), abs=0.02)

@@ -31,10 +31,16 @@ std::vector<uint8_t> make_table() {
 
 void walk(edge_mtp::Constraint& constraint, int32_t vocabulary, std::string_view choices) {
   std::vector<int32_t> words(static_cast<size_t>(edge_mask_words(vocabulary)));
+  std::vector<int32_t> forced;
   int32_t taken = 0;
   for (const char choice : choices.substr(0, 24)) {
     if (constraint.finished()) break;
     constraint.mask(words.data());
+    constraint.forced(8, forced);
+    if (!forced.empty()) {
+      const auto first = static_cast<size_t>(forced.front());
+      must((words[first / 32] >> (first % 32) & 1) != 0, "what is forced is allowed");
+    }
     std::vector<int32_t> allowed;
     for (int32_t token = 0; token < vocabulary; ++token) {
       if (words[static_cast<size_t>(token / 32)] >> (token % 32) & 1) allowed.push_back(token);
