@@ -59,7 +59,7 @@ def examine(device: Device, bundle: Bundle | None = None) -> Iterator[Finding]:
     Writes `STORAGE_BYTES` into the tool's own folder there, and removes them. Raises EdgeMtpError when the device
     cannot be asked at all.
     """
-    link, folder = device.link, device.folder
+    link, folder, shown = device.link, device.folder, printable(device.folder)
     told = device.fingerprint()
     asked = ask(
         link,
@@ -75,10 +75,10 @@ def examine(device: Device, bundle: Bundle | None = None) -> Iterator[Finding]:
     if told.kind == "android" and asked.get("user") == "0":
         yield Finding("user", "warning", "root", "'adb unroot': apps and users will not have what root has")
     programs = ask(link, {"programs": _programs_script(folder)}, timeout_s=60).get("programs", "")
-    yield folder_finding(programs, folder, asked.get("selinux"))
+    yield folder_finding(programs, shown, asked.get("selinux"))
     yield from library_findings(programs)
     yield memory_finding(parse_meminfo(asked.get("memory", "")), bundle)
-    yield space_finding(told.free_bytes, folder, bundle)
+    yield space_finding(told.free_bytes, shown, bundle)
     yield from _storage(device, folder, told.free_bytes, bundle)
     sensors = read_sensors(link, 1)
     yield thermal_finding(sensors.thermal_status, sensors.temperatures_c)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from edge_mtp.device.device import Device
 from edge_mtp.device.host import HostDevice
@@ -133,20 +132,17 @@ def parse_address(name: str) -> tuple[str, int] | None:
 
 
 def _ssh(name: str) -> Link:
-    cure = f"'{printable(name)}' is no address of a board; use ssh://user@board or ssh://user@board:port"
-    try:
-        parts = urlsplit(name)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise EdgeMtpError(cure) from error
-    extra = parts.password or parts.path.strip("/") or parts.query or parts.fragment
-    # A word that begins with a dash would be an option to ssh.
-    words = [parts.username or "", host or ""]
-    if parts.scheme != "ssh" or not host or extra or any(not re.fullmatch(r"(?!-)[\w.%:-]*", word) for word in words):
-        raise EdgeMtpError(cure)
+    # Not urlsplit, which writes hosts in small letters: an alias in ssh's configuration may have others. A word that
+    # begins with a dash would be an option to ssh.
+    word = r"(?!-)[\w.%-]+"
+    match = re.fullmatch(rf"ssh://((?:{word}@)?)(?:({word})|\[([0-9a-fA-F:.%\w]+)\])(?::(\d{{1,5}}))?/?", name, re.A)
+    if match is None:
+        raise EdgeMtpError(
+            f"'{printable(name)}' is no address of a board; use ssh://user@board or ssh://user@board:port"
+        )
     from edge_mtp.device.ssh_link import SshLink
 
-    return SshLink(f"{parts.username}@{host}" if parts.username else host, port)
+    return SshLink(match[1] + (match[2] or match[3]), int(match[4]) if match[4] else None)
 
 
 def _the_one(kind: str, matching: Sequence[Candidate], found: Sequence[Candidate], unseen: Sequence[str]) -> Candidate:

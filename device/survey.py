@@ -31,7 +31,7 @@ def ask(link: Link, questions: Mapping[str, str], *, timeout_s: float = 30.0) ->
         else:
             lines.append(line)
     if not heard:
-        said = " ".join((done.errors or done.output).decode(errors="replace").split())[:200]
+        said = printable((done.errors or done.output).decode(errors="replace"))
         raise EdgeMtpError(
             f"{link.name}: its shell does not answer" + (f" ({said})" if said else "") + "; restart the device"
         )
