@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from adb_device import Adbd, adbd  # noqa: F401  # a fixture
 from click.testing import CliRunner, Result
 from fake_android import OLD, PIXEL, FakeAndroid
 
@@ -197,6 +198,33 @@ def test_sensors_stand_beside_the_trace(tiny_bundle: Path) -> None:
     assert moments[0] <= 0 < moments[-1]
     assert {sample["event"] for sample in told["sensors"]} == {"sensors"}
     assert all(sample["rss_bytes"] > 1 << 20 for sample in told["sensors"]), "of the runner"
+
+
+# --- a real adbd at an address, as a device farm hands it out ---------------------------------------------------------
+
+
+def test_a_farms_address_is_listed_examined_and_run(adbd: Adbd, tiny_bundle: Path) -> None:  # noqa: F811
+    listed = json.loads(command("devices", "--device", adbd.name, "--json").stdout)["devices"][0]
+    host = HostDevice().fingerprint()
+    assert listed["error"] is None
+    assert listed["fingerprint"]["name"] == adbd.name
+    for field in ("abi", "cores", "memory_bytes", "system"):
+        assert listed["fingerprint"][field] == getattr(host, field)
+
+    examined = json.loads(command("doctor", "--device", adbd.name, "--bundle", str(tiny_bundle), "--json").stdout)
+    assert examined["ok"], examined
+    assert any("MB/s" in finding["value"] for finding in examined["findings"])
+
+    arguments = ["run", "--bundle", str(tiny_bundle), "--max-tokens", "12", "--json", "Wake me at 6:40"]
+    ran = command(*arguments, "--device", adbd.name, "--device", "host")
+    assert ran.exit_code == 0, ran.stderr
+    there, here = json.loads(ran.stdout)["devices"]
+    assert there["tokens"] == here["tokens"]
+    assert all(sample["rss_bytes"] > 1 << 20 for sample in there["sensors"])
+
+    cleaned = json.loads(command("devices", "clean", "--device", adbd.name, "--all", "--json").stdout)
+    assert cleaned["freed_bytes"] > tiny_bundle.stat().st_size
+    assert [path for path in adbd.folder.rglob("*") if path.is_file()] == []
 
 
 # --- on_each ---------------------------------------------------------------------------------------------------------
