@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from adb_shell import constants
-from adb_shell.transport.base_transport import BaseTransport
 
 from edge_mtp.device.adb_keys import Key
+from edge_mtp.device.adb_transport import STALL_S, TcpTransport, UsbTransport
 from edge_mtp.device.stream import Stream
 from edge_mtp.errors import EdgeMtpError
 
@@ -28,7 +28,6 @@ MAX_PACKET_BYTES = 1 << 20  # MAX_PAYLOAD of current devices; an older one tells
 WINDOW_BYTES = 4 << 20  # how far a device with delayed acknowledgements may run ahead of our reading
 CONNECT_S = 10.0
 AUTHORIZE_S = 60.0  # for a person to find the phone and its dialogue
-STALL_S = 60.0  # for a device that takes nothing of what is written
 
 HEADER = struct.Struct("<6I")  # command, arg0, arg1, bytes of data, their sum, command xor 0xffffffff
 AUTH, CLSE, CNXN, OKAY, OPEN, WRTE = (
@@ -57,7 +56,7 @@ class AdbConnection:
 
     def __init__(
         self,
-        transport: BaseTransport,
+        transport: TcpTransport | UsbTransport,
         name: str,
         keys: Callable[[], Sequence[Key]],
         notice: Callable[[str], None],
@@ -130,12 +129,12 @@ class AdbConnection:
             return None
         return EdgeMtpError(f"the link to {self.name} broke: {self._lost}; reconnect it and run the command again")
 
-    def send(self, command: int, arg0: int, arg1: int, data: bytes | memoryview = b"") -> None:
+    def send(self, command: int, arg0: int, arg1: int, *data: bytes | memoryview) -> None:
         """One packet. Raises EdgeMtpError when the link breaks."""
         if self.loss:
             raise self.loss
         try:
-            self._send(command, arg0, arg1, data)
+            self._send(command, arg0, arg1, *data)
         except OSError as error:
             self._fail(_cause(error))
             self._transport.close()  # it may have taken half a packet
@@ -146,13 +145,11 @@ class AdbConnection:
         with self._lock:
             self._streams.pop(stream.id, None)
 
-    def _send(self, command: int, arg0: int, arg1: int, data: bytes | memoryview = b"") -> None:
-        total = checksum(data) if self._checked and data else 0
-        header = HEADER.pack(command, arg0, arg1, len(data), total, command ^ 0xFFFFFFFF)
+    def _send(self, command: int, arg0: int, arg1: int, *data: bytes | memoryview) -> None:
+        total = sum(map(checksum, data)) & 0xFFFFFFFF if self._checked else 0
+        header = HEADER.pack(command, arg0, arg1, sum(map(len, data)), total, command ^ 0xFFFFFFFF)
         with self._sending:
-            self._transport.bulk_write(header, STALL_S)
-            if data:
-                self._transport.bulk_write(data, STALL_S)
+            self._transport.write_packet(header, data)
 
     def _receive(self, timeout_s: float | None) -> tuple[int, int, int, bytearray]:
         """One packet. Raises NonsenseError for what is none, OSError when the link breaks, TimeoutError."""
@@ -316,9 +313,9 @@ class AdbStream(Stream):
                 self._connection.send(OKAY, self.id, self._remote, count)
         return data
 
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
+    def write(self, head: bytes, body: bytes | memoryview = b"") -> None:
+        left = [memoryview(head), memoryview(body)]
+        while any(left):
             with self._changed:
                 ready = self._changed.wait_for(
                     lambda: self._credit > 0 or self._ended or self._closed or self._connection.loss, STALL_S
@@ -331,10 +328,12 @@ class AdbStream(Stream):
                     raise EdgeMtpError(
                         f"{self._connection.name} took nothing for {STALL_S:.0f} s; look at the device and try again"
                     )
-                count = min(len(view), self._connection.packet_bytes)
+                most = self._connection.packet_bytes
+                parts = [left[0][:most], left[1][: max(0, most - len(left[0]))]]
+                count = sum(map(len, parts))
                 self._credit = self._credit - count if self._connection.has_delayed_acks else 0
-            self._connection.send(WRTE, self.id, self._remote, view[:count])
-            view = view[count:]
+            self._connection.send(WRTE, self.id, self._remote, *parts)
+            left = [part[len(sent) :] for part, sent in zip(left, parts, strict=True)]
 
     def close(self) -> None:
         with self._changed:

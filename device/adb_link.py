@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from adb_shell.transport.base_transport import BaseTransport
-
 from edge_mtp.device.adb_connection import AdbConnection
 from edge_mtp.device.adb_keys import keys
-from edge_mtp.device.adb_transport import TcpTransport, usb_transport
+from edge_mtp.device.adb_transport import TcpTransport, UsbTransport, usb_transport
 from edge_mtp.device.shell_v2 import ShellLink
 from edge_mtp.device.stream import Stream
 
@@ -18,7 +16,7 @@ PORT = 5555  # where adbd listens after `adb tcpip` by custom
 class AdbLink(ShellLink):
     """An open connection to a device's adbd. `notice` is told, in a line for a person, what the device waits for."""
 
-    def __init__(self, transport: BaseTransport, name: str, notice: Callable[[str], None]) -> None:
+    def __init__(self, transport: TcpTransport | UsbTransport, name: str, notice: Callable[[str], None]) -> None:
         self.name = name
         self._connection = AdbConnection(transport, name, keys, notice)
 

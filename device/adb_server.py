@@ -120,9 +120,10 @@ class ServerStream(Stream):
                 return b""
             raise EdgeMtpError(f"the adb server let go of {self._name}: {error.strerror}; reconnect it") from error
 
-    def write(self, data: bytes) -> None:
+    def write(self, head: bytes, body: bytes | memoryview = b"") -> None:
         try:
-            self._socket.sendall(data)
+            self._socket.sendall(head)
+            self._socket.sendall(body)
         except BlockingIOError as error:
             raise EdgeMtpError(
                 f"{self._name} took nothing for {STALL_S:.0f} s; look at the device and try again"

@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from adb_shell import exceptions
@@ -71,11 +72,21 @@ class TcpTransport(AdbShellTcp):  # type: ignore[misc]  # adb-shell has no type 
 
     def bulk_write(self, data: bytes | memoryview, transport_timeout_s: float | None) -> int:
         """Sends all of `data`. Raises OSError; the connection is of no use then."""
+        self.write_packet(data, ())
+        return len(data)
+
+    def write_packet(self, header: bytes | memoryview, parts: Sequence[bytes | memoryview]) -> None:
+        """Sends a packet whose data is `parts`, without putting them together first. Raises OSError, as bulk_write."""
+        connection, left = self._open_connection(), [memoryview(part) for part in (header, *parts) if part]
         try:
-            self._open_connection().sendall(data)
+            while left:
+                sent = connection.sendmsg(left)
+                while left and sent >= len(left[0]):
+                    sent -= len(left.pop(0))
+                if sent:
+                    left[0] = left[0][sent:]
         except BlockingIOError as error:
             raise TimeoutError(f"took nothing for {STALL_S:.0f} s") from error
-        return len(data)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None  # once, whichever threads call
@@ -151,6 +162,13 @@ class UsbTransport(BaseTransport):  # type: ignore[misc]
                 raise TimeoutError(f"took nothing for {STALL_S:.0f} s") from error
             raise ConnectionResetError("the USB device is gone") from error
         return len(data)
+
+    def write_packet(self, header: bytes | memoryview, parts: Sequence[bytes | memoryview]) -> None:
+        """As TcpTransport's. Header and data are a transfer each."""
+        self.bulk_write(header, STALL_S)
+        data = b"".join(parts)
+        if data:
+            self.bulk_write(data, STALL_S)
 
     def close(self) -> None:
         self._closed.set()

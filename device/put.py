@@ -157,8 +157,8 @@ class Folder:
         return removed
 
     def _remove(self, *names: str) -> None:
-        if names:
-            self._sh(REMOVE, self.path, *(f"./{name}" for name in names))
+        for start in range(0, len(names), 100):  # a command has an end
+            self._sh(REMOVE, self.path, *(f"./{name}" for name in names[start : start + 100]))
 
     def _sh(self, script: str, *arguments: str, timeout_s: float = 60.0) -> Completed:
         done = self.link.run(["sh", "-c", script, "edge-mtp", *arguments], timeout_s=timeout_s)

@@ -22,6 +22,7 @@ from edge_mtp.errors import EdgeMtpError
 
 FRAME = struct.Struct("<BI")  # kind, bytes that follow
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
+COMMAND_BYTES = 60_000  # the adb server takes 65,535, and devices since Android 7 more
 START_S = 30.0  # for a program to start
 OUTPUT_BYTES = 64 << 20  # of a program that is run to its end; and of one line
 
@@ -95,6 +96,9 @@ class ShellProcess(Process):
         self._sign = time.monotonic()  # of life, the last one
         self._writing = threading.Lock()
         self._input_closed = False
+        size = len(script.encode("utf-8", "surrogateescape"))
+        if size > COMMAND_BYTES:
+            raise EdgeMtpError(f"a command of {size} bytes is too long for {link.name}; {COMMAND_BYTES} fit")
         self._stream = open_stream(f"shell,v2,raw:echo $$; {script}")
         self._reader = threading.Thread(target=self._read, name=f"shell on {link.name}", daemon=True)
         self._reader.start()
@@ -117,11 +121,12 @@ class ShellProcess(Process):
     def send(self, data: bytes) -> None:
         most = max(1, self._stream.chunk_bytes - FRAME.size)
         with self._writing:
+            view = memoryview(data)
             for start in range(0, len(data), most):
                 if self._over or self._input_closed:
                     raise self._lost or BrokenPipeError("the program has ended")
-                piece = data[start : start + most]
-                self._stream.write(FRAME.pack(STDIN, len(piece)) + piece)
+                piece = view[start : start + most]
+                self._stream.write(FRAME.pack(STDIN, len(piece)), piece)
 
     def close_input(self) -> None:
         with self._writing, contextlib.suppress(BrokenPipeError, EdgeMtpError):

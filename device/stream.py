@@ -18,8 +18,8 @@ class Stream(ABC):
         """What came, at least one byte; empty at the end."""
 
     @abstractmethod
-    def write(self, data: bytes) -> None:
-        """Sends all of `data`. Raises BrokenPipeError when the other side has ended the stream."""
+    def write(self, head: bytes, body: bytes | memoryview = b"") -> None:
+        """Sends all of both, one behind the other. Raises BrokenPipeError when the other side has ended the stream."""
 
     @abstractmethod
     def close(self) -> None:

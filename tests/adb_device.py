@@ -31,10 +31,10 @@ class UnavailableError(Exception):
     """Why there is no adbd here."""
 
 
-def packages(names: list[str], architecture: str, suite: str = "trixie") -> Path:
+def packages(names: list[str], architecture: str, *, suite: str = "trixie", only: str | None = None) -> Path:
     """A folder with Debian packages and what they depend on, unpacked; nothing of this machine's own is touched.
 
-    Kept in the user's cache folder. Raises UnavailableError.
+    `only` is the one file that is wanted of them. Kept in the user's cache folder. Raises UnavailableError.
     """
     root = CACHE / f"{suite}-{architecture}-{'-'.join(names)}"
     if root.is_dir():
@@ -61,7 +61,9 @@ def packages(names: list[str], architecture: str, suite: str = "trixie") -> Path
             if done.returncode:
                 raise UnavailableError(f"{' '.join(command)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
         for package in sorted((apt / "cache/archives").glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", str(package), str(apt / "root")], check=True, timeout=60)
+            unpack = f'dpkg-deb --fsys-tarfile "$0" | tar -x -C "$1" {"--wildcards " + only if only else ""}'
+            done = subprocess.run(["sh", "-c", unpack, package, apt / "root"], capture_output=True, timeout=60)
+            assert only or done.returncode == 0, done.stderr  # most packages do not have that file
         with contextlib.suppress(OSError):  # another process was faster
             os.rename(apt / "root", root)
     return root

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from adb_device import Adbd, adbd, ends, is_running  # noqa: F401  # a fixture
 from adb_shell import exceptions
-from adb_shell.transport.base_transport import BaseTransport
 from fake_adbd import FakeAdbd, packet
 from fault_proxy import FaultProxy, Faults
 from hypothesis import HealthCheck, given, settings
@@ -240,6 +239,13 @@ def test_several_threads_share_a_link(link: Link) -> None:
     process.close()
 
 
+def test_a_command_has_room_and_an_end(link: Link) -> None:
+    limit = 4000 if link.name.startswith("127.") else 59_000  # the old one takes 4,096 bytes
+    assert link.run(["printf", "%s", "x" * limit]).output == b"x" * limit
+    with pytest.raises(EdgeMtpError, match=r"a command of \d+ bytes is too long for"):
+        link.run(["printf", "%s", "x" * 60_000])
+
+
 def test_a_large_file_arrives_whole(link: Link, tmp_path: Path) -> None:
     chunks = [os.urandom(3_333_333) for _ in range(6)] + [b"", b"end"]
     link.append(iter(chunks), str(tmp_path / "file"))
@@ -391,6 +397,24 @@ def test_the_server_tells_what_it_holds(adbd: Adbd, adb_server: Path) -> None:  
         link.run(["true"])
 
 
+def test_a_device_that_the_server_loses_is_one_line(adbd: Adbd, adb_server: Path, tmp_path: Path) -> None:  # noqa: F811
+    subprocess.run([adb_server, "connect", adbd.name], check=True, capture_output=True, timeout=60)
+    link = AdbServerLink(adbd.name)
+    process = link.spawn(["cat"], {})
+    adbd.kill()
+    try:
+        with pytest.raises(EdgeMtpError, match=r"ended the stream of process \d+ without an exit code|let go of"):
+            process.wait(20)
+        with pytest.raises((BrokenPipeError, EdgeMtpError)):
+            process.send(b"x")
+        process.close()
+        with pytest.raises(EdgeMtpError, match=r"through the adb server"):
+            link.append(iter([b"x"]), str(tmp_path / "file"))
+    finally:
+        adbd.start()
+        subprocess.run([adb_server, "disconnect", adbd.name], capture_output=True, timeout=60)
+
+
 def test_what_answers_in_the_servers_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -510,13 +534,14 @@ def test_a_slow_link_in_small_pieces_loses_nothing(proxy: FaultProxy, tmp_path: 
 # A device made of bytes.
 
 
-class Script(BaseTransport):  # type: ignore[misc]
+class Script(adb_transport.TcpTransport):
     """A transport whose device says the first of `answers` at once, and each further one when a stream is opened.
 
     After the last it hangs up, or `stays` and is silent.
     """
 
     def __init__(self, *answers: bytes, stays: bool = False) -> None:
+        super().__init__("nowhere", 0)
         self._waiting, self._stays = list(answers), stays
         self._said = self._waiting.pop(0)
         self._closed = False
@@ -539,13 +564,12 @@ class Script(BaseTransport):  # type: ignore[misc]
             data, self._said = self._said[:numbytes], self._said[numbytes:]
         return bytearray(data)
 
-    def bulk_write(self, data: bytes | memoryview, transport_timeout_s: float | None) -> int:
+    def write_packet(self, header: bytes, parts: Sequence[bytes | memoryview]) -> None:
         with self._changed:
-            if len(data) == 24 and data[:4] == b"OPEN" and self._waiting:
+            if header[:4] == b"OPEN" and self._waiting:
                 self._said += self._waiting.pop(0)
                 self._changed.notify_all()
-            self.sent += data
-        return len(data)
+            self.sent += b"".join([header, *parts])
 
     def close(self) -> None:
         with self._changed:

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import emulated_board
 import pytest
-from adb_device import Adbd, adbd, ends, is_running  # noqa: F401  # a fixture
+from adb_device import Adbd, UnavailableError, adbd, ends, is_running  # noqa: F401  # a fixture
 from fake_adbd import FakeAdbd
 from fault_proxy import FaultProxy, Faults
 
@@ -21,10 +22,10 @@ from edge_mtp.device.adb_link import AdbLink
 from edge_mtp.device.binaries import Binaries
 from edge_mtp.device.device import Fingerprint
 from edge_mtp.device.host import HostDevice, litert_library
-from edge_mtp.device.link import Link
+from edge_mtp.device.link import Link, quote
 from edge_mtp.device.put import Progress
 from edge_mtp.device.remote import RemoteDevice
-from edge_mtp.device.request import Request
+from edge_mtp.device.request import Request, Sampling
 from edge_mtp.device.runner import Runner
 from edge_mtp.device.trace import Outcome, Step
 from edge_mtp.errors import EdgeMtpError
@@ -92,6 +93,28 @@ def test_the_tokens_are_the_hosts(link: Link, tmp_path: Path, tiny_bundle: Path)
     assert new == {"edge mtp's"}
     kinds = {entry.name.split("/")[0] for entry in device.store.entries()}
     assert kinds == {"bundles", "bin", "cache"}
+
+
+@pytest.mark.slow
+def test_an_aarch64_board_gives_the_tokens_of_this_machine(
+    link: Link, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runner is pushed and started as any, but for QEMU before it."""
+    try:
+        emulator, runner, litert = emulated_board.emulator(), emulated_board.runner(), emulated_board.litert()
+    except UnavailableError as reason:
+        pytest.skip(f"no emulated board: {reason}")
+    assert remote._machine(runner) == remote._machine(litert) == 183
+    start = tmp_path / "start"
+    start.write_text(f'#!/bin/sh\nexec {quote(emulator)} "$0.aarch64" "$@"\n')
+    files = {remote.RUNNER: start, f"{remote.RUNNER}.aarch64": runner, remote.LITERT: litert}
+    monkeypatch.setattr(remote, "_machine", lambda path: 62)  # what the device has to run is QEMU
+    device = device_on(link, tmp_path, lambda told: Binaries(files, "aarch64"))
+    requests = [REQUEST, LONG, Request(prompt=[5, 6, 7], max_tokens=40, draft_length=3, sampling=Sampling(0.8, seed=3))]
+    with device.start(tiny_bundle, threads=1) as emulated, HostDevice().start(tiny_bundle, threads=1) as host:
+        for request in requests:
+            assert tokens(emulated, request) == tokens(host, request)
+        assert emulated.pid != host.pid
 
 
 def test_the_second_start_sends_nothing(link: Link, tmp_path: Path, tiny_bundle: Path) -> None:
