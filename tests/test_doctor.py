@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from fake_android import BARE, OLD, PIXEL, FakeAndroid, Recorded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_mtp.bundle import Bundle
@@ -214,6 +214,7 @@ def test_storage_rates_come_from_the_devices_own_clock() -> None:
     assert doctor.storage_finding("begin 5.00\nwritten 4.00").value.startswith("not measured"), "a clock that went back"
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_no_answer_breaks_a_finding(text: str, other: str) -> None:
     lines = f"{text}\nload /vendor/lib64/libOpenCL.so {other}\nran {other}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_android import OLD, PIXEL, FakeAndroid, Recorded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_mtp.device import adb_server, adb_transport, find, find_device
@@ -155,6 +155,7 @@ def test_addresses(name: str, address: tuple[str, int] | None) -> None:
     assert parse_address(name) == address
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_no_name_is_misread_as_an_address(name: str) -> None:
     address = parse_address(name)

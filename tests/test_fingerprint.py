@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_android import BARE, BOARD, OLD, PIXEL, FakeAndroid, Recorded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_mtp.device import Fingerprint, HostDevice
@@ -141,6 +141,7 @@ TEXTS = st.one_of(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(ANSWERS), TEXTS))
 def test_no_answer_breaks_the_parser_or_the_terminal(answers: dict[str, str]) -> None:
     told = parse_fingerprint("x", answers)
@@ -151,6 +152,7 @@ def test_no_answer_breaks_the_parser_or_the_terminal(answers: dict[str, str]) ->
         assert number is None or number >= 0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12), st.integers(0, 10**12))
 def test_meminfo_round_trips(total: int, available: int) -> None:
     text = f"MemTotal:       {total} kB\nHugePages_Total:       0\nMemAvailable: {available} kB\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_android import BARE, BOARD, OLD, PIXEL, FakeAndroid
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_mtp.device import sensors as module
@@ -104,6 +104,7 @@ TEXTS = st.one_of(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(QUESTIONS), TEXTS))
 def test_no_answer_breaks_the_parser(answers: dict[str, str]) -> None:
     read = parse_sensors(answers, 1)
