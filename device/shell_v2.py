@@ -22,6 +22,7 @@ from edge_mtp.errors import EdgeMtpError
 
 FRAME = struct.Struct("<BI")  # kind, bytes that follow
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
+KILLED = range(129, 193)  # exit codes of what a signal ended: 128 and its number, which is at most 64
 COMMAND_BYTES = 60_000  # the adb server takes 65,535, and devices since Android 7 more
 START_S = 30.0  # for a program to start
 OUTPUT_BYTES = 64 << 20  # of a program that is run to its end; and of one line
@@ -145,7 +146,7 @@ class ShellProcess(Process):
                 raise TimeoutError(f"process {self.pid} still runs after {timeout_s:.0f} s")
         if self._code is None:
             raise self._lost or EdgeMtpError(f"{self._link.name} did not tell how process {self.pid} ended")
-        return self._code if self._code <= 128 else 128 - self._code
+        return 128 - self._code if self._code in KILLED else self._code
 
     def completed(self, silence_s: float) -> Completed:
         """The end of a short program. Raises EdgeMtpError, and kills it, when it is silent for so long."""
@@ -222,7 +223,7 @@ class ShellProcess(Process):
                 f"{self._link.name} ended the stream of process {self._pid_text()} without an exit code; it restarted?"
             )
         # What a signal or a broken link cut off is no line.
-        if line and self._lost is None and (self._whole or not self._code or self._code <= 128):
+        if line and self._lost is None and (self._whole or self._code not in KILLED):
             self._lines.put(bytes(line))
         with self._changed:
             self._over = True

@@ -5,6 +5,7 @@ XNNPACK asks /proc/cpuinfo what the processor can, which QEMU 7 and 8 answer wit
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
@@ -68,4 +69,7 @@ def litert() -> Path:
 def emulator() -> list[str]:
     """The words before an aarch64 program that run it here. Raises UnavailableError."""
     qemu = packages(["qemu-user"], "amd64", only="./usr/bin/qemu-aarch64") / "usr/bin/qemu-aarch64"
-    return [str(qemu), "-L", str(packages(["libstdc++6"], "arm64"))]
+    system = packages(["libstdc++6"], "arm64")
+    with contextlib.suppress(FileExistsError):
+        (system / "lib").symlink_to("usr/lib")  # as the package base-files does
+    return [str(qemu), "-L", str(system)]

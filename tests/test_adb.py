@@ -198,6 +198,13 @@ def test_the_end_by_a_signal_tells_which(link: Link, name: str) -> None:
     process.close()
 
 
+@pytest.mark.parametrize("code", [0, 1, 126, 127, 128, 193, 255])
+def test_an_exit_code_is_not_taken_for_a_signal(link: Link, code: int) -> None:
+    process = link.spawn(["sh", "-c", f"exit {code}"], {})
+    assert process.wait(20) == code
+    process.close()
+
+
 def test_kill_ends_the_process_where_it_runs(link: Link) -> None:
     process = link.spawn(["sleep", "1000"], {})
     assert is_running(process.pid)  # the devices here share this machine's processes
