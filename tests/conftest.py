@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Helper modules lie beside the tests. The repository root stays off the path: tests see the installed code.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Machines are shared: how long an example takes says nothing.
+settings.register_profile("edge-mtp", deadline=None)
+settings.load_profile("edge-mtp")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -482,6 +482,12 @@ class Terminal:
             os.execv(command[0], command)
         self.text = ""
 
+    def press(self, keys: str) -> None:
+        """Types keys that the terminal acts on, once the program has written all it has to and waits for them."""
+        while select.select([self._master], [], [], 0.5)[0]:
+            self.text += os.read(self._master, 4096).decode()
+        self.type(keys)
+
     def expect(self, pattern: str) -> str:
         """Reads until `pattern` matches what came since the last match; returns all up to its end."""
         deadline = time.monotonic() + BOUND_S
@@ -551,7 +557,7 @@ def test_a_chat_at_a_terminal(terminal: Callable[..., Terminal]) -> None:
     chat.type("/nonsense\n")
     chat.expect("Error: /nonsense is no command")
     chat.expect("> ")
-    chat.type("\x04")
+    chat.press("\x04")
     assert chat.wait() == 0
 
 
@@ -559,7 +565,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(terminal: Callable[..., Termina
     endless = {"tokens": CHAT.tokenizer.encode("the message " * 20), "pause_s": 0.3}
     chat = terminal(replies=[endless, says("of the other")])
     chat.expect("> ")
-    chat.type("half a line\x03")
+    chat.press("half a line\x03")
     chat.expect("> ")
     chat.type("Go\n")
     chat.expect("message")
@@ -588,7 +594,8 @@ def test_ctrl_c_spares_the_real_runner(terminal: Callable[..., Terminal]) -> Non
     chat.expect("> ")
     chat.type("/stats\n")
     chat.expect("tokens of the prompt were in the cache")
-    chat.type("\x04")
+    chat.expect("> ")
+    chat.press("\x04")
     assert chat.wait() == 0
 
 
