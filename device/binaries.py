@@ -104,7 +104,7 @@ def binaries_for(kind: str, abi: str) -> Binaries:
     runner = target.folder / RUNNER
     if is_this_machine(target):
         files = {
-            RUNNER: runner if runner.is_file() else host._runner_path(),
+            RUNNER: runner if runner.is_file() else host.runner_path(),
             **_libraries(host.litert_library().parent),
         }
     else:

@@ -17,7 +17,7 @@ from edge_mtp.bundle import Bundle
 from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.elf import read_elf
 from edge_mtp.device.fingerprint import LIBRARY_PATHS, found_accelerators, parse_battery, parse_meminfo
-from edge_mtp.device.host import HostDevice, _runner_path, litert_library
+from edge_mtp.device.host import HostDevice, litert_library, runner_path
 from edge_mtp.device.link import quote
 from edge_mtp.device.sensors import read_sensors
 from edge_mtp.device.survey import ask, printable
@@ -92,7 +92,7 @@ def _binaries(device: Device, told: Fingerprint, page_bytes: int | None) -> Iter
     """ABI, LiteRT and page size, as far as they go together."""
     try:
         if isinstance(device, HostDevice):
-            files = {"edge_mtp_runner": _runner_path(), "libLiteRt.so": litert_library()}
+            files = {"edge_mtp_runner": runner_path(), "libLiteRt.so": litert_library()}
             litert = _installed_litert()
         else:
             from edge_mtp.device.binaries import LITERT_VERSION, binaries_for

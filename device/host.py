@@ -46,7 +46,7 @@ class HostDevice(Device):
         Raises EdgeMtpError when the runner or the library is missing, or the bundle cannot be loaded.
         """
         cache = cache_folder() / "weights"
-        command = [str(_runner_path()), "--bundle", str(bundle), "--litert", str(litert_library())]
+        command = [str(runner_path()), "--bundle", str(bundle), "--litert", str(litert_library())]
         with contextlib.suppress(OSError):
             cache.mkdir(parents=True, exist_ok=True)
             command += ["--cache-dir", str(cache)]
@@ -101,7 +101,7 @@ def litert_library() -> Path:
     raise EdgeMtpError("libLiteRt.so not found; run 'pip install ai-edge-litert' (2.3)")
 
 
-def _runner_path() -> Path:
+def runner_path() -> Path:
     # An editable install keeps built files apart from the sources; the package's path lists both folders.
     package = importlib.util.find_spec("edge_mtp.device")
     for folder in (package.submodule_search_locations or []) if package else []:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.device import Outcome, Request
-from edge_mtp.device.host import _runner_path, litert_library
+from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.engine import open_engine
 
 
@@ -13,7 +13,7 @@ def test_sessions_of_one_process_do_not_see_each_other(
     tiny_bundle: Path, tiny_split: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """Three sessions in three threads, at K of 0, 3 and 7, say what a runner of their own says."""
-    binaries = _runner_path().parent
+    binaries = runner_path().parent
     program = tmp_path / "c_api"
     source = Path(__file__).parent / "c_api.c"
     options = [

@@ -22,7 +22,7 @@ from edge_mtp.bundle import Bundle
 from edge_mtp.cli import main
 from edge_mtp.compare import Ratio
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
-from edge_mtp.device.host import _runner_path, litert_library
+from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import Engine, ReplyOptions, open_engine
@@ -402,7 +402,7 @@ def test_drafting_that_does_not_pay_is_given_up() -> None:
 
 
 def records(bundle: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
-    command = [str(_runner_path()), "--bundle", str(bundle), "--litert", str(litert_library())]
+    command = [str(runner_path()), "--bundle", str(bundle), "--litert", str(litert_library())]
     text = "\n".join(lines) + "\n"
     ran = subprocess.run(command, input=text, capture_output=True, text=True, timeout=300, check=True)
     return [json.loads(line) for line in ran.stdout.splitlines()]
@@ -448,7 +448,7 @@ def test_what_cannot_be_served_is_refused_and_never_ignored(
 
 def test_a_library_that_cannot_be_loaded_is_named(tiny_bundle: Path) -> None:
     """LiteRT-LM#2211, #3135"""
-    command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", "/absent/libLiteRt.so"]
+    command = [str(runner_path()), "--bundle", str(tiny_bundle), "--litert", "/absent/libLiteRt.so"]
     with pytest.raises(EdgeMtpError, match=r"/absent/libLiteRt\.so"):
         Runner(LocalProcess(command)).close()
 

@@ -17,7 +17,7 @@ from edge_mtp.bundle import Bundle
 from edge_mtp.cli import main
 from edge_mtp.device import HostDevice, binaries, doctor
 from edge_mtp.device.doctor import Finding, examine, needed_bytes
-from edge_mtp.device.host import _runner_path
+from edge_mtp.device.host import runner_path
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.errors import EdgeMtpError
@@ -39,7 +39,7 @@ def of(findings: Iterator[Finding]) -> dict[str, Finding]:
 class OneBuild:
     """The binaries that there would be: this machine's runner."""
 
-    files: Mapping[str, Path] = {"edge_mtp_runner": _runner_path()}
+    files: Mapping[str, Path] = {"edge_mtp_runner": runner_path()}
     digest = "0" * 64
 
 

@@ -136,12 +136,12 @@ def test_the_native_runner_refuses_what_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_the_native_runner_explains_wrong_usage() -> None:
-    from edge_mtp.device.host import _runner_path
+    from edge_mtp.device.host import runner_path
 
-    wrong = subprocess.run([_runner_path(), "--bundel", "x"], capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run([runner_path(), "--bundel", "x"], capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("usage:")
-    assert subprocess.run([_runner_path(), "--help"], capture_output=True, timeout=60).returncode == 0
+    assert subprocess.run([runner_path(), "--help"], capture_output=True, timeout=60).returncode == 0
 
 
 def test_the_trace_schema_in_docs_lists_every_field() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge_mtp.bundle import Bundle
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
-from edge_mtp.device.host import KEPT, _runner_path, litert_library, prune
+from edge_mtp.device.host import KEPT, litert_library, prune, runner_path
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
@@ -254,7 +254,7 @@ def test_a_cache_folder_that_cannot_be_used_breaks_nothing(
 ) -> None:
     request = Request(prompts[0], 20, draft_length=3)
     cache = tmp_path / "weights"
-    command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library())]
+    command = [str(runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library())]
     command += ["--cache-dir", str(cache)]
     if trouble == "a file where the folder should be":
         cache.touch()
@@ -283,7 +283,7 @@ def test_packed_weights_exist_once_also_without_a_cache_folder(
     """Without any cache LiteRT packs them anew for each of some twenty signatures."""
     private = {}
     for cache in ([], ["--cache-dir", str(tmp_path)]):
-        command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library()), *cache]
+        command = [str(runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library()), *cache]
         with Runner(LocalProcess(command)) as runner:
             generate(runner, Request(prompts[0], 20, draft_length=3))
             status = Path(f"/proc/{runner.pid}/status").read_text("ascii")
@@ -327,7 +327,7 @@ def test_the_runner_answers_every_line(tiny_bundle: Path) -> None:
         '{"op":"generate","prompt":[1],"max_tokens":1.5}',
     ]
     good = [f'{{"op":"generate","request":"g{i}","prompt":[2,105],"max_tokens":3}}' for i in range(3)]
-    command = [str(_runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library())]
+    command = [str(runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library())]
     lines = "\n".join([*bad, *good]) + "\n"
     ran = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=300, check=True)
     records = [json.loads(line) for line in ran.stdout.splitlines()]

@@ -17,7 +17,7 @@ from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
-from edge_mtp.device.host import _runner_path, litert_library
+from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.engine import _chat_format
 from edge_mtp.errors import EdgeMtpError
@@ -88,7 +88,7 @@ def tokens_of(runner: Runner, request: Request) -> list[int]:
 
 def fresh(written: Written, variant: Variant, tmp_path: Path, *options: str) -> Runner:
     """A runner that nothing was asked of yet."""
-    command = [str(_runner_path()), "--bundle", str(written(variant)), "--litert", str(litert_library())]
+    command = [str(runner_path()), "--bundle", str(written(variant)), "--litert", str(litert_library())]
     return Runner(LocalProcess([*command, "--cache-dir", str(tmp_path), *options]))
 
 
