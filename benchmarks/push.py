@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import adbutils
 import click
 
-from edge_mtp.device.adb_link import AdbLink
 from edge_mtp.device.adb_server import AdbServerLink
+from edge_mtp.device.link import Link
 from edge_mtp.device.put import Folder, file_digest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -69,20 +69,18 @@ def main(mib: int, rounds: int, output: Path | None) -> None:
         output.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def arms(
-    name: str, link: AdbLink, served: AdbServerLink, source: Path, target: str, digest: str
-) -> dict[str, Callable[[], None]]:
+def arms(name: str, link: Link, served: Link, source: Path, target: str, digest: str) -> dict[str, Callable[[], None]]:
     """What is timed, by name. Each leaves the file under `target` and its sha256 as it was."""
 
     def push(*options: str) -> None:
-        command = [ADB, "-s", name, "push", *options, str(source), f"{target}/pushed"]
+        command = [str(ADB), "-s", name, "push", *options, str(source), f"{target}/pushed"]
         subprocess.run(command, check=True, capture_output=True, timeout=600)
 
-    def put(over: AdbLink | AdbServerLink) -> None:
+    def put(over: Link) -> None:
         Folder(over, target, lambda progress: None).put(source, "bundles/x", digest=digest)
 
     def send() -> None:
-        def chunks():  # type: ignore[no-untyped-def]
+        def chunks() -> Iterator[bytes]:
             with source.open("rb") as file:
                 while data := file.read(4 << 20):
                     yield data

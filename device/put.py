@@ -107,15 +107,17 @@ class Folder:
         present = found.get("is", [])
         if present and present == found.get("was"):
             return target
-        if present and int(present[0]) == size and self._digest(target, size, source.name) == digest:
+        if present[:1] == [str(size)] and self._digest(target, size, source.name) == digest:
             self._sh(REMEMBER, target)
             return target
         part = f"{target}.part"
-        start = int(found["part"][0]) if found.get("part") else 0
+        told = " ".join(found.get("part", []))
+        start = int(told) if re.fullmatch(r"\d{1,18}", told, re.A) else 0
+        free = parse_free(survey)
         if start > size or (start and self._digest(part, start, source.name) != self._prefix(source, start)):
             self._remove(f"{name}.part")
+            free = None if free is None else free + start
             start = 0
-        free = parse_free(survey)
         if free is not None and size - start + RESERVE_BYTES > free:
             raise EdgeMtpError(
                 f"{self.link.name} has {_gb(free)} free in {self.path}, and {source.name} needs {_gb(size - start)} "

@@ -62,8 +62,8 @@ def packages(names: list[str], architecture: str, *, suite: str = "trixie", only
                 raise UnavailableError(f"{' '.join(command)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
         for package in sorted((apt / "cache/archives").glob("*.deb")):
             unpack = f'dpkg-deb --fsys-tarfile "$0" | tar -x -C "$1" {"--wildcards " + only if only else ""}'
-            done = subprocess.run(["sh", "-c", unpack, package, apt / "root"], capture_output=True, timeout=60)
-            assert only or done.returncode == 0, done.stderr  # most packages do not have that file
+            unpacked = subprocess.run(["sh", "-c", unpack, package, apt / "root"], capture_output=True, timeout=60)
+            assert only or unpacked.returncode == 0, unpacked.stderr  # most packages do not have that file
         with contextlib.suppress(OSError):  # another process was faster
             os.rename(apt / "root", root)
     return root

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from edge_mtp.device import put
 from edge_mtp.device.adb_link import AdbLink
-from edge_mtp.device.link import Link
+from edge_mtp.device.link import Completed, Link
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.put import Folder, Progress, file_digest
 from edge_mtp.errors import EdgeMtpError
@@ -379,6 +379,36 @@ def test_adbd_is_killed_while_it_takes_a_file_and_what_arrived_counts(
         assert kept >= 5 << 20
         assert counting.appended <= (60 << 20) - (5 << 20)
     assert (tmp_path / "d" / "bundles" / "x").read_bytes() == source.read_bytes()
+
+
+words = st.sampled_from(
+    [b"is ", b"was ", b"part ", b"5000000 ", b"7 ", b"-1 ", b"\n", b"/", b"99999999999999999999 ", b"\xff"]
+)
+answers = st.builds(
+    Completed,
+    st.sampled_from([0, 0, 0, 1, 127, 255]),
+    st.one_of(st.binary(max_size=30), st.lists(words, max_size=12).map(b"".join)),
+    st.binary(max_size=10),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answers=st.lists(answers, min_size=1, max_size=8))
+def test_a_shell_that_answers_nonsense_is_one_line(source: Path, digest: str, answers: list[Completed]) -> None:
+    class Nonsense(Counting):
+        def run(self, command, *, timeout_s=30.0, input=b""):  # type: ignore[no-untyped-def]
+            return answers.pop(0) if answers else Completed(0, b"", b"")
+
+        def append(self, chunks: Iterator[bytes], path: str) -> None:
+            for _ in chunks:
+                pass
+
+    folder = Folder(Nonsense(LocalLink()), "/nowhere", silent)
+    for work in (lambda: folder.put(source, "bundles/x", digest=digest), folder.entries, folder.clean):
+        try:
+            work()
+        except EdgeMtpError as error:
+            assert len(str(error).splitlines()) <= 1  # noqa: PT017
 
 
 def test_only_the_folder_is_touched_even_when_all_fails(
