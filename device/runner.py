@@ -15,6 +15,8 @@ from edge_mtp.device.request import Request
 from edge_mtp.device.trace import PROTOCOL, Failure, Outcome, Ready, Record, Step, parse_record
 from edge_mtp.errors import EdgeMtpError
 
+LAST_WORDS = 3  # lines of a dead runner's standard error that its obituary quotes
+
 
 class Runner:
     """One runner process. `ready` tells what it loaded; one request runs at a time.
@@ -137,8 +139,8 @@ class Runner:
         except EdgeMtpError as error:  # the link to the device broke
             return error
         end = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
-        lines = self._process.diagnostics().strip().splitlines()
-        return EdgeMtpError(f"the runner ended with {end}" + (f": {lines[-1]}" if lines else ""))
+        lines = self._process.diagnostics().strip().splitlines()[-LAST_WORDS:]
+        return EdgeMtpError(f"the runner ended with {end}" + (f": {' | '.join(lines)}" if lines else ""))
 
 
 def _signal_name(number: int) -> str:
