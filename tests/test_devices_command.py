@@ -278,7 +278,7 @@ begun = threading.Barrier(3)
 def job(device, stop):
     begun.wait()
     stop.wait(60)
-    print("stopped", device, flush=True)
+    os.write(1, f"stopped {device}\\n".encode())
 def interrupt():
     begun.wait()
     os.kill(os.getpid(), signal.SIGINT)
@@ -286,7 +286,7 @@ threading.Thread(target=interrupt).start()
 try:
     on_each(["a", "b"], job)
 except KeyboardInterrupt:
-    print("interrupted")
+    os.write(1, b"interrupted\\n")
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd="/")
     assert sorted(ran.stdout.splitlines()) == ["interrupted", "stopped a", "stopped b"], ran.stderr

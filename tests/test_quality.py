@@ -131,7 +131,10 @@ def test_difference_of_unpaired_arms_is_wider() -> None:
 
 
 def step(kind: Any, tokens: Sequence[int], draft: Sequence[int] = (), accepted: int = 0) -> Step:
-    return Step("r", 0, kind, 0, list(tokens), list(draft), [1.0] * len(draft), accepted, 0, 0, 0, 0, 0)
+    times = dict.fromkeys(("draft_us", "mask_us", "embed_us", "verify_us", "select_us", "total_us"), 0.0)
+    source, planned = "d" * len(draft), len(draft)
+    confidence = [1.0] * len(draft)
+    return Step("r", 0, kind, 0, list(tokens), list(draft), confidence, source, accepted, planned, False, **times)
 
 
 def test_drafts_past_the_end_of_a_text_do_not_count() -> None:
