@@ -350,6 +350,14 @@ def test_the_sanitizers_find_nothing(
             sampling = Sampling(temperature=temperature, top_k=20, top_p=0.9, seed=4)
             request = Request(prompts[4], 30, draft_length=k, sampling=sampling)
             assert generate(runner, request)[0] == generate(engine.runner, request)[0]
+        stops = sorted(engine.chat_format.stop_token_ids)
+        for prompt in prompts[:2]:
+            request = Request(
+                prompt, 30, stops, 7, "auto", ("drafter", "lookup", "grammar"), stop_texts=["zz"], logprobs=True,
+                grammar='root ::= "<|tool_call>call:" [a-z_]{1,20} "{}<tool_call|>"', keep_prefix=20,
+                sampling=Sampling(repetition_penalty=1.2, suppress=[9], logit_bias={11: 1.0}),
+            )  # fmt: skip
+            assert generate(runner, request)[0] == generate(engine.runner, request)[0]
         with pytest.raises(EdgeMtpError, match="prompt is empty"):
             generate(runner, Request([], 4))
     assert process.wait(10) == 0  # a finding ends the process with another
