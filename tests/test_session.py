@@ -145,7 +145,11 @@ class TestKeptPrefix:
         with HostDevice().start(tiny_bundle) as runner:
             tokens, _, outcome = generate(runner, request)
             assert (tokens, outcome.reused_tokens, outcome.restored_tokens) == (expected, 0, 0)
-        assert len(list(kept.glob("*.prefix"))) == 1
+            (file,) = kept.glob("*.prefix")
+            written = file.stat().st_mtime_ns
+            # A turn that goes on has the prefix in its cache: nothing is read or written.
+            assert generate(runner, Request([*prompt, *tokens, 5], 3, keep_prefix=length))[2].restored_tokens == 0
+            assert file.stat().st_mtime_ns == written
         with HostDevice().start(tiny_bundle) as runner:
             tokens, _, outcome = generate(runner, request)
             assert (tokens, outcome.reused_tokens, outcome.restored_tokens) == (expected, 0, length)

@@ -93,6 +93,10 @@ bool KeptPrefix::restore(const std::vector<int32_t>& tokens, int32_t count, Buff
   return true;
 }
 
+bool KeptPrefix::is_kept(const std::vector<int32_t>& tokens, int32_t count) const {
+  return !folder_.empty() && access(path(header(tokens, count)).c_str(), F_OK) == 0;
+}
+
 bool KeptPrefix::keep(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const {
   if (folder_.empty()) return false;
   const Header head = header(tokens, count);

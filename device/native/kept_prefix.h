@@ -17,6 +17,8 @@ class KeptPrefix {
 
   // Fills entries 0 .. count-1 from the file kept for tokens[0..count); false when there is none that fits.
   bool restore(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const;
+  // Whether there is such a file, sound or not.
+  bool is_kept(const std::vector<int32_t>& tokens, int32_t count) const;
   // Keeps them; false when the disk does not take it. The file appears whole or not at all.
   bool keep(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const;
 

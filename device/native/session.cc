@@ -117,9 +117,11 @@ Outcome Session::generate(const Request& request, const std::function<void(const
     on_step(done);
   }
   outcome.total_us = whole.elapsed();
-  if (request.keep_prefix > 0 && outcome.restored_tokens == 0) {
-    const auto cached = static_cast<int32_t>(request.prompt.size()) - 1;
-    kept_prefix_.keep(request.prompt, std::min(request.keep_prefix, cached), pool_);
+  // What an earlier turn left in the cache may not be on the disk; what should have been restored and was not, is damaged.
+  const int32_t keep = std::min(request.keep_prefix, outcome.prompt_tokens - 1);
+  if (keep > 0 && outcome.restored_tokens == 0 &&
+      (keep > outcome.reused_tokens || !kept_prefix_.is_kept(request.prompt, keep))) {
+    kept_prefix_.keep(request.prompt, keep, pool_);
   }
   return outcome;
 }
