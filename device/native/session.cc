@@ -73,17 +73,11 @@ Session::Session(Engine& engine)
   cached_.reserve(static_cast<size_t>(engine.context_length()) + 1);
   scratch_.resize(edge_select_scratch_bytes(engine.vocabulary()) / sizeof(uint64_t) + 1);
 
-  if (engine.max_drafts() == 0) return;
-  controller_.emplace(Capabilities{draft_lengths(drafter_.get()), decoder_->widths()});
-  if (const std::string path = engine.memory_file(kCosts); !path.empty()) {
-    controller_->restore(read_text(path));
-    prefill_plan_.restore(read_text(engine.memory_file(kPrefillCosts)));
-  }
-  if (controller_->calibrated()) return;
-  try {
-    calibrate();
-  } catch (const Error&) {
-    // A graph that fails says so when a request needs it; the others serve theirs.
+  prefill_plan_.restore(read_text(engine.memory_file(kPrefillCosts)));
+  if (engine.max_drafts() > 0) {
+    controller_.emplace(Capabilities{draft_lengths(drafter_.get()), decoder_->widths()});
+    controller_->restore(read_text(engine.memory_file(kCosts)));
+    if (!controller_->calibrated()) calibrate();
   }
 }
 
@@ -184,9 +178,7 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
     constraint_->forced(most, forced_);
     for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
   }
-  if (proposal_.count == 0 && request.use_lookup) {
-    lookup_.propose(kLeastMatch, most, proposal_);
-  }
+  if (proposal_.count == 0 && looks_up_) lookup_.propose(kLeastMatch, most, proposal_);
   int32_t asked = 0;  // of the drafter
   if (drafter_ != nullptr && request.use_drafter && hidden_known_ && !suffices(request, step.plan)) {
     const std::vector<int32_t>& lengths = drafter_->lengths();
@@ -203,6 +195,7 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   step.plan.drafts = asked;
   constrain(request.use_grammar ? most : 0);
   proposed_ = proposal_.count;
+  if (proposal_.count == 0) return;
   if (request.adaptive) proposal_.count = controller_->trim(position, proposal_);
   if (proposal_.count > 0) step.rows = width_for(proposal_.count);
 }
@@ -220,14 +213,16 @@ bool Session::suffices(const Request& request, const Plan& plan) const {
 void Session::constrain(int32_t most) {
   if (!constraint_) return;
   int32_t taken = 0;
+  const auto is_allowed = [&] {
+    return taken < proposal_.count && constraint_->accept(proposal_.tokens[static_cast<size_t>(taken)]);
+  };
   while (!constraint_->finished()) {
-    const int32_t& token = proposal_.tokens[static_cast<size_t>(taken)];
-    if (taken >= proposal_.count || !constraint_->accept(token)) {
+    if (!is_allowed()) {
       proposal_.count = taken;
       if (taken >= most) break;
       constraint_->forced(most - taken, forced_);
-      for (const int32_t forced : forced_) proposal_.add(forced, 1.0f, Source::kGrammar);
-      if (proposal_.count == taken || !constraint_->accept(token)) break;
+      for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
+      if (!is_allowed()) break;
     }
     ++taken;
   }
@@ -295,7 +290,7 @@ void Session::commit(const Step& step) {
   for (int32_t i = 0; i < step.count; ++i) {
     cached_.push_back(pending_);
     pending_ = step.tokens[i];
-    lookup_.push(pending_);
+    if (looks_up_) lookup_.push(pending_);
   }
   if (!controller_) return;
   // Drafts that were cut away teach too: the last token of the step shows whether the next one was right.
@@ -367,8 +362,11 @@ void Session::begin(const Request& request, Outcome& outcome) {
     constraint_.emplace(*compiler_, schema ? request.json_schema : request.grammar, schema);
   }
   if (controller_) controller_->begin();
-  lookup_.begin(engine_.context_length() + 1);
-  for (const int32_t token : request.prompt) lookup_.push(token);
+  looks_up_ = request.use_lookup && request.draft_length > 0;
+  if (looks_up_) {
+    lookup_.begin(engine_.context_length() + 1);
+    for (const int32_t token : request.prompt) lookup_.push(token);
+  }
 
   const Sampling& sampling = request.sampling;
   verify_flags_ = sampling.temperature > 0.0f ? EDGE_FLAG_SAMPLE : 0;
@@ -440,23 +438,26 @@ void Session::calibrate() {
       decoder_->run();
     }));
   };
-  pass(1);
-  pass(decoder_->widths().front());
-  if (decoder_->widths().size() > 1) pass(decoder_->widths().back());
-  if (drafter_ == nullptr) return;
-  const std::vector<int32_t>& lengths = drafter_->lengths();
-  for (const int32_t length : {lengths.front(), lengths.back()}) {
-    controller_->calibrate(0, 0, length, timed([&] {
-      proposal_.count = 0;
-      drafter_->draft(0, 1, length, nullptr, proposal_);
-    }));
+  try {
+    pass(1);
+    pass(decoder_->widths().front());
+    if (decoder_->widths().size() > 1) pass(decoder_->widths().back());
+    const std::vector<int32_t> lengths = draft_lengths(drafter_.get());
+    for (size_t i = 0; i < lengths.size(); i += std::max<size_t>(lengths.size() - 1, 1)) {  // shortest and longest
+      controller_->calibrate(0, 0, lengths[i], timed([&] {
+        proposal_.count = 0;
+        drafter_->draft(0, 1, lengths[i], nullptr, proposal_);
+      }));
+    }
+  } catch (const Error&) {
+    // A graph that fails says so when a request needs it; the others serve theirs.
   }
+  remember();  // for the next session of this process too
 }
 
 void Session::remember() const {
-  const std::string costs = engine_.memory_file(kCosts);
-  if (costs.empty() || !controller_) return;
-  write_text(costs, controller_->save());
+  if (engine_.cache_dir().empty()) return;
+  if (controller_) write_text(engine_.memory_file(kCosts), controller_->save());
   write_text(engine_.memory_file(kPrefillCosts), prefill_plan_.save());
 }
 

@@ -117,6 +117,7 @@ class Session {
   // Of the running request.
   Processors processors_;
   Lookup lookup_;
+  bool looks_up_ = false;
   std::unique_ptr<GrammarCompiler> compiler_;
   std::vector<int32_t> compiler_stop_;
   std::optional<Constraint> constraint_;
