@@ -17,7 +17,11 @@ settings.load_profile("edge-mtp")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--sanitized-runner", type=Path, help="an edge_mtp_runner built with EDGE_MTP_SANITIZE=ON")
+    parser.addoption(
+        "--sanitized-runner",
+        type=lambda path: Path(path).resolve(),
+        help="an edge_mtp_runner built with EDGE_MTP_SANITIZE=ON",
+    )
 
 
 @pytest.fixture(scope="session")

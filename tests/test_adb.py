@@ -130,8 +130,10 @@ NASTY = [
 
 
 @pytest.mark.parametrize("word", NASTY)
-def test_words_and_values_are_no_commands(link: Link, word: str, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_words_and_values_are_no_commands(
+    link: Link, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     process = link.spawn(["sh", "-c", 'printf "%s\\n%s\\n" "$1" "$VALUE"; cat', "sh", word], {"VALUE": word})
     process.close_input()
     assert b"".join(process.lines()).decode() == f"{word}\n{word}\n"
