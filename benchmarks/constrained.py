@@ -24,12 +24,12 @@ import click
 import jsonschema
 
 from edge_mtp.chat import ChatFormat
-from edge_mtp.compare import paired_ratio
 from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import open_engine
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.grammar import tool_grammar
-from edge_mtp.statistics import Estimate, mcnemar, wilson
+from edge_mtp.harness.pairs import paired_ratio
+from edge_mtp.harness.statistics import Estimate, mcnemar, wilson
 from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
 
 SPLITS = ("iid", "new_templates", "new_values", "new_names")

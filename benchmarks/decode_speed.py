@@ -23,10 +23,10 @@ from typing import Any
 import click
 from stock import StockEngine, success_rate
 
-from edge_mtp.compare import interleave, paired_ratio
 from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.checkpoint import drafters_allowed, tiny_pair
+from edge_mtp.harness.pairs import interleave, paired_ratio
 
 MAX_TOKENS = 128
 AUTO = -1  # as a draft length: the controller chooses

@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of `edge_mtp.statistics` hold the truth, beside bootstraps over prompts.
+"""How often the 95 % intervals of `edge_mtp.harness.statistics` hold the truth, beside bootstraps over prompts.
 
     python benchmarks/interval_coverage.py [--rounds N]
 
@@ -15,8 +15,8 @@ from typing import Any
 import click
 import numpy as np
 
-from edge_mtp import statistics
-from edge_mtp.statistics import Estimate
+from edge_mtp.harness import statistics
+from edge_mtp.harness.statistics import Estimate
 
 RESAMPLES = 1000
 PROMPTS = (20, 50, 200)
@@ -91,7 +91,7 @@ def cases() -> Iterator[tuple[str, Callable[..., tuple[float, Estimate, Interval
 @click.command()
 @click.option("--rounds", default=1000, show_default=True, help="Simulated measurements of each case.")
 def main(rounds: int) -> None:
-    click.echo("| figure | prompts | edge_mtp.statistics | percentile | BCa |\n|---|---|---|---|---|")
+    click.echo("| figure | prompts | edge_mtp.harness.statistics | percentile | BCa |\n|---|---|---|---|---|")
     for name, draw, arguments in cases():
         for prompts in PROMPTS:
             generator = np.random.default_rng(0)

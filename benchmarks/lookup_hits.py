@@ -16,13 +16,19 @@ from pathlib import Path
 
 import edge_mtp
 from edge_mtp.chat import ChatFormat
-from edge_mtp.conversations import read_conversations
+from edge_mtp.harness.conversations import read_conversations
 from edge_mtp.tool_calls import format_calls
 
 LONGEST = 6
 ROOT = Path(__file__).parent.parent
 TINY = Path(edge_mtp.__file__).parent / "tiny"
-FILES = ["README.md", "docs/recipes.md", "edge_mtp/statistics.py", "edge_mtp/bundle.py", "device/native/session.cc"]
+FILES = [
+    "README.md",
+    "docs/recipes.md",
+    "edge_mtp/harness/statistics.py",
+    "edge_mtp/bundle.py",
+    "device/native/session.cc",
+]
 CONVERSATIONS = 150
 
 

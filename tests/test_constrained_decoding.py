@@ -15,7 +15,7 @@ from edge_mtp.bundle import Bundle
 from edge_mtp.device import Outcome, Request, Runner, Sampling, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.grammar import tool_grammar
-from edge_mtp.logits import Logits
+from edge_mtp.harness.logits import Logits
 from edge_mtp.tool_calls import parse_calls
 
 ARMS: tuple[dict[str, Any], ...] = (

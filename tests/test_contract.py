@@ -20,14 +20,14 @@ from official_bundle import Variant, write
 
 from edge_mtp.bundle import Bundle
 from edge_mtp.cli import main
-from edge_mtp.compare import Ratio
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import Engine, ReplyOptions, open_engine
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.logits import Logits
+from edge_mtp.harness.logits import Logits
+from edge_mtp.harness.pairs import Ratio
 from edge_mtp.summary import Summary
 
 DRAFT_LENGTHS = range(1, 8)

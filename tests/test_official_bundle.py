@@ -13,7 +13,7 @@ from stock_engine import Replies, replies
 from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat
 from edge_mtp.engine import _chat_format
-from edge_mtp.logits import Logits
+from edge_mtp.harness.logits import Logits
 
 VARIANTS = [
     Variant(),
@@ -24,7 +24,7 @@ VARIANTS = [
     Variant(drafter=False),
     Variant(drafter=False, verify=False),
 ]
-# `edge_mtp.logits` does not fill `param_tensor`.
+# `edge_mtp.harness.logits` does not fill `param_tensor`.
 WITHOUT_PARAMETERS = [
     Variant(kv, mask, param_tensor=False) for kv in ("int8", "fp32") for mask in ("bool", "f32", "f16")
 ]

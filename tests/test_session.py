@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_mtp.bundle import Bundle
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.engine import Engine, open_engine
-from edge_mtp.logits import Logits
+from edge_mtp.harness.logits import Logits
 
 SLOW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

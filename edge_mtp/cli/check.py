@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edge_mtp.numerics import Choice, Report
+    from edge_mtp.harness.numerics import Choice, Report
 
 DEFAULT_PROMPTS = 50
 BUILT_IN = "built-in"  # what --numerics stands for without a FILE
@@ -57,10 +57,10 @@ def check(
     """
     if numerics is None:
         raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
-    from edge_mtp.conversations import read_conversations
     from edge_mtp.engine import DEFAULT_DRAFT_LENGTH, open_engine
-    from edge_mtp.numerics import measure
-    from edge_mtp.quality import TINY
+    from edge_mtp.harness.conversations import read_conversations
+    from edge_mtp.harness.numerics import measure
+    from edge_mtp.harness.quality import TINY
 
     built_in = numerics == BUILT_IN
     if built_in and bundle is not None:

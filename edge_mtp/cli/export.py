@@ -14,7 +14,7 @@ from edge_mtp.cli.quality import chosen_conversations, quality_progress, show
 
 if TYPE_CHECKING:
     from edge_mtp.export.pipeline import Summary
-    from edge_mtp.quality import Report
+    from edge_mtp.harness.quality import Report
 
 # Wider ones cost every runtime that loads the bundle, and gained nothing in what benchmarks/full_size.py measured.
 DEFAULT_WIDTHS = tuple(range(2, 7))
@@ -230,7 +230,7 @@ def _check_report(report: bool, prompts: Path | None, reference: Path | None, mo
     if prompts is None and model != "tiny":
         raise click.UsageError(f"--report needs --prompts FILE.jsonl: {model} has none of its own")
     if prompts is not None:
-        from edge_mtp.conversations import read_conversations
+        from edge_mtp.harness.conversations import read_conversations
 
         read_conversations(prompts)
     if reference is not None:
@@ -241,7 +241,7 @@ def _check_report(report: bool, prompts: Path | None, reference: Path | None, mo
 
 def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
     """Measure `bundle` against `reference` and write the report beside it, as Markdown and JSON."""
-    from edge_mtp.quality import measure
+    from edge_mtp.harness.quality import measure
 
     conversations, source = chosen_conversations(reference, prompts, None)
     with quality_progress() as progress:

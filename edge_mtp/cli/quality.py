@@ -13,8 +13,8 @@ import click
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
-    from edge_mtp.conversations import Conversation
-    from edge_mtp.quality import Report
+    from edge_mtp.harness.conversations import Conversation
+    from edge_mtp.harness.quality import Report
 
 DEFAULT_PROMPTS = 200
 
@@ -72,7 +72,7 @@ def quality(
     if len(bundles) < 2:
         raise click.UsageError("a bundle is measured against another; give the reference first, then others.")
     from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
-    from edge_mtp.quality import measure
+    from edge_mtp.harness.quality import measure
 
     labels = [path.stem for path in bundles]
     if len(set(labels)) < len(labels):
@@ -106,8 +106,8 @@ def chosen_conversations(bundle: Path, prompts: Path | None, limit: int | None) 
     Raises EdgeMtpError where the file is wrong, or none is given and the bundle is not of the tiny pair.
     """
     from edge_mtp.bundle import Bundle
-    from edge_mtp.conversations import read_conversations
-    from edge_mtp.quality import TINY, is_tiny
+    from edge_mtp.harness.conversations import read_conversations
+    from edge_mtp.harness.quality import TINY, is_tiny
 
     if prompts is not None:
         return read_conversations(prompts, limit), prompts.name

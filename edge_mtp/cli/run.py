@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from threading import Event
 
     from edge_mtp.cli.several import Result
-    from edge_mtp.compare import Ratio
     from edge_mtp.device.put import Report
     from edge_mtp.dialogue import Dialogue
     from edge_mtp.engine import Engine, Reply, ReplyOptions, Token
+    from edge_mtp.harness.pairs import Ratio
 
 _SOURCES = ("drafter", "lookup", "grammar")
 
@@ -356,7 +356,7 @@ def _compare(
     """Decode speed of both arms over `rounds` interleaved pairs; `reply` was the warm-up of the first."""
     from dataclasses import replace
 
-    from edge_mtp.compare import interleave, paired_ratio
+    from edge_mtp.harness.pairs import interleave, paired_ratio
 
     plain_options = replace(options, draft_length=0)
     texts: set[tuple[int, ...]] = {tuple(reply.tokens), tuple(dialogue.reply(plain_options).wait().tokens)}

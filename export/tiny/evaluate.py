@@ -19,7 +19,7 @@ from edge_mtp.chat import ChatFormat
 from edge_mtp.export.tiny.batches import Example, collate, draft_masks, drafter_step, target_forward
 from edge_mtp.export.tiny.conversations import SPLITS
 from edge_mtp.export.tiny.model import centroid_head, load_pair
-from edge_mtp.statistics import wilson
+from edge_mtp.harness.statistics import wilson
 from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
 
 MAX_NEW_TOKENS = 128

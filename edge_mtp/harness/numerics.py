@@ -16,10 +16,10 @@ from statistics import median
 from typing import Any, Literal, Protocol
 
 from edge_mtp.chat import ChatFormat
-from edge_mtp.conversations import Conversation
 from edge_mtp.device import Outcome, Ready, Request, Step
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.statistics import Estimate, wilson
+from edge_mtp.harness.conversations import Conversation
+from edge_mtp.harness.statistics import Estimate, wilson
 from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE
 
 SCHEMA = 1

@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 import edge_mtp
-from edge_mtp import statistics
 from edge_mtp.bundle import Bundle
-from edge_mtp.conversations import Conversation
 from edge_mtp.device import Step
 from edge_mtp.engine import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS, Reply, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.file_hash import sha256
-from edge_mtp.logits import Logits
-from edge_mtp.statistics import Estimate
+from edge_mtp.harness import statistics
+from edge_mtp.harness.conversations import Conversation
+from edge_mtp.harness.logits import Logits
+from edge_mtp.harness.statistics import Estimate
 from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
 
 SCHEMA = 1
