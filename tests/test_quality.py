@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_mtp import quality, statistics
 from edge_mtp.bundle import Bundle
 from edge_mtp.cli import main
 from edge_mtp.device import Request, Step
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness import quality, statistics
 from edge_mtp.harness.conversations import Conversation, read_conversations
 from edge_mtp.harness.logits import Logits
 from edge_mtp.harness.statistics import Estimate

@@ -1,0 +1,33 @@
+"""A contender: what answers items for an arm."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from edge_mtp.harness.arm import Arm
+from edge_mtp.harness.item import Item
+from edge_mtp.harness.results import Answer
+
+
+class Contender(ABC):
+    """Answers for one arm. Several may share an engine; each request starts from an empty cache all the same."""
+
+    arm: Arm
+
+    @abstractmethod
+    def answer(self, item: Item, round: int, *, max_tokens: int) -> Iterator[Answer]:
+        """Answers the turns of `item` one after the other, each with the answers before it in its history.
+
+        The random numbers of a sampled answer depend on `round` alone. Whoever has seen enough stops iterating. What
+        goes wrong with the engine is an answer too (`Answer.error`), and the last one.
+        """
+
+    @property
+    @abstractmethod
+    def is_alive(self) -> bool:
+        """Whether it can go on answering; False after its engine has crashed or hung."""
+
+    @abstractmethod
+    def revive(self) -> None:
+        """Starts its engine again. Raises EdgeMtpError if that fails."""
