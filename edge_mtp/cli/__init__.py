@@ -24,6 +24,11 @@ VERBS = {
     "inspect": Verb("edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."),
     "check": Verb("edge_mtp.cli.check", "Check that MTP on a device gives the text of plain decoding."),
     "quality": Verb("edge_mtp.cli.quality", "Measure what a bundle lost to quantization, against another."),
+    "bench": Verb("edge_mtp.cli.bench", "Measure how fast a model answers: arms interleaved on the same prompts."),
+    "plan": Verb("edge_mtp.cli.plan", "Tell from a device's step costs at what acceptance MTP pays."),
+    "eval": Verb("edge_mtp.cli.eval", "Measure tool-call errors: arms on the same suite, with the certainty there is."),
+    "report": Verb("edge_mtp.cli.report", "Turn the results of bench or eval into one HTML file, CSV and JSON."),
+    "compare": Verb("edge_mtp.cli.compare", "Hold one result against another, with rules for CI."),
     "setup": Verb("edge_mtp.cli.setup", "Fetch LiteRT for phones and boards, and keep runners built for them."),
 }
 

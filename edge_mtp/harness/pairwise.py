@@ -62,9 +62,9 @@ class Comparison:
 
     `partings` come first: where texts are equal nothing else can differ. `lost` items are right in the base alone,
     `gained` in the arm alone. `p_value` is McNemar's, exact; `p_adjusted` Holm's over the comparisons of the run.
-    `difference` is the arm's share of right items less the base's, with an interval over clusters; `non_inferior` whether
-    its whole interval lies above a loss of `MARGIN`. `needed` is about how many items would settle it with 80 % power,
-    None where it is settled. `verdict`: same, better, worse or not enough data; `explanation` in a sentence.
+    `difference` is the arm's share of right items less the base's, with an interval over clusters; `non_inferior`
+    whether its whole interval lies above a loss of `MARGIN`. `needed` is about how many items would settle it with 80 %
+    power, None where it is settled. `verdict`: same, better, worse or not enough data; `explanation` in a sentence.
     """
 
     arm: str
