@@ -18,6 +18,10 @@ from edge_mtp.errors import EdgeMtpError
 LAST_WORDS = 3  # lines of a dead runner's standard error that its obituary quotes
 
 
+class SilentRunnerError(EdgeMtpError):
+    """The runner reported nothing for too long and was stopped."""
+
+
 class Runner:
     """One runner process. `ready` tells what it loaded; one request runs at a time.
 
@@ -119,7 +123,7 @@ class Runner:
             line = self._lines.get(timeout=self._silence_s)
         except queue.Empty:
             self._process.kill()
-            raise EdgeMtpError(f"the runner said nothing for {self._silence_s:.0f} s and was stopped") from None
+            raise SilentRunnerError(f"the runner said nothing for {self._silence_s:.0f} s and was stopped") from None
         if line is None:
             raise self._death()
         try:

@@ -1,0 +1,149 @@
+"""The options that say which arms are compared, for every verb that compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edge_mtp.cli.option_groups import option_group
+from edge_mtp.errors import EdgeMtpError
+
+if TYPE_CHECKING:
+    from edge_mtp.harness.arm import Arm
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_arms = option_group("Arms: every combination of these is one")
+
+
+def words(value: str) -> list[str]:
+    """The parts of a comma list, at least one. Raises click.BadParameter where one is empty."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(parts):
+        raise click.BadParameter(f"'{value}' has an empty part; separate values by single commas")
+    return parts
+
+
+def _list(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else words(value)
+
+
+def arm_options(mtp: str) -> Callable[[F], F]:
+    """The options of `ArmChoice`; `mtp` is the default of --mtp."""
+
+    def add(function: F) -> F:
+        options = [
+            _arms("--bundle", "bundles", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+                  help="A .litertlm file; may be repeated. Default: the built-in tiny model."),
+            _arms("--recipe", "recipes", callback=_list, metavar="LIST",
+                  help="Without --bundle: recipes of the built-in tiny model, such as fp32,int8,int4."),
+            _arms("--mtp", "mtps", callback=_list, default=mtp, show_default=True, metavar="LIST",
+                  help="Of off, auto, a number of drafts, and blank (the verify graph with nothing to verify)."),
+            _arms("--constrained", "constraints", callback=_list, default="on", show_default=True, metavar="LIST",
+                  help="Whether calls are held to the tools' schemas: on, off or on,off."),
+            _arms("--temperature", "temperatures", callback=_list, default="0", show_default=True, metavar="LIST"),
+            _arms("--engine", "engines", callback=_list, default="ours", show_default=True, metavar="LIST",
+                  help="ours, litert-lm (the stock runtime, on host) or both."),
+            _arms("--accelerator", "accelerators", callback=_list, default="cpu", show_default=True, metavar="LIST",
+                  help="cpu; gpu with litert-lm."),
+            _arms("--device", "devices", multiple=True, default=("host",), show_default="host", metavar="NAME",
+                  help="Where to run: host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board; may be repeated."),
+            _arms("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice."),
+            _arms("--arm", "arms", multiple=True, metavar="KEY=VALUE,...",
+                  help="One more arm, or instead of the combinations where no other option of theirs is given: label,"
+                  " bundle, mtp, engine, device, accelerator, temperature, constrained, threads."),
+            _arms("--baseline", metavar="LABEL", help="The arm that others are held against; default: the first."),
+        ]  # fmt: skip
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+@dataclass(frozen=True)
+class ArmChoice:
+    """What the options said."""
+
+    bundles: Sequence[Path]
+    recipes: Sequence[str] | None
+    mtps: Sequence[str]
+    constraints: Sequence[str]
+    temperatures: Sequence[str]
+    engines: Sequence[str]
+    accelerators: Sequence[str]
+    devices: Sequence[str]
+    threads: int | None
+    arms: Sequence[str]
+    baseline: str | None
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> ArmChoice:
+        """Takes the options of `arm_options` out of a verb's keyword arguments."""
+        return cls(**{name: options.pop(name) for name in cls.__dataclass_fields__})
+
+    def resolve(self) -> tuple[list[Arm], str]:
+        """The arms and the baseline's label; the tiny model is exported where it is meant.
+
+        Raises EdgeMtpError for arms that cannot be.
+        """
+        from edge_mtp.harness.arm import cross, distinct, parse_arm, parse_mtp
+
+        if self.bundles and self.recipes:
+            raise EdgeMtpError("--recipe is for the built-in tiny model; export your own with it, and give --bundle")
+        explicit = click.get_current_context().get_parameter_source
+        given = {
+            name for name in ("bundles", "recipes", "mtps", "constraints", "temperatures", "engines", "accelerators")
+            if explicit(name) is click.core.ParameterSource.COMMANDLINE
+        }  # fmt: skip
+        bundles = [str(path) for path in self.bundles]
+        if not bundles and not (self.arms and all("bundle=" in arm for arm in self.arms) and not given):
+            bundles = [str(path) for path in tiny_bundles(self.recipes or ("fp32",))]
+        arms: list[Arm] = []
+        if not self.arms or given - {"bundles", "recipes"}:
+            axes = {
+                "constrained": [_switch(value) for value in self.constraints],
+                "engine": list(self.engines),
+                "accelerator": list(self.accelerators),
+                "device": list(self.devices),
+                "temperature": [_number(value) for value in self.temperatures],
+                "mtp": [parse_mtp(value) for value in self.mtps],
+            }
+            bases = [{"bundle": bundle, "threads": self.threads} for bundle in bundles]
+            arms = cross(bases, axes)
+        defaults = {"device": self.devices[0], "threads": self.threads}
+        if len(bundles) == 1:
+            defaults["bundle"] = bundles[0]
+        arms += [parse_arm(text, defaults) for text in self.arms]
+        arms = distinct(arms)
+        baseline = arms[0].label if self.baseline is None else self.baseline
+        if baseline not in [arm.label for arm in arms]:
+            labels = ", ".join(f"'{arm.label}'" for arm in arms)
+            raise EdgeMtpError(f"no arm is called '{baseline}'; give --baseline one of {labels}")
+        return arms, baseline
+
+
+def tiny_bundles(recipes: Sequence[str]) -> list[Path]:
+    """The built-in tiny model in these recipes, exported now where they are not there yet."""
+    from edge_mtp.cli.progress import export_progress
+    from edge_mtp.export.tiny.bundle import cached_bundle
+
+    with export_progress() as progress:
+        return [cached_bundle(recipe, progress=progress) for recipe in recipes]
+
+
+def _switch(value: str) -> bool:
+    if value not in ("on", "off"):
+        raise EdgeMtpError(f"--constrained '{value}' is neither on nor off; use on, off or on,off")
+    return value == "on"
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise EdgeMtpError(f"--temperature '{value}' is not a number; use one from 0 on") from None

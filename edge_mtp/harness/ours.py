@@ -1,0 +1,209 @@
+"""Our own engine as a contender, on any device."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from edge_mtp.device import Sampling, Step
+from edge_mtp.device.find import Notice
+from edge_mtp.device.fingerprint import parse_meminfo
+from edge_mtp.device.put import Report
+from edge_mtp.device.runner import SilentRunnerError
+from edge_mtp.dialogue import Dialogue
+from edge_mtp.engine import Engine, Reply, ReplyOptions, open_engine
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.arm import Arm
+from edge_mtp.harness.contender import Contender
+from edge_mtp.harness.item import Item
+from edge_mtp.harness.results import Answer, Finish, StepFigures
+from edge_mtp.tool_calls import CALL_CLOSE
+
+MEMORY_EVERY = 20  # answers; reading it is a command on the device
+
+
+class SharedEngine:
+    """An engine that several arms use, and that can be started again when its runner has died."""
+
+    def __init__(self, open_it: Callable[[], Engine]) -> None:
+        self._open = open_it
+        self.engine = open_it()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.engine.runner.has_ended
+
+    def revive(self) -> None:
+        """Raises EdgeMtpError if the engine does not start."""
+        with contextlib.suppress(EdgeMtpError):
+            self.engine.close()
+        self.engine = self._open()
+
+    def close(self) -> None:
+        with contextlib.suppress(EdgeMtpError):
+            self.engine.close()
+
+
+class Ours(Contender):
+    """Answers through edge-mtp's own runner.
+
+    `margins`: answers carry each token's margin, which costs a pass over the logits. `tapes` by item and turn: what the
+    drafter is made to say (`edge_mtp.harness.simulate`). `began` is the monotonic time that `Answer.at_s` counts from.
+    """
+
+    def __init__(self, arm: Arm, shared: SharedEngine, *, margins: bool = False, began: float | None = None) -> None:
+        self.arm = arm
+        self.shared = shared
+        self.tapes: Mapping[tuple[str, int], Sequence[int]] = {}
+        self._margins = margins
+        self._began = time.monotonic() if began is None else began
+        self._answers = 0
+
+    @property
+    def engine(self) -> Engine:
+        return self.shared.engine
+
+    @property
+    def is_alive(self) -> bool:
+        return self.shared.is_alive
+
+    def revive(self) -> None:
+        self.shared.revive()
+
+    def answer(self, item: Item, round: int, *, max_tokens: int) -> Generator[Answer, None, None]:
+        dialogue = Dialogue(self.engine, (), item.tools)
+        for turn, asked in enumerate(item.turns):
+            at_s = time.monotonic() - self._began
+            blank = Answer(self.arm.label, item.id, turn, round, at_s, "", "refused")
+            dialogue.messages.extend(asked.messages)
+            reply: Reply | None = None
+            try:
+                reply = dialogue.reply(self._options(item, turn, round, max_tokens))
+                answer = self._answer(blank, reply.wait())
+            except EdgeMtpError as error:
+                yield replace(blank, finish=self._fate(error), error=str(error), text=reply.text if reply else "")
+                return
+            dialogue.add(reply)
+            yield answer
+
+    def _options(self, item: Item, turn: int, round: int, max_tokens: int) -> ReplyOptions:
+        return ReplyOptions(
+            max_tokens=item.max_tokens or max_tokens,
+            draft_length=self.arm.draft_length,
+            draft_sources=() if self.arm.mtp == "blank" else None,
+            draft_tape=self.tapes.get((item.id, turn), ()),
+            sampling=Sampling(temperature=self.arm.temperature, seed=round),
+            constrained=bool(item.tools) and self.arm.constrained,
+            logprobs=self._margins,
+            fresh=turn == 0,
+        )
+
+    def _answer(self, blank: Answer, reply: Reply) -> Answer:
+        outcome, steps = reply.outcome, reply.steps
+        assert outcome is not None
+        ends = _ends(steps, outcome.prefill_us)
+        rss, anonymous = self._memory()
+        return replace(
+            blank,
+            text=reply.text,
+            finish="stop" if outcome.finish == "cancelled" else outcome.finish,
+            prompt_tokens=outcome.prompt_tokens,
+            reused_tokens=outcome.reused_tokens + outcome.restored_tokens,
+            count=len(reply.tokens),
+            first_token_us=ends[0] if ends else outcome.prefill_us,
+            prefill_us=outcome.prefill_us,
+            call_us=self._call_us(reply, ends),
+            total_us=ends[-1] if ends else outcome.prefill_us,
+            tokens=reply.tokens,
+            margins=[margin for step in steps for margin in step.margins],
+            steps=[_figures(step) for step in steps],
+            rss_bytes=rss,
+            anonymous_bytes=anonymous,
+        )
+
+    def _call_us(self, reply: Reply, ends: Sequence[float]) -> float | None:
+        with contextlib.suppress(EdgeMtpError):
+            close = reply.tokenizer.token_id(CALL_CLOSE)
+            for step, end in zip(reply.steps, ends, strict=True):
+                if close in step.tokens:
+                    return end
+        return None
+
+    def _memory(self) -> tuple[int | None, int | None]:
+        self._answers += 1
+        device = self.engine.device
+        if self._answers % MEMORY_EVERY != 1 or device is None:
+            return None, None
+        with contextlib.suppress(EdgeMtpError):
+            read = device.link.run(["cat", f"/proc/{self.engine.runner.pid}/status"], timeout_s=10)
+            status = parse_meminfo(read.output.decode(errors="replace"))
+            return status.get("VmHWM"), status.get("RssAnon")
+        return None, None
+
+    def _fate(self, error: EdgeMtpError) -> Finish:
+        if isinstance(error, SilentRunnerError):
+            return "timeout"
+        return "crash" if self.engine.runner.has_ended else "refused"
+
+
+@contextlib.contextmanager
+def open_ours(
+    arms: Sequence[Arm],
+    *,
+    margins: bool = False,
+    began: float | None = None,
+    notice: Callable[[str], Notice] | None = None,
+    report: Callable[[str], Report] | None = None,
+) -> Iterator[list[Ours]]:
+    """A contender for each arm of our engine, in their order; engines end with the context.
+
+    Arms that differ in what a request says share an engine. One under the controller has its own, since a controller
+    learns from all that its runner does. `notice` and `report` by the device's name: as `open_engine` takes them.
+    """
+    with contextlib.ExitStack() as stack:
+        engines: dict[tuple[object, ...], SharedEngine] = {}
+        contenders = []
+        for arm in arms:
+            key = (arm.bundle, arm.device, arm.threads, arm.label if arm.mtp == "auto" else None)
+            if key not in engines:
+                engines[key] = SharedEngine(_opener(arm, notice, report))
+                stack.callback(engines[key].close)
+            contenders.append(Ours(arm, engines[key], margins=margins, began=began))
+        yield contenders
+
+
+def _opener(
+    arm: Arm, notice: Callable[[str], Notice] | None, report: Callable[[str], Report] | None
+) -> Callable[[], Engine]:
+    return lambda: open_engine(
+        arm.bundle,
+        arm.device,
+        threads=arm.threads,
+        notice=notice(arm.device) if notice else None,
+        report=report(arm.device) if report else None,
+    )
+
+
+def _ends(steps: Sequence[Step], prefill_us: float) -> list[float]:
+    """When each step ended, in microseconds since the request."""
+    ends, now = [], prefill_us
+    for step in steps:
+        now += step.total_us
+        ends.append(now)
+    return ends
+
+
+def _figures(step: Step) -> StepFigures:
+    return StepFigures(
+        kind="v" if step.kind == "verify" else "p",
+        tokens=len(step.tokens),
+        source=step.source,
+        accepted=step.accepted,
+        planned=step.planned,
+        draft_us=step.draft_us,
+        mask_us=step.mask_us,
+        verify_us=step.embed_us + step.verify_us + step.select_us,
+        total_us=step.total_us,
+    )
