@@ -165,12 +165,12 @@ def format_calls(calls: Iterable[ToolCall]) -> str:
     """The wire text of some calls: `parse_calls(format_calls(calls)) == calls`.
 
     Raises `EdgeMtpError` for what the format cannot carry: a name or key that is not an identifier, a string that
-    holds the quote mark, a number that is not finite.
+    holds the quote mark, a number that is not finite or too long, values nested too deep.
     """
     return "".join(f"{CALL_OPEN}call:{_name(c.name)}{_format(dict(c.arguments))}{CALL_CLOSE}" for c in calls)
 
 
-def _format(value: Value) -> str:
+def _format(value: Value, depth: int = 0) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -180,16 +180,20 @@ def _format(value: Value) -> str:
             raise EdgeMtpError(f"tool-call string {value!r} holds the quote mark {QUOTE}; remove it")
         return f"{QUOTE}{value}{QUOTE}"
     if isinstance(value, int):
+        if abs(value) >= 10 ** (_LONGEST_INTEGER - 1):
+            raise EdgeMtpError(f"a tool-call number has {_LONGEST_INTEGER} digits or more; pass it as a string")
         return str(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise EdgeMtpError(f"tool-call number {value} is not finite; pass a finite one or null")
         return repr(value)
+    if depth > _DEEPEST:
+        raise EdgeMtpError(f"tool-call values are nested deeper than {_DEEPEST}; flatten them")
     if isinstance(value, Mapping):
         # The order of the chat template's `dictsort`, so that a call reads the same in a reply and in the history.
         items = sorted(value.items(), key=lambda item: item[0].lower())
-        return "{" + ",".join(f"{_name(k)}:{_format(v)}" for k, v in items) + "}"
-    return "[" + ",".join(_format(v) for v in value) + "]"
+        return "{" + ",".join(f"{_name(k)}:{_format(v, depth + 1)}" for k, v in items) + "}"
+    return "[" + ",".join(_format(v, depth + 1) for v in value) + "]"
 
 
 def _name(name: str) -> str:
@@ -207,11 +211,12 @@ def exact_match(predicted: Sequence[ToolCall], gold: Sequence[ToolCall]) -> bool
     Arguments compare without order and with their types (1 is neither 1.0 nor true). Calls compare as a multiset:
     parallel calls have no order between them.
     """
-    return sorted(map(_canonical, predicted)) == sorted(map(_canonical, gold))
+    return sorted(canonical(c.to_json()) for c in predicted) == sorted(canonical(c.to_json()) for c in gold)
 
 
-def _canonical(call: ToolCall) -> str:
-    return json.dumps(call.to_json(), sort_keys=True, ensure_ascii=False)
+def canonical(value: Value) -> str:
+    """Text that is the same for equal values only: 1, 1.0 and true are three values, the order of keys is none."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 # -- tools files ----------------------------------------------------------------------------------------------------

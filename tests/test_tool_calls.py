@@ -39,6 +39,19 @@ def same(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 
+def deep(levels: int) -> Value:
+    """A number inside so many lists."""
+    value: Value = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_the_limits_of_the_format_are_inclusive() -> None:
+    call = ToolCall("f", {"deep": deep(64), "least": -(10**999) + 1, "most": 10**999 - 1})
+    assert parse_calls(format_calls([call])) == [call]
+
+
 @given(st.lists(calls, max_size=3))
 def test_parsing_inverts_formatting(expected: list[ToolCall]) -> None:
     parsed = parse_calls(format_calls(expected))
@@ -102,6 +115,8 @@ def test_malformed_calls_are_refused(body: str) -> None:
         ToolCall("f", {"a b": 1}),
         ToolCall("f", {"a": f"x{QUOTE}"}),
         ToolCall("f", {"a": float("nan")}),
+        ToolCall("f", {"a": -(10**1000)}),
+        ToolCall("f", {"a": deep(65)}),
     ],
 )
 def test_what_the_format_cannot_carry_is_refused(call: ToolCall) -> None:
