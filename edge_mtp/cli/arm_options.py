@@ -102,7 +102,7 @@ class ArmChoice:
         }  # fmt: skip
         bundles = [str(path) for path in self.bundles]
         if not bundles and not (self.arms and all("bundle=" in arm for arm in self.arms) and not given):
-            bundles = [str(path) for path in tiny_bundles(self.recipes or ("fp32",))]
+            bundles = [homely(path) for path in tiny_bundles(self.recipes or ("fp32",))]
         arms: list[Arm] = []
         if not self.arms or given - {"bundles", "recipes"}:
             axes = {
@@ -134,6 +134,11 @@ def tiny_bundles(recipes: Sequence[str]) -> list[Path]:
 
     with export_progress() as progress:
         return [cached_bundle(recipe, progress=progress) for recipe in recipes]
+
+
+def homely(path: Path) -> str:
+    """The path with `~` for the home folder."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
 def _switch(value: str) -> bool:

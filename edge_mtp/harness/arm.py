@@ -24,8 +24,8 @@ class Arm:
 
     `mtp`: off (plain decoding), K drafts every step, auto (the controller), or blank: the verify graph at the default
     K with nothing to verify, which tells rounding from wrongly kept drafts. `constrained`: calls are held to the
-    tools' schemas. `engine` litert-lm is the stock runtime, on the host only; its MTP is on or off, so any `mtp` but
-    off is its own fixed length. `threads` None is LiteRT's choice.
+    tools' schemas. `engine` litert-lm is the stock runtime, on the host only; its MTP is on, at a length of its own, or
+    off, and it constrains nothing: `mtp` is auto or off there, `constrained` False. `threads` None is LiteRT's choice.
     """
 
     label: str
@@ -37,6 +37,11 @@ class Arm:
     temperature: float = 0.0
     constrained: bool = True
     threads: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The bundle's; `bundle` may begin with `~`, so that results do not tell whose machine they come from."""
+        return Path(self.bundle).expanduser()
 
     @property
     def draft_length(self) -> int | None:
@@ -84,7 +89,7 @@ def parse_arm(text: str, defaults: Mapping[str, Any]) -> Arm:
         values[key] = _parsed(key, value, text)
     if "bundle" not in values:
         raise EdgeMtpError(f"arm '{text}' names no bundle; add bundle=FILE")
-    return checked(Arm(**{"label": text, **values}))
+    return checked(Arm(**{"label": text, **_as_stock_can(values)}))
 
 
 def cross(label_base: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> list[Arm]:
@@ -92,9 +97,11 @@ def cross(label_base: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[A
 
     The label says what differs between the arms: `int8, mtp auto`.
     """
-    combined = []
+    combined: list[dict[str, Any]] = []
     for base, *values in itertools.product(label_base, *axes.values()):
-        combined.append({**base, **dict(zip(axes, values, strict=True))})
+        each = _as_stock_can({**base, **dict(zip(axes, values, strict=True))})
+        if each not in combined:
+            combined.append(each)
     differing = [name for name in ("bundle", *axes) if len({str(each.get(name)) for each in combined}) > 1]
     arms = []
     for each in combined:
@@ -134,6 +141,14 @@ def baseline_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
     if arm.mtp == "off":
         return None
     return next((other for other in arms if other.mtp == "off" and other.is_sibling(arm)), None)
+
+
+def _as_stock_can(values: dict[str, Any]) -> dict[str, Any]:
+    """What asks for something that litert-lm does in one way only, in that way."""
+    if values.get("engine") != "litert-lm":
+        return values
+    mtp = "off" if values.get("mtp") == "off" else "auto"
+    return {**values, "mtp": mtp, "constrained": False}
 
 
 def _parsed(key: str, value: str, text: str) -> Any:

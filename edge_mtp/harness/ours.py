@@ -178,7 +178,7 @@ def _opener(
     arm: Arm, notice: Callable[[str], Notice] | None, report: Callable[[str], Report] | None
 ) -> Callable[[], Engine]:
     return lambda: open_engine(
-        arm.bundle,
+        arm.path,
         arm.device,
         threads=arm.threads,
         notice=notice(arm.device) if notice else None,

@@ -182,7 +182,7 @@ class ResultsWriter:
     def write(self, record: Record) -> None:
         value: dict[str, Any] = {"event": _EVENTS[type(record)], **asdict(record)}
         if isinstance(record, Answer):
-            value["steps"] = [list(step) for step in record.steps]
+            value["steps"] = [list(step) for step in record.steps]  # without their names, which would fill the file
         self._line(value)
 
     def _line(self, value: Mapping[str, Any]) -> None:

@@ -1,0 +1,75 @@
+"""Tool-call suites answered by every arm: the loop of `edge-mtp eval`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from edge_mtp.harness.contender import Contender, ask
+from edge_mtp.harness.item import Item
+from edge_mtp.harness.results import Answer, ResultsWriter
+from edge_mtp.harness.score import Score, score
+
+# Called after each answered item: how many questions (an item asked of an arm) are done, how many there are.
+Progress = Callable[[int, int], None]
+Question = tuple[str, str, int]  # arm, item, round
+
+
+def evaluate(
+    contenders: Sequence[Contender],
+    items: Mapping[str, Item],
+    writer: ResultsWriter,
+    *,
+    rounds: int = 1,
+    max_tokens: int,
+    answered: Collection[Question] = (),
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Asks every contender every item, `rounds` times, and writes what they answer.
+
+    An item's later turns are asked only while the turns before were answered rightly: after another call the script
+    no longer fits. The order of contenders is reversed from item to item, so that none profits from a machine that
+    was faster then. A contender that crashed or hung has answered wrongly, and is started again for the next item.
+    `answered` questions are left out.
+
+    Raises EdgeMtpError when a contender cannot be started again, or the results cannot be written.
+    """
+    questions = [
+        (contender, item, round)
+        for round in range(rounds)
+        for index, item in enumerate(items.values())
+        for contender in (contenders if (round + index) % 2 == 0 else list(reversed(contenders)))
+    ]
+    for done, (contender, item, round) in enumerate(questions):
+        progress(done, len(questions))
+        if (contender.arm.label, item.id, round) in answered:
+            continue
+        # All at once: an item that is cut in the middle is asked again as a whole.
+        for answer in ask(
+            contender, item, round, max_tokens=max_tokens, goes_on=lambda a, item=item: is_right(a, item)
+        ):
+            writer.write(answer)
+    progress(len(questions), len(questions))
+
+
+def is_right(answer: Answer, item: Item) -> bool:
+    """Whether the turn was answered rightly; one without gold is, if it was answered at all."""
+    if not answer.is_complete:
+        return False
+    found = scored(answer, item)
+    return found is None or found.is_right
+
+
+def scored(answer: Answer, item: Item) -> Score | None:
+    """The score of one turn's answer; None where nobody knows what is right."""
+    gold = item.turns[answer.turn].gold
+    if gold is None:
+        return None
+    messages = itertools.chain.from_iterable(turn.messages for turn in item.turns[: answer.turn + 1])
+    prompt = "\n".join(str(message.get("content", "")) for message in messages)
+    return score(answer.text, answer.finish, answer.error, gold, item.tools, prompt)
+
+
+def answered_questions(answers: Sequence[Answer]) -> set[Question]:
+    """What need not be asked again."""
+    return {(answer.arm, answer.item, answer.round) for answer in answers}
