@@ -9,10 +9,11 @@ from edge_mtp.errors import EdgeMtpError
 
 
 class Verb(NamedTuple):
-    """Where a verb's click command lives: `module` holds it under the verb's own name."""
+    """Where a verb's click command lives: `module` holds it under the verb's own name, or `command`."""
 
     module: str
     help: str
+    command: str | None = None
 
 
 # The one-line help stands here so that `edge-mtp --help` imports no verb.
@@ -26,7 +27,7 @@ VERBS = {
     "quality": Verb("edge_mtp.cli.quality", "Measure what a bundle lost to quantization, against another."),
     "bench": Verb("edge_mtp.cli.bench", "Measure how fast a model answers: arms interleaved on the same prompts."),
     "plan": Verb("edge_mtp.cli.plan", "Tell from a device's step costs at what acceptance MTP pays."),
-    "eval": Verb("edge_mtp.cli.eval", "Measure tool-call errors: arms on the same suite, with the certainty there is."),
+    "eval": Verb("edge_mtp.cli.eval", "Measure tool-call errors: arms on the same suite.", "evaluate"),
     "report": Verb("edge_mtp.cli.report", "Turn the results of bench or eval into one HTML file, CSV and JSON."),
     "compare": Verb("edge_mtp.cli.compare", "Hold one result against another, with rules for CI."),
     "setup": Verb("edge_mtp.cli.setup", "Fetch LiteRT for phones and boards, and keep runners built for them."),
@@ -52,7 +53,8 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(importlib.import_module(VERBS[cmd_name].module), cmd_name)
+        verb = VERBS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(verb.module), verb.command or cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edge_mtp.harness.contender import Contender, ask
 from edge_mtp.harness.item import Item
-from edge_mtp.harness.results import Answer, ResultsWriter
+from edge_mtp.harness.results import Answer, Results, ResultsWriter
 from edge_mtp.harness.score import Score, score
 
 # Called after each answered item: how many questions (an item asked of an arm) are done, how many there are.
@@ -70,6 +70,12 @@ def scored(answer: Answer, item: Item) -> Score | None:
     return score(answer.text, answer.finish, answer.error, gold, item.tools, prompt)
 
 
-def answered_questions(answers: Sequence[Answer]) -> set[Question]:
-    """What need not be asked again."""
-    return {(answer.arm, answer.item, answer.round) for answer in answers}
+def answered_questions(results: Results) -> set[Question]:
+    """What need not be asked again. An item that was cut between two turns does."""
+    last = {(answer.arm, answer.item, answer.round): answer for answer in results.answers}
+    return {
+        question
+        for question, answer in last.items()
+        if (item := results.items.get(answer.item)) is not None
+        and (answer.turn + 1 == len(item.turns) or not is_right(answer, item))
+    }

@@ -219,6 +219,7 @@ def read_results(path: str | Path) -> Results:
     if text and not text.endswith("\n"):
         lines.pop()
     results: Results | None = None
+    answers: dict[tuple[str, str, int, int], Answer] = {}
     for number, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
@@ -233,7 +234,8 @@ def read_results(path: str | Path) -> Results:
                 item = Item.from_json(value)
                 results.items[item.id] = item
             elif event == "answer":
-                results.answers.append(_answer(value))
+                answer = _answer(value)
+                answers[(answer.arm, answer.item, answer.turn, answer.round)] = answer  # asked again: the later one
             elif event == "sample":
                 sensors = Sensors(**_known(Sensors, value["sensors"]))
                 results.samples.append(Sample(value["device"], value["at_s"], sensors))
@@ -243,6 +245,7 @@ def read_results(path: str | Path) -> Results:
             raise EdgeMtpError(f"{where}, line {number}: no record of a run ({error!r}); give the file whole") from None
     if results is None:
         raise EdgeMtpError(f"{where} hold no run; give a file that bench or eval wrote")
+    results.answers = list(answers.values())
     return results
 
 

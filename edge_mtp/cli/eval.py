@@ -1,0 +1,118 @@
+"""`edge-mtp eval`: tool-call errors of every arm on the same suites."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_mtp.cli.arm_options import ArmChoice, arm_options
+from edge_mtp.cli.measuring import command_line, open_contenders, open_results, questions_progress
+from edge_mtp.cli.option_groups import GroupedCommand, option_group
+from edge_mtp.errors import EdgeMtpError
+
+if TYPE_CHECKING:
+    from edge_mtp.harness.arm import Arm
+    from edge_mtp.harness.item import Item
+
+_items = option_group("Suites")
+_output = option_group("Output")
+
+
+@click.command("eval", cls=GroupedCommand)
+@_items(
+    "--suite", "suites", multiple=True, metavar="NAME|FILE",
+    help="phone, iid, new_values, new_templates, new_names, tiny (these four), bfcl or bfcl:CATEGORY (of the installed"
+    " bfcl-eval), or a JSONL file; may be repeated. Default: iid for the built-in tiny model, else phone.",
+)  # fmt: skip
+@_items("--limit", type=click.IntRange(1), metavar="N", help="Only the first N items of each suite.")
+@_items("--rounds", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+        help="Times that each item is asked; a round is the seed of what is sampled.")  # fmt: skip
+@_items("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
+        help="Most tokens of a reply.")  # fmt: skip
+@arm_options(mtp="off,auto")
+@_output("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
+         help="Where the results go, a JSONL file; default: eval-DATE-TIME.jsonl.")  # fmt: skip
+@_output("--resume", is_flag=True, help="Go on with the results in --output where they were cut.")
+@_output("--json", "as_json", is_flag=True, help="Print the analysis as one JSON object instead of text.")
+def evaluate(
+    suites: tuple[str, ...],
+    limit: int | None,
+    rounds: int,
+    max_tokens: int,
+    output: Path | None,
+    resume: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure tool-call errors: every arm answers the same items.
+
+    Each reply is parsed strictly and leniently, held against what is right, and given the labels of its errors
+    (docs/tool-call-errors.md). Arms are compared in pairs on the same items: where their texts part, what was lost and
+    gained, and whether the data can tell at all. A runner that crashes has answered wrongly, and the run goes on.
+
+    \b
+    edge-mtp eval --recipe fp32,int8 --mtp off,auto
+    edge-mtp eval --bundle model.litertlm --suite phone --suite bfcl:simple_python --device pixel -o results.jsonl
+    edge-mtp report results.jsonl
+    """
+    from edge_mtp.harness import evaluate as harness
+    from edge_mtp.harness.analysis import analyse
+    from edge_mtp.harness.provenance import new_run
+    from edge_mtp.harness.results import read_results
+
+    if resume and output is None:
+        raise click.UsageError("--resume goes on with the results in --output; name them.")
+    arms, baseline = ArmChoice.take(options).resolve()
+    suites = suites or (default_suite(arms),)
+    items = chosen_items(suites, limit)
+    path = output or Path(time.strftime("eval-%Y%m%d-%H%M%S.jsonl"))
+    run = new_run(
+        "eval", arms, baseline, command=command_line(), suite=", ".join(suites),
+        settings={"items": len(items), "limit": limit, "rounds": rounds, "max_tokens": max_tokens},
+    )  # fmt: skip
+    writer, old = open_results(path, run, items, resume=resume)
+    answered = harness.answered_questions(old) if old else set()
+    try:
+        with writer, ExitStack() as stack:
+            contenders = open_contenders(stack, arms, margins=True)
+            progress = stack.enter_context(questions_progress("items"))
+            harness.evaluate(
+                contenders, items, writer, rounds=rounds, max_tokens=max_tokens, answered=answered, progress=progress
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted; {path} holds what was answered: go on with --resume -o {path}") from None
+    analysis = analyse(read_results(path))
+    if as_json:
+        click.echo(json.dumps({"results": str(path), **analysis.to_json()}))
+        return
+    from edge_mtp.harness.summary_table import show
+
+    show(analysis)
+    click.echo(f"\nresults in {path}; see them with: edge-mtp report {shlex.quote(str(path))}")
+
+
+def default_suite(arms: list[Arm]) -> str:
+    """What is asked where nobody says: of the tiny model its own items, which are all that it knows."""
+    from edge_mtp.bundle import Bundle
+    from edge_mtp.harness.quality import is_tiny
+
+    return "iid" if all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms}) else "phone"
+
+
+def chosen_items(suites: tuple[str, ...], limit: int | None) -> dict[str, Item]:
+    """The items of all suites by id. Raises EdgeMtpError where two have one id."""
+    from edge_mtp.harness.suites import suite
+
+    items: dict[str, Item] = {}
+    for name in suites:
+        for item in suite(name, limit):
+            if item.id in items:
+                raise EdgeMtpError(f"suite '{name}': item '{item.id}' is there twice; give each item an id of its own")
+            items[item.id] = item
+    return items
