@@ -50,6 +50,10 @@ class Request:
     `grammar` (EBNF, docs/grammar.md) or `json_schema` (JSON text) constrains the output. `logprobs` asks for the
     log-probability of every chosen token. `keep_prefix` is the number of leading prompt tokens whose cache is kept on
     the device's disk, and read from there by the next request that starts with them.
+
+    Two are for measurements. `fresh`: nothing of the runner's cache is used, so that requests do not profit from one
+    another. `draft_tape`: entry i is proposed in place of whatever the drafter drafts as the reply's token i (from 0);
+    the drafter runs all the same. It sets the acceptance (`edge_mtp.harness.simulate`), never the text.
     """
 
     prompt: Sequence[int]
@@ -65,6 +69,8 @@ class Request:
     json_schema: str | None = None
     logprobs: bool = False
     keep_prefix: int = 0
+    fresh: bool = False
+    draft_tape: Sequence[int] = ()
 
     def to_json(self, name: str) -> dict[str, Any]:
         """The request record of the runner's protocol (docs/trace.md)."""
@@ -94,4 +100,6 @@ class Request:
             "json_schema": self.json_schema or "",
             "logprobs": self.logprobs,
             "keep_prefix": self.keep_prefix,
+            "fresh": self.fresh,
+            "draft_tape": list(self.draft_tape),
         }

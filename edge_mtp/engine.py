@@ -74,7 +74,8 @@ class ReplyOptions:
     nobody, text is left as it is, and what the grammar forces are drafts for free. False leaves calls to the model.
 
     `logprobs` gives every token its log-probability. `keep_prefix` keeps the cache of system message and tools on the
-    device's disk, for the next time that the same ones are used.
+    device's disk, for the next time that the same ones are used. `fresh` and `draft_tape` are for measurements: see
+    `Request`.
     """
 
     max_tokens: int = DEFAULT_MAX_TOKENS
@@ -90,6 +91,8 @@ class ReplyOptions:
     constrained: bool | None = None
     logprobs: bool = False
     keep_prefix: bool = False
+    fresh: bool = False
+    draft_tape: Sequence[int] = ()
 
 
 class Reply:
@@ -193,7 +196,7 @@ class Engine:
         self.bundle = bundle
         self.runner = runner
         self.has_token_bytes = has_token_bytes
-        self._device = device
+        self.device = device
         self._sensors = sensors
         self.chat_format = _chat_format(bundle, bundle.tokenizer_json, has_token_bytes)
 
@@ -258,6 +261,8 @@ class Engine:
             json_schema=schema,
             logprobs=options.logprobs,
             keep_prefix=self.chat_format.prefix_length(prompt, messages, tools) if options.keep_prefix else 0,
+            fresh=options.fresh,
+            draft_tape=options.draft_tape,
         )
         return self.generate(request)
 
@@ -273,7 +278,7 @@ class Engine:
         events = self.runner.generate(request)
         assert isinstance(events, Generator)  # so that it can be closed, which cancels
         tokenizer = self.chat_format.tokenizer
-        sampler = Sampler(self._device.link, self.runner.pid) if self._device is not None and self._sensors else None
+        sampler = Sampler(self.device.link, self.runner.pid) if self.device is not None and self._sensors else None
         return Reply(request.prompt, events, tokenizer, frozenset(request.stop), request.stop_texts, sampler)
 
     def token(self, text: str) -> int:
@@ -362,8 +367,8 @@ class Engine:
         try:
             self.runner.close()
         finally:
-            if self._device is not None:
-                self._device.close()
+            if self.device is not None:
+                self.device.close()
 
     def __enter__(self) -> Engine:
         return self

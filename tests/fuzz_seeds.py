@@ -57,6 +57,8 @@ def requests() -> list[bytes]:
         grammar='root ::= "a" | [b-z]+ root',
         logprobs=True,
         keep_prefix=2,
+        fresh=True,
+        draft_tape=[7, 0, 767],
     )
     schema = Request(
         prompt=[2], max_tokens=1, json_schema='{"type": "object", "properties": {"n": {"type": "integer"}}}'

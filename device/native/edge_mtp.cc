@@ -59,6 +59,8 @@ edge_mtp::Request read(const edge_mtp_request& from) {
   if (from.json_schema != nullptr) request.json_schema = from.json_schema;
   request.logprobs = from.logprobs != 0;
   request.keep_prefix = from.keep_prefix;
+  request.fresh = from.fresh != 0;
+  request.draft_tape.assign(from.draft_tape, from.draft_tape + from.draft_tape_length);
   return request;
 }
 

@@ -71,6 +71,9 @@ typedef struct {
   const char* json_schema; /* or a JSON schema */
   int32_t logprobs;        /* fill the steps' logprobs and margins */
   int32_t keep_prefix;     /* leading prompt tokens whose cache is kept in cache_dir and restored from there */
+  int32_t fresh;           /* use nothing of what the session has cached; for measurements */
+  const int32_t* draft_tape; /* [draft_tape_length], stands in for what the drafter drafts: entry i for the output's */
+  size_t draft_tape_length;  /* i-th token; to measure what an acceptance would bring */
 } edge_mtp_request;
 
 typedef enum { EDGE_MTP_PLAIN = 0, EDGE_MTP_VERIFY = 1 } edge_mtp_step_kind;

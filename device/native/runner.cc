@@ -208,6 +208,7 @@ struct GenerateRequest {
     prompt = fields.tokens("prompt");
     stop = fields.tokens("stop");
     suppress = fields.tokens("suppress");
+    draft_tape = fields.tokens("draft_tape");
     stop_texts = fields.texts("stop_texts");
     for (const std::string& text : stop_texts) stop_pointers.push_back(text.c_str());
     fields.biases("logit_bias", bias_tokens, biases);
@@ -231,6 +232,7 @@ struct GenerateRequest {
     request.frequency_penalty = fields.real("frequency_penalty", 0.0);
     request.logprobs = fields.flag("logprobs", false) ? 1 : 0;
     request.keep_prefix = integer("keep_prefix", 0, 0);
+    request.fresh = fields.flag("fresh", false) ? 1 : 0;
     fields.finish();
 
     request.prompt = prompt.data();
@@ -244,6 +246,8 @@ struct GenerateRequest {
     request.bias_length = biases.size();
     request.suppress = suppress.data();
     request.suppress_length = suppress.size();
+    request.draft_tape = draft_tape.data();
+    request.draft_tape_length = draft_tape.size();
     request.grammar = grammar.c_str();
     request.json_schema = json_schema.c_str();
   }
@@ -270,7 +274,7 @@ struct GenerateRequest {
     return flags;
   }
 
-  std::vector<int32_t> prompt, stop, suppress, bias_tokens;
+  std::vector<int32_t> prompt, stop, suppress, bias_tokens, draft_tape;
   std::vector<float> biases;
   std::vector<std::string> stop_texts;
   std::vector<const char*> stop_pointers;

@@ -18,6 +18,7 @@ namespace {
 constexpr char kCosts[] = ".costs", kPrefillCosts[] = ".prefill";
 constexpr int32_t kLeastMatch = 3;        // tokens that a look-up must agree on
 constexpr float kTrustedLookup = 0.75f;   // of whose first draft it goes before the drafter
+constexpr float kTapeConfidence = 0.5f;   // of every draft of a tape: it tells nothing, and the controller finds that out
 
 [[noreturn]] void refuse_selection(int32_t error, int32_t position) {
   const std::string where = " at position " + std::to_string(position);
@@ -189,6 +190,7 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
       decoder_->control()[EDGE_CONTROL_FLAGS] = draft_flags_;
       clock.lap();
       drafter_->draft(pending_, position, asked, constraint_ ? &*constraint_ : nullptr, proposal_);
+      replay(request, step.position);
       step.draft_us = clock.lap();
     }
   }
@@ -198,6 +200,16 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   if (proposal_.count == 0) return;
   if (request.adaptive) proposal_.count = controller_->trim(position, proposal_);
   if (proposal_.count > 0) step.rows = width_for(proposal_.count);
+}
+
+// Puts the tape's tokens in the place of the drafter's own, which stand first in the proposal, from `position` on.
+void Session::replay(const Request& request, int32_t position) {
+  const auto first = static_cast<size_t>(position) - request.prompt.size();
+  for (size_t i = 0; i < static_cast<size_t>(proposal_.count) && first + i < request.draft_tape.size(); ++i) {
+    if (proposal_.source[i] != Source::kDrafter) continue;
+    proposal_.tokens[i] = request.draft_tape[first + i];
+    proposal_.confidence[i] = kTapeConfidence;
+  }
 }
 
 // Whether the drafts that cost nothing are better than the drafter's would be.
@@ -314,8 +326,9 @@ void Session::check(const Request& request) const {
     refuse("the prompt has " + std::to_string(request.prompt.size()) + " tokens and the bundle's context holds " +
            std::to_string(context) + "; shorten it or export with a larger --context");
   }
-  for (const int32_t token : request.prompt) {
-    if (token < 0 || token >= vocabulary) {
+  for (const std::vector<int32_t>* tokens : {&request.prompt, &request.draft_tape}) {
+    for (const int32_t token : *tokens) {
+      if (token >= 0 && token < vocabulary) continue;
       refuse("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary));
     }
   }
@@ -331,6 +344,9 @@ void Session::check(const Request& request) const {
   if (request.draft_length > 0 && request.use_drafter && !request.use_lookup && drafter_ == nullptr &&
       (!request.use_grammar || (request.grammar.empty() && request.json_schema.empty()))) {
     refuse("this bundle has no drafter; use draft length 0, or the draft source lookup");
+  }
+  if (request.draft_length > 0 && !request.draft_tape.empty() && (drafter_ == nullptr || !request.use_drafter)) {
+    refuse("a draft tape stands in for a drafter's tokens, and no drafter drafts here; add the draft source drafter");
   }
   if (!(sampling.temperature >= 0.0f) || sampling.temperature > 1e6f || sampling.top_k < 0 ||
       !(sampling.top_p > 0.0f && sampling.top_p <= 1.0f) || !(sampling.min_p >= 0.0f && sampling.min_p < 1.0f)) {
@@ -361,6 +377,10 @@ void Session::begin(const Request& request, Outcome& outcome) {
     const bool schema = request.grammar.empty();
     constraint_.emplace(*compiler_, schema ? request.json_schema : request.grammar, schema);
   }
+  if (!request.draft_tape.empty() && !taped_) {
+    remember();
+    taped_ = true;
+  }
   if (controller_) controller_->begin();
   looks_up_ = request.use_lookup && request.draft_length > 0;
   if (looks_up_) {
@@ -380,6 +400,7 @@ void Session::begin(const Request& request, Outcome& outcome) {
   scalars[EDGE_SCALAR_TOP_P] = sampling.top_p;
   scalars[EDGE_SCALAR_MIN_P] = sampling.min_p;
 
+  if (request.fresh) cached_.clear();
   // The last token of the prompt stays pending: a step runs it.
   const auto most = std::min(cached_.size(), request.prompt.size() - 1);
   const auto shared = std::mismatch(cached_.begin(), cached_.begin() + static_cast<std::ptrdiff_t>(most),
@@ -457,7 +478,7 @@ void Session::calibrate() {
 
 void Session::remember() const {
   if (engine_.cache_dir().empty()) return;
-  if (controller_) write_text(engine_.memory_file(kCosts), controller_->save());
+  if (controller_ && !taped_) write_text(engine_.memory_file(kCosts), controller_->save());
   write_text(engine_.memory_file(kPrefillCosts), prefill_plan_.save());
 }
 

@@ -46,6 +46,8 @@ struct Request {
   std::string grammar, json_schema;  // what the output must match; at most one of them
   bool logprobs = false;             // describe every chosen token
   int32_t keep_prefix = 0;           // leading prompt tokens whose cache is kept on disk
+  bool fresh = false;                // nothing of the session's cache is used
+  std::vector<int32_t> draft_tape;   // entry i stands in for what the drafter drafts as the output's token i
 };
 
 // What one step did. Pointers are valid during the callback.
@@ -90,6 +92,7 @@ class Session {
   bool prefill(const std::vector<int32_t>& prompt);
   Step step(const Request& request, int32_t most);
   void propose(const Request& request, int32_t most, Step& step);
+  void replay(const Request& request, int32_t position);
   bool suffices(const Request& request, const Plan& plan) const;
   void constrain(int32_t most);
   void select_on_host(Step& step);
@@ -113,6 +116,7 @@ class Session {
   std::vector<int32_t> cached_;
   int32_t pending_ = 0;
   bool hidden_known_ = false;  // the drafter needs the hidden state that a step leaves behind
+  bool taped_ = false;         // a tape has drafted: what the controller learns from now on is not the drafter's
 
   // Of the running request.
   Processors processors_;

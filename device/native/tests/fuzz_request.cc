@@ -24,6 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     ints(request.prompt, request.prompt_length);
     ints(request.stop, request.stop_length);
     ints(request.suppress, request.suppress_length);
+    ints(request.draft_tape, request.draft_tape_length);
     ints(request.bias_tokens, request.bias_length);
     touch(view(reinterpret_cast<const uint8_t*>(request.biases), request.bias_length * sizeof(float)));
     for (size_t i = 0; i < request.stop_texts_length; ++i) touch(request.stop_texts[i]);
