@@ -16,8 +16,8 @@ from pathlib import Path
 
 import edge_mtp
 from edge_mtp.chat import ChatFormat
-from edge_mtp.harness.conversations import read_conversations
-from edge_mtp.tool_calls import format_calls
+from edge_mtp.harness.suites import read_items
+from edge_mtp.tool_calls import ToolCall, format_calls
 
 LONGEST = 6
 ROOT = Path(__file__).parent.parent
@@ -29,17 +29,20 @@ FILES = [
     "edge_mtp/bundle.py",
     "device/native/session.cc",
 ]
-CONVERSATIONS = 150
+ITEMS = 150
 
 
 def main() -> None:
     chat_format = ChatFormat.from_directory(TINY / "target")
     for split in ("iid", "new_names", "new_values"):
         texts = []
-        for conversation in read_conversations(TINY / "splits" / f"{split}.jsonl", CONVERSATIONS):
-            prompt = chat_format.encode(conversation.messages, conversation.tools)
-            if conversation.gold:
-                texts.append((prompt + chat_format.tokenizer.encode(format_calls(conversation.gold)), len(prompt)))
+        for item in read_items(TINY / "splits" / f"{split}.jsonl", ITEMS):
+            prompt = chat_format.encode(item.turns[0].messages, item.tools)
+            if (gold := item.turns[0].gold) and gold.calls:
+                calls = [
+                    ToolCall(call.name, {k: values[0] for k, values in call.arguments.items()}) for call in gold.calls
+                ]
+                texts.append((prompt + chat_format.tokenizer.encode(format_calls(calls)), len(prompt)))
         show(f"split {split}", texts)
     for name in FILES:
         tokens = chat_format.tokenizer.encode((ROOT / name).read_text("utf-8"))

@@ -23,8 +23,8 @@ from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.recipes import RECIPES
 from edge_mtp.export.tiny import CONTEXT
-from edge_mtp.harness.conversations import read_conversations
 from edge_mtp.harness.quality import TINY, Report, measure
+from edge_mtp.harness.suites import read_items
 
 REFERENCE = "fp32"
 # Above the longest reply that ends by itself. One that never does would weigh as ten others.
@@ -89,12 +89,10 @@ def main(limit: int, chosen: str | None, bundles: Path | None, output: Path | No
         folder = bundles or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
         paths = {name: exported(name, folder) for name in names}
-        conversations = [
-            each for split in SPLITS for each in read_conversations(TINY / "splits" / f"{split}.jsonl", limit)
-        ]
+        items = [each for split in SPLITS for each in read_items(TINY / "splits" / f"{split}.jsonl", limit)]
         source = f"the first {limit} of each of {', '.join(SPLITS)}"
         report = measure(
-            paths, conversations, source=source, draft_lengths=(4,), max_tokens=MAX_TOKENS, threads=1, progress=tell
+            paths, items, source=source, draft_lengths=(4,), max_tokens=MAX_TOKENS, threads=1, progress=tell
         )
     text = markdown(report, limit)
     click.echo(text, nl=False)

@@ -18,12 +18,12 @@ from edge_mtp.chat import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import Outcome, Ready, Request, Step
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.conversations import Conversation
+from edge_mtp.harness.item import Item, Turn
 from edge_mtp.harness.numerics import Arm, Report, measure, token_kind
 
 FORMAT = ChatFormat.from_directory(Path(edge_mtp.__file__).parent / "tiny" / "target")
 STOP = min(FORMAT.stop_token_ids)
-HELLO = Conversation([{"role": "user", "content": "hello"}])
+HELLO = Item("hello", "chat", "hello", [Turn([{"role": "user", "content": "hello"}])])
 
 
 @dataclass

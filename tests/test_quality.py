@@ -22,10 +22,10 @@ from edge_mtp.device import Request, Step
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness import quality, statistics
-from edge_mtp.harness.conversations import Conversation, read_conversations
+from edge_mtp.harness.item import Item
 from edge_mtp.harness.logits import Logits
 from edge_mtp.harness.statistics import Estimate
-from edge_mtp.tool_calls import ToolCall
+from edge_mtp.harness.suites import read_items
 
 PROMPTS = 30
 
@@ -213,56 +213,6 @@ def test_a_loss_of_the_margin_is_seldom_said_to_hold(failing: float, loss: float
     assert np.mean([quality.compare(e, margin, 100).verdict == "holds" for e in found]) <= rate
 
 
-# -- conversations --------------------------------------------------------------------------------------------------
-
-
-def test_prompts_and_splits_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "mine.jsonl"
-    call = {"name": "lamp", "arguments": {"on": True}}
-    lines = [
-        {"prompt": "Hello"},
-        {"messages": [{"role": "user", "content": "Light!"}], "tools": [{"name": "lamp"}], "gold": {"calls": [call]}},
-        {"prompt": "Hi", "gold": {"text": "Hi."}, "id": "x"},
-    ]
-    file.write_text("\n\n".join(map(json.dumps, lines)) + "\n", "utf-8")
-    plain, tool, chat = read_conversations(file)
-    assert plain == Conversation([{"role": "user", "content": "Hello"}], [], None)
-    assert tool.tools[0]["function"]["name"] == "lamp"
-    assert tool.gold == [ToolCall("lamp", {"on": True})]
-    assert chat.gold == []
-    assert read_conversations(file, 1) == [plain]
-    assert len(read_conversations(quality.TINY / "splits" / "new_names.jsonl")) == 400
-
-
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("nonsense", "not JSON"),
-        ("[]", "`prompt` or `messages`"),
-        ('{"prompt": "a", "messages": []}', "`prompt` or `messages`"),
-        ('{"prompt": 3}', "prompt 3 is not text"),
-        ('{"messages": ["a"]}', "role"),
-        ('{"prompt": "a", "tool": []}', "unknown key 'tool'"),
-        ('{"prompt": "a", "tools": [{"name": 1}]}', "tool 0"),
-        ('{"prompt": "a", "gold": {"calls": [{"name": "x"}]}}', "gold"),
-        ('{"prompt": "a", "gold": "x"}', "gold 'x'"),
-    ],
-)
-def test_a_wrong_line_is_named(line: str, named: str, tmp_path: Path) -> None:
-    file = tmp_path / "mine.jsonl"
-    file.write_text('{"prompt": "fine"}\n' + line + "\n", "utf-8")
-    with pytest.raises(EdgeMtpError, match="line 2") as refusal:
-        read_conversations(file)
-    assert named in str(refusal.value)
-
-
-def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").write_text("\n")
-    for name, reason in (("empty.jsonl", "hold no line"), ("absent.jsonl", "No such file")):
-        with pytest.raises(EdgeMtpError, match=reason):
-            read_conversations(tmp_path / name)
-
-
 # -- logits ---------------------------------------------------------------------------------------------------------
 
 
@@ -312,16 +262,14 @@ def damaged_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def conversations() -> list[Conversation]:
-    return read_conversations(quality.TINY / "splits" / "iid.jsonl", PROMPTS)
+def items() -> list[Item]:
+    return read_items(quality.TINY / "splits" / "iid.jsonl", PROMPTS)
 
 
 @pytest.fixture(scope="module")
-def report(
-    tiny_bundle: Path, tiny_int8_bundle: Path, damaged_bundle: Path, conversations: list[Conversation]
-) -> quality.Report:
+def report(tiny_bundle: Path, tiny_int8_bundle: Path, damaged_bundle: Path, items: list[Item]) -> quality.Report:
     bundles = {"fp32": tiny_bundle, "again": tiny_bundle, "int8": tiny_int8_bundle, "damaged": damaged_bundle}
-    return quality.measure(bundles, conversations, source="iid", draft_lengths=(3, 5), threads=1)
+    return quality.measure(bundles, items, source="iid", draft_lengths=(3, 5), threads=1)
 
 
 def test_the_reference_equals_itself(report: quality.Report) -> None:
@@ -359,14 +307,14 @@ def test_damage_shows(report: quality.Report) -> None:
 
 
 def test_divergence_is_that_of_both_bundles_logits(
-    report: quality.Report, conversations: list[Conversation], tiny_bundle: Path, damaged_bundle: Path
+    report: quality.Report, items: list[Item], tiny_bundle: Path, damaged_bundle: Path
 ) -> None:
     """By scipy, one call of each graph a prompt, on replies that are generated plainly here."""
     logits = [Logits(Bundle(path), threads=1) for path in (tiny_bundle, damaged_bundle)]
     kl, agreed = [], []
     with open_engine(tiny_bundle, threads=1) as engine:
-        for c in conversations:
-            prompt = engine.chat_format.encode(c.messages, c.tools)
+        for item in items:
+            prompt = engine.chat_format.encode(item.turns[0].messages, item.tools)
             stops = sorted(engine.chat_format.stop_token_ids)
             reply = engine.generate(Request(prompt, report.max_tokens, stops)).wait().tokens
             p, q = (model.of_reply(prompt, reply) for model in logits)
@@ -394,18 +342,17 @@ def test_calls_are_those_of_the_tiny_pairs_own_evaluation(
     assert report.reference.calls.share == statistics.wilson(exact, PROMPTS)
 
 
-def test_replies_that_are_cut_off_are_counted_and_wrong(tiny_bundle: Path, conversations: list[Conversation]) -> None:
-    cut = quality.measure({"a": tiny_bundle}, conversations[:5], max_tokens=6, threads=1).reference
+def test_replies_that_are_cut_off_are_counted_and_wrong(tiny_bundle: Path, items: list[Item]) -> None:
+    cut = quality.measure({"a": tiny_bundle}, items[:5], max_tokens=6, threads=1).reference
     assert (cut.unfinished, cut.calls and cut.calls.exact) == (5, 0)
 
 
-def test_acceptance_is_that_of_the_trace(
-    report: quality.Report, conversations: list[Conversation], tiny_bundle: Path
-) -> None:
+def test_acceptance_is_that_of_the_trace(report: quality.Report, items: list[Item], tiny_bundle: Path) -> None:
     tokens = steps = first = 0
     with open_engine(tiny_bundle, threads=1) as engine:
-        for c in conversations:
-            for s in engine.chat(c.messages, tools=c.tools, draft_length=3, constrained=False).wait().steps[1:]:
+        for item in items:
+            reply = engine.chat(item.turns[0].messages, tools=item.tools, draft_length=3, constrained=False).wait()
+            for s in reply.steps[1:]:
                 tokens, steps, first = tokens + len(s.tokens), steps + 1, first + (s.accepted > 0)
     figures = report.reference.acceptance[0]
     assert (figures.draft_length, figures.verify_steps) == (3, steps)
@@ -436,11 +383,11 @@ def test_plots_are_drawn_alike_each_time(report: quality.Report, tmp_path: Path)
 
 
 def test_one_prompt_says_how_little_it_says(
-    tiny_bundle: Path, tiny_int8_bundle: Path, conversations: list[Conversation], tmp_path: Path
+    tiny_bundle: Path, tiny_int8_bundle: Path, items: list[Item], tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
     bundles = {"fp32": tiny_bundle, "int8": tiny_int8_bundle}
-    report = quality.measure(bundles, conversations[:1], threads=1)
+    report = quality.measure(bundles, items[:1], threads=1)
     value = json.loads(json.dumps(report.to_json(), allow_nan=False))
     divergence = value["measurements"][1]["divergence"]
     assert (divergence["kl"]["low"], divergence["kl"]["high"]) == (0, None)
@@ -451,16 +398,14 @@ def test_one_prompt_says_how_little_it_says(
     assert "cannot tell at n=1" in report.markdown()
 
 
-def test_bundles_of_different_pairs_are_refused(
-    tiny_bundle: Path, synthetic_bundle: Path, conversations: list[Conversation]
-) -> None:
+def test_bundles_of_different_pairs_are_refused(tiny_bundle: Path, synthetic_bundle: Path, items: list[Item]) -> None:
     with pytest.raises(EdgeMtpError, match="not of one pair"):
-        quality.measure({"a": tiny_bundle, "b": synthetic_bundle}, conversations)
+        quality.measure({"a": tiny_bundle, "b": synthetic_bundle}, items)
 
 
-def test_a_draft_length_that_the_bundle_lacks_is_refused(tiny_bundle: Path, conversations: list[Conversation]) -> None:
+def test_a_draft_length_that_the_bundle_lacks_is_refused(tiny_bundle: Path, items: list[Item]) -> None:
     with pytest.raises(EdgeMtpError, match="drafts at most 7 tokens a step, not 9"):
-        quality.measure({"a": tiny_bundle}, conversations, draft_lengths=(9,))
+        quality.measure({"a": tiny_bundle}, items, draft_lengths=(9,))
 
 
 # -- the verb -------------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ def check(
     logits says by how little. Where the last two part, a draft was accepted that should not have been, or a rejected
     one left something behind: that is an error of the device or of edge-mtp, and the exit status is 1.
 
-    A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form).
+    A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form). Of a line
+    with "turns" the first turn is asked.
 
     \b
     edge-mtp check --numerics prompts.jsonl --bundle model.litertlm --device host
@@ -58,15 +59,15 @@ def check(
     if numerics is None:
         raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
     from edge_mtp.engine import DEFAULT_DRAFT_LENGTH, open_engine
-    from edge_mtp.harness.conversations import read_conversations
     from edge_mtp.harness.numerics import measure
     from edge_mtp.harness.quality import TINY
+    from edge_mtp.harness.suites import read_items
 
     built_in = numerics == BUILT_IN
     if built_in and bundle is not None:
         raise click.UsageError("the built-in prompts are for the built-in model; give --numerics FILE with --bundle.")
     path = TINY / "splits" / "iid.jsonl" if built_in else Path(numerics)
-    conversations = read_conversations(path, limit or (DEFAULT_PROMPTS if built_in else None))
+    items = read_items(path, limit or (DEFAULT_PROMPTS if built_in else None))
     if bundle is None:
         from edge_mtp.cli.progress import export_progress
         from edge_mtp.export.tiny.bundle import cached_bundle
@@ -77,7 +78,7 @@ def check(
         report = measure(
             engine.runner,
             engine.chat_format,
-            conversations,
+            items,
             draft_length=draft_length or min(DEFAULT_DRAFT_LENGTH, max(1, engine.max_draft_length)),
             max_tokens=max_tokens,
             progress=advance,

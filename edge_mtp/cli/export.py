@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_mtp.cli.progress import export_progress
-from edge_mtp.cli.quality import chosen_conversations, quality_progress, show
+from edge_mtp.cli.quality import chosen_items, quality_progress, show
 
 if TYPE_CHECKING:
     from edge_mtp.export.pipeline import Summary
@@ -230,9 +230,9 @@ def _check_report(report: bool, prompts: Path | None, reference: Path | None, mo
     if prompts is None and model != "tiny":
         raise click.UsageError(f"--report needs --prompts FILE.jsonl: {model} has none of its own")
     if prompts is not None:
-        from edge_mtp.harness.conversations import read_conversations
+        from edge_mtp.harness.suites import read_items
 
-        read_conversations(prompts)
+        read_items(prompts)
     if reference is not None:
         from edge_mtp.bundle import Bundle
 
@@ -243,11 +243,9 @@ def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
     """Measure `bundle` against `reference` and write the report beside it, as Markdown and JSON."""
     from edge_mtp.harness.quality import measure
 
-    conversations, source = chosen_conversations(reference, prompts, None)
+    items, source = chosen_items(reference, prompts, None)
     with quality_progress() as progress:
-        measured = measure(
-            {reference.stem: reference, bundle.stem: bundle}, conversations, source=source, progress=progress
-        )
+        measured = measure({reference.stem: reference, bundle.stem: bundle}, items, source=source, progress=progress)
     bundle.with_suffix(".report.md").write_text(measured.markdown(), encoding="utf-8")
     bundle.with_suffix(".report.json").write_text(json.dumps(measured.to_json(), indent=1) + "\n", encoding="utf-8")
     return measured

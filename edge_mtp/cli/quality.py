@@ -13,7 +13,7 @@ import click
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.conversations import Conversation
+    from edge_mtp.harness.item import Item
     from edge_mtp.harness.quality import Report
 
 DEFAULT_PROMPTS = 200
@@ -61,7 +61,8 @@ def quality(
     draft position is accepted, all with 95% intervals. Runs on this machine's CPU.
 
     A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form) and
-    "gold": {"calls": [{"name": ..., "arguments": {...}}]}, or {"text": ...} where no call is right.
+    "gold": {"calls": [{"name": ..., "arguments": {...}}]}, or {"text": ...} where no call is right. Of a line with
+    "turns" the first turn is asked.
 
     \b
     edge-mtp quality tiny-fp32.litertlm tiny-int8.litertlm
@@ -79,11 +80,11 @@ def quality(
         labels = [str(path) for path in bundles]
     if len(set(labels)) < len(labels):
         raise EdgeMtpError(f"{next(n for n in labels if labels.count(n) > 1)} is given twice; give each bundle once")
-    conversations, source = chosen_conversations(bundles[0], prompts, limit)
+    items, source = chosen_items(bundles[0], prompts, limit)
     with quality_progress() as progress:
         report = measure(
             dict(zip(labels, bundles, strict=True)),
-            conversations,
+            items,
             source=source,
             draft_lengths=draft_lengths or (DEFAULT_DRAFT_LENGTH,),
             max_tokens=max_tokens,
@@ -100,20 +101,20 @@ def quality(
         show(report)
 
 
-def chosen_conversations(bundle: Path, prompts: Path | None, limit: int | None) -> tuple[list[Conversation], str]:
-    """The conversations to measure with, and what a report calls them.
+def chosen_items(bundle: Path, prompts: Path | None, limit: int | None) -> tuple[list[Item], str]:
+    """The items to measure with, and what a report calls them.
 
     Raises EdgeMtpError where the file is wrong, or none is given and the bundle is not of the tiny pair.
     """
     from edge_mtp.bundle import Bundle
-    from edge_mtp.harness.conversations import read_conversations
     from edge_mtp.harness.quality import TINY, is_tiny
+    from edge_mtp.harness.suites import read_items
 
     if prompts is not None:
-        return read_conversations(prompts, limit), prompts.name
+        return read_items(prompts, limit), prompts.name
     if not is_tiny(Bundle(bundle)):
         raise EdgeMtpError(f"{bundle} is not of the tiny pair, which has prompts of its own; give --prompts FILE.jsonl")
-    return read_conversations(TINY / "splits" / "iid.jsonl", limit or DEFAULT_PROMPTS), "split iid"
+    return read_items(TINY / "splits" / "iid.jsonl", limit or DEFAULT_PROMPTS), "split iid"
 
 
 def show(report: Report) -> None:

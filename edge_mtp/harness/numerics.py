@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from edge_mtp.chat import ChatFormat
 from edge_mtp.device import Outcome, Ready, Request, Step
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.conversations import Conversation
+from edge_mtp.harness.item import Item
 from edge_mtp.harness.statistics import Estimate, wilson
 from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE
 
@@ -29,7 +29,7 @@ ARMS: tuple[Arm, ...] = ("plain", "blank", "mtp")
 Cause = Literal["numerics", "accept or rollback"]
 CAUSES: dict[tuple[Arm, Arm], Cause] = {("plain", "blank"): "numerics", ("blank", "mtp"): "accept or rollback"}
 
-# Called before each conversation: its number from 0, and how many there are.
+# Called before each item: its number from 0, and how many there are.
 Progress = Callable[[int, int], None]
 
 
@@ -111,13 +111,14 @@ class Report:
 def measure(
     runner: Generates,
     chat_format: ChatFormat,
-    conversations: Sequence[Conversation],
+    items: Sequence[Item],
     *,
     draft_length: int,
     max_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Report:
-    """Runs the three arms over `conversations` and compares the first `max_tokens` tokens of each reply.
+    """Runs the three arms over the first turn of each of `items` and compares the first `max_tokens` tokens of each
+    reply.
 
     Raises EdgeMtpError where the bundle cannot verify `draft_length` drafts or its drafter gives fewer, and for a
     prompt that leaves no room in the context.
@@ -131,9 +132,9 @@ def measure(
     divergences: list[Divergence] = []
     margins: list[float] = []
     tokens = 0
-    for number, conversation in enumerate(conversations):
-        progress(number, len(conversations))
-        prompt = chat_format.encode(conversation.messages, conversation.tools)
+    for number, item in enumerate(items):
+        progress(number, len(items))
+        prompt = chat_format.encode(item.turns[0].messages, item.tools)
         # Near the end of what may be generated graphs of other widths run: that end is generated and not compared.
         end = draft_length + 1
         compared = min(max_tokens, runner.ready.context_length - len(prompt) - end)
@@ -158,13 +159,11 @@ def measure(
             if index is not None:
                 choices = (one.choice(index, chat_format), other.choice(index, chat_format))
                 divergences.append(Divergence(number, index, arms, cause, choices))
-    shares = {
-        cause: wilson(sum(each.cause == cause for each in divergences), len(conversations)) for cause in CAUSES.values()
-    }
+    shares = {cause: wilson(sum(each.cause == cause for each in divergences), len(items)) for cause in CAUSES.values()}
     return Report(
         draft_length=draft_length,
         max_tokens=max_tokens,
-        prompts=len(conversations),
+        prompts=len(items),
         tokens=tokens,
         median_margin=median(margins) if margins else None,
         shares=shares,

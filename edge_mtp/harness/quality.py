@@ -25,10 +25,11 @@ from edge_mtp.engine import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS, Reply, ope
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.file_hash import sha256
 from edge_mtp.harness import statistics
-from edge_mtp.harness.conversations import Conversation
+from edge_mtp.harness.gold import Gold
+from edge_mtp.harness.item import Item
 from edge_mtp.harness.logits import Logits
 from edge_mtp.harness.statistics import Estimate
-from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
+from edge_mtp.tool_calls import ToolCallSyntaxError, parse_calls
 
 SCHEMA = 1
 TINY = Path(edge_mtp.__file__).parent / "tiny"
@@ -38,7 +39,7 @@ MARGIN = 0.02
 # and missed by 50 once in thirteen times.
 LEAST_PROMPTS = 50
 
-# Called before each conversation of a stage: the stage's name, conversations done, conversations in all.
+# Called before each item of a stage: the stage's name, items done, items in all.
 Progress = Callable[[str, int, int], None]
 Array = npt.NDArray[Any]
 
@@ -108,7 +109,7 @@ class Acceptance:
 @dataclass(frozen=True)
 class Measurement:
     """One bundle. Sizes in bytes; `recipe` as its manifest has it; `divergence` is None in the reference, `calls`
-    where no conversation has gold, `acceptance` empty where the bundle cannot draft or no reply was long enough.
+    where no item has gold, `acceptance` empty where the bundle cannot draft or no reply was long enough.
     `unfinished` replies met no stop token: one that goes round in circles weighs as many usual ones in acceptance."""
 
     label: str
@@ -191,7 +192,7 @@ class Table:
 
 def measure(
     bundles: Mapping[str, str | Path],
-    conversations: Sequence[Conversation],
+    items: Sequence[Item],
     *,
     source: str = "given",
     pair: str | None = None,
@@ -206,8 +207,8 @@ def measure(
 
     Args:
         bundles: label -> .litertlm file of one pair, the reference first.
-        conversations: at least one; their prompts must fit the bundles' context.
-        source: what the report calls the conversations.
+        items: at least one; of each the first turn is asked, and its prompt must fit the bundles' context.
+        source: what the report calls the items.
         pair: what it calls the pair; None takes it from the bundles' manifest.
         draft_lengths: the K to draft at; the text, and so the calls, are the same at each.
         max_tokens: most tokens of a reply.
@@ -216,14 +217,14 @@ def measure(
     Raises:
         EdgeMtpError: the bundles are not of one pair, lack what is needed, or a prompt does not fit.
     """
-    if not conversations or not bundles or not draft_lengths:
-        raise EdgeMtpError("nothing to measure: give at least one bundle, one conversation and one draft length")
+    if not items or not bundles or not draft_lengths:
+        raise EdgeMtpError("nothing to measure: give at least one bundle, one prompt and one draft length")
     opened = {label: Bundle(path) for label, path in bundles.items()}
     _check_one_pair(list(opened.values()))
     measurements: list[Measurement] = []
     reference: _Replies | None = None
     for label, bundle in opened.items():
-        replies = _replies(label, bundle, conversations, draft_lengths, max_tokens, threads, progress)
+        replies = _replies(label, bundle, items, draft_lengths, max_tokens, threads, progress)
         divergence = None
         if reference is None:
             reference, reference_bundle = replies, bundle
@@ -233,7 +234,7 @@ def measure(
         measurements.append(_measurement(label, bundle, replies, reference, divergence))
     return Report(
         pair=pair or pair_name(next(iter(opened.values()))),
-        prompts=len(conversations),
+        prompts=len(items),
         source=source,
         max_tokens=max_tokens,
         versions={name: importlib.metadata.version(name) for name in ("edge-mtp", "ai-edge-litert")},
@@ -299,7 +300,7 @@ class _Replies:
 def _replies(
     label: str,
     bundle: Bundle,
-    conversations: Sequence[Conversation],
+    items: Sequence[Item],
     draft_lengths: Sequence[int],
     max_tokens: int,
     threads: int | None,
@@ -312,19 +313,19 @@ def _replies(
             raise EdgeMtpError(
                 f"{bundle.path} drafts at most {engine.max_draft_length} tokens a step, not {lengths[-1]}; choose fewer"
             )
-        prompts = [engine.chat_format.encode(c.messages, c.tools) for c in conversations]
+        prompts = [engine.chat_format.encode(item.turns[0].messages, item.tools) for item in items]
         tokens: list[list[int]] = []
         exact: list[bool | None] = []
         unfinished = 0
         drafts: list[Drafts] = []
         for length in lengths:
             steps = []
-            for done, conversation in enumerate(conversations):
-                progress(f"{label}: replies" + (f", K = {length}" if length else ""), done, len(conversations))
+            for done, item in enumerate(items):
+                progress(f"{label}: replies" + (f", K = {length}" if length else ""), done, len(items))
                 # Unconstrained: it is the model's own errors that a recipe may add to.
                 reply = engine.chat(
-                    conversation.messages,
-                    tools=conversation.tools,
+                    item.turns[0].messages,
+                    tools=item.tools,
                     max_tokens=max_tokens,
                     draft_length=length,
                     constrained=False,
@@ -332,18 +333,18 @@ def _replies(
                 steps.append(reply.steps)
                 if length == lengths[0]:
                     tokens.append(reply.tokens)
-                    exact.append(_is_exact(reply, conversation.gold))
+                    exact.append(_is_exact(reply, item.turns[0].gold))
                     unfinished += not _finished(reply)
             if length:
                 drafts.append(count_drafts(steps, length))
     return _Replies(prompts, tokens, exact, unfinished, drafts)
 
 
-def _is_exact(reply: Reply, gold: Sequence[ToolCall] | None) -> bool | None:
+def _is_exact(reply: Reply, gold: Gold | None) -> bool | None:
     if gold is None:
         return None
     try:
-        return _finished(reply) and exact_match(parse_calls(reply.text), gold)
+        return _finished(reply) and gold.matches(parse_calls(reply.text))
     except ToolCallSyntaxError:
         return False
 
