@@ -149,10 +149,13 @@ _EVENTS: dict[type, str] = {Answer: "answer", Sample: "sample", Pause: "pause"}
 
 
 class ResultsWriter:
-    """Appends records to a results file, each whole and at once on the disk's side of this process."""
+    """Appends records to a results file. As a context manager that an error ends before the first record, it removes
+    the file that it made: there is nothing to go on with.
+    """
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, *, is_new: bool = False) -> None:
         self._file = file
+        self._is_empty = is_new
 
     @classmethod
     def create(cls, path: Path, run: Run, items: Mapping[str, Item]) -> ResultsWriter:
@@ -163,7 +166,7 @@ class ResultsWriter:
             raise EdgeMtpError(f"results '{path}' exist already; add --resume, or give another --output") from None
         except OSError as error:
             raise EdgeMtpError(f"cannot write results '{path}': {error.strerror}; give another --output") from None
-        writer = cls(file)
+        writer = cls(file, is_new=True)
         writer._line({"event": "run", "schema": SCHEMA, **asdict(run)})
         for item in items.values():
             writer._line({"event": "item", **item.to_json()})
@@ -184,6 +187,7 @@ class ResultsWriter:
         if isinstance(record, Answer):
             value["steps"] = [list(step) for step in record.steps]  # without their names, which would fill the file
         self._line(value)
+        self._is_empty = False
 
     def _line(self, value: Mapping[str, Any]) -> None:
         try:
@@ -204,6 +208,8 @@ class ResultsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is not None and self._is_empty:
+            Path(self._file.name).unlink(missing_ok=True)
 
 
 def read_results(path: str | Path) -> Results:
