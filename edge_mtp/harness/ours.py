@@ -196,14 +196,12 @@ def _ends(steps: Sequence[Step], prefill_us: float) -> list[float]:
 
 
 def _figures(step: Step) -> StepFigures:
+    target_us = step.embed_us + step.verify_us + step.select_us
     return StepFigures(
-        kind="v" if step.kind == "verify" else "p",
-        tokens=len(step.tokens),
-        source=step.source,
-        accepted=step.accepted,
-        planned=step.planned,
-        draft_us=step.draft_us,
-        mask_us=step.mask_us,
-        verify_us=step.embed_us + step.verify_us + step.select_us,
-        total_us=step.total_us,
+        "v" if step.kind == "verify" else "p",
+        len(step.tokens),
+        step.source,
+        step.accepted,
+        step.planned,
+        *(round(us, 1) for us in (step.draft_us, step.mask_us, target_us, step.total_us)),
     )

@@ -1,0 +1,141 @@
+"""Our engine as a contender: what an answer says, and what becomes of it when the runner fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_mtp.engine import Engine, open_engine
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.arm import Arm, cross
+from edge_mtp.harness.contender import ask
+from edge_mtp.harness.item import Item, Turn
+from edge_mtp.harness.ours import Ours, SharedEngine, open_ours
+from edge_mtp.harness.quality import TINY
+from edge_mtp.harness.suites import read_items
+
+ITEMS = read_items(TINY / "splits" / "iid.jsonl", 12)
+TOKENS = 96
+
+
+@pytest.fixture(scope="module")
+def contenders(tiny_bundle: Path) -> Iterator[dict[str, Ours]]:
+    axes = {"constrained": [True, False], "mtp": ["off", "blank", 3, "auto"]}
+    arms = cross([{"bundle": str(tiny_bundle), "threads": 1}], axes)
+    with open_ours(arms, margins=True) as opened:
+        yield {contender.arm.label: contender for contender in opened}
+
+
+def test_answers_are_the_engines_and_equal_whatever_drafts(contenders: dict[str, Ours], tiny_bundle: Path) -> None:
+    with open_engine(tiny_bundle, threads=1) as engine:
+        for item in ITEMS:
+            for bound, word in ((True, "constrained"), (False, "free")):
+                expected = engine.chat(
+                    item.turns[0].messages,
+                    tools=item.tools,
+                    max_tokens=TOKENS,
+                    draft_length=0,
+                    constrained=bound and bool(item.tools),
+                ).wait()
+                for mtp in ("off", "blank", "3", "auto"):
+                    [answer] = ask(contenders[f"{word}, mtp {mtp}"], item, 0, max_tokens=TOKENS)
+                    assert (answer.tokens, answer.text) == (expected.tokens, expected.text)
+                    assert answer.count == len(answer.tokens) == sum(step.tokens for step in answer.steps)
+                    assert len(answer.margins) == answer.count
+                    assert answer.finish == "stop"
+
+
+def test_every_item_starts_with_an_empty_cache_and_its_later_turns_do_not(contenders: dict[str, Ours]) -> None:
+    text = next(item for item in ITEMS if not item.tools)  # a call is rendered anew, as the template has it
+    item = replace(text, turns=[text.turns[0], Turn([{"role": "user", "content": "Turn on the flashlight"}])])
+    for _ in range(2):
+        one, two = ask(contenders["free, mtp 3"], item, 0, max_tokens=TOKENS)
+        assert one.reused_tokens == 0
+        assert two.turn == 1
+        # All but the last token of the first turn, which nothing has followed yet, and what the template adds.
+        assert two.reused_tokens >= one.prompt_tokens + one.count - 2
+
+
+def test_times_add_up(contenders: dict[str, Ours]) -> None:
+    for label in ("free, mtp off", "constrained, mtp auto"):
+        for item in ITEMS:
+            [answer] = ask(contenders[label], item, 0, max_tokens=TOKENS)
+            assert answer.first_token_us == pytest.approx(answer.prefill_us + answer.steps[0].total_us, abs=0.2)
+            spent = sum(step.total_us for step in answer.steps)
+            assert answer.total_us == pytest.approx(answer.prefill_us + spent, abs=0.1 * len(answer.steps))
+            assert (answer.call_us is not None) == ("<tool_call|>" in answer.text)
+            if answer.call_us is not None:
+                assert answer.first_token_us < answer.call_us <= answer.total_us
+
+
+def test_a_reply_may_be_left(contenders: dict[str, Ours]) -> None:
+    item = replace(ITEMS[0], turns=[ITEMS[0].turns[0]] * 3)
+    answers = ask(contenders["free, mtp off"], item, 0, max_tokens=TOKENS, goes_on=lambda answer: answer.turn < 1)
+    assert [answer.turn for answer in answers] == [0, 1]
+
+
+def test_rounds_are_seeds(tiny_bundle: Path) -> None:
+    arms = cross([{"bundle": str(tiny_bundle), "threads": 1}], {"temperature": [2.0], "mtp": ["off", 3]})
+    item = replace(ITEMS[0], tools=())
+    with open_ours(arms) as opened:
+        texts = [[ask(c, item, round, max_tokens=40)[0].tokens for c in opened] for round in range(4)]
+    assert all(one == other for one, other in texts)
+    assert len({tuple(one) for one, _ in texts}) > 1
+
+
+def test_arms_share_an_engine_unless_a_controller_learns_in_it(contenders: dict[str, Ours]) -> None:
+    engines = {label: id(contender.shared) for label, contender in contenders.items()}
+    fixed = {engine for label, engine in engines.items() if "auto" not in label}
+    assert len(fixed) == 1
+    assert len(set(engines.values())) == 3
+
+
+def test_a_prompt_beyond_the_context_is_refused_and_no_other(contenders: dict[str, Ours]) -> None:
+    contender = contenders["free, mtp 3"]
+    long = Item("long", "chat", "long", [Turn([{"role": "user", "content": "again and " * 3000}])])
+    [answer] = ask(contender, long, 0, max_tokens=9)
+    assert (answer.finish, answer.is_complete) == ("refused", False)
+    assert "context holds" in (answer.error or "")
+    assert contender.is_alive
+    assert ask(contender, ITEMS[0], 0, max_tokens=TOKENS)[0].is_complete
+
+
+def test_a_runner_that_is_killed_has_crashed_and_is_started_again(tiny_bundle: Path) -> None:
+    arm = Arm("one", str(tiny_bundle), threads=1)
+    with open_ours([arm]) as [contender]:
+        before = ask(contender, ITEMS[0], 0, max_tokens=TOKENS)
+        kill(contender)
+        assert not contender.is_alive
+        [answer] = contender.answer(ITEMS[1], 0, max_tokens=TOKENS)
+        assert (answer.finish, answer.is_complete) == ("crash", False)
+        assert "SIGKILL" in (answer.error or "")
+        again = ask(contender, ITEMS[0], 0, max_tokens=TOKENS)
+        assert again[0].tokens == before[0].tokens
+
+
+def kill(contender: Ours) -> None:
+    os.kill(contender.engine.runner.pid, signal.SIGKILL)
+    contender.engine.runner._process.wait(10)
+
+
+def test_an_engine_that_does_not_start_again_says_so(tiny_bundle: Path) -> None:
+    opened = 0
+
+    def opener() -> Engine:
+        nonlocal opened
+        opened += 1
+        if opened > 1:
+            raise EdgeMtpError("the device is gone")
+        return open_engine(tiny_bundle, threads=1)
+
+    shared = SharedEngine(opener)
+    contender = Ours(Arm("one", str(tiny_bundle)), shared)
+    kill(contender)
+    with pytest.raises(EdgeMtpError, match="the device is gone"):
+        ask(contender, ITEMS[0], 0, max_tokens=TOKENS)
+    shared.close()
