@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.engine import Engine, open_engine
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.simulate import draft_tape
 
 TOKENS = 40
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -201,3 +204,70 @@ def test_options_of_a_reply_reach_the_runner(engine: Engine) -> None:
     assert taped.outcome.reused_tokens == 0
     assert taped.tokens == plain.tokens
     assert all(step.accepted == len(step.draft) for step in taped.steps)
+
+
+# --- tapes of a chosen acceptance ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def replies(engine: Engine, tiny_split: list[dict[str, Any]]) -> list[tuple[list[int], list[int]]]:
+    """Prompts and their plain replies, which end where they end."""
+    stops = sorted(engine.chat_format.stop_token_ids)
+    chosen = random.Random(12).sample(tiny_split, 40)
+    prompts = [engine.chat_format.encode(item["messages"], item["tools"]) for item in chosen]
+    return [(prompt, generate(engine.runner, Request(prompt, 120, stops))[0]) for prompt in prompts]
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.7, 0.95, 1.0])
+@pytest.mark.parametrize("k", [1, 4, 7])
+def test_at_every_position_the_runner_accepts_the_share_that_was_asked_for(
+    engine: Engine, replies: list[tuple[list[int], list[int]]], acceptance: float, k: int
+) -> None:
+    """Given that the drafts before it were accepted; beyond the reply's end there is nothing to accept."""
+    stops = sorted(engine.chat_format.stop_token_ids)
+    reached, accepted = [0] * k, [0] * k
+    for seed, (prompt, plain) in enumerate(replies):
+        tape = draft_tape(plain, acceptance, engine.runner.ready.vocabulary, seed)
+        request = Request(prompt, 120, stops, draft_length=k, draft_sources=("drafter",), draft_tape=tape)
+        drafted, steps, _ = generate(engine.runner, request)
+        assert drafted == plain
+        for step in steps:
+            for j in range(min(len(step.draft), step.accepted + 1, len(step.tokens))):
+                reached[j] += 1
+                accepted[j] += step.accepted > j
+    assert sum(reached) > 200
+    for hits, trials in zip(accepted, reached, strict=True):
+        if trials:  # nothing reaches the later positions when nothing is accepted
+            interval = binomtest(hits, trials).proportion_ci(
+                0.9999
+            )  # 15 cases of up to 7: one in 100 would fail by luck
+            assert interval.low <= acceptance <= interval.high, (hits, trials)
+
+
+@given(
+    reply=st.lists(st.integers(0, 30), max_size=50),
+    acceptances=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(0, 2**32),
+)
+def test_a_tape_is_repeatable_and_right_more_often_at_a_higher_acceptance(
+    reply: list[int], acceptances: tuple[float, float], seed: int
+) -> None:
+    low, high = (draft_tape(reply, acceptance, 31, seed) for acceptance in sorted(acceptances))
+    assert low == draft_tape(reply, min(acceptances), 31, seed)
+    assert len(low) == len(reply)
+    assert all(0 <= token < 31 for token in low + high)
+    assert all(b == right for a, b, right in zip(low, high, reply, strict=True) if a == right)
+
+
+def test_any_wrong_token_may_stand_for_a_right_one() -> None:
+    seen = {token for seed in range(400) for token in draft_tape([3], 0.0, 8, seed)}
+    assert seen == {0, 1, 2, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize(
+    ("reply", "acceptance", "message"),
+    [([1], 1.01, "acceptance 1.01"), ([1], -0.5, "from 0 to 1"), ([1], float("nan"), "nan"), ([9], 0.5, "token 9")],
+)
+def test_a_tape_of_what_cannot_be_is_refused(reply: list[int], acceptance: float, message: str) -> None:
+    with pytest.raises(EdgeMtpError, match=message):
+        draft_tape(reply, acceptance, 8, 0)
