@@ -13,11 +13,21 @@ from edge_mtp.chat import Message
 from edge_mtp.engine import Engine, Reply, ReplyOptions
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.json_file import read_json, write_json
-from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCallSyntaxError, check_tools
+from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCallSyntaxError, check_tools, parse_calls
 
 _VERSION = 1
 _ROLES = ("system", "developer", "user", "assistant", "model", "tool")
 _CALL = re.compile(f"{re.escape(CALL_OPEN)}.*?{re.escape(CALL_CLOSE)}", re.DOTALL)
+
+
+def model_message(text: str) -> Message:
+    """The message that a reply of this text is in a history."""
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    with contextlib.suppress(ToolCallSyntaxError):  # calls that cannot be read stay the text that they are
+        if calls := parse_calls(text):
+            message["content"] = _CALL.sub("", text)
+            message["tool_calls"] = [{"type": "function", "function": call.to_json()} for call in calls]
+    return message
 
 
 class Dialogue:
@@ -62,12 +72,7 @@ class Dialogue:
 
     def add(self, reply: Reply) -> None:
         """Makes a reply to this dialogue, complete or cancelled, a part of it."""
-        message: dict[str, Any] = {"role": "assistant", "content": reply.text}
-        with contextlib.suppress(ToolCallSyntaxError):  # calls that cannot be read stay the text that they are
-            if reply.tool_calls:
-                message["content"] = _CALL.sub("", reply.text)
-                message["tool_calls"] = [{"type": "function", "function": call.to_json()} for call in reply.tool_calls]
-        self.messages.append(message)
+        self.messages.append(model_message(reply.text))
         self._known.append([*reply.prompt, *reply.tokens])
 
     def withdraw(self) -> None:

@@ -188,17 +188,12 @@ class Engine:
         """`has_token_bytes`: the runner has the table of them, from the bundle or from the host. `device` is closed
         with the engine; `sensors`: read it while it replies.
         """
-        if bundle.tokenizer_json is None:
-            raise EdgeMtpError(
-                f"{bundle.path}: no tokenizer.json inside (found: {bundle.tokenizer_kind}); export the checkpoint"
-                " with 'edge-mtp export'"
-            )
         self.bundle = bundle
         self.runner = runner
         self.has_token_bytes = has_token_bytes
         self.device = device
         self._sensors = sensors
-        self.chat_format = _chat_format(bundle, bundle.tokenizer_json, has_token_bytes)
+        self.chat_format = chat_format_of(bundle, has_token_bytes)
 
     @property
     def context_length(self) -> int:
@@ -426,9 +421,18 @@ def _write_token_bytes(bundle: Bundle, folder: Path) -> Path | None:
     return table
 
 
-def _chat_format(bundle: Bundle, tokenizer_json: bytes, has_token_bytes: bool = True) -> ChatFormat:
+def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
+    """The bundle's own; without the bytes of tokens no text ends a reply, only tokens do.
+
+    Raises EdgeMtpError for a bundle without a tokenizer.json or a chat template.
+    """
+    if bundle.tokenizer_json is None:
+        raise EdgeMtpError(
+            f"{bundle.path}: no tokenizer.json inside (found: {bundle.tokenizer_kind}); export the checkpoint"
+            " with 'edge-mtp export'"
+        )
     metadata = bundle.metadata
-    tokenizer = Tokenizer(tokenizer_json)
+    tokenizer = Tokenizer(bundle.tokenizer_json)
     if metadata.chat_template is None:
         raise EdgeMtpError(f"{bundle.path}: no chat template inside; export the checkpoint with 'edge-mtp export'")
     stop: set[int] = set()

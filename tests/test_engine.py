@@ -17,7 +17,7 @@ from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat
 from edge_mtp.device import Outcome, Request, Sampling, Step
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import ContextOverflowError, Engine, Reply, ReplyOptions, _chat_format, open_engine
+from edge_mtp.engine import ContextOverflowError, Engine, Reply, ReplyOptions, chat_format_of, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.tool_calls import load_tools
 
@@ -267,13 +267,13 @@ def test_prompts_spell_the_conversation_whatever_the_model_wrote(bundle: Bundle,
 
 
 def test_stops_of_several_tokens_are_stop_texts(bundle: Bundle) -> None:
-    assert bundle.tokenizer_json is not None
     stops = ["<turn|>", (2, 105), "the end"]
-    made = SimpleNamespace(path="x", metadata=replace(bundle.metadata, stop_tokens=stops))
-    chat = _chat_format(made, bundle.tokenizer_json)  # type: ignore[arg-type]
+    metadata = replace(bundle.metadata, stop_tokens=stops)
+    made = SimpleNamespace(path="x", metadata=metadata, tokenizer_json=bundle.tokenizer_json)
+    chat = chat_format_of(made)  # type: ignore[arg-type]
     assert chat.stop_token_ids == {TURN_END}
     assert chat.stop_texts == ("<bos><|turn>", "the end")
-    assert _chat_format(made, bundle.tokenizer_json, False).stop_texts == ()  # type: ignore[arg-type]
+    assert chat_format_of(made, False).stop_texts == ()  # type: ignore[arg-type]
 
 
 def test_where_the_template_rewrites_the_history_its_text_is_followed(scripted: Scripted) -> None:

@@ -12,7 +12,7 @@ from stock_engine import Replies, replies
 
 from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat
-from edge_mtp.engine import _chat_format
+from edge_mtp.engine import chat_format_of
 from edge_mtp.harness.logits import Logits
 
 VARIANTS = [
@@ -42,9 +42,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 @pytest.fixture(scope="module")
 def chat(tiny_bundle: Path) -> ChatFormat:
-    bundle = Bundle(tiny_bundle)
-    assert bundle.tokenizer_json is not None
-    return _chat_format(bundle, bundle.tokenizer_json)
+    return chat_format_of(Bundle(tiny_bundle))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from edge_mtp.cli import main
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import LocalProcess
-from edge_mtp.engine import _chat_format
+from edge_mtp.engine import chat_format_of
 from edge_mtp.errors import EdgeMtpError
 
 OFFICIAL = Variant()
@@ -59,9 +59,7 @@ def edge(tiny_bundle: Path) -> Iterator[Runner]:
 
 @pytest.fixture(scope="module")
 def chat(written: Written) -> ChatFormat:
-    bundle = Bundle(written(OFFICIAL))
-    assert bundle.tokenizer_json is not None
-    return _chat_format(bundle, bundle.tokenizer_json)
+    return chat_format_of(Bundle(written(OFFICIAL)))
 
 
 @pytest.fixture(scope="module")
