@@ -1,0 +1,66 @@
+"""Figures of an analysis as a person reads them."""
+
+from __future__ import annotations
+
+import math
+
+from edge_mtp.harness.statistics import Estimate
+
+NONE = "–"  # where nothing was measured
+
+
+def milliseconds(value: float) -> str:
+    """Three figures, whole numbers from 100 on: `0.42`, `38.2`, `1,204`."""
+    if value >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def factor(value: float) -> str:
+    return f"{value:.2f}×"
+
+
+def rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
+
+
+def percent(value: float) -> str:
+    """`92.3 %`, for a share; whole where nothing else is possible."""
+    return f"{100 * value:.0f} %" if value in (0, 1) else f"{100 * value:.1f} %"
+
+
+def signed(value: float) -> str:
+    """With its sign, and one decimal."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def interval(estimate: Estimate, digits: int, scale: float = 1.0) -> str:
+    """`1.09 to 1.32`."""
+    low, high = (_end(scale * end, digits) for end in (estimate.low, estimate.high))
+    return f"{low} to {high}"
+
+
+def points(estimate: Estimate) -> str:
+    """A difference of shares: `−0.4 points (−1.1 to +0.3)`."""
+    value, low, high = (signed(100 * x) for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} points ({low} to {high})"
+
+
+def p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units, three figures: `2.69 GB`."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"
+
+
+def _end(value: float, digits: int) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:,.{digits}f}".replace("-", "−")

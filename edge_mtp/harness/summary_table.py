@@ -1,0 +1,131 @@
+"""A run's analysis at a terminal: readable in 80 columns and without colour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_mtp.harness.analysis import Analysis
+from edge_mtp.harness.figures import NONE, factor, interval, milliseconds, percent, points, rate
+from edge_mtp.harness.headline import SIGNS, Headline, headlines
+from edge_mtp.harness.latency import Distribution
+from edge_mtp.harness.statistics import Estimate
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+MOST_ERRORS = 3
+
+
+def show(analysis: Analysis) -> None:
+    """Prints the summary on standard output."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in summary(analysis):
+        console.print(part)
+
+
+def summary(analysis: Analysis) -> list[RenderableType]:
+    """Speed, tool calls, and what they say of each pair of arms; what was not measured is left out."""
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    if analysis.run.simulated is not None:
+        parts.append(Text(simulated_notice(analysis.run.simulated), style="bold"))
+    if table := _speed_table(analysis):
+        parts.append(table)
+    if table := _calls_table(analysis):
+        parts.append(table)
+    found = headlines(analysis)
+    if found:
+        parts.append(_pairs_table(found))
+        parts += [
+            Text(f"{each.arm} against {each.base}: {each.calls.explanation}")
+            for each in found
+            if each.calls is not None
+        ]
+    return parts or [Text("no arm has answered anything yet")]
+
+
+def simulated_notice(acceptance: float) -> str:
+    return (
+        f"SIMULATED: no drafter made these drafts. Plain text was replayed as drafts, {percent(acceptance)} of them "
+        "right, so speeds say what a drafter of that acceptance would bring, and nothing of this one."
+    )
+
+
+def _speed_table(analysis: Analysis) -> Table | None:
+    latencies = [each for each in analysis.latencies if each.kind is None and each.answers]
+    if not latencies:
+        return None
+    rows = [
+        [
+            each.arm,
+            _median(each.first_token),
+            _median(each.call),
+            _estimate(each.decode_tokens_per_s),
+            _per_verify(each.tokens_per_verify),
+            str(each.failed),
+        ]
+        for each in latencies
+    ]
+    header = ["arm", "first token ms", "call ms", "tokens/s", "tokens a verify", "failed"]
+    return _table("Speed (medians, 95 % intervals)", header, rows)
+
+
+def _calls_table(analysis: Analysis) -> Table | None:
+    if not analysis.calls:
+        return None
+    rows = []
+    for each in analysis.calls:
+        worst = sorted((e for e in each.errors if e.primary), key=lambda e: -e.primary)
+        more = sum(e.primary for e in worst[MOST_ERRORS:])
+        named = [f"{e.label}\u00a0{e.primary}" for e in worst[:MOST_ERRORS]] + ([f"other\u00a0{more}"] if more else [])
+        exact = f"{percent(each.exact.value)}\n{interval(each.exact, 1, 100)}"
+        rows.append(
+            [each.arm, f"{each.items:,}", exact, percent(each.lenient_share.value), ", ".join(named) or "nothing"]
+        )
+    return _table("Tool calls", ["arm", "items", "exact", "forgiving", "what goes wrong first"], rows)
+
+
+def _pairs_table(found: list[Headline]) -> Table:
+    rows = []
+    for each in found:
+        speed, calls = each.speed, each.calls
+        rows.append(
+            [
+                each.arm,
+                each.base,
+                f"{SIGNS[each.speed_tone]} {factor(speed.ratio.value)}\n{interval(speed.ratio, 2)}" if speed else NONE,
+                percent(speed.slower.value) if speed else NONE,
+                f"{SIGNS[each.calls_tone]} {calls.verdict}\n{points(calls.difference)}" if calls else NONE,
+            ]
+        )
+    return _table("One arm against another", ["arm", "against", "speed-up", "slower", "tool calls"], rows)
+
+
+def _table(title: str, header: list[str], rows: list[list[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
+    for index, name in enumerate(header):
+        is_words = index == 0 or name in ("against", "tool calls", "what goes wrong first")
+        table.add_column(name, justify="left" if is_words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # as it is: a label may look like markup
+    return table
+
+
+def _median(distribution: Distribution | None) -> str:
+    return NONE if distribution is None else milliseconds(distribution.p50)
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    return NONE if estimate is None else f"{rate(estimate.value)}\n{rate(estimate.low)} to {rate(estimate.high)}"
+
+
+def _per_verify(estimate: Estimate | None) -> str:
+    return NONE if estimate is None else f"{estimate.value:.2f}\n{interval(estimate, 2)}"
