@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
-from edge_mtp.harness.results import Results
+import numpy as np
+
+from edge_mtp.harness import ratios, statistics
+from edge_mtp.harness.arm import baseline_of
+from edge_mtp.harness.energy import energy
+from edge_mtp.harness.results import Answer, Results, Sample, StepFigures
 from edge_mtp.harness.statistics import Estimate
+from edge_mtp.summary import SOURCES
+
+Question: TypeAlias = "tuple[str, int, int]"  # item, round, turn
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,11 @@ class Latency:
     """The answers of one arm to the items of one kind, or of all (`kind` None); failed answers are not in it.
 
     `token` is per token: a step's time over the tokens that it gave out, each counted. `call` is the time to the token
-    that closes the first tool call. `prefill_tokens_per_s` and `decode_tokens_per_s` are sums over sums, with intervals
-    over items. `planned`: share of steps by the K asked of the drafter. Energy is None unless the battery could tell,
-    `energy_note` says why. None elsewhere: too little to tell, or the engine does not tell.
+    that closes the first tool call. `prefill_tokens_per_s` (of prompts, without what was in the cache),
+    `decode_tokens_per_s` (tokens after each answer's first) and `tokens_per_verify` are sums over sums, with intervals
+    over items. Of drafts only those count that a token given out answers: what lies beyond a text's end is neither
+    right nor wrong. `planned`: share of steps by the K asked of the drafter. Energy is None unless the battery could
+    tell, `energy_note` says why. None elsewhere: too little to tell, or the engine does not tell.
     """
 
     arm: str
@@ -72,8 +86,13 @@ class SpeedUp:
     """An arm against another on the same items: how many times as fast.
 
     `measure`: decode (time per token after the first), first_token, call (time to a complete tool call) or total.
-    `ratio`: the median over items of each item's median over rounds of paired ratios, taken on logarithms, with a
-    bootstrap interval over items. `slower`: share of items that the arm is slower on. `verdict` in words.
+    `ratio`: the median over items of each item's median over rounds of paired ratios, taken on logarithms, with an
+    interval over items (`edge_mtp.harness.ratios`); a round of an item counts where both arms answered it, with the
+    turns that both did. `slower`: share of items that the arm is slower on. Decode and first_token compare replies of
+    any length; call and total only those with equally many tokens, and `verdict` says if others were left out.
+
+    `verdict` in words: faster, slower, no difference within X%, or not enough data with about how many items would be.
+    Each is right on its own with 95 %: of many, some are wrong.
     """
 
     arm: str
@@ -87,11 +106,223 @@ class SpeedUp:
 
 
 def latencies(results: Results) -> list[Latency]:
-    """For each arm over all kinds, then for each kind; in the order of arms and of first appearance."""
-    raise NotImplementedError
+    """For each arm over all kinds, then for each kind that it was asked; in the order of arms and of first appearance.
+
+    Of an item that was asked again after a cut run, the last answer counts.
+    """
+    samples: dict[str, list[Sample]] = {}
+    for sample in results.samples:
+        samples.setdefault(sample.device, []).append(sample)
+    rows = []
+    for arm in results.run.arms:
+        answers = list(_answers(results, arm.label).values())
+        on_device = samples.get(arm.device, [])
+        rows.append(_latency(arm.label, None, answers, on_device))
+        for kind in _kinds(results):
+            if of_kind := [answer for answer in answers if results.items[answer.item].kind == kind]:
+                rows.append(_latency(arm.label, kind, of_kind, on_device))
+    return rows
 
 
 def speed_ups(results: Results) -> list[SpeedUp]:
     """Each arm that drafts against its plain sibling, and each arm against the run's baseline; each measure over all
-    kinds and, for decode, by kind."""
-    raise NotImplementedError
+    kinds and, for decode, by kind. A measure without a pair is left out."""
+    run = results.run
+    answers = {arm.label: _answers(results, arm.label) for arm in run.arms}
+    rows = []
+    for arm in run.arms:
+        sibling = baseline_of(arm, run.arms)
+        bases = dict.fromkeys(([sibling.label] if sibling else []) + [run.baseline])
+        for base in bases:
+            if base == arm.label:
+                continue
+            for measure in MEASURES:
+                pairs = _paired(answers[base], answers[arm.label], measure)
+                for kind in (None, *(_kinds(results) if measure == "decode" else ())):
+                    row = _speed_up(results, arm.label, base, kind, measure, pairs)
+                    rows += [row] if row else []
+    return rows
+
+
+# -- one arm --------------------------------------------------------------------------------------------------------
+
+
+def _answers(results: Results, arm: str) -> dict[Question, Answer]:
+    """The answers of an arm, failed ones included."""
+    return {(answer.item, answer.round, answer.turn): answer for answer in results.of(arm)}
+
+
+def _kinds(results: Results) -> list[str]:
+    return list(dict.fromkeys(item.kind for item in results.items.values()))
+
+
+def _count(answer: Answer) -> int:
+    return len(answer.tokens) or answer.count
+
+
+def _latency(arm: str, kind: str | None, asked: Sequence[Answer], samples: Sequence[Sample]) -> Latency:
+    answers = [answer for answer in asked if answer.is_complete]
+    decoded = [answer for answer in answers if _decode(answer) is not None]
+    prefilled = [answer for answer in answers if answer.prefill_us > 0]
+    verifies = [(answer.item, step) for answer in answers for step in answer.steps if step.kind == "v"]
+    steps = [step for answer in answers for step in answer.steps]
+    planned = Counter(step.planned for step in steps)
+    used = energy(answers, samples)
+    return Latency(
+        arm=arm,
+        kind=kind,
+        answers=len(answers),
+        failed=len(asked) - len(answers),
+        tokens=sum(map(_count, answers)),
+        first_token=_distribution([answer.first_token_us for answer in answers if answer.first_token_us > 0]),
+        call=_distribution([answer.call_us for answer in answers if answer.call_us is not None]),
+        token=_distribution([step.total_us / step.tokens for step in steps for _ in range(step.tokens)]),
+        prefill_tokens_per_s=_rate((a.item, a.prompt_tokens - a.reused_tokens, a.prefill_us / 1e6) for a in prefilled),
+        decode_tokens_per_s=_rate((a.item, _count(a) - 1, (a.total_us - a.first_token_us) / 1e6) for a in decoded),
+        tokens_per_verify=_rate((item, step.tokens, 1) for item, step in verifies),
+        acceptance=_acceptance(verifies),
+        sources=_sources([step for _, step in verifies]),
+        planned={k: planned[k] / len(steps) for k in sorted(planned)},
+        peak_rss_bytes=max((a.rss_bytes for a in answers if a.rss_bytes is not None), default=None),
+        peak_anonymous_bytes=max((a.anonymous_bytes for a in answers if a.anonymous_bytes is not None), default=None),
+        energy_mj_per_token=used.mj_per_token,
+        energy_note=used.note,
+    )
+
+
+def _distribution(times_us: Sequence[float]) -> Distribution | None:
+    if not times_us:
+        return None
+    return Distribution(len(times_us), *(float(q) for q in np.quantile(times_us, [0.5, 0.95, 0.99]) / 1e3))
+
+
+def _rate(parts: Iterable[tuple[str, float, float]]) -> Estimate | None:
+    """The sum of the second parts over that of the third, with its interval over the items that the first name."""
+    sums: dict[str, tuple[float, float]] = {}
+    for item, top, bottom in parts:
+        before = sums.get(item, (0.0, 0.0))
+        sums[item] = (before[0] + top, before[1] + bottom)
+    # In an order of their own, so that the bootstrap does not depend on that of the records.
+    columns = [sums[item] for item in sorted(sums)]
+    return statistics.mean(*zip(*columns, strict=True)) if columns else None
+
+
+def _given_drafts(step: StepFigures) -> tuple[int, int]:
+    """Drafts that were answered, and those accepted: what lies beyond the text's end is neither right nor wrong.
+
+    The last token of a step that was not cut short is the target's own, and answers the draft beside it.
+    """
+    return min(step.tokens, len(step.source)), min(step.tokens, step.accepted)
+
+
+def _acceptance(verifies: Sequence[tuple[str, StepFigures]]) -> list[DraftPosition]:
+    rows = {item: row for row, item in enumerate(sorted({item for item, _ in verifies}))}
+    width = max((_given_drafts(step)[0] for _, step in verifies), default=0)
+    reached, accepted = (np.zeros((len(rows), width), int) for _ in range(2))
+    for item, step in verifies:
+        answered, right = _given_drafts(step)
+        reached[rows[item], :answered] += 1
+        accepted[rows[item], :right] += 1
+    return [
+        DraftPosition(
+            position=j + 1,
+            reached=int(reached[:, j].sum()),
+            accepted=int(accepted[:, j].sum()),
+            share=statistics.share(accepted[:, j], reached[:, j]),
+        )
+        for j in range(width)
+    ]
+
+
+def _sources(verifies: Sequence[StepFigures]) -> dict[str, tuple[int, int]]:
+    verified: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    for step in verifies:
+        is_cut = step.tokens <= step.accepted
+        verified.update(step.source[: step.tokens] if is_cut else step.source)
+        accepted.update(step.source[: min(step.tokens, step.accepted)])
+    return {name: (verified[letter], accepted[letter]) for letter, name in SOURCES.items() if verified[letter]}
+
+
+# -- two arms -------------------------------------------------------------------------------------------------------
+
+
+def _decode(answer: Answer) -> tuple[float, int] | None:
+    after_first = answer.total_us - answer.first_token_us
+    return (after_first, _count(answer) - 1) if _count(answer) > 1 and answer.first_token_us > 0 < after_first else None
+
+
+def _first_token(answer: Answer) -> tuple[float, int] | None:
+    return (answer.first_token_us, 1) if answer.first_token_us > 0 else None
+
+
+def _call(answer: Answer) -> tuple[float, int] | None:
+    return (answer.call_us, 1) if answer.call_us else None
+
+
+def _total(answer: Answer) -> tuple[float, int] | None:
+    return (answer.total_us, 1) if answer.total_us > 0 else None
+
+
+# Of an answer: a time, and over how many it is divided; None where it has none.
+MEASURES: dict[str, Callable[[Answer], tuple[float, int] | None]] = {
+    "decode": _decode,
+    "first_token": _first_token,
+    "call": _call,
+    "total": _total,
+}
+OF_EQUAL_LENGTH = ("call", "total")  # a longer reply takes longer, which is no matter of speed
+
+
+class _Pairs(NamedTuple):
+    """By item, for each round that both arms answered: the times of the base and of the arm. `unequal` items have
+    replies of another length in every round, and so no pair."""
+
+    times: dict[str, list[tuple[float, float]]]
+    unequal: set[str]
+
+
+def _paired(base: Mapping[Question, Answer], arm: Mapping[Question, Answer], measure: str) -> _Pairs:
+    asked: dict[tuple[str, int], list[tuple[Answer, Answer]]] = {}
+    for question in sorted(base.keys() & arm.keys()):
+        if base[question].is_complete and arm[question].is_complete:
+            asked.setdefault(question[:2], []).append((base[question], arm[question]))
+    figure = MEASURES[measure]
+    times: dict[str, list[tuple[float, float]]] = {}
+    unequal = set()
+    for (item, _), turns in asked.items():
+        figures = [(one, other) for pair in turns if (one := figure(pair[0])) and (other := figure(pair[1]))]
+        if not figures:
+            continue
+        if measure in OF_EQUAL_LENGTH and any(_count(one) != _count(other) for one, other in turns):
+            unequal.add(item)
+            continue
+        sums = np.array(figures).sum(axis=0)  # of the base and the arm: [time, over how many]
+        measured = sums[:, 0] / sums[:, 1]
+        times.setdefault(item, []).append((float(measured[0]), float(measured[1])))
+    return _Pairs(times, unequal - times.keys())
+
+
+def _speed_up(results: Results, arm: str, base: str, kind: str | None, measure: str, pairs: _Pairs) -> SpeedUp | None:
+    items = [item for item in results.items.values() if item.id in pairs.times and kind in (None, item.kind)]
+    if not items:
+        return None
+    times = np.full((2, len(items), max(len(pairs.times[item.id]) for item in items)), np.nan)
+    for row, item in enumerate(items):
+        measured = pairs.times[item.id]
+        times[:, row, : len(measured)] = np.transpose(measured)
+    figures = ratios.item_figures(*times)
+    ratio = ratios.median_ratio(figures)
+    words = ratios.verdict(ratio, len(items))
+    if pairs.unequal:
+        words += f" (the {len(items)} of {len(items) + len(pairs.unequal)} items whose replies are as long)"
+    return SpeedUp(
+        arm=arm,
+        base=base,
+        kind=kind,
+        measure=measure,
+        ratio=ratio,
+        items=[ItemSpeed(item.id, item.kind, math.exp(figure)) for item, figure in zip(items, figures, strict=True)],
+        slower=statistics.wilson(int((figures < 0).sum()), len(items)),
+        verdict=words,
+    )
