@@ -1,0 +1,273 @@
+"""The metrics that rules and tables know, and where an analysis holds them. Table for users: docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from edge_mtp.harness.analysis import Analysis
+from edge_mtp.harness.arm import baseline_of
+from edge_mtp.harness.latency import Latency, SpeedUp
+from edge_mtp.harness.pairwise import ArmCalls, Comparison
+from edge_mtp.harness.results import Results, Run
+from edge_mtp.harness.score import LABELS
+from edge_mtp.harness.statistics import Estimate, share, wilson
+
+
+class Quantity(NamedTuple):
+    """What a metric is a number of: its units, each in base units ("": may be left out), and the base unit's name."""
+
+    name: str
+    units: Mapping[str, float]
+    base: str
+
+
+SHARE = Quantity("share", {"": 1.0, "%": 0.01}, "")
+FACTOR = Quantity("factor", {"": 1.0, "x": 1.0}, "")
+COUNT = Quantity("count", {"": 1.0}, "")
+TIME = Quantity("time", {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}, "ms")
+RATE = Quantity("rate", {"": 1.0, "tok/s": 1.0}, "tok/s")
+BYTES = Quantity("bytes", {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}, "B")
+ENERGY = Quantity("energy", {"": 1.0, "mJ": 1.0, "J": 1e3}, "mJ")
+
+# Whose figure it is: an arm's own, an arm's against its plain sibling, or that of B's arm against A's.
+Scope = Literal["arm", "sibling", "pair"]
+
+
+class Place(NamedTuple):
+    """Where to look: an arm, the arm that it is held against (`sibling` and `pair`), and a kind. `results` are those
+    that were analysed, where more than their summary is there; they are then of the kind already, and `kind` None."""
+
+    analysis: Analysis
+    results: Results | None
+    arm: str
+    base: str | None = None
+    kind: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`look` finds the figure; None where it was not measured. `paired` names the speed-up whose ratio is the relative
+    change of this metric (its reciprocal where `higher` is worse) when the same items were answered on both sides."""
+
+    name: str
+    quantity: Quantity
+    better: Literal["higher", "lower"]
+    help: str
+    look: Callable[[Place], Estimate | float | None]
+    scope: Scope = "arm"
+    has_position: bool = False
+    paired: str | None = None
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it speaks of A and B both, so that it has no change of its own."""
+        return self.scope == "pair"
+
+
+def sibling_of(run: Run, arm: str) -> str | None:
+    """The label of the arm that differs from `arm` in decoding plainly alone."""
+    base = baseline_of(run.arm(arm), run.arms)
+    return None if base is None else base.label
+
+
+def latency_of(at: Place) -> Latency | None:
+    return next((each for each in at.analysis.latencies if (each.arm, each.kind) == (at.arm, at.kind)), None)
+
+
+def speed_up_of(at: Place, measure: str) -> SpeedUp | None:
+    wanted = (at.arm, at.base, at.kind, measure)
+    of = at.analysis.speed_ups
+    return next((each for each in of if (each.arm, each.base, each.kind, each.measure) == wanted), None)
+
+
+def calls_of(at: Place) -> ArmCalls | None:
+    return next((each for each in at.analysis.calls if each.arm == at.arm), None)
+
+
+def comparison_of(at: Place) -> Comparison | None:
+    """None too where a kind is asked for: an analysis compares over all kinds."""
+    of = at.analysis.comparisons if at.kind is None else []
+    return next((each for each in of if (each.arm, each.base) == (at.arm, at.base)), None)
+
+
+def same_texts(results: Results, arm: str, base: str) -> Estimate | None:
+    """The share of items, by cluster, to which two arms say the same in every turn and round that both answered."""
+    told = {(each.item, each.turn, each.round): each.text for each in results.of(base) if each.is_complete}
+    same: dict[str, bool] = {}
+    for each in results.of(arm):
+        text = told.get((each.item, each.turn, each.round))
+        if each.is_complete and text is not None:
+            same[each.item] = same.get(each.item, True) and each.text == text
+    clusters: dict[str, list[bool]] = {}
+    for item, is_same in same.items():
+        clusters.setdefault(results.items[item].cluster, []).append(is_same)
+    counts = list(clusters.values())
+    return share([sum(each) for each in counts], [len(each) for each in counts]) if counts else None
+
+
+def negated(figure: Estimate) -> Estimate:
+    return Estimate(-figure.value, -figure.high, -figure.low)
+
+
+def complement(of: Estimate) -> Estimate:
+    """What a share leaves of 1."""
+    return Estimate(1 - of.value, 1 - of.high, 1 - of.low)
+
+
+def _field(name: str) -> Callable[[Place], Estimate | float | None]:
+    def look(at: Place) -> Estimate | float | None:
+        latency = latency_of(at)
+        figure = None if latency is None else getattr(latency, name)
+        return float(figure) if isinstance(figure, int) else figure
+
+    return look
+
+
+def _quantile(name: str, quantile: str) -> Callable[[Place], float | None]:
+    def look(at: Place) -> float | None:
+        latency = latency_of(at)
+        times = None if latency is None else getattr(latency, name)
+        return None if times is None else float(getattr(times, quantile))
+
+    return look
+
+
+def _acceptance(at: Place) -> Estimate | None:
+    latency = latency_of(at)
+    positions = [] if latency is None else latency.acceptance
+    return next((each.share for each in positions if each.position == at.position), None)
+
+
+def _failed(at: Place) -> Estimate | None:
+    latency = latency_of(at)
+    if latency is None or latency.answers + latency.failed == 0:
+        return None
+    return wilson(latency.failed, latency.answers + latency.failed)
+
+
+def _speed_up(measure: str) -> Callable[[Place], Estimate | None]:
+    def look(at: Place) -> Estimate | None:
+        found = speed_up_of(at, measure)
+        return None if found is None else found.ratio
+
+    return look
+
+
+def _slower(at: Place) -> Estimate | None:
+    found = speed_up_of(at, "decode")
+    return None if found is None else found.slower
+
+
+def _same_text(at: Place) -> Estimate | None:
+    if at.results is not None and at.base is not None:
+        return same_texts(at.results, at.arm, at.base)
+    found = comparison_of(at)
+    if found is None or not found.items:
+        return None
+    return wilson(found.items - len({parting.item for parting in found.partings}), found.items)
+
+
+def _changed_text(at: Place) -> Estimate | None:
+    same = _same_text(at)
+    return None if same is None else complement(same)
+
+
+def _exact(at: Place) -> Estimate | None:
+    calls = calls_of(at)
+    if calls is None or at.kind is None:
+        return None if calls is None else calls.exact
+    return calls.kinds[at.kind][2] if at.kind in calls.kinds else None
+
+
+def _error(at: Place) -> Estimate | None:
+    exact = _exact(at)
+    return None if exact is None else complement(exact)
+
+
+def _lenient(at: Place) -> Estimate | None:
+    calls = calls_of(at)
+    return None if calls is None or at.kind is not None else calls.lenient_share
+
+
+def _label(label: str) -> Callable[[Place], Estimate | None]:
+    def look(at: Place) -> Estimate | None:
+        calls = calls_of(at)
+        if calls is None or at.kind is not None or not calls.items:
+            return None
+        # Labels that nothing bears are not listed.
+        return next((each.share for each in calls.errors if each.label == label), wilson(0, calls.items))
+
+    return look
+
+
+def _times(name: str, what: str, paired: str | None) -> list[Metric]:
+    quantiles = (("", "p50", "median"), (".p50", "p50", "median"), (".p95", "p95", "95 %"), (".p99", "p99", "99 %"))
+    return [
+        Metric(
+            name + suffix, TIME, "lower", f"{what}: {spoken}", _quantile(name, quantile),
+            paired=paired if quantile == "p50" else None,
+        )
+        for suffix, quantile, spoken in quantiles
+    ]  # fmt: skip
+
+
+_MEASURES = {
+    "": ("decode", "time per token after the first"),
+    ".first_token": ("first_token", "time to the first token"),
+    ".call": ("call", "time to the complete tool call"),
+    ".total": ("total", "time to the last token"),
+}
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("decode", RATE, "higher", "tokens per second after the first", _field("decode_tokens_per_s"),
+               paired="decode"),
+        Metric("prefill", RATE, "higher", "prompt tokens per second", _field("prefill_tokens_per_s")),
+        *_times("first_token", "time to the first token", "first_token"),
+        *_times("call", "time to the complete tool call", "call"),
+        *_times("token", "time per token", None),
+        *(
+            Metric(f"speedup{suffix}", FACTOR, "higher", f"how many times as fast as plain decoding: {what}",
+                   _speed_up(measure), "sibling")
+            for suffix, (measure, what) in _MEASURES.items()
+        ),
+        Metric("slower", SHARE, "lower", "share of items slower than with plain decoding", _slower, "sibling"),
+        *(
+            Metric(f"speed{suffix}", FACTOR, "higher", f"how many times as fast B is as A: {what}",
+                   _speed_up(measure), "pair")
+            for suffix, (measure, what) in _MEASURES.items()
+        ),
+        Metric("acceptance", SHARE, "higher", "drafts accepted at a position, of those that reached it", _acceptance,
+               has_position=True),
+        Metric("tokens_per_verify", COUNT, "higher", "tokens given out per verify", _field("tokens_per_verify")),
+        Metric("memory.rss", BYTES, "lower", "the runner's largest resident memory", _field("peak_rss_bytes")),
+        Metric("memory.anonymous", BYTES, "lower", "of it, what no file backs", _field("peak_anonymous_bytes")),
+        Metric("energy", ENERGY, "lower", "energy per token, from the battery", _field("energy_mj_per_token")),
+        Metric("failed", SHARE, "lower", "answers that ended in a crash, a timeout or a refusal", _failed),
+        Metric("toolcall.exact", SHARE, "higher", "items whose calls are right, strictly parsed", _exact),
+        Metric("toolcall.lenient", SHARE, "higher", "items whose calls are right to a forgiving parser", _lenient),
+        Metric("toolcall.error", SHARE, "lower", "items whose calls are not right, strictly parsed", _error),
+        *(
+            Metric(f"toolcall.error.{label}", SHARE, "lower", f"items where {label} is the first thing wrong",
+                   _label(label))
+            for label in LABELS
+        ),
+        Metric("same_text", SHARE, "higher", "items with the text of plain decoding", _same_text, "sibling"),
+        Metric("changed_text", SHARE, "lower", "items whose text in B is not that in A", _changed_text, "pair"),
+    )
+}  # fmt: skip
+
+
+def metric_names() -> str:
+    """All names in a line, the labels of errors and quantiles summed up."""
+    names = [
+        f"{name}[N]" if metric.has_position else name
+        for name, metric in METRICS.items()
+        if not name.startswith("toolcall.error.") and not name.endswith((".p50", ".p95", ".p99"))
+    ]
+    at = names.index("toolcall.error") + 1
+    return ", ".join([*names[:at], "toolcall.error.LABEL", *names[at:]]) + " (first_token, call, token also .p95, .p99)"
