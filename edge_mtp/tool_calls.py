@@ -32,11 +32,16 @@ _LITERALS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
 
 class ToolCallSyntaxError(ValueError):
-    """Text that is not in the wire format; `position` is the offset of the first offending character."""
+    """Text that is not in the wire format; `position` is the offset of the first offending character.
 
-    def __init__(self, message: str, position: int) -> None:
+    `expected` is what the grammar has there: its literal text, or "a tool name", "a key", "a value", "a new key" (the
+    one there is a duplicate), "the end of a string"; empty where a limit of the parser was met.
+    """
+
+    def __init__(self, message: str, position: int, expected: str = "") -> None:
         super().__init__(f"{message} at character {position}")
         self.position = position
+        self.expected = expected
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,16 @@ def parse_calls(text: str) -> list[ToolCall]:
     calls = []
     position = text.find(CALL_OPEN)
     while position >= 0:
-        parser = _Parser(text, position)
-        calls.append(parser.call())
-        position = text.find(CALL_OPEN, parser.position)
+        call, position = parse_call(text, position)
+        calls.append(call)
+        position = text.find(CALL_OPEN, position)
     return calls
+
+
+def parse_call(text: str, position: int) -> tuple[ToolCall, int]:
+    """The call whose `<|tool_call>` is at `position`, and the offset behind it. Raises `ToolCallSyntaxError`."""
+    parser = _Parser(text, position)
+    return parser.call(), parser.position
 
 
 class _Parser:
@@ -112,7 +123,7 @@ class _Parser:
         self._expect(QUOTE)
         end = self.text.find(QUOTE, self.position)
         if end < 0:
-            raise ToolCallSyntaxError("unclosed string", self.position)
+            raise ToolCallSyntaxError("unclosed string", self.position, "the end of a string")
         string = self.text[self.position : end]
         self.position = end + len(QUOTE)
         return string
@@ -126,7 +137,7 @@ class _Parser:
             start = self.position
             key = self._match(_NAME, "a key")
             if key in result:
-                raise ToolCallSyntaxError(f"duplicate key {key!r}", start)
+                raise ToolCallSyntaxError(f"duplicate key {key!r}", start, "a new key")
             self._expect(":")
             result[key] = self._value()
         self._expect("}")
@@ -147,13 +158,13 @@ class _Parser:
 
     def _expect(self, literal: str) -> None:
         if not self._at(literal):
-            raise ToolCallSyntaxError(f"expected {literal!r}", self.position)
+            raise ToolCallSyntaxError(f"expected {literal!r}", self.position, literal)
         self.position += len(literal)
 
     def _match(self, pattern: re.Pattern[str], what: str) -> str:
         found = pattern.match(self.text, self.position)
         if found is None:
-            raise ToolCallSyntaxError(f"expected {what}", self.position)
+            raise ToolCallSyntaxError(f"expected {what}", self.position, what)
         self.position = found.end()
         return found.group()
 
