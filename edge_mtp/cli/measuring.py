@@ -36,13 +36,14 @@ def open_results(
     return ResultsWriter.resume(path), old
 
 
-def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool) -> list[Contender]:
-    """A contender for each arm, in their order; they end with `stack`."""
+def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: float | None = None) -> list[Contender]:
+    """A contender for each arm, in their order; they end with `stack`. `began`: when the run did, in monotonic time;
+    now, by default."""
     from edge_mtp.cli.device_progress import device_progress, notice_for
     from edge_mtp.harness.ours import open_ours
     from edge_mtp.harness.stock import open_stock
 
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     report = stack.enter_context(device_progress(len({arm.device for arm in arms})))
     ours = [arm for arm in arms if arm.engine == "ours"]
     stock = [arm for arm in arms if arm.engine == "litert-lm"]

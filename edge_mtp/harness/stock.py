@@ -1,0 +1,168 @@
+"""The stock LiteRT-LM engine as a contender."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+
+from edge_mtp.bundle import Bundle
+from edge_mtp.chat import Message
+from edge_mtp.dialogue import model_message
+from edge_mtp.engine import chat_format_of
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.arm import Arm
+from edge_mtp.harness.contender import Contender
+from edge_mtp.harness.item import Item
+from edge_mtp.harness.results import Answer, Finish, StepFigures
+from edge_mtp.harness.stock_engine import DeadStockError, SilentStockError, StockEngine, StockReply
+from edge_mtp.tool_calls import CALL_CLOSE
+
+
+class Stock(Contender):
+    """Answers through `litert_lm`, with the prompts that our own engine gets.
+
+    What it does not tell is taken from its stream: a chunk is a step, its tokens are those that the bundle's tokenizer
+    makes of the text so far. So `steps` have times, and with drafts how many were accepted, as near as text tells;
+    `tokens` stay empty. Every turn computes its whole prompt. With drafts a reply may go past its `max_tokens` by their
+    number; it is left as it is.
+    """
+
+    def __init__(self, arm: Arm, *, began: float | None = None) -> None:
+        """`began`: the monotonic time that `Answer.at_s` counts from; now, by default.
+
+        Raises EdgeMtpError for an arm that the engine does not serve, or says that it does and does not.
+        """
+        if arm.mtp != "off" and arm.temperature > 0:
+            raise EdgeMtpError(
+                f"arm '{arm.label}': litert-lm ignores the temperature once it drafts (LiteRT-LM issue 3017);"
+                " use temperature=0, or mtp=off"
+            )
+        bundle = Bundle(arm.path)
+        if arm.mtp != "off" and bundle.mtp.missing:
+            raise EdgeMtpError(f"arm '{arm.label}': litert-lm cannot draft with {arm.bundle}: {bundle.mtp.missing[0]}")
+        self.arm = arm
+        self._began = time.monotonic() if began is None else began
+        self._chat = chat_format_of(bundle)
+        self._draft_length = (bundle.mtp.draft_length or 0) if arm.mtp != "off" else 0
+        self._context = (bundle.manifest or {}).get("context")
+        self._engine = self._open()
+
+    def _open(self) -> StockEngine:
+        arm = self.arm
+        return StockEngine(arm.path, mtp=arm.mtp != "off", accelerator=arm.accelerator, threads=arm.threads)
+
+    @property
+    def pid(self) -> int:
+        return self._engine.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._engine.has_ended
+
+    def revive(self) -> None:
+        self.close()
+        self._engine = self._open()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def answer(self, item: Item, round: int, *, max_tokens: int) -> Generator[Answer, None, None]:
+        messages: list[Message] = []
+        for turn, asked in enumerate(item.turns):
+            at_s = time.monotonic() - self._began
+            blank = Answer(self.arm.label, item.id, turn, round, at_s, "", "refused")
+            messages.extend(asked.messages)
+            most = item.max_tokens or max_tokens
+            try:
+                prompt = self._chat.render(messages, item.tools)
+                reply = self._engine.reply(
+                    prompt.removeprefix(self._chat.bos_token), most, temperature=self.arm.temperature, seed=round
+                )
+            except SilentStockError as error:
+                yield replace(blank, finish="timeout", error=str(error))
+                return
+            except DeadStockError as error:
+                yield replace(blank, finish="crash", error=str(error))
+                return
+            except EdgeMtpError as error:
+                yield replace(blank, error=str(error))
+                return
+            messages.append(model_message(reply.text))
+            yield self._answer(blank, len(self._chat.tokenizer.encode(prompt)), reply, most)
+
+    def _answer(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int) -> Answer:
+        encode = self._chat.tokenizer.encode
+        texts = list(itertools.accumulate(text for text, _ in reply.chunks))
+        ends = [at_us for _, at_us in reply.chunks]
+        steps = self._steps([len(encode(text)) for text in texts], ends, reply.prefill_us)
+        count = sum(step.tokens for step in steps)
+        finish: Finish = "stop"
+        if count >= most:
+            finish = "length"
+            if steps[-1].tokens == 1:  # what the target added to the step before
+                steps[-1] = self._step(1, steps[-1].total_us, drafted=False)
+        elif self._context is not None and prompt_tokens + count >= self._context:
+            finish = "context"
+        else:  # the stop token, which is in no text
+            count += 1
+            rest_us = reply.total_us - (ends[-1] if ends else reply.prefill_us)
+            if steps and steps[-1].tokens <= self._draft_length:
+                last = steps.pop()
+                steps.append(self._step(last.tokens + 1, last.total_us + rest_us))
+            else:
+                steps.append(self._step(1, rest_us, drafted=False))
+        return replace(
+            blank,
+            text=reply.text,
+            finish=finish,
+            prompt_tokens=prompt_tokens,
+            count=count,
+            first_token_us=ends[0] if ends else reply.total_us,
+            prefill_us=reply.prefill_us,
+            call_us=next((end for text, end in zip(texts, ends, strict=True) if CALL_CLOSE in text), None),
+            total_us=reply.total_us,
+            steps=steps,
+            rss_bytes=reply.rss_bytes,
+            anonymous_bytes=reply.anonymous_bytes,
+        )
+
+    def _steps(self, counts: Sequence[int], ends: Sequence[float], begin_us: float) -> list[StepFigures]:
+        """A step for each chunk, of the number of tokens up to it and when it came.
+
+        A chunk is the token that the target added to the step before, and the drafts that the step accepted.
+        """
+        steps = []
+        before, begun = 0, begin_us
+        for count, end in zip(counts, ends, strict=True):
+            if count > before:  # else the tokenizer makes one token of several pieces
+                steps.append(self._step(count - before, end - begun))
+                before, begun = count, end
+        return steps
+
+    def _step(self, tokens: int, total_us: float, *, drafted: bool = True) -> StepFigures:
+        drafts = self._draft_length if drafted else 0
+        return StepFigures(
+            kind="v" if drafts else "p",
+            tokens=tokens,
+            source="d" * drafts,
+            accepted=min(tokens - 1, drafts),
+            planned=drafts,
+            draft_us=0.0,
+            mask_us=0.0,
+            verify_us=0.0,
+            total_us=total_us,
+        )
+
+
+@contextlib.contextmanager
+def open_stock(arms: Sequence[Arm], *, began: float | None = None) -> Iterator[list[Stock]]:
+    """A contender for each arm, in their order, each with an engine of its own; engines end with the context."""
+    with contextlib.ExitStack() as stack:
+        contenders = []
+        for arm in arms:
+            contenders.append(Stock(arm, began=began))
+            stack.callback(contenders[-1].close)
+        yield contenders
