@@ -1,0 +1,291 @@
+"""`edge-mtp bench`: how fast every arm answers the same prompts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_mtp.cli.arm_options import ArmChoice, arm_options, words
+from edge_mtp.cli.measuring import command_line, open_contenders, open_results
+from edge_mtp.cli.option_groups import GroupedCommand, option_group
+from edge_mtp.errors import EdgeMtpError
+
+if TYPE_CHECKING:
+    from edge_mtp.harness.arm import Arm
+    from edge_mtp.harness.bench import Progress, Schedule
+    from edge_mtp.harness.gate import Limits
+    from edge_mtp.harness.item import Item
+    from edge_mtp.harness.results import Results, ResultsWriter
+
+DEFAULT_ROUNDS = 4
+TINY_ITEMS = 20  # of the tiny model's own, where nobody says how many
+LEVELS = ("light", "moderate", "severe", "off")
+LINE_EVERY_S = 10.0
+
+_work = option_group("Workload")
+_order = option_group("Schedule")
+_gate = option_group("Heat")
+_output = option_group("Output")
+
+
+def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str | None, float] | None:
+    """A sensor's name or None, and degrees Celsius."""
+    if value is None:
+        return None
+    name, found, celsius = value.rpartition("=")
+    try:
+        degrees = float(celsius)
+    except ValueError:
+        degrees = 0.0
+    if not 0 < degrees < 200 or (found and not name):
+        raise click.BadParameter(f"'{value}' is not [SENSOR=]CELSIUS, such as 42 or skin=38.5")
+    return name or None, degrees
+
+
+@click.command(cls=GroupedCommand)
+@_work(
+    "--workload", "workloads", multiple=True, metavar="NAMES|FILE",
+    help="A comma list of chat, tool_call, summarise, code, copy, multi_turn, long_prompt, or all; or a JSONL file; may"
+    " be repeated. Default: all, or for the built-in tiny model its own prompts (iid), which are all that it knows.",
+)  # fmt: skip
+@_work("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts of each.")
+@_work("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
+       help="Most tokens of a reply.")  # fmt: skip
+@arm_options(mtp="off,auto")
+@_order("--rounds", type=click.IntRange(1), default=DEFAULT_ROUNDS, show_default=True, metavar="N",
+        help="Times that every arm answers every prompt.")  # fmt: skip
+@_order("--warm-up", type=click.IntRange(0), default=1, show_default=True, metavar="N",
+        help="Answers of each arm to each shape of prompt that are thrown away first.")  # fmt: skip
+@_order("--sustained", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
+        help="Instead of rounds: over and over without a pause, until so much time is over.")  # fmt: skip
+@_order("--simulate-acceptance", "acceptance", type=click.FloatRange(0, 1), metavar="A",
+        help="Replay plain text as drafts, this share of them right: the gain of a drafter that good.")  # fmt: skip
+@_gate("--thermal", type=click.Choice(LEVELS), default="light", show_default=True,
+       help="Wait while the device's thermal status is this or worse.")  # fmt: skip
+@_gate("--max-temperature", callback=_limit, metavar="[SENSOR=]CELSIUS",
+       help="Wait while it is hotter; without SENSOR its skin, else its processor.")  # fmt: skip
+@_gate("--cool-down", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS",
+       help="Pause before every answer.")  # fmt: skip
+@_output("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
+         help="Where the results go, a JSONL file; default: bench-DATE-TIME.jsonl.")  # fmt: skip
+@_output("--resume", is_flag=True, help="Go on with the results in --output where they were cut.")
+@_output("--json", "as_json", is_flag=True, help="Print the analysis as one JSON object instead of text.")
+def bench(
+    workloads: tuple[str, ...],
+    limit: int | None,
+    max_tokens: int,
+    rounds: int,
+    warm_up: int,
+    sustained: float | None,
+    acceptance: float | None,
+    thermal: str,
+    max_temperature: tuple[str | None, float] | None,
+    cool_down: float,
+    output: Path | None,
+    resume: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure how fast a model answers: every arm answers the same prompts, in turn.
+
+    Arms take turns on each prompt, in an order that is reversed again and again, so that a machine that slows down
+    slows all of them alike. First tokens, decoding and tool calls are timed, drafts counted, sensors read. Arms are
+    compared by the ratios of their times on the same prompt.
+
+    \b
+    edge-mtp bench --mtp off,auto,3 --engine ours,litert-lm
+    edge-mtp bench --bundle model.litertlm --device pixel --workload chat,tool_call --cool-down 5 -o results.jsonl
+    edge-mtp bench --bundle model.litertlm --device pixel --sustained 20
+    edge-mtp report results.jsonl
+    """
+    if resume and output is None:
+        raise click.UsageError("--resume goes on with the results in --output; name them.")
+    if sustained is not None:
+        _check_sustained()
+    from edge_mtp.harness.bench import Schedule
+    from edge_mtp.harness.gate import STATUSES, Limits
+    from edge_mtp.harness.provenance import new_run
+    from edge_mtp.harness.tapes import plain_siblings
+
+    arms, baseline = ArmChoice.take(options).resolve()
+    plain = plain_siblings(arms) if acceptance is not None else []
+    workloads = workloads or (_default_workload(arms),)
+    items = _chosen_items(workloads, limit)
+    path = output or Path(time.strftime("bench-%Y%m%d-%H%M%S.jsonl"))
+    settings = {
+        "items": len(items), "limit": limit, "rounds": rounds, "max_tokens": max_tokens, "warm_up": warm_up,
+        "cool_down_s": cool_down, "thermal": thermal, "max_temperature": max_temperature and list(max_temperature),
+        "sustained_min": sustained,
+    }  # fmt: skip
+    if sustained is not None:
+        for name in ("rounds", "cool_down_s", "thermal", "max_temperature"):
+            settings[name] = None
+    run = new_run(
+        "bench", arms, baseline, command=command_line(), suite=", ".join(workloads), settings=settings,
+        simulated=acceptance,
+    )  # fmt: skip
+    schedule = Schedule(rounds, max_tokens, warm_up, cool_down, None if sustained is None else sustained * 60)
+    sensor, celsius = max_temperature or (None, None)
+    limits = Limits(None if thermal == "off" else STATUSES.index(thermal), celsius, sensor)
+    writer, old = open_results(path, run, items, resume=resume)
+    try:
+        with writer:
+            if old is not None:
+                _check_items(old, items, path)
+            _measure(arms, plain, items, writer, schedule, limits, acceptance, old)
+    except KeyboardInterrupt:
+        where = shlex.quote(str(path))
+        raise KeyboardInterrupt(
+            f"Interrupted; {path} holds what was measured: go on with --resume -o {where}"
+        ) from None
+    from edge_mtp.harness.analysis import analyse
+    from edge_mtp.harness.results import read_results
+
+    analysis = analyse(read_results(path))
+    if as_json:
+        click.echo(json.dumps({"results": str(path), **analysis.to_json()}))
+        return
+    from edge_mtp.harness.summary_table import show
+
+    show(analysis)
+    click.echo(f"\nresults in {path}; see them with: edge-mtp report {shlex.quote(str(path))}")
+
+
+def _measure(
+    arms: list[Arm],
+    plain: list[Arm],
+    items: dict[str, Item],
+    writer: ResultsWriter,
+    schedule: Schedule,
+    limits: Limits,
+    acceptance: float | None,
+    old: Results | None,
+) -> None:
+    from edge_mtp.harness import bench as harness
+    from edge_mtp.harness.clock import Clock
+    from edge_mtp.harness.gate import Gate
+    from edge_mtp.harness.tapes import Tapes
+    from edge_mtp.harness.watch import Watch, reader
+
+    with ExitStack() as stack:
+        clock = Clock(_last_moment(old))
+        opened = open_contenders(stack, [*arms, *plain], margins=False, began=clock.began)
+        contenders, siblings = opened[: len(arms)], opened[len(arms) :]
+        by_device = {contender.arm.device: contender for contender in reversed(contenders)}
+        watches = [stack.enter_context(Watch(name, reader(each), clock)) for name, each in by_device.items()]
+        prepared: dict[str, Any] = {}
+        if acceptance is not None:
+            prepared["prepare"] = Tapes(siblings, acceptance, max_tokens=schedule.max_tokens).give
+        harness.bench(
+            contenders,
+            list(items.values()),
+            writer,
+            schedule,
+            clock=clock,
+            gates=[Gate(watch.device, limits, watch.latest, clock) for watch in watches],
+            watches=watches,
+            answered=old.answers if old is not None else (),
+            progress=stack.enter_context(_shown_progress()),
+            **prepared,
+        )
+
+
+def _check_sustained() -> None:
+    source = click.get_current_context().get_parameter_source
+    for name in ("rounds", "cool_down", "thermal", "max_temperature"):
+        if source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"--sustained runs without rounds and pauses, so {option} contradicts it; drop one.")
+
+
+def _default_workload(arms: list[Arm]) -> str:
+    from edge_mtp.bundle import Bundle
+    from edge_mtp.harness.quality import is_tiny
+
+    return "iid" if all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms}) else "all"
+
+
+def _chosen_items(names: tuple[str, ...], limit: int | None) -> dict[str, Item]:
+    """The items by id. Raises EdgeMtpError for an unknown workload, or where two items have one id."""
+    from edge_mtp.harness import suites
+
+    items: dict[str, Item] = {}
+    for name in names:
+        if name.endswith(".jsonl"):
+            found = suites.read_items(name, limit)
+        elif name == "iid":
+            found = suites.suite(name, limit or TINY_ITEMS)
+        else:
+            found = [item for word in words(name) for item in suites.workload([word])[:limit]]
+        for item in found:
+            if item.id in items:
+                raise EdgeMtpError(f"workload '{name}': item '{item.id}' is there twice; give each an id of its own")
+            items[item.id] = item
+    return items
+
+
+def _check_items(old: Results, items: dict[str, Item], path: Path) -> None:
+    """Raises EdgeMtpError where the items of the results are not these."""
+    before = {name: item.to_json() for name, item in old.items.items()}
+    now = json.loads(json.dumps({name: item.to_json() for name, item in items.items()}))
+    if before != now:
+        other = next((name for name in [*now, *before] if before.get(name) != now.get(name)), "")
+        raise EdgeMtpError(f"results '{path}' are of other prompts: '{other}' changed; give another --output")
+
+
+def _last_moment(old: Results | None) -> float:
+    """Seconds since the run began, up to its last record."""
+    if old is None:
+        return 0.0
+    ends = [answer.at_s + answer.total_us / 1e6 for answer in old.answers]
+    return max([0.0, *ends, *(sample.at_s for sample in old.samples), *(p.at_s + p.seconds for p in old.pauses)])
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Progress]:
+    """A bar on a terminal, now and then a line elsewhere; both on stderr."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    from edge_mtp.harness.bench import Progress
+
+    console = Console(stderr=True, highlight=False)
+
+    class Lines(Progress):
+        def __init__(self) -> None:
+            self._due = 0.0
+
+        def step(self, done: float, total: float, what: str) -> None:
+            if time.monotonic() >= self._due:
+                self._due = time.monotonic() + LINE_EVERY_S
+                click.echo(f"[{done / total:4.0%}] {what}", err=True)
+
+        def note(self, line: str) -> None:
+            click.echo(line, err=True)
+
+    class Bar(Progress):
+        def __init__(self, bars: Bars) -> None:
+            self._bars = bars
+            self._task = bars.add_task("", total=None)
+
+        def step(self, done: float, total: float, what: str) -> None:
+            self._bars.update(self._task, completed=done, total=total, description=escape(what))
+
+        def note(self, line: str) -> None:
+            self._bars.console.print(line, markup=False)
+
+    if not console.is_terminal:
+        yield Lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        yield Bar(bars)

@@ -1,0 +1,91 @@
+"""A device's sensors while a run goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from edge_mtp.device.local_link import LocalLink
+from edge_mtp.device.sensors import read_sensors
+from edge_mtp.device.trace import Sensors
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.clock import Clock
+from edge_mtp.harness.contender import Contender
+from edge_mtp.harness.ours import Ours
+from edge_mtp.harness.results import Sample
+from edge_mtp.harness.stock import Stock
+
+PERIOD_S = 2.0
+_GIVE_UP = 3  # readings in a row that failed
+
+
+def reader(contender: Contender) -> Callable[[], Sensors]:
+    """Reads the sensors of a contender's device, and the memory of its engine. Raises as `read_sensors`."""
+    if isinstance(contender, Stock):
+        link = LocalLink()
+        return lambda: read_sensors(link, contender.pid)
+    assert isinstance(contender, Ours)
+
+    def read() -> Sensors:
+        device = contender.engine.device
+        assert device is not None
+        return read_sensors(device.link, contender.engine.runner.pid)
+
+    return read
+
+
+class Watch:
+    """Reads a device's sensors every `period_s` in the background, as a context manager.
+
+    A reading that fails is left out. After three in a row there are no more, and nothing is the `latest`: what broke
+    the link the run itself will tell.
+    """
+
+    def __init__(self, device: str, read: Callable[[], Sensors], clock: Clock, *, period_s: float = PERIOD_S) -> None:
+        self.device = device
+        self._latest: Sensors | None = None
+        self._read = read
+        self._clock = clock
+        self._period_s = period_s
+        self._samples: list[Sample] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def latest(self) -> Sensors | None:
+        return self._latest
+
+    def take(self) -> list[Sample]:
+        """The samples since the last time, in order."""
+        with self._lock:
+            taken, self._samples = self._samples, []
+        return taken
+
+    def __enter__(self) -> Watch:
+        self._sample()  # so that the first gate knows
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join(timeout=15)  # a reading is bounded by less
+
+    def _watch(self) -> None:
+        failures = 0 if self._latest is not None else 1
+        while failures < _GIVE_UP and not self._over.wait(self._period_s):
+            failures = 0 if self._sample() else failures + 1
+        self._latest = None
+
+    def _sample(self) -> bool:
+        at_s = self._clock.now()
+        try:
+            sensors = self._read()
+        except EdgeMtpError:
+            return False
+        self._latest = sensors
+        with self._lock:
+            self._samples.append(Sample(self.device, at_s, sensors))
+        return True
