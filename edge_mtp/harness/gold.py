@@ -24,6 +24,10 @@ class GoldCall:
         """The gold that only this call matches."""
         return cls(call.name, {key: (value,) for key, value in call.arguments.items()})
 
+    def example(self) -> ToolCall:
+        """A call that is right: the first of the right values of each argument."""
+        return ToolCall(self.name, {key: values[0] for key, values in self.arguments.items()})
+
     def accepts(self, argument: str, value: Value) -> bool:
         """Whether a value is right for an argument. Types are strict: 1 is neither 1.0 nor true."""
         return any(canonical(value) == canonical(right) for right in self.arguments.get(argument, ()))
