@@ -79,7 +79,7 @@ def synthetic_results(
     crashes: int = 1,
 ) -> Results:
     """A run of `arms` on `items` conversations of every kind in turn, each arm in each of `rounds` (None: 3 for bench,
-    1 for eval), the order of arms reversed every other round.
+    1 for eval), the order of arms reversed every other time. In an eval a wrong reply is the last one to its item.
 
     An arm's bundle decides its costs and its texts: at temperature 0 arms of one bundle say the same, whatever their
     MTP, and at others they do in one round. The second bundle is wrong more often. `slow` multiplies all times of the
@@ -107,9 +107,9 @@ def synthetic_results(
     results = Results(run, {item.id: item for item in conversations})
     plan = [
         (item, number, arm)
-        for item in conversations
+        for place, item in enumerate(conversations)
         for number in range(rounds)
-        for arm in (arms if number % 2 == 0 else reversed(arms))
+        for arm in (arms if (number + place) % 2 == 0 else reversed(arms))
     ]
     doomed = set(generator.choice(len(plan), size=min(crashes, len(plan)), replace=False).tolist())
     clock = _Clock(results, list(devices))
@@ -124,7 +124,7 @@ def synthetic_results(
                 answer = _answer(generator, seed, arm, item, turn, number, clock.now_s, factor, costs, accepted)
             results.answers.append(answer)
             clock.run(answer.total_us / 1e6, arm.device)
-            if answer.error is not None:
+            if answer.error is not None or (kind == "eval" and answer.text != _right(item, turn, answer.text)):
                 break
         if index % 40 == 39:
             clock.rest(arm.device)
@@ -211,6 +211,11 @@ def _reply(seed: int, arm: Arm, item: Item, turn: int, number: int) -> tuple[str
         (right.replace("set_volume", "set_sound").replace("navigate", "set_volume"), "stop"),
     ]
     return wrongs[_generator(seed, "which", item.id, turn).integers(len(wrongs))]
+
+
+def _right(item: Item, turn: int, text: str) -> str:
+    """The right calls; `text` where a right reply is a text, and it has none."""
+    return format_calls(_calls(item, turn)) or text.partition(CALL_OPEN)[0]
 
 
 def _calls(item: Item, turn: int) -> list[ToolCall]:

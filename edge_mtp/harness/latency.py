@@ -294,7 +294,7 @@ def _paired(base: Mapping[Question, Answer], arm: Mapping[Question, Answer], mea
         figures = [(one, other) for pair in turns if (one := figure(pair[0])) and (other := figure(pair[1]))]
         if not figures:
             continue
-        if measure in OF_EQUAL_LENGTH and any(_count(one) != _count(other) for one, other in turns):
+        if measure in OF_EQUAL_LENGTH and any(_count(one) != _count(other) or not _count(one) for one, other in turns):
             unequal.add(item)
             continue
         sums = np.array(figures).sum(axis=0)  # of the base and the arm: [time, over how many]
