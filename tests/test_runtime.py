@@ -362,6 +362,9 @@ def test_the_sanitizers_find_nothing(
                 sampling=Sampling(repetition_penalty=1.2, suppress=[9], logit_bias={11: 1.0}),
             )  # fmt: skip
             assert generate(runner, request)[0] == generate(engine.runner, request)[0]
+        for tape in ([], [7], [7] * 50):
+            request = Request(prompts[0], 30, draft_length=7, draft_policy="auto", fresh=True, draft_tape=tape)
+            assert generate(runner, request)[0] == generate(engine.runner, request)[0]
         with pytest.raises(EdgeMtpError, match="prompt is empty"):
             generate(runner, Request([], 4))
     assert process.wait(10) == 0  # a finding ends the process with another

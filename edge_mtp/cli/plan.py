@@ -1,0 +1,244 @@
+"""`edge-mtp plan`: from a device's step costs, at what acceptance MTP pays and with which draft length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_mtp.cli.arm_options import words
+from edge_mtp.errors import EdgeMtpError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edge_mtp.bundle import Bundle
+    from edge_mtp.engine import Engine
+    from edge_mtp.harness.item import Item
+    from edge_mtp.harness.plan import Acceptance, Costs, Plan
+    from edge_mtp.harness.statistics import Estimate
+
+DEFAULT_PROMPTS = 16
+DEFAULT_ROUNDS = 9
+LEAST_ROUNDS = 6  # of fewer, no interval for a median reaches 95 %
+
+
+def _contexts(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    parts = words(value)
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"'{value}' are not numbers of tokens; give such as 128,1024.")
+    return [int(part) for part in parts]
+
+
+def _acceptances(ctx: click.Context, parameter: click.Parameter, value: str) -> list[tuple[str, list[float]]]:
+    found = []
+    for part in words(value):
+        try:
+            shares = [float(each) for each in part.split("/")]
+        except ValueError:
+            shares = []
+        if not shares or not all(0.0 <= each <= 1.0 for each in shares):
+            raise click.BadParameter(f"'{part}' is no share from 0 to 1, nor several by position, such as 0.9/0.8/0.7.")
+        found.append((part, shares))
+    return found
+
+
+@click.command()
+@click.option(
+    "--device", default="host", show_default=True, metavar="NAME", help="Where to measure: host is this machine."
+)
+@click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE",
+              help="The .litertlm file; default: the built-in tiny model.")  # fmt: skip
+@click.option("--context", "contexts", callback=_contexts, metavar="LIST",
+              help="Tokens of prompt to measure behind; default: 128,1024, as far as they fit.")  # fmt: skip
+@click.option("--draft-length", "draft_lengths", type=click.IntRange(1), multiple=True, metavar="K",
+              help="Only steps with K drafts; may be repeated. Default: all that the bundle verifies.")  # fmt: skip
+@click.option("--acceptance", "acceptances", callback=_acceptances, default="0.5,0.7,0.9", show_default=True,
+              metavar="LIST",
+              help="Shares of right drafts to tell the gain at; 0.9/0.8 goes by draft position.")  # fmt: skip
+@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE.jsonl",
+              help="Also measure the acceptance of replies to these; default: the tiny pair's own.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), metavar="N",
+              help=f"Only the first N prompts; default all of FILE, {DEFAULT_PROMPTS} of the tiny pair's.")  # fmt: skip
+@click.option("--max-tokens", type=click.IntRange(2), default=128, show_default=True, help="Most tokens of a reply.")
+@click.option("--rounds", type=click.IntRange(LEAST_ROUNDS), default=DEFAULT_ROUNDS, show_default=True, metavar="N",
+              help="Times that each K is measured; figures are medians over them.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def plan(
+    device: str,
+    bundle: Path | None,
+    contexts: list[int] | None,
+    draft_lengths: tuple[int, ...],
+    acceptances: list[tuple[str, list[float]]],
+    prompts: Path | None,
+    limit: int | None,
+    max_tokens: int,
+    rounds: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Tell from a device's step costs at what acceptance MTP pays.
+
+    Measures on the device what a plain step costs, and a step with K drafts: the drafter, and the target's graph that
+    verifies them. Of that follow, for each K, the acceptance from which it decodes faster than plainly, and how much
+    faster at a given acceptance. Costs do not depend on what drafts are worth, so random weights serve: a plan can be
+    made before a drafter is trained.
+
+    A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form).
+
+    \b
+    edge-mtp plan --device pixel --bundle model.litertlm
+    edge-mtp plan --bundle model.litertlm --context 512,2048 --prompts mine.jsonl
+    """
+    from edge_mtp.bundle import Bundle
+    from edge_mtp.cli.arm_options import tiny_bundles
+    from edge_mtp.cli.device_progress import device_progress, notice_for
+    from edge_mtp.cli.measuring import command_line
+    from edge_mtp.engine import open_engine
+    from edge_mtp.harness import plan as harness
+    from edge_mtp.harness.provenance import versions
+
+    path = bundle or tiny_bundles(["fp32"])[0]
+    items, label = chosen_items(Bundle(path), prompts, limit)
+    with (
+        device_progress(1) as report,
+        open_engine(path, device, threads=threads, notice=notice_for(device), report=report(device)) as engine,
+        plan_progress() as progress,
+    ):
+        ready = engine.runner.ready
+        harness.check_drafter(ready, str(path), draft_lengths)
+        longest = max(draft_lengths, default=ready.max_draft_length)
+        text = filling(engine, items)
+        costs = [
+            harness.measure_costs(engine.runner, text, context, draft_lengths, rounds=rounds, progress=progress)
+            for context in harness.chosen_contexts(ready, contexts, longest)
+        ]
+        supposed = [harness.Acceptance(name, shares) for name, shares in acceptances]
+        if items:
+            k = max(step.draft_length for step in costs[0].steps)
+            supposed.append(
+                harness.measure_acceptance(engine, items, k, max_tokens=max_tokens, label=label, progress=progress)
+            )
+        assert engine.device is not None
+        fingerprint = engine.device.fingerprint().to_json()
+    found = harness.Plan(costs, supposed)
+    if as_json:
+        made = {"command": command_line(), "versions": versions(), "device": fingerprint, "bundle": str(path)}
+        click.echo(json.dumps({**made, "rounds": rounds, "threads": threads, **found.to_json()}))
+    else:
+        show(found, f"{path.name} on {device}")
+
+
+def chosen_items(bundle: Bundle, prompts: Path | None, limit: int | None) -> tuple[list[Item], str]:
+    """The prompts whose replies tell the acceptance, and what they are called; none for a bundle without its own."""
+    from edge_mtp.harness.quality import TINY, is_tiny
+    from edge_mtp.harness.suites import read_items
+
+    if prompts is not None:
+        return read_items(prompts, limit), prompts.name
+    if is_tiny(bundle):
+        return read_items(TINY / "splits" / "iid.jsonl", limit or DEFAULT_PROMPTS), "split iid"
+    if limit is not None:
+        raise EdgeMtpError("--limit is of prompts, and there are none; give --prompts FILE.jsonl")
+    return [], ""
+
+
+def filling(engine: Engine, items: Sequence[Item]) -> list[int]:
+    """Token ids to fill contexts with: those of the prompts, where there are any."""
+    from edge_mtp.harness.plan import FILLER
+
+    encode = engine.chat_format.encode
+    if not items:
+        return encode([{"role": "user", "content": FILLER}], ())
+    return [token for item in items for token in encode(item.turns[0].messages, item.tools)]
+
+
+def show(found: Plan, what: str) -> None:
+    """The tables and their verdicts on standard output."""
+    from rich.console import Console
+
+    console = Console()
+    for costs in found.costs:
+        console.print(table(costs, found.acceptances, f"{what}, {costs.context} tokens of context"))
+        for sentence in found.verdict(costs):
+            click.echo(sentence)
+        click.echo()
+    for acceptance in found.acceptances:
+        if acceptance.measured:
+            shares = ", ".join(f"{s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for s in acceptance.measured)
+            click.echo(f"acceptance of {acceptance.label} by draft position, {acceptance.prompts} prompts: {shares}")
+    click.echo("gain: how many times as fast as plain decoding; * the best K. Intervals are 95 %.")
+
+
+def table(costs: Costs, acceptances: Sequence[Acceptance], title: str) -> Table:
+    """What a step costs at each K, from which acceptance on it pays, and its gain at each of `acceptances`."""
+    from rich import box
+    from rich.table import Table
+
+    from edge_mtp.harness.plan import spoken_range
+
+    shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    heads = ["prompts" if acceptance.measured else f"at {acceptance.label}" for acceptance in acceptances]
+    for head in ("K", "draft\nms", "verify\nms", "plain\nsteps", "pays from\nacceptance"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    for head in heads:
+        shown.add_column(f"gain\n{head}", justify="right", min_width=5, overflow="fold")
+    choices = [costs.best(acceptance.by_position) for acceptance in acceptances]
+    best = [choice.draft_length if choice.gain.value > 1.0 else 0 for choice in choices]
+
+    def gains(k: int, values: Sequence[float]) -> list[str]:
+        return [f"{value:.2f}{'*' if k == of else ' '}" for value, of in zip(values, best, strict=True)]
+
+    shown.add_row("0", "", _ms(costs.plain_us), "1", "", *gains(0, [1.0] * len(best)))
+    for step in costs.steps:
+        at = step.break_even
+        pays = "never" if at.value is None else f"{at.value:.2f}"
+        shown.add_row(
+            str(step.draft_length),
+            _ms(step.draft_us),
+            _ms(step.verify_us),
+            f"{step.cost.value:.2f}",
+            pays if spoken_range(at) == pays else f"{pays} ({spoken_range(at).replace(' to ', '-')})",
+            *gains(step.draft_length, [step.gain(acceptance.by_position).value for acceptance in acceptances]),
+        )
+    return shown
+
+
+def _ms(us: Estimate) -> str:
+    return f"{us.value / 1e3:.3g}"
+
+
+@contextmanager
+def plan_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage on a terminal, a line a stage elsewhere; both on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def line(what: str, done: int, total: int) -> None:
+            if done == 0:
+                click.echo(what, err=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            for other, task in tasks.items():
+                bars.update(task, visible=other == what)
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield update
