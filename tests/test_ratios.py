@@ -166,8 +166,9 @@ def test_as_many_items_as_are_said_to_be_needed_settle_it(faster: float) -> None
 @pytest.mark.parametrize("effect", EFFECTS)
 @pytest.mark.parametrize(("items", "rounds"), [(8, 4), (11, 2), (20, 3), (64, 6), (200, 2)])
 def test_intervals_cover(noise: str, effect: str, items: int, rounds: int) -> None:
-    faster = 1.25
-    pairs = draw(np.random.default_rng(0), EXPERIMENTS, items, rounds, noise, effect, faster)
+    """Within 93.5 and 98 %. The truth at 8 items is 97.7 %, so that chance is given more experiments to even out."""
+    faster, experiments = 1.25, max(EXPERIMENTS, 800_000 // items)
+    pairs = draw(np.random.default_rng(0), experiments, items, rounds, noise, effect, faster)
     _, low, high = ratios.medians(ratios.item_figures(*pairs))
     covered = ((low <= math.log(faster)) & (math.log(faster) <= high)).mean()
     assert 0.935 <= covered <= 0.98
