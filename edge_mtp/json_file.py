@@ -35,12 +35,17 @@ def read_json(path: str | Path, what: str) -> Any:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a value as JSON. Raises EdgeMtpError, and leaves the file as it was, if it cannot."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a UTF-8 file. Raises EdgeMtpError, and leaves the file as it was, if it cannot."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
-            with part.open("w", encoding="utf-8") as file:
-                json.dump(value, file, ensure_ascii=False, indent=1)
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

@@ -6,7 +6,7 @@ import math
 
 from edge_mtp.harness.statistics import Estimate
 
-NONE = "–"  # where nothing was measured
+NONE = "-"  # where nothing was measured
 
 
 def milliseconds(value: float) -> str:
@@ -17,7 +17,7 @@ def milliseconds(value: float) -> str:
 
 
 def factor(value: float) -> str:
-    return f"{value:.2f}×"
+    return f"{value:.2f}x"
 
 
 def rate(value: float) -> str:
@@ -25,13 +25,13 @@ def rate(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """`92.3 %`, for a share; whole where nothing else is possible."""
-    return f"{100 * value:.0f} %" if value in (0, 1) else f"{100 * value:.1f} %"
+    """`92.3%`, for a share; whole where nothing else is possible."""
+    return f"{100 * value:.0f}%" if value in (0, 1) else f"{100 * value:.1f}%"
 
 
 def signed(value: float) -> str:
     """With its sign, and one decimal."""
-    return f"{value:+.1f}".replace("-", "−")
+    return f"{value:+.1f}"
 
 
 def interval(estimate: Estimate, digits: int, scale: float = 1.0) -> str:
@@ -41,7 +41,7 @@ def interval(estimate: Estimate, digits: int, scale: float = 1.0) -> str:
 
 
 def points(estimate: Estimate) -> str:
-    """A difference of shares: `−0.4 points (−1.1 to +0.3)`."""
+    """A difference of shares: `-0.4 points (-1.1 to +0.3)`."""
     value, low, high = (signed(100 * x) for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} points ({low} to {high})"
 
@@ -62,5 +62,5 @@ def size(count: int) -> str:
 
 def _end(value: float, digits: int) -> str:
     if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:,.{digits}f}".replace("-", "−")
+        return "∞" if value > 0 else "-∞"
+    return f"{value:,.{digits}f}"

@@ -11,7 +11,6 @@ from edge_mtp.harness.arm import baseline_of
 from edge_mtp.harness.figures import factor, interval, percent
 from edge_mtp.harness.latency import SpeedUp
 from edge_mtp.harness.pairwise import Comparison
-from edge_mtp.harness.statistics import Estimate
 
 Tone = Literal["good", "bad", "same", "unsettled"]
 SIGNS: dict[Tone, str] = {"good": "▲", "bad": "▼", "same": "=", "unsettled": "?"}
@@ -31,28 +30,28 @@ class Headline:
 
     @property
     def speed_tone(self) -> Tone:
-        """By the interval about 1; within 2 % of it on both sides is the same."""
-        return "unsettled" if self.speed is None else ratio_tone(self.speed.ratio)
+        return "unsettled" if self.speed is None else speed_tone(self.speed)
 
     @property
     def calls_tone(self) -> Tone:
         return "unsettled" if self.calls is None else calls_tone(self.calls)
 
     @property
-    def speed_sentence(self) -> str:
-        """Empty where speed was not measured."""
-        if self.speed is None:
-            return ""
-        ratio, what = self.speed.ratio, "decodes" if self.speed.measure == "decode" else "answers"
-        return (
-            f"{self.arm} {what} {factor(ratio.value)} as fast as {self.base} ({interval(ratio, 2)}); "
-            f"{percent(self.speed.slower.value)} of {len(self.speed.items)} prompts are slower."
-        )
-
-    @property
-    def calls_sentence(self) -> str:
-        """Empty where tool calls were not compared."""
-        return "" if self.calls is None else f"Tool calls: {self.calls.verdict}. {self.calls.explanation}"
+    def words(self) -> list[str]:
+        """A sentence of speed and of tool calls each, where measured."""
+        found = []
+        if self.speed is not None:
+            ratio, verb = self.speed.ratio, "decodes" if self.speed.measure == "decode" else "answers"
+            slower = f"{percent(self.speed.slower.value)} of {len(self.speed.items)} prompts are slower"
+            found.append(
+                f"{self.arm} {verb} {factor(ratio.value)} as fast as {self.base} ({interval(ratio, 2)}): "
+                f"{self.speed.verdict}. {slower}."
+            )
+        if self.calls is not None:
+            found.append(
+                f"Tool calls of {self.arm} against {self.base}: {self.calls.verdict}. {self.calls.explanation}"
+            )
+        return found
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -61,16 +60,14 @@ class Headline:
             "speedup": None if self.speed is None else self.speed.ratio.to_json(),
             "speed": None if self.speed is None else self.speed.verdict,
             "calls": None if self.calls is None else self.calls.verdict,
+            "words": self.words,
         }
 
 
-def ratio_tone(ratio: Estimate) -> Tone:
-    """Of a speed-up, by where its interval lies."""
-    if ratio.low > 1:
-        return "good"
-    if ratio.high < 1:
-        return "bad"
-    return "same" if ratio.low > 0.98 and ratio.high < 1.02 else "unsettled"
+def speed_tone(speed_up: SpeedUp) -> Tone:
+    if speed_up.verdict.startswith("no difference"):
+        return "same"
+    return "good" if speed_up.ratio.low > 1 else "bad" if speed_up.ratio.high < 1 else "unsettled"
 
 
 def calls_tone(comparison: Comparison) -> Tone:

@@ -71,7 +71,7 @@ def _speed_table(analysis: Analysis) -> Table | None:
         for each in latencies
     ]
     header = ["arm", "first token ms", "call ms", "tokens/s", "tokens a verify", "failed"]
-    return _table("Speed (medians, 95 % intervals)", header, rows)
+    return _table("Speed (medians, 95% intervals)", header, rows)
 
 
 def _calls_table(analysis: Analysis) -> Table | None:

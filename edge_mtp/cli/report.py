@@ -1,0 +1,69 @@
+"""`edge-mtp report`: results as one HTML file, with CSV and JSON beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from edge_mtp.errors import EdgeMtpError
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RESULTS.jsonl...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True,
+    metavar="FILE.html", help="The page; CSV and JSON get its name.",
+)  # fmt: skip
+@click.option(
+    "--pictures", type=click.Path(path_type=Path), metavar="FOLDER", help="Also write some charts as SVG files there."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with files and findings instead of text.")
+def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_json: bool) -> None:
+    """Turn the results of bench or eval into one HTML file, CSV and JSON.
+
+    The page needs no network and no scripts. Beside it, under the same name, stand a .csv with one row an answer and a
+    .json with all figures, the form that compare reads. Several results make one page, with a .N.json for each.
+
+    \b
+    edge-mtp report bench.jsonl
+    edge-mtp report bench.jsonl eval.jsonl -o report.html --pictures charts/
+    """
+    from edge_mtp.harness.analysis import analyse
+    from edge_mtp.harness.headline import headlines
+    from edge_mtp.harness.report import Source, write_report
+    from edge_mtp.harness.results import read_results
+
+    if output.suffix not in (".html", ".htm"):
+        raise EdgeMtpError(f"'{output}' is no name of a page; name a .html file")
+    sources = []
+    for path in results:
+        read = read_results(path)
+        sources.append(Source(path.name, read, analyse(read)))
+    written = write_report(sources, output, pictures)
+    if as_json:
+        value = {
+            "page": str(written.page),
+            "table": str(written.table),
+            "analyses": [str(path) for path in written.analyses],
+            "pictures": [str(path) for path in written.pictures],
+            "results": [
+                {
+                    "file": source.name,
+                    "simulated": source.analysis.run.simulated,
+                    "findings": [each.to_json() for each in headlines(source.analysis)],
+                }
+                for source in sources
+            ],
+        }
+        click.echo(json.dumps(value))
+        return
+    from edge_mtp.harness.summary_table import show
+
+    for source in sources:
+        if len(sources) > 1:
+            click.echo(source.name)
+        show(source.analysis)
+    names = [written.page, written.table, *written.analyses, *written.pictures]
+    click.echo(f"\nwritten: {', '.join(map(str, names))}")

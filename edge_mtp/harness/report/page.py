@@ -1,0 +1,544 @@
+"""The page: what of a run's results stands where. Sections without data are left out."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from edge_mtp.harness import figures
+from edge_mtp.harness.analysis import Analysis
+from edge_mtp.harness.headline import SIGNS, Headline, calls_tone, headlines, main_speed_ups, speed_tone
+from edge_mtp.harness.latency import ItemSpeed, Latency, SpeedUp
+from edge_mtp.harness.pairwise import MARGIN, ArmCalls, Comparison, Errors, Parting
+from edge_mtp.harness.report import charts
+from edge_mtp.harness.report.svg import ARMS, Chart, arm_role, variables
+from edge_mtp.harness.results import Answer, Results, Sample
+from edge_mtp.harness.score import LABELS, LEVELS, Score
+from edge_mtp.harness.summary_table import simulated_notice
+
+HERE = Path(__file__).parent
+MOST_PARTINGS = 12  # of a comparison, with texts
+MOST_WRONG = 25  # of an arm, with texts
+MOST_TEXT = 3000  # letters of a text
+MOST_PROMPTS = 20  # at either end of a table
+MOST_STEPS = 40  # of a time line
+MOST_LINES = 4  # sensors in a chart
+MEASURES = {"decode": "decoding", "first_token": "first token", "call": "complete call", "total": "whole answer"}
+
+# A mark an arm, as the charts have it, in a box of 14.
+SHAPES = {
+    "o": "M7 2.5a4.5 4.5 0 1 0 .01 0z",
+    "s": "M3 3h8v8h-8z",
+    "^": "M7 2.5l5 9h-10z",
+    "D": "M7 1.5l5 5.5l-5 5.5l-5-5.5z",
+    "v": "M7 11.5l5-9h-10z",
+    "P": "M5.3 2h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3z",
+    "X": "M4.4 2l2.6 2.6l2.6-2.6l2.4 2.4l-2.6 2.6l2.6 2.6l-2.4 2.4l-2.6-2.6l-2.6 2.6l-2.4-2.4l2.6-2.6l-2.6-2.6z",
+    "*": "M7 1l1.6 4.2l4.4.2l-3.5 2.8l1.2 4.3l-3.7-2.5l-3.7 2.5l1.2-4.3l-3.5-2.8l4.4-.2z",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A results file's name and what it says."""
+
+    name: str
+    results: Results
+    analysis: Analysis
+
+
+class Piece(NamedTuple):
+    """Part of a text; whether the other text has something else there."""
+
+    text: str
+    is_different: bool
+
+
+class PartingView(NamedTuple):
+    """A parting as it is shown: what was asked, and both texts cut where they differ."""
+
+    parting: Parting
+    kind: str
+    prompt: str
+    base: list[Piece]
+    arm: list[Piece]
+
+
+class Wrong(NamedTuple):
+    """An item that an arm got wrong: what was asked, what it said, and what is wrong with that."""
+
+    item: str
+    kind: str
+    prompt: str
+    text: str
+    score: Score
+
+
+@dataclass
+class Part:
+    """The sections of one results file. `key` begins its ids, so that several files can share a page."""
+
+    source: Source
+    key: str
+    results: Results = field(init=False)
+    analysis: Analysis = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.results, self.analysis = self.source.results, self.source.analysis
+
+    # -- what was found -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def headlines(self) -> list[Headline]:
+        return headlines(self.analysis)
+
+    @property
+    def notices(self) -> list[str]:
+        """What a reader must know before anything else."""
+        run, found = self.analysis.run, []
+        if run.simulated is not None:
+            found.append(simulated_notice(run.simulated))
+        rounds = run.settings.get("rounds")
+        asked = len(run.arms) * len(self.results.items) * (rounds if isinstance(rounds, int) else 0)
+        answered = len({(answer.arm, answer.item, answer.round) for answer in self.results.answers})
+        if answered < asked:
+            found.append(f"Not complete: {answered:,} of {asked:,} questions were answered. --resume goes on with it.")
+        return found
+
+    @cached_property
+    def answers(self) -> dict[str, list[Answer]]:
+        """By arm."""
+        found: dict[str, list[Answer]] = {label: [] for label in self.indices}
+        for answer in valid_answers(self.results):
+            found[answer.arm].append(answer)
+        return found
+
+    @cached_property
+    def indices(self) -> dict[str, int]:
+        return {arm.label: index for index, arm in enumerate(self.analysis.run.arms)}
+
+    def mark(self, label: str) -> Markup:
+        """An arm's mark, as the charts have it."""
+        index = self.indices[label]
+        shape = SHAPES[charts.MARKERS[index % ARMS]]
+        return Markup(
+            f'<svg class="mark" viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
+            f'<path d="{shape}" style="fill: var(--{arm_role(index)})"/></svg>'
+        )
+
+    # -- speed --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def latencies(self) -> list[Latency]:
+        return [each for each in self.analysis.latencies if each.kind is None and (each.answers or each.failed)]
+
+    @cached_property
+    def workloads(self) -> list[Latency]:
+        return [each for each in self.analysis.latencies if each.kind is not None and each.answers]
+
+    @cached_property
+    def speed_ups(self) -> list[SpeedUp]:
+        return [each for each in self.analysis.speed_ups if each.kind is None]
+
+    @cached_property
+    def speed_ups_by_kind(self) -> list[SpeedUp]:
+        return [each for each in self.analysis.speed_ups if each.kind is not None]
+
+    @cached_property
+    def speed_chart(self) -> Chart | None:
+        members = [
+            charts.Interval(f"{each.arm} / {each.base}", self.indices[each.arm], each.ratio)
+            for each in main_speed_ups(self.analysis.speed_ups).values()
+        ]
+        if not members:
+            return None
+        axis = charts.Axis("times as fast", reference=1.0, logarithmic=True, unit="x")
+        return charts.intervals(f"{self.key}speed-up", "Speed-up", {"": members}, axis, is_named=True)
+
+    @cached_property
+    def prompt_charts(self) -> list[tuple[Chart, SpeedUp]]:
+        """Of the arms that draft against their plain siblings; of the others where there are none."""
+        main = main_speed_ups(self.analysis.speed_ups)
+        siblings = [(each.arm, each.base) for each in self.headlines if each.is_sibling]
+        chosen = [main[pair] for pair in siblings if pair in main] or list(main.values())
+        return [
+            (charts.prompts(f"{self.key}prompts-{number}", each), each)
+            for number, each in enumerate(chosen, 1)
+            if len(each.items) > 1
+        ]
+
+    def extremes(self, speed_up: SpeedUp) -> list[ItemSpeed]:
+        """The prompts from the slowest; of many those at either end."""
+        ranked = sorted(speed_up.items, key=lambda each: each.ratio)
+        return ranked if len(ranked) <= 2 * MOST_PROMPTS else ranked[:MOST_PROMPTS] + ranked[-MOST_PROMPTS:]
+
+    @cached_property
+    def spreads(self) -> list[Chart]:
+        times = {
+            "first-token": ("Time to first token", lambda answer: [answer.first_token_us]),
+            "call": ("Time to a complete tool call", lambda answer: [answer.call_us] if answer.call_us else []),
+            "token": ("Time of a token", _token_times),
+        }
+        found = []
+        for name, (title, of) in times.items():
+            rows = []
+            for label, index in self.indices.items():
+                answers = [answer for answer in self.answers[label] if answer.is_complete]
+                values = np.array([us for answer in answers for us in of(answer) if us > 0], float) / 1000
+                if len(values):
+                    rows.append(charts.Row(label, index, values))
+            if rows:
+                found.append(charts.spread(f"{self.key}{name}", title, rows))
+        return found
+
+    # -- drafts -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def acceptance_charts(self) -> list[Chart]:
+        """Of all workloads together, then of each."""
+        drafting = [each for each in self.analysis.latencies if each.acceptance]
+        kinds = list(dict.fromkeys(each.kind for each in drafting))
+        found = []
+        for number, kind in enumerate(kinds):
+            series = [(each.arm, self.indices[each.arm], each.acceptance) for each in drafting if each.kind == kind]
+            title = "All workloads" if kind is None else kind
+            found.append(charts.acceptance(f"{self.key}acceptance-{number}", title, series))
+        return found[1:] if len(found) == 2 and kinds[0] is None else found
+
+    @cached_property
+    def drafting(self) -> list[Latency]:
+        return [each for each in self.latencies if each.acceptance or each.sources]
+
+    @property
+    def positions(self) -> range:
+        """Of drafts, from 1."""
+        return range(1, max((len(each.acceptance) for each in self.drafting), default=0) + 1)
+
+    @cached_property
+    def planned_chart(self) -> Chart | None:
+        rows = [(each.arm, each.planned) for each in self.latencies if any(each.planned) and each.planned]
+        return charts.planned(f"{self.key}planned", "Drafts asked for", rows) if rows else None
+
+    @cached_property
+    def time_line(self) -> tuple[Chart, str] | None:
+        """One reply under an arm that drafts and under its siblings, and what it is a reply to."""
+        chosen = _telling(itertools.chain.from_iterable(self.answers.values()))
+        if chosen is None:
+            return None
+        arm = self.analysis.run.arm(chosen.arm)
+        until_us = sum(step.total_us for step in chosen.steps[:MOST_STEPS])
+        lanes = []
+        for other in self.analysis.run.arms:
+            if other.is_sibling(arm):
+                where = (chosen.item, chosen.turn, chosen.round)
+                answer = next(
+                    (a for a in self.answers[other.label] if (a.item, a.turn, a.round) == where and a.steps), None
+                )
+                if answer is not None:
+                    lanes.append(charts.Lane(other.label, _begun(answer, until_us)))
+        item = self.results.items[chosen.item]
+        cut = f", the first {MOST_STEPS} steps" if len(chosen.steps) > MOST_STEPS else ""
+        title = f"One reply of {item.kind}, step by step{cut}"
+        return charts.time_line(f"{self.key}time-line", title, lanes), self.asked(chosen.item, chosen.turn)
+
+    # -- tool calls ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def exact_charts(self) -> list[Chart]:
+        calls = self.analysis.calls
+        if not calls:
+            return []
+        axis = charts.Axis("% of items with exactly the right calls", unit="%")
+        groups = {
+            "": [charts.Interval(each.arm, self.indices[each.arm], each.exact.scaled(100)) for each in calls],
+        }
+        found = [charts.intervals(f"{self.key}exact", "Exact calls", groups, axis, is_named=True)]
+        kinds = self.kinds
+        if len(kinds) > 1:
+            groups = {
+                kind: [
+                    charts.Interval(each.arm, self.indices[each.arm], each.kinds[kind][2].scaled(100))
+                    for each in calls
+                    if kind in each.kinds
+                ]
+                for kind in kinds
+            }
+            title = "Exact calls by kind"
+            found.append(charts.intervals(f"{self.key}kinds", title, groups, axis._replace(ends=(0, 100))))
+        return found
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The errors that occur, in the order of their levels."""
+        seen = {each.label for calls in self.analysis.calls for each in calls.errors if each.primary or each.all}
+        return [label for label in LABELS if label in seen]
+
+    @cached_property
+    def error_chart(self) -> Chart | None:
+        groups = {
+            label: [
+                charts.Interval(calls.arm, self.indices[calls.arm], each.share.scaled(100))
+                for calls in self.analysis.calls
+                for each in calls.errors
+                if each.label == label
+            ]
+            for label in self.labels
+        }
+        if not groups:
+            return None
+        ends = (0.0, max(min(each.estimate.high, 100.0) for members in groups.values() for each in members) * 1.05)
+        axis = charts.Axis("% of items, by what goes wrong first", ends=ends, unit="%")
+        return charts.intervals(f"{self.key}errors", "Errors by class", groups, axis)
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(dict.fromkeys(kind for each in self.analysis.calls for kind in each.kinds))
+
+    def error(self, calls: ArmCalls, label: str) -> Errors | None:
+        return next((each for each in calls.errors if each.label == label), None)
+
+    @property
+    def levels(self) -> dict[str, str]:
+        return {label: level for level, labels in LEVELS.items() for label in labels}
+
+    @cached_property
+    def difference_chart(self) -> Chart | None:
+        members = [
+            charts.Interval(f"{each.arm} / {each.base}", self.indices[each.arm], each.difference.scaled(100))
+            for each in self.analysis.comparisons
+        ]
+        if not members:
+            return None
+        axis = charts.Axis("points of exact calls, gained or lost", reference=0.0)
+        return charts.intervals(
+            f"{self.key}difference", "Difference in exact calls", {"": members}, axis, is_named=True
+        )
+
+    def partings(self, comparison: Comparison) -> list[PartingView]:
+        """Those that made a right item wrong or a wrong one right first."""
+        ranked = sorted(comparison.partings, key=lambda each: (each.primary[0] is None) == (each.primary[1] is None))
+        found = []
+        for each in ranked[:MOST_PARTINGS]:
+            arm, base = differences(each.texts[0][:MOST_TEXT], each.texts[1][:MOST_TEXT])
+            item = self.results.items.get(each.item)
+            kind = item.kind if item else ""
+            found.append(PartingView(each, kind, self.asked(each.item, each.turn), base, arm))
+        return found
+
+    def wrong(self, arm: str) -> list[Wrong]:
+        """Some of what an arm got wrong, and a reply of it."""
+        said = {answer.item: answer.error or answer.text for answer in self.answers[arm]}
+        found = []
+        for item, score in self.analysis.scores.get(arm, {}).items():
+            if not score.is_right and len(found) < MOST_WRONG:
+                turn = max((a.turn for a in self.answers[arm] if a.item == item), default=0)
+                kind = self.results.items[item].kind
+                found.append(Wrong(item, kind, self.asked(item, turn), said.get(item, "")[:MOST_TEXT], score))
+        return found
+
+    def asked(self, item: str, turn: int) -> str:
+        """The last message before a reply."""
+        if item not in self.results.items or turn >= len(self.results.items[item].turns):
+            return ""
+        messages = self.results.items[item].turns[turn].messages
+        content = messages[-1].get("content", "") if messages else ""
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        return text if len(text) <= 400 else f"{text[:399]}…"
+
+    # -- the devices, and how it was made -----------------------------------------------------------------------------
+
+    @cached_property
+    def courses(self) -> list[Chart]:
+        found = []
+        for number, device in enumerate(self.analysis.run.devices):
+            samples = [each for each in self.results.samples if each.device == device]
+            pauses = [each for each in self.results.pauses if each.device == device]
+            for name, unit, values in (
+                ("temperature", "°C", lambda sample: sample.sensors.temperatures_c),
+                ("frequency", "MHz", lambda sample: sample.sensors.frequencies_mhz),
+            ):
+                if lines := _lines(samples, values):
+                    title = f"{name.capitalize()} of {device}"
+                    found.append(charts.course(f"{self.key}{name}-{number}", title, lines, unit, pauses))
+        return found
+
+    @property
+    def throttled(self) -> list[str]:
+        """What Android said of heat, a sentence a device."""
+        found = []
+        for device in self.analysis.run.devices:
+            stages = [
+                each.sensors.thermal_status
+                for each in self.results.samples
+                if each.device == device and each.sensors.thermal_status is not None
+            ]
+            if stages:
+                share = sum(stage > 0 for stage in stages) / len(stages)
+                found.append(
+                    f"{device}: thermal status above 0 in {figures.percent(share)} of {len(stages):,} samples, "
+                    f"at most {max(stages)} of 6."
+                )
+        return found
+
+    @property
+    def pauses(self) -> list[tuple[str, str, int, float]]:
+        """Device, reason, how often, seconds in all."""
+        found: dict[tuple[str, str], list[float]] = {}
+        for each in self.results.pauses:
+            # What differs from pause to pause is a number: `cools down from 41.2 C`.
+            found.setdefault((each.device, re.sub(r"\d+(\.\d+)?", "…", each.reason)), []).append(each.seconds)
+        return [(device, reason, len(seconds), sum(seconds)) for (device, reason), seconds in found.items()]
+
+    @property
+    def has_memory(self) -> bool:
+        return any(
+            figure is not None
+            for each in self.latencies
+            for figure in (each.peak_rss_bytes, each.peak_anonymous_bytes, each.energy_mj_per_token)
+        )
+
+    @property
+    def energy_notes(self) -> list[str]:
+        """Why energy is not known, each reason once."""
+        return list(dict.fromkeys(each.energy_note.rstrip(".") for each in self.latencies if each.energy_note))
+
+    @property
+    def finishes(self) -> dict[str, list[tuple[str, int]]]:
+        """How often each arm's answers ended in what way."""
+        return {label: Counter(a.finish for a in answers).most_common() for label, answers in self.answers.items()}
+
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """The sections that there are: id and title."""
+        sections = {
+            ("found", "What was found"): self.headlines,
+            ("speed", "Speed"): self.speed_ups or self.latencies,
+            ("drafts", "Drafts"): self.drafting,
+            ("calls", "Tool calls"): self.analysis.calls,
+            ("compared", "Compared"): self.analysis.comparisons,
+            ("device", "Device"): self.courses or self.pauses or self.throttled or self.has_memory,
+            ("made", "How it was made"): True,
+        }
+        return [section for section, is_there in sections.items() if is_there]
+
+
+def render(sources: Sequence[Source]) -> str:
+    """The HTML page of one results file or several, the same for the same input."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        ms=figures.milliseconds,
+        rate=figures.rate,
+        factor=figures.factor,
+        percent=figures.percent,
+        interval=figures.interval,
+        points=figures.points,
+        p=figures.p_value,
+        size=figures.size,
+        value=_spoken,
+    )
+    parts = [Part(source, "" if len(sources) == 1 else f"r{number}-") for number, source in enumerate(sources, 1)]
+    text = environment.get_template("template.html").render(
+        parts=parts,
+        style=Markup((HERE / "style.css").read_text("utf-8")),
+        colours=Markup(variables()),
+        measures=MEASURES,
+        signs=SIGNS,
+        tone=speed_tone,
+        calls_tone=calls_tone,
+        none=figures.NONE,
+        margin=MARGIN,
+        most_partings=MOST_PARTINGS,
+        most_wrong=MOST_WRONG,
+    )
+    return text
+
+
+def pictures(source: Source) -> dict[str, str]:
+    """Charts for elsewhere, by file name: those of speed, of one reply, and of errors, where there are any."""
+    part = Part(source, "")
+    found: list[Chart | None] = [part.speed_chart, part.time_line[0] if part.time_line else None, part.error_chart]
+    found += [chart for chart, _ in part.prompt_charts[:1]]
+    return {f"{chart.name}.svg": chart.standalone for chart in found if chart is not None}
+
+
+def valid_answers(results: Results) -> list[Answer]:
+    """Without those of questions that were asked again, which a run that was cut in the middle of an item does."""
+    last = {(each.arm, each.item, each.round, each.turn): each for each in results.answers}
+    return list(last.values())
+
+
+def differences(one: str, other: str) -> tuple[list[Piece], list[Piece]]:
+    """Two texts cut into pieces where they differ, by words, numbers and marks."""
+    a, b = (re.findall(r"<\|?\w+\|?>|<\|\"\|>|\w+|\s+|[^\w\s]", text) for text in (one, other))
+    pieces: tuple[list[Piece], list[Piece]] = ([], [])
+    for tag, a0, a1, b0, b1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        for into, text in zip(pieces, ("".join(a[a0:a1]), "".join(b[b0:b1])), strict=True):
+            if text:
+                into.append(Piece(text, tag != "equal"))
+    return pieces
+
+
+def _token_times(answer: Answer) -> list[float]:
+    return [step.total_us / step.tokens for step in answer.steps for _ in range(step.tokens)]
+
+
+def _telling(answers: Iterable[Answer]) -> Answer | None:
+    """The answer whose steps show most: some drafts accepted, some rejected, more than one source, a page's width."""
+
+    def worth(answer: Answer) -> float:
+        accepted, drafted = sum(s.accepted for s in answer.steps), sum(len(s.source) for s in answer.steps)
+        sources = len(set("".join(step.source for step in answer.steps)))
+        mixed = min(accepted, 3 * (drafted - accepted)) / drafted
+        return mixed + 0.2 * sources + 0.5 * (answer.call_us is not None) - abs(len(answer.steps) - 14) / 14
+
+    return max((answer for answer in answers if any(step.source for step in answer.steps)), key=worth, default=None)
+
+
+def _begun(answer: Answer, until_us: float) -> Answer:
+    """The answer with the steps that began before a time since the prompt was read."""
+    begins = itertools.accumulate((step.total_us for step in answer.steps), initial=0.0)
+    return replace(answer, steps=[step for step, at in zip(answer.steps, begins, strict=False) if at < until_us])
+
+
+def _lines(samples: Sequence[Sample], values: Any) -> list[charts.Line]:
+    """The sensors that moved most, at most `MOST_LINES`."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for sample in samples:
+        for name, value in values(sample).items():
+            at, of = found.setdefault(name, ([], []))
+            at.append(sample.at_s)
+            of.append(value)
+    ranked = sorted(found, key=lambda name: min(found[name][1]) - max(found[name][1]))
+    kept = [name for name in found if name in ranked[:MOST_LINES]]
+    return [charts.Line(name, *found[name]) for name in kept]
+
+
+def _spoken(value: Any) -> str:
+    """A setting or a fact of a device as text."""
+    if value is None:
+        return figures.NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_spoken(each)}" for name, each in value.items()) or figures.NONE
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_spoken, value)) or figures.NONE
+    return str(value)

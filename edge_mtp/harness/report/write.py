@@ -1,0 +1,153 @@
+"""Writes a report: the page, CSV, JSON and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.report.page import Source, pictures, render, valid_answers
+from edge_mtp.harness.results import Answer
+from edge_mtp.json_file import write_text
+
+# The columns of the CSV, one row an answer. Times in milliseconds; empty: not known, or not so.
+COLUMNS = (
+    "results",  # name of the results file
+    "arm",
+    "item",
+    "kind",
+    "cluster",
+    "turn",
+    "round",
+    "at_s",  # seconds since the run began
+    "finish",
+    "error",  # JSON string
+    "prompt_tokens",
+    "reused_tokens",
+    "tokens",
+    "first_token_ms",
+    "prefill_ms",
+    "call_ms",
+    "total_ms",
+    "steps",
+    "verify_steps",
+    "drafts",  # verified
+    "accepted",  # and given out
+    "draft_ms",
+    "verify_ms",
+    "rss_bytes",
+    "anonymous_bytes",
+    "right",  # of the item under the arm, all turns: 1 or 0; empty without gold
+    "lenient",  # 1 or 0: right to a forgiving parser
+    "primary",  # what goes wrong first
+    "labels",  # all that goes wrong, with spaces between
+    "text",  # JSON string: one line, and never a formula to a spreadsheet
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of a report."""
+
+    page: Path
+    table: Path
+    analyses: list[Path]
+    pictures: list[Path]
+
+
+def write_report(sources: Sequence[Source], page: Path, folder: Path | None = None) -> Written:
+    """Writes `page`, a CSV and a JSON beside it (one a source), and into `folder`, if given, pictures of the first.
+
+    All is made before anything is written, and each file appears whole or not at all. Raises EdgeMtpError if a file
+    cannot be written, or matplotlib is missing.
+    """
+    html = render(sources).encode("utf-8", "replace").decode()  # half a surrogate pair in a reply is no UTF-8
+    images = pictures(sources[0]) if folder is not None else {}
+    table = page.with_suffix(".csv")
+    analyses = [page.with_suffix(suffix) for suffix in _json_suffixes(sources)]
+    for path, source in zip(analyses, sources, strict=True):
+        write_text(path, json.dumps(_finite(source.analysis.to_json()), allow_nan=False, indent=1) + "\n")
+    write_text(table, answers_csv(sources))
+    written = []
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EdgeMtpError(f"cannot make '{folder}': {error.strerror}; name another folder") from None
+        for name, image in images.items():
+            write_text(folder / name, image)
+            written.append(folder / name)
+    write_text(page, html)
+    return Written(page, table, analyses, written)
+
+
+def answers_csv(sources: Sequence[Source]) -> str:
+    """One row an answer, `COLUMNS` as its head."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for source in sources:
+        for answer in valid_answers(source.results):
+            writer.writerow(_row(source, answer))
+    return text.getvalue()
+
+
+def _row(source: Source, answer: Answer) -> dict[str, Any]:
+    item = source.results.items[answer.item]
+    score = source.analysis.scores.get(answer.arm, {}).get(answer.item)
+    steps = answer.steps
+    return {
+        "results": source.name,
+        "arm": answer.arm,
+        "item": answer.item,
+        "kind": item.kind,
+        "cluster": item.cluster,
+        "turn": answer.turn,
+        "round": answer.round,
+        "at_s": round(answer.at_s, 3),
+        "finish": answer.finish,
+        "error": None if answer.error is None else json.dumps(answer.error),
+        "prompt_tokens": answer.prompt_tokens,
+        "reused_tokens": answer.reused_tokens,
+        "tokens": answer.count,
+        "first_token_ms": _ms(answer.first_token_us) if answer.is_complete else None,
+        "prefill_ms": _ms(answer.prefill_us) if answer.is_complete else None,
+        "call_ms": _ms(answer.call_us),
+        "total_ms": _ms(answer.total_us) if answer.is_complete else None,
+        "steps": len(steps) or None,
+        "verify_steps": sum(step.kind == "v" for step in steps) if steps else None,
+        "drafts": sum(len(step.source) for step in steps) if steps else None,
+        "accepted": sum(min(step.accepted, step.tokens) for step in steps) if steps else None,
+        "draft_ms": _ms(sum(step.draft_us for step in steps)) if steps else None,
+        "verify_ms": _ms(sum(step.verify_us for step in steps)) if steps else None,
+        "rss_bytes": answer.rss_bytes,
+        "anonymous_bytes": answer.anonymous_bytes,
+        "right": None if score is None else int(score.is_right),
+        "lenient": None if score is None else int(score.lenient),
+        "primary": None if score is None else score.primary,
+        "labels": None if score is None else " ".join(finding.label for finding in score.findings),
+        "text": json.dumps(answer.text),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for the end of an interval that is infinite: JSON has no such number."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _ms(microseconds: float | None) -> float | None:
+    return None if microseconds is None else round(microseconds / 1000, 3)
+
+
+def _json_suffixes(sources: Sequence[Source]) -> list[str]:
+    return [".json"] if len(sources) == 1 else [f".{number}.json" for number in range(1, len(sources) + 1)]
