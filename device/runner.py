@@ -65,9 +65,10 @@ class Runner:
                 yield record
         except (GeneratorExit, KeyboardInterrupt):  # left early: the next request must not wait
             if not ended:
-                self._send({"op": "cancel"})
-                while isinstance(self._next(), Step):
-                    pass
+                with contextlib.suppress(EdgeMtpError):  # Ctrl-C at a terminal ends the runner too
+                    self._send({"op": "cancel"})
+                    while isinstance(self._next(), Step):
+                        pass
             raise
 
     def close(self) -> None:
