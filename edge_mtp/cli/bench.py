@@ -141,6 +141,8 @@ def bench(
                 _check_items(old, items, path)
             _measure(arms, plain, items, writer, schedule, limits, acceptance, old)
     except KeyboardInterrupt:
+        if not path.exists():
+            raise KeyboardInterrupt("Interrupted before anything was measured.") from None
         where = shlex.quote(str(path))
         raise KeyboardInterrupt(
             f"Interrupted; {path} holds what was measured: go on with --resume -o {where}"

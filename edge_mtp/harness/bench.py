@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.clock import Clock
@@ -146,16 +146,18 @@ class _Bench:
         return len(written) == len(item.turns) or any(not answer.is_complete for answer in written.values())
 
     def _ask(self, contender: Contender, item: Item, round: int) -> None:
-        for answer in self._answers(contender, item, round, self._schedule.max_tokens):
+        for answer in self._answers(contender, item, round):
             # Where a run was cut between two turns, the first has been answered and written before.
             if answer.turn not in self._written.get((answer.arm, answer.item, answer.round), {}):
                 self._writer.write(answer)
 
-    def _answers(self, contender: Contender, item: Item, round: int, max_tokens: int) -> list[Answer]:
+    def _answers(self, contender: Contender, item: Item, round: int, most: int | None = None) -> list[Answer]:
+        """What it answers, in `most` tokens if that is less than what is asked for otherwise."""
         label, begun = contender.arm.label, self._clock.now()
+        asked = item if most is None else replace(item, max_tokens=min(most, item.max_tokens or most))
         try:
             self._prepare(contender, item, round)
-            answers = ask(contender, item, round, max_tokens=max_tokens)
+            answers = ask(contender, asked, round, max_tokens=self._schedule.max_tokens)
         except EdgeMtpError as error:  # an engine does not start
             answers = [Answer(label, item.id, 0, round, begun, "", "crash", error=str(error))]
         if contender.is_alive:
