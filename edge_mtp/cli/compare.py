@@ -13,9 +13,9 @@ import click
 from edge_mtp.cli.figures import size, table
 
 if TYPE_CHECKING:
+    from edge_mtp.harness.changes import Figure
     from edge_mtp.harness.compare import Judged, Pair, Row, Side, Versus
     from edge_mtp.harness.metrics import Metric
-    from edge_mtp.harness.rules import Figure
 
 RULE_HOLDS = 3
 CANNOT_TELL = 4
@@ -215,6 +215,7 @@ def _title(versus: Versus, pair: Pair) -> str:
 
 
 def _cells(versus: Versus, pair: Pair) -> list[list[str]]:
+    from edge_mtp.harness.changes import value_of
     from edge_mtp.harness.metrics import METRICS
 
     heads = ("A", "B") if not versus.is_one_run else (pair.a, pair.b)
@@ -223,7 +224,7 @@ def _cells(versus: Versus, pair: Pair) -> list[list[str]]:
         metric = METRICS[row.metric.partition("[")[0]]
         change = "" if row.change is None else _shown(row.change, metric, row.is_relative, not metric.is_change)
         word = "" if row.better is None else "better" if row.better else "worse"
-        own = ["" if each is None else _point(_value(each), metric) for each in (row.a, row.b)]
+        own = ["" if each is None else _point(value_of(each), metric) for each in (row.a, row.b)]
         cells.append([row.metric, *own, change, word])
     return cells
 
@@ -248,13 +249,13 @@ def _outcome(judged: list[Judged]) -> list[str]:
 def _shown(figure: Figure, metric: Metric, is_relative: bool, is_change: bool) -> str:
     def one(value: float) -> str:
         if not math.isfinite(value):
-            return "any" if value > 0 else "-any"
+            return "∞" if value > 0 else "-∞"
         if is_relative:
-            return f"{value:+.1%}"
+            return f"{_rounded(value, 3):+.1%}"
         if not is_change:
             return _point(value, metric)
         if metric.quantity.name == "share":
-            return f"{100 * value:+.2f} pp"
+            return f"{100 * _rounded(value, 4):+.2f} pp"
         return f"{'-' if value < 0 else '+'}{_point(abs(value), metric)}"
 
     if isinstance(figure, float):
@@ -265,7 +266,7 @@ def _shown(figure: Figure, metric: Metric, is_relative: bool, is_change: bool) -
 def _point(value: float, metric: Metric) -> str:
     quantity = metric.quantity
     if not math.isfinite(value):
-        return "any"
+        return "∞"
     if quantity.name == "share":
         return f"{value:.1%}" if value in (0.0, 1.0) or 0.001 <= value <= 0.999 else f"{value:.3%}"
     if quantity.name == "bytes":
@@ -275,8 +276,9 @@ def _point(value: float, metric: Metric) -> str:
     return f"{value:.4g} {quantity.base}".rstrip()
 
 
-def _value(figure: Figure) -> float:
-    return figure if isinstance(figure, float) else figure.value
+def _rounded(value: float, digits: int) -> float:
+    """Without a sign where nothing is left."""
+    return round(value, digits) + 0.0
 
 
 def _markdown_table(rows: list[list[str]]) -> list[str]:

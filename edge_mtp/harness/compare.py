@@ -1,9 +1,7 @@
 """A result held against another, or the arms of one run against their plain siblings; and rules on what that gives.
 
 Answers to the same items are paired: the two arms are put into one run of their own, so that every statistic is that
-of one run. What is known from a summary alone, and what cannot be paired, is compared as if the two were unrelated:
-differences of estimates by square-and-add (Zou and Donner, 2008, Statistics in Medicine 27:1693), quotients likewise
-on logarithms; on the same items that is rather too wide than too narrow.
+of one run. What a summary alone tells, and what cannot be paired, is compared as unrelated estimates.
 """
 
 from __future__ import annotations
@@ -18,11 +16,13 @@ from typing import Any, NamedTuple
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analysis import Analysis, analyse
-from edge_mtp.harness.metrics import METRICS, Metric, Place, comparison_of, negated, sibling_of, speed_up_of
+from edge_mtp.harness.changes import Figure, correlation, difference, less_one, negated, quotient, reciprocal
+from edge_mtp.harness.metrics import METRICS, Metric, Place, comparison_of, sibling_of, speed_up_of
 from edge_mtp.harness.pairwise import Comparison
+from edge_mtp.harness.quantiles import quantile_change, times
 from edge_mtp.harness.ratios import median_ratio
-from edge_mtp.harness.results import Results, Run, read_results
-from edge_mtp.harness.rules import Figure, Rule, Verdict
+from edge_mtp.harness.results import Answer, Results, Run, read_results
+from edge_mtp.harness.rules import Rule, Verdict
 from edge_mtp.harness.statistics import Estimate
 from edge_mtp.harness.summary import read_summary
 
@@ -132,9 +132,10 @@ def read_side(path: str | Path) -> Side:
 
 
 def restricted(results: Results, items: set[str]) -> Results:
-    """The results of these items alone, without sensors."""
+    """The results of these items alone."""
     kept = {name: item for name, item in results.items.items() if name in items}
-    return Results(results.run, kept, [answer for answer in results.answers if answer.item in kept])
+    answers = [answer for answer in results.answers if answer.item in kept]
+    return replace(results, items=kept, answers=answers)
 
 
 class Versus:
@@ -203,25 +204,35 @@ class Versus:
         if joint is not None and is_relative and metric.paired:
             found = speed_up_of(joint.place(*self._names(pair), kind), metric.paired)
             if found is not None:
-                ratio = found.ratio if metric.better == "higher" else _reciprocal(found.ratio)
-                return ratio.scaled(1, -1)
-        if joint is not None and not is_relative and metric.name in ("toolcall.exact", "toolcall.error"):
-            comparison = comparison_of(joint.place(*self._names(pair), kind))
-            if comparison is not None:
-                return comparison.difference if metric.better == "higher" else negated(comparison.difference)
+                return less_one(found.ratio if metric.better == "higher" else reciprocal(found.ratio))
+        if joint is not None and metric.name.startswith("toolcall."):
+            said = comparison_of(joint.place(*self._names(pair), kind))
+            if said is not None and not said.partings and said.lost == said.gained == 0:
+                return Estimate(0.0, 0.0, 0.0)  # word for word the same
+            if said is not None and not is_relative and metric.name in ("toolcall.exact", "toolcall.error"):
+                return said.difference if metric.better == "higher" else negated(said.difference)
         a_side, b_side = self._common or (self.a, self.b)
         if is_relative and metric.name.startswith("speedup"):
             paired = self._speed_ups_paired(a_side, b_side, metric, pair, kind)
             if paired is not None:
-                return paired.scaled(1, -1)
+                return less_one(paired)
         a = self.own(a_side, metric, pair.a, kind, position)
         b = self.own(b_side, metric, pair.b, kind, position)
         if a is None or b is None:
             return None
+        if metric.quantile is not None and a_side.results is not None and b_side.results is not None:
+            what, level = metric.quantile
+            at = b_side.place(pair.b, None, kind), a_side.place(pair.a, None, kind)
+            known = [times(place.results, place.arm, what) for place in at if place.results is not None]
+            return quantile_change(known[0], known[1], level, is_relative=is_relative)
+        related = 0.0
+        if metric.parts is not None and self._common is not None:
+            parts = [metric.parts(side.place(arm, None, kind)) for side, arm in ((b_side, pair.b), (a_side, pair.a))]
+            related = correlation(*parts)
         if not is_relative:
-            return difference(b, a)
-        ratio_ = quotient(b, a)
-        return ratio_.scaled(1, -1) if isinstance(ratio_, Estimate) else None if ratio_ is None else ratio_ - 1
+            return difference(b, a, related)
+        ratio = quotient(b, a, related)
+        return None if ratio is None else less_one(ratio)
 
     def comparison(self, pair: Pair) -> Comparison | None:
         """What can be said of the tool calls of a pair, where its answers are paired."""
@@ -328,21 +339,19 @@ class Versus:
         left = [arm for arm in a.labels if arm not in {pair.a for pair in self.pairs}]
         right = [arm for arm in b.labels if arm not in {pair.b for pair in self.pairs}]
         notes += [f"Only in {name}: {_listed(arms)}." for name, arms in (("A", left), ("B", right)) if arms]
+        marks = [{"suite": run.suite, "simulated acceptance": run.simulated} for run in (a.run, b.run)]
         told: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
-            (
-                "",
-                {"suite": a.run.suite, "simulated": a.run.simulated},
-                {"suite": b.run.suite, "simulated": b.run.simulated},
-            ),
+            ("", marks[0], marks[1]),
             ("", a.run.settings, b.run.settings),
             ("version of ", a.run.versions, b.run.versions),
-            ("device ", a.run.devices, b.run.devices),
         ]
         for what, old, new in told:
             for key in dict.fromkeys([*old, *new]):
                 if old.get(key) != new.get(key):
-                    shown = "" if what == "device " else f": {old.get(key)} in A, {new.get(key)} in B"
-                    notes.append(f"The runs differ in {what}{key}{shown}.")
+                    notes.append(f"The runs differ in {what}{key}: {old.get(key)} in A, {new.get(key)} in B.")
+        for name in a.run.devices.keys() & b.run.devices.keys():
+            if _lasting(a.run.devices[name]) != _lasting(b.run.devices[name]):
+                notes.append(f"The runs differ in what {name} is: another device, or another system on it.")
         return notes
 
     def _item_notes(self) -> list[str]:
@@ -398,23 +407,26 @@ class Versus:
         if self._common is None:
             return None
         a, b = self._common
+        if self.is_one_run:
+            # What the run says of the pair itself knows its other arms too.
+            at = b.place(pair.b, pair.a)
+            if speed_up_of(at, "decode") is not None or comparison_of(at) is not None:
+                return b
         if a.results is None or b.results is None:
-            # A summary of one run has its own comparisons, of siblings and with the baseline.
-            known = speed_up_of(b.place(pair.b, pair.a), "decode") or comparison_of(b.place(pair.b, pair.a))
-            return b if known is not None else None
-        name_b, name_a = self._names(pair)
-        answers = []
-        asked = [
-            {(x.item, x.turn, x.round) for x in results.of(arm)}
-            for results, arm in ((a.results, pair.a), (b.results, pair.b))
-        ]
-        both = asked[0] & asked[1]
-        for results, arm, name in ((a.results, pair.a, name_a), (b.results, pair.b, name_b)):
-            answers += [replace(x, arm=name) for x in results.of(arm) if (x.item, x.turn, x.round) in both]
-        if not answers:
             return None
-        arms = [replace(a.run.arm(pair.a), label=name_a), replace(b.run.arm(pair.b), label=name_b)]
-        return Side(b.name, Results(replace(b.run, arms=arms, baseline=name_a), b.results.items, answers))
+        name_b, name_a = self._names(pair)
+        given = [(a.results.of(pair.a), name_a), (b.results.of(pair.b), name_b)]
+        asked = [{_question(answer) for answer in answers} for answers, _ in given]
+        both = asked[0] & asked[1]
+        if not both:
+            return None
+        joint = [replace(x, arm=name) for answers, name in given for x in answers if _question(x) in both]
+        # With bundles of their own they are no siblings, of which the plain one would be the base.
+        arms = [
+            replace(side.run.arm(arm), label=name, bundle=name)
+            for side, arm, name in ((a, pair.a, name_a), (b, pair.b, name_b))
+        ]
+        return Side(b.name, Results(replace(b.run, arms=arms, baseline=name_a), b.results.items, joint))
 
     def _speed_ups_paired(
         self, a_side: Side, b_side: Side, metric: Metric, pair: Pair, kind: str | None
@@ -430,45 +442,12 @@ class Versus:
         return median_ratio([math.log(ratios[1][item] / ratios[0][item]) for item in shared]) if shared else None
 
 
-def difference(b: Figure, a: Figure) -> Figure:
-    """B less A as unrelated estimates (square-and-add); without an interval where one of them has none."""
-    if not isinstance(a, Estimate) or not isinstance(b, Estimate):
-        return _value(b) - _value(a)
-    middle = b.value - a.value
-    return Estimate(
-        middle,
-        middle - math.hypot(b.value - b.low, a.high - a.value),
-        middle + math.hypot(b.high - b.value, a.value - a.low),
-    )
+def _lasting(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fingerprint.items() if key not in ("battery_percent", "free_bytes")}
 
 
-def quotient(b: Figure, a: Figure) -> Figure | None:
-    """B over A as unrelated estimates, square-and-add on logarithms; None where A is not above 0."""
-    if _value(a) <= 0 or _value(b) < 0:
-        return None
-    if not isinstance(a, Estimate) or not isinstance(b, Estimate):
-        return _value(b) / _value(a)
-    if b.value == 0:
-        return Estimate(0.0, 0.0, math.inf if a.low <= 0 else b.high / a.low)
-    on_logs = difference(_logs(b), _logs(a))
-    assert isinstance(on_logs, Estimate)
-    return Estimate(b.value / a.value, math.exp(on_logs.low), _exp(on_logs.high))
-
-
-def _logs(of: Estimate) -> Estimate:
-    return Estimate(*(math.log(x) if x > 0 else -math.inf for x in (of.value, of.low, of.high)))
-
-
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else math.inf
-
-
-def _reciprocal(of: Estimate) -> Estimate:
-    return Estimate(1 / of.value, 1 / of.high, 1 / of.low if of.low > 0 else math.inf)
-
-
-def _value(figure: Figure) -> float:
-    return figure.value if isinstance(figure, Estimate) else figure
+def _question(answer: Answer) -> tuple[str, int, int]:
+    return answer.item, answer.turn, answer.round
 
 
 def _less(figure: Figure, by: float) -> Figure:

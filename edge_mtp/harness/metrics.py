@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 from edge_mtp.harness.analysis import Analysis
 from edge_mtp.harness.arm import baseline_of
-from edge_mtp.harness.latency import Latency, SpeedUp
+from edge_mtp.harness.changes import Figure, Parts, complement
+from edge_mtp.harness.latency import MEASURES, Latency, SpeedUp
 from edge_mtp.harness.pairwise import ArmCalls, Comparison
-from edge_mtp.harness.results import Results, Run
-from edge_mtp.harness.score import LABELS
+from edge_mtp.harness.quantiles import Timed, times
+from edge_mtp.harness.quantiles import quantile as quantile_of
+from edge_mtp.harness.results import Answer, Results, Run
+from edge_mtp.harness.score import LABELS, Score
 from edge_mtp.harness.statistics import Estimate, share, wilson
 
 
@@ -30,6 +34,8 @@ TIME = Quantity("time", {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}, "ms")
 RATE = Quantity("rate", {"": 1.0, "tok/s": 1.0}, "tok/s")
 BYTES = Quantity("bytes", {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}, "B")
 ENERGY = Quantity("energy", {"": 1.0, "mJ": 1.0, "J": 1e3}, "mJ")
+
+LEVELS = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 # Whose figure it is: an arm's own, an arm's against its plain sibling, or that of B's arm against A's.
 Scope = Literal["arm", "sibling", "pair"]
@@ -50,16 +56,20 @@ class Place(NamedTuple):
 @dataclass(frozen=True)
 class Metric:
     """`look` finds the figure; None where it was not measured. `paired` names the speed-up whose ratio is the relative
-    change of this metric (its reciprocal where `higher` is worse) when the same items were answered on both sides."""
+    change of this metric (its reciprocal where `higher` is worse) when the same items were answered on both sides.
+    `parts`: what the figure is a ratio of, item by item, so that two can be told to be related. `quantile`: of which
+    times it is one, and at which level."""
 
     name: str
     quantity: Quantity
     better: Literal["higher", "lower"]
     help: str
-    look: Callable[[Place], Estimate | float | None]
+    look: Callable[[Place], Figure | None]
     scope: Scope = "arm"
     has_position: bool = False
     paired: str | None = None
+    parts: Callable[[Place], Parts] | None = None
+    quantile: tuple[Timed, float] | None = None
 
     @property
     def is_change(self) -> bool:
@@ -108,17 +118,8 @@ def same_texts(results: Results, arm: str, base: str) -> Estimate | None:
     return share([sum(each) for each in counts], [len(each) for each in counts]) if counts else None
 
 
-def negated(figure: Estimate) -> Estimate:
-    return Estimate(-figure.value, -figure.high, -figure.low)
-
-
-def complement(of: Estimate) -> Estimate:
-    """What a share leaves of 1."""
-    return Estimate(1 - of.value, 1 - of.high, 1 - of.low)
-
-
-def _field(name: str) -> Callable[[Place], Estimate | float | None]:
-    def look(at: Place) -> Estimate | float | None:
+def _field(name: str) -> Callable[[Place], Figure | None]:
+    def look(at: Place) -> Figure | None:
         latency = latency_of(at)
         figure = None if latency is None else getattr(latency, name)
         return float(figure) if isinstance(figure, int) else figure
@@ -126,13 +127,67 @@ def _field(name: str) -> Callable[[Place], Estimate | float | None]:
     return look
 
 
-def _quantile(name: str, quantile: str) -> Callable[[Place], float | None]:
-    def look(at: Place) -> float | None:
+def _quantile(name: Timed, quantile: str) -> Callable[[Place], Figure | None]:
+    """With an interval where there is more than a summary."""
+
+    def look(at: Place) -> Figure | None:
+        if at.results is not None:
+            values, items = times(at.results, at.arm, name)
+            return quantile_of(values, items, LEVELS[quantile]) if items else None
         latency = latency_of(at)
-        times = None if latency is None else getattr(latency, name)
-        return None if times is None else float(getattr(times, quantile))
+        known = None if latency is None else getattr(latency, name)
+        return None if known is None else float(getattr(known, quantile))
 
     return look
+
+
+def _parts(of: Callable[[Place], Iterable[tuple[str, float, float]]]) -> Callable[[Place], Parts]:
+    """Sums by item of what `of` names for each answer, step or score."""
+
+    def parts(at: Place) -> Parts:
+        sums: dict[str, tuple[float, float]] = {}
+        for item, top, bottom in of(at):
+            before = sums.get(item, (0.0, 0.0))
+            sums[item] = (before[0] + top, before[1] + bottom)
+        return sums
+
+    return parts
+
+
+def _answers(at: Place) -> list[Answer]:
+    return [] if at.results is None else at.results.of(at.arm)
+
+
+def _scored(is_so: Callable[[Score], bool]) -> Callable[[Place], Parts]:
+    """Of the items with a score, whether it `is_so`; an analysis has scores of all kinds."""
+
+    def parts(at: Place) -> Parts:
+        scores = at.analysis.scores.get(at.arm, {})
+        return {} if at.kind is not None else {item: (float(is_so(score)), 1.0) for item, score in scores.items()}
+
+    return parts
+
+
+@_parts
+def _decode_parts(at: Place) -> Iterable[tuple[str, float, float]]:
+    known = ((answer.item, MEASURES["decode"](answer)) for answer in _answers(at) if answer.is_complete)
+    return [(item, figure[1], figure[0]) for item, figure in known if figure is not None]
+
+
+@_parts
+def _prefill_parts(at: Place) -> Iterable[tuple[str, float, float]]:
+    return [(x.item, x.prompt_tokens - x.reused_tokens, x.prefill_us) for x in _answers(at) if x.is_complete]
+
+
+@_parts
+def _verify_parts(at: Place) -> Iterable[tuple[str, float, float]]:
+    steps = ((answer.item, step) for answer in _answers(at) if answer.is_complete for step in answer.steps)
+    return [(item, step.tokens, 1.0) for item, step in steps if step.kind == "v"]
+
+
+@_parts
+def _failed_parts(at: Place) -> Iterable[tuple[str, float, float]]:
+    return [(answer.item, float(not answer.is_complete), 1.0) for answer in _answers(at)]
 
 
 def _acceptance(at: Place) -> Estimate | None:
@@ -192,23 +247,30 @@ def _lenient(at: Place) -> Estimate | None:
     return None if calls is None or at.kind is not None else calls.lenient_share
 
 
+def _is_first(label: str, score: Score) -> bool:
+    return score.primary == label
+
+
 def _label(label: str) -> Callable[[Place], Estimate | None]:
     def look(at: Place) -> Estimate | None:
         calls = calls_of(at)
         if calls is None or at.kind is not None or not calls.items:
             return None
-        # Labels that nothing bears are not listed.
-        return next((each.share for each in calls.errors if each.label == label), wilson(0, calls.items))
+        # Labels that nothing bears are not listed: of clusters that all agree each counts as one trial.
+        items = {} if at.results is None else at.results.items
+        clusters = {items[item].cluster for item in at.analysis.scores.get(at.arm, {}) if item in items}
+        none = share([0] * len(clusters), [1] * len(clusters)) if clusters else wilson(0, calls.items)
+        return next((each.share for each in calls.errors if each.label == label), none)
 
     return look
 
 
-def _times(name: str, what: str, paired: str | None) -> list[Metric]:
+def _times(name: Timed, what: str, paired: str | None) -> list[Metric]:
     quantiles = (("", "p50", "median"), (".p50", "p50", "median"), (".p95", "p95", "95 %"), (".p99", "p99", "99 %"))
     return [
         Metric(
             name + suffix, TIME, "lower", f"{what}: {spoken}", _quantile(name, quantile),
-            paired=paired if quantile == "p50" else None,
+            paired=paired if quantile == "p50" else None, quantile=(name, LEVELS[quantile]),
         )
         for suffix, quantile, spoken in quantiles
     ]  # fmt: skip
@@ -225,8 +287,9 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("decode", RATE, "higher", "tokens per second after the first", _field("decode_tokens_per_s"),
-               paired="decode"),
-        Metric("prefill", RATE, "higher", "prompt tokens per second", _field("prefill_tokens_per_s")),
+               paired="decode", parts=_decode_parts),
+        Metric("prefill", RATE, "higher", "prompt tokens per second", _field("prefill_tokens_per_s"),
+               parts=_prefill_parts),
         *_times("first_token", "time to the first token", "first_token"),
         *_times("call", "time to the complete tool call", "call"),
         *_times("token", "time per token", None),
@@ -243,17 +306,22 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("acceptance", SHARE, "higher", "drafts accepted at a position, of those that reached it", _acceptance,
                has_position=True),
-        Metric("tokens_per_verify", COUNT, "higher", "tokens given out per verify", _field("tokens_per_verify")),
+        Metric("tokens_per_verify", COUNT, "higher", "tokens given out per verify", _field("tokens_per_verify"),
+               parts=_verify_parts),
         Metric("memory.rss", BYTES, "lower", "the runner's largest resident memory", _field("peak_rss_bytes")),
         Metric("memory.anonymous", BYTES, "lower", "of it, what no file backs", _field("peak_anonymous_bytes")),
         Metric("energy", ENERGY, "lower", "energy per token, from the battery", _field("energy_mj_per_token")),
-        Metric("failed", SHARE, "lower", "answers that ended in a crash, a timeout or a refusal", _failed),
-        Metric("toolcall.exact", SHARE, "higher", "items whose calls are right, strictly parsed", _exact),
-        Metric("toolcall.lenient", SHARE, "higher", "items whose calls are right to a forgiving parser", _lenient),
-        Metric("toolcall.error", SHARE, "lower", "items whose calls are not right, strictly parsed", _error),
+        Metric("failed", SHARE, "lower", "answers that ended in a crash, a timeout or a refusal", _failed,
+               parts=_failed_parts),
+        Metric("toolcall.exact", SHARE, "higher", "items whose calls are right, strictly parsed", _exact,
+               parts=_scored(lambda score: score.is_right)),
+        Metric("toolcall.lenient", SHARE, "higher", "items whose calls are right to a forgiving parser", _lenient,
+               parts=_scored(lambda score: score.lenient)),
+        Metric("toolcall.error", SHARE, "lower", "items whose calls are not right, strictly parsed", _error,
+               parts=_scored(lambda score: not score.is_right)),
         *(
             Metric(f"toolcall.error.{label}", SHARE, "lower", f"items where {label} is the first thing wrong",
-                   _label(label))
+                   _label(label), parts=_scored(partial(_is_first, label)))
             for label in LABELS
         ),
         Metric("same_text", SHARE, "higher", "items with the text of plain decoding", _same_text, "sibling"),

@@ -13,9 +13,10 @@ import math
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.changes import Figure
 from edge_mtp.harness.metrics import METRICS, Metric, metric_names
 from edge_mtp.harness.statistics import Estimate
 
@@ -25,9 +26,6 @@ Operator = Literal["<", "<=", ">", ">="]
 OPERATORS: Final[tuple[Operator, ...]] = ("<=", ">=", "<", ">")  # the longer first
 POINTS = "pp"
 SLACK = 1e-9  # figures this near to each other, relative to the larger or 1, are equal: sums of floats are not exact
-
-# A figure with its interval, or one that has none.
-Figure: TypeAlias = Estimate | float
 
 _NAME = re.compile(r"[A-Za-z0-9_.]*")
 _POSITION = re.compile(r"\[\s*([0-9]{1,6})\s*\]")
@@ -258,7 +256,7 @@ def _value(reader: _Reader, metric: Metric) -> tuple[float, str, bool]:
 def _quoted(label: str) -> str:
     """A label as a rule names it: bare where it can be."""
     bare = _BARE.fullmatch(label) and label == label.strip() and label.isprintable()
-    return label if bare else json.dumps(label, ensure_ascii=False)
+    return label if bare else json.dumps(label, ensure_ascii=not label.isprintable())
 
 
 def _decimal(value: float) -> str:

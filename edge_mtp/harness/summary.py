@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -11,17 +10,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analysis import SCHEMA, Analysis
+from edge_mtp.json_file import read_json
 
 
 def read_summary(path: str | Path) -> Analysis:
     """Raises EdgeMtpError for a file that is no summary, or of another schema; unknown fields are ignored."""
     where = f"summary '{path}'"
-    try:
-        value = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise EdgeMtpError(f"cannot read {where}: {error.strerror}; give a file that report wrote") from None
-    except (ValueError, RecursionError) as error:
-        raise EdgeMtpError(f"{where} is no JSON ({error}); give the file whole") from None
+    value = read_json(path, "summary")
     if not isinstance(value, dict) or "schema" not in value or "run" not in value:
         raise EdgeMtpError(f"{where} holds no run; give a file that bench, eval or report wrote")
     if value["schema"] != SCHEMA:
