@@ -17,7 +17,7 @@ from pathlib import Path
 import edge_mtp
 from edge_mtp.chat import ChatFormat
 from edge_mtp.harness.suites import read_items
-from edge_mtp.tool_calls import ToolCall, format_calls
+from edge_mtp.tool_calls import format_calls
 
 LONGEST = 6
 ROOT = Path(__file__).parent.parent
@@ -39,9 +39,7 @@ def main() -> None:
         for item in read_items(TINY / "splits" / f"{split}.jsonl", ITEMS):
             prompt = chat_format.encode(item.turns[0].messages, item.tools)
             if (gold := item.turns[0].gold) and gold.calls:
-                calls = [
-                    ToolCall(call.name, {k: values[0] for k, values in call.arguments.items()}) for call in gold.calls
-                ]
+                calls = [call.example() for call in gold.calls]
                 texts.append((prompt + chat_format.tokenizer.encode(format_calls(calls)), len(prompt)))
         show(f"split {split}", texts)
     for name in FILES:
