@@ -90,8 +90,9 @@ class Comparison:
     `partings` come first: where texts are equal nothing else can differ. `cause` is of those between an arm that drafts
     and its plain sibling; where the same arm with blank drafts is in the run it decides, as `numerics` has it. `lost`
     items are right in the base alone, `gained` in the arm alone. `p_value` is exact McNemar's for clusters,
-    `p_adjusted` Holm's over the comparisons of the run. `difference` is the arm's share of right items less the base's,
-    with an interval over clusters; `non_inferior` whether its whole interval lies above a loss of `MARGIN`.
+    `p_adjusted` Holm's over the comparisons of the run in which any item differs. `difference` is the arm's share of
+    right items less the base's, with an interval over clusters; `non_inferior` whether its whole interval lies above a
+    loss of `MARGIN`.
 
     `verdict`: better or worse where `p_adjusted` is at most `ALPHA`; else same where no text differs or `non_inferior`;
     else not enough data. `needed` is then about how many items would settle it with 80 % power, were what was seen so
@@ -142,10 +143,13 @@ def comparisons(results: Results, scores: Mapping[str, Mapping[str, Score]]) -> 
         names = [name for name in results.items if name in scores[arm.label] and name in scores[base.label]]
         if names:
             pairs.append(_Pair(arm, base, {name: results.items[name] for name in names}, replies, scores))
-    adjusted = statistics.holm([pair.p_value for pair in pairs])
+    # A pair that differs in no item finds nothing, whatever is true: it takes nothing from the others (Tarone, 1990,
+    # Biometrics 46:515).
+    differing = [pair for pair in pairs if pair.lost + pair.gained]
+    adjusted = dict(zip(differing, statistics.holm([pair.p_value for pair in differing]), strict=True))
     return [
-        _comparison(pair, p_adjusted, len(pairs), _cause(pair, results.run.arms, replies, scores))
-        for pair, p_adjusted in zip(pairs, adjusted, strict=True)
+        _comparison(pair, adjusted.get(pair, 1.0), len(differing), _cause(pair, results.run.arms, replies, scores))
+        for pair in pairs
     ]
 
 
@@ -336,7 +340,7 @@ class _Pair:
         change = self.difference.value
         discordance = max(abs(change), (self.lost + self.gained + 0.5) / (items + 1))
         independent = min(
-            statistics.mcnemar_items(discordance, change, alpha=ALPHA / comparisons),
+            statistics.mcnemar_items(discordance, change, alpha=ALPHA / max(1, comparisons)),
             statistics.non_inferiority_items(discordance, change, MARGIN),
         )
         return max(items + 1, math.ceil(independent * self.design_effect))
