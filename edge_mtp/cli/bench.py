@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from edge_mtp.harness.results import Results, ResultsWriter
 
 DEFAULT_ROUNDS = 4
-TINY_ITEMS = 20  # of the tiny model's own, where nobody says how many
 LEVELS = ("light", "moderate", "severe", "off")
 LINE_EVERY_S = 10.0
 
@@ -52,8 +51,8 @@ def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.command(cls=GroupedCommand)
 @_work(
     "--workload", "workloads", multiple=True, metavar="NAMES|FILE",
-    help="A comma list of chat, tool_call, summarise, code, copy, multi_turn, long_prompt, or all; or a JSONL file; may"
-    " be repeated. Default: all, or for the built-in tiny model its own prompts (iid), which are all that it knows.",
+    help="A comma list of chat, tool_call, summarise, code, copy, multi_turn, long_prompt, all, tiny; or a JSONL file"
+    " (docs/suites.md); may be repeated. Default: all, or tiny for the built-in tiny model, which knows no other.",
 )  # fmt: skip
 @_work("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts of each.")
 @_work("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
@@ -208,25 +207,20 @@ def _check_sustained() -> None:
 
 
 def _default_workload(arms: list[Arm]) -> str:
+    """Of the tiny model its own prompts, which are all that it knows."""
     from edge_mtp.bundle import Bundle
     from edge_mtp.harness.quality import is_tiny
 
-    return "iid" if all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms}) else "all"
+    return "tiny" if all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms}) else "all"
 
 
-def _chosen_items(names: tuple[str, ...], limit: int | None) -> dict[str, Item]:
+def _chosen_items(workloads: tuple[str, ...], limit: int | None) -> dict[str, Item]:
     """The items by id. Raises EdgeMtpError for an unknown workload, or where two items have one id."""
-    from edge_mtp.harness import suites
+    from edge_mtp.harness.suites import workload
 
     items: dict[str, Item] = {}
-    for name in names:
-        if name.endswith(".jsonl"):
-            found = suites.read_items(name, limit)
-        elif name == "iid":
-            found = suites.suite(name, limit or TINY_ITEMS)
-        else:
-            found = [item for word in words(name) for item in suites.workload([word])[:limit]]
-        for item in found:
+    for name in workloads:
+        for item in workload([name] if name.endswith(".jsonl") else words(name), limit):
             if item.id in items:
                 raise EdgeMtpError(f"workload '{name}': item '{item.id}' is there twice; give each an id of its own")
             items[item.id] = item
