@@ -25,7 +25,7 @@ import numpy.typing as npt
 NORMAL = NormalDist()
 Z = NORMAL.inv_cdf(0.975)
 RESAMPLES = 4000
-_BLOCK = 1 << 22  # weights drawn at a time
+_BLOCK = 1 << 20  # clusters drawn at a time
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def mean(totals: npt.ArrayLike, counts: npt.ArrayLike) -> Estimate:
     rows = max(1, min(RESAMPLES, _BLOCK // clusters))
     parts = []
     for start in range(0, RESAMPLES, rows):
-        weights = generator.multinomial(clusters, np.full(clusters, 1 / clusters), min(rows, RESAMPLES - start))
-        parts.append((weights @ total) / (weights @ count))
+        drawn = generator.integers(0, clusters, (min(rows, RESAMPLES - start), clusters))
+        parts.append(total[drawn].sum(axis=1) / count[drawn].sum(axis=1))
     resampled = np.concatenate(parts)
     below = float(((resampled < value).mean() + (resampled <= value).mean()) / 2)
     bias = NORMAL.inv_cdf(min(max(below, 1 / RESAMPLES), 1 - 1 / RESAMPLES))
