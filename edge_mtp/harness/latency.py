@@ -198,12 +198,11 @@ def _distribution(times_us: Sequence[float]) -> Distribution | None:
 
 def _rate(parts: Iterable[tuple[str, float, float]]) -> Estimate | None:
     """The sum of the second parts over that of the third, with its interval over the items that the first name."""
-    sums: dict[str, tuple[float, float]] = {}
+    of_item: dict[str, list[tuple[float, float]]] = {}
     for item, top, bottom in parts:
-        before = sums.get(item, (0.0, 0.0))
-        sums[item] = (before[0] + top, before[1] + bottom)
-    # In an order of their own, so that the bootstrap does not depend on that of the records.
-    columns = [sums[item] for item in sorted(sums)]
+        of_item.setdefault(item, []).append((top, bottom))
+    # Exact sums in an order of their own: nothing depends on the order of the records.
+    columns = [tuple(map(math.fsum, zip(*of_item[item], strict=True))) for item in sorted(of_item)]
     return statistics.mean(*zip(*columns, strict=True)) if columns else None
 
 
