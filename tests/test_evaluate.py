@@ -148,5 +148,5 @@ def test_a_run_that_was_cut_anywhere_ends_as_one_that_was_not(
 def test_without_gold_a_turn_is_right_if_it_was_answered(tmp_path: Path) -> None:
     free = Item("free", "chat", "free", [Turn([{"role": "user", "content": "Hi"}])])
     answer = Answer("a", "free", 0, 0, 0.0, "Hello", "length")
-    assert is_right(answer, free)
-    assert not is_right(replace(answer, finish="crash", error="the runner ended"), free)
+    assert is_right(free, answer)
+    assert not is_right(free, replace(answer, finish="crash", error="the runner ended"))

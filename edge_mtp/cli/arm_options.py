@@ -102,8 +102,11 @@ class ArmChoice:
             if explicit(name) is click.core.ParameterSource.COMMANDLINE
         }  # fmt: skip
         bundles = [str(path) for path in self.bundles]
+        names: dict[str, str] = {}
         if not bundles and not (self.arms and all("bundle=" in arm for arm in self.arms) and not given):
-            bundles = [homely(path) for path in tiny_bundles(self.recipes or ("fp32",))]
+            recipes = self.recipes or ("fp32",)
+            names = dict(zip(map(homely, tiny_bundles(recipes)), recipes, strict=True))
+            bundles = list(names)
         arms: list[Arm] = []
         if not self.arms or given - {"bundles", "recipes"}:
             axes = {
@@ -115,7 +118,7 @@ class ArmChoice:
                 "mtp": [parse_mtp(value) for value in self.mtps],
             }
             bases = [{"bundle": bundle, "threads": self.threads} for bundle in bundles]
-            arms = cross(bases, axes)
+            arms = cross(bases, axes, names)
         defaults = {"device": self.devices[0], "threads": self.threads}
         if len(bundles) == 1:
             defaults["bundle"] = bundles[0]

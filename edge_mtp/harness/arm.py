@@ -92,21 +92,23 @@ def parse_arm(text: str, defaults: Mapping[str, Any]) -> Arm:
     return checked(Arm(**{"label": text, **_as_stock_can(values)}))
 
 
-def cross(label_base: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> list[Arm]:
-    """The arms of all combinations: each of `label_base` (fields, bundle included) with each value of every axis.
+def cross(
+    bases: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]], names: Mapping[str, str] | None = None
+) -> list[Arm]:
+    """The arms of all combinations: each of `bases` (fields, bundle included) with each value of every axis.
 
-    The label says what differs between the arms: `int8, mtp auto`.
+    The label says what differs between the arms: `int8, mtp auto`. `names` of bundles stand there for their files'.
     """
     combined: list[dict[str, Any]] = []
-    for base, *values in itertools.product(label_base, *axes.values()):
+    for base, *values in itertools.product(bases, *axes.values()):
         each = _as_stock_can({**base, **dict(zip(axes, values, strict=True))})
         if each not in combined:
             combined.append(each)
     differing = [name for name in ("bundle", *axes) if len({str(each.get(name)) for each in combined}) > 1]
     arms = []
     for each in combined:
-        parts = [_spoken(name, each[name], combined) for name in differing]
-        arms.append(checked(Arm(**{**each, "label": ", ".join(parts) or _spoken("mtp", each["mtp"], combined)})))
+        parts = [_spoken(name, each[name], combined, names or {}) for name in differing]
+        arms.append(checked(Arm(**{**each, "label": ", ".join(parts) or f"mtp {each['mtp']}"})))
     return arms
 
 
@@ -168,8 +170,10 @@ def _parsed(key: str, value: str, text: str) -> Any:
     return value
 
 
-def _spoken(name: str, value: Any, others: Sequence[Mapping[str, Any]]) -> str:
+def _spoken(name: str, value: Any, others: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
     if name == "bundle":
+        if value in names:
+            return names[value]
         stems = {Path(each["bundle"]).stem for each in others}
         return Path(value).stem if len(stems) == len({each["bundle"] for each in others}) else str(value)
     if name == "constrained":

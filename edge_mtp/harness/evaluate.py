@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from edge_mtp.harness.contender import Contender, ask
 from edge_mtp.harness.item import Item
@@ -52,7 +53,7 @@ def evaluate(
     progress(len(questions), len(questions))
 
 
-def is_right(answer: Answer, item: Item) -> bool:
+def is_right(item: Item, answer: Answer) -> bool:
     """Whether the turn was answered rightly; one without gold is, if it was answered at all."""
     if not answer.is_complete:
         return False
@@ -77,5 +78,5 @@ def answered_questions(results: Results) -> set[Question]:
         question
         for question, answer in last.items()
         if (item := results.items.get(answer.item)) is not None
-        and (answer.turn + 1 == len(item.turns) or not is_right(answer, item))
+        and (answer.turn + 1 == len(item.turns) or not is_right(item, answer))
     }
