@@ -1,0 +1,481 @@
+"""What is said of how fast arms answered: against brute force and scipy, and on runs with planted defects."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_results import ARMS, synthetic_results
+
+from edge_mtp.device import Step
+from edge_mtp.device.trace import Sensors
+from edge_mtp.harness import energy, ratios
+from edge_mtp.harness.arm import Arm
+from edge_mtp.harness.item import Item, Turn
+from edge_mtp.harness.latency import Latency, SpeedUp, latencies, speed_ups
+from edge_mtp.harness.quality import count_drafts
+from edge_mtp.harness.results import Answer, Results, Run, Sample, StepFigures
+
+PLAIN, AUTO, FIXED, SMALL_PLAIN, SMALL_AUTO, SMALL_FIXED = (arm.label for arm in ARMS)
+PHONE = [dataclasses.replace(arm, device="pixel") for arm in ARMS[:3]]
+
+
+def latency(results: Results, arm: str, kind: str | None = None) -> Latency:
+    return next(row for row in latencies(results) if (row.arm, row.kind) == (arm, kind))
+
+
+def speed_up(results: Results, arm: str, base: str, measure: str = "decode", kind: str | None = None) -> SpeedUp:
+    rows = {(row.arm, row.base, row.measure, row.kind): row for row in speed_ups(results)}
+    return rows[arm, base, measure, kind]
+
+
+def complete(results: Results, arm: str, kind: str | None = None) -> list[Answer]:
+    return [
+        answer for answer in results.of(arm) if answer.error is None and kind in (None, results.items[answer.item].kind)
+    ]
+
+
+# -- a few answers, by hand -----------------------------------------------------------------------------------------
+
+TWO = (Arm("slow", "a.litertlm", "off"), Arm("fast", "a.litertlm", 3))
+
+
+def by_hand(answers: Sequence[Answer], arms: Sequence[Arm] = TWO, turns: int = 1, samples: Any = ()) -> Results:
+    run = Run("bench", "edge-mtp bench", "", {}, list(arms), arms[0].label, {}, {}, "by hand", {})
+    ids = dict.fromkeys(answer.item for answer in answers)
+    items = {name: Item(name, "chat", name, [Turn([{"role": "user", "content": "?"}])] * turns) for name in ids}
+    return Results(run, items, list(answers), list(samples))
+
+
+def answer(arm: str, item: str = "a", turn: int = 0, round: int = 0, **figures: Any) -> Answer:
+    values: dict[str, Any] = {"at_s": 0.0, "text": "", "finish": "stop", "count": 5, "first_token_us": 100.0}
+    return Answer(arm, item, turn, round, **{**values, "total_us": 500.0, **figures})
+
+
+# -- one arm --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("kind", [None, "tool_call", "multi_turn"])
+@pytest.mark.parametrize("arm", [PLAIN, AUTO, SMALL_FIXED])
+def test_latencies_are_what_a_walk_over_the_answers_finds(seed: int, kind: str | None, arm: str) -> None:
+    results = synthetic_results(seed, items=14, crashes=5)
+    answers = complete(results, arm, kind)
+    found = latency(results, arm, kind)
+
+    asked = [a for a in results.of(arm) if kind in (None, results.items[a.item].kind)]
+    assert (found.answers, found.failed) == (len(answers), len(asked) - len(answers))
+    assert found.tokens == sum(len(a.tokens) for a in answers)
+
+    tokens, calls = [], [a.call_us / 1e3 for a in answers if a.call_us is not None]
+    for each in answers:
+        for step in each.steps:
+            tokens += step.tokens * [step.total_us / step.tokens / 1e3]
+    for distribution, times in (
+        (found.token, tokens),
+        (found.first_token, [a.first_token_us / 1e3 for a in answers]),
+        (found.call, calls),
+    ):
+        assert (distribution is None) == (not times)
+        if distribution is not None:
+            assert distribution.count == len(times)
+            assert [distribution.p50, distribution.p95, distribution.p99] == pytest.approx(
+                [statistics.median(times), np.percentile(times, 95), np.percentile(times, 99)]
+            )
+
+    assert found.prefill_tokens_per_s is not None
+    assert found.prefill_tokens_per_s.value == pytest.approx(
+        sum(a.prompt_tokens - a.reused_tokens for a in answers) / sum(a.prefill_us for a in answers) * 1e6
+    )
+    assert found.decode_tokens_per_s is not None
+    assert found.decode_tokens_per_s.value == pytest.approx(
+        sum(len(a.tokens) - 1 for a in answers) / sum(a.total_us - a.first_token_us for a in answers) * 1e6
+    )
+    steps = [step for a in answers for step in a.steps]
+    counted = Counter(step.planned for step in steps)
+    assert found.planned == pytest.approx({k: n / len(steps) for k, n in counted.items()})
+    assert found.peak_rss_bytes == max(a.rss_bytes for a in answers if a.rss_bytes)
+    assert found.peak_anonymous_bytes == max(a.anonymous_bytes for a in answers if a.anonymous_bytes)
+
+
+def test_rates_have_scipys_intervals_over_items() -> None:
+    """The answers of an item are one draw: rounds of it tell nothing new of other prompts."""
+    results = synthetic_results(3, items=40)
+    found = latency(results, FIXED).decode_tokens_per_s
+    assert found is not None
+    sums: dict[str, list[float]] = {}
+    for each in complete(results, FIXED):
+        before = sums.setdefault(each.item, [0.0, 0.0])
+        before[0] += len(each.tokens) - 1
+        before[1] += (each.total_us - each.first_token_us) / 1e6
+    theirs = scipy.stats.bootstrap(
+        tuple(np.transpose(list(sums.values()))), lambda top, bottom, axis: top.sum(axis) / bottom.sum(axis),
+        paired=True, n_resamples=9999, rng=0,
+    ).confidence_interval  # fmt: skip
+    half = (theirs.high - theirs.low) / 2
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.1 * half)
+
+
+def as_step(step: StepFigures) -> Step:
+    return Step(
+        request="r", step=0, kind="verify" if step.kind == "v" else "plain", position=0, tokens=[7] * step.tokens,
+        draft=[7] * len(step.source), confidence=[], source=step.source, accepted=step.accepted, planned=step.planned,
+        explore=False, draft_us=0.0, mask_us=0.0, embed_us=0.0, verify_us=0.0, select_us=0.0, total_us=step.total_us,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", [AUTO, FIXED])
+def test_acceptance_is_that_of_quality(arm: str) -> None:
+    """`quality` counts the same drafts of other records; a sum over items is a sum over answers."""
+    results = synthetic_results(1, items=21)
+    answers = complete(results, arm)
+    drafts = count_drafts([[as_step(step) for step in each.steps] for each in answers], 3)
+    found = latency(results, arm)
+    assert [(p.position, p.reached, p.accepted) for p in found.acceptance] == [
+        (j + 1, drafts.reached[:, j].sum(), drafts.accepted[:, j].sum()) for j in range(3)
+    ]
+    assert found.tokens_per_verify is not None
+    assert found.tokens_per_verify.value == pytest.approx(drafts.tokens.sum() / drafts.steps.sum())
+    for position in found.acceptance:
+        share = position.share
+        assert share.value == pytest.approx(position.accepted / position.reached)
+        # Clusters widen what independent drafts would have.
+        alone = scipy.stats.binomtest(position.accepted, position.reached).proportion_ci(method="wilson")
+        assert share.high - share.low > 0.9 * (alone.high - alone.low)
+
+
+letters = st.text("dlg", min_size=1, max_size=5)
+
+
+@given(st.lists(letters.flatmap(lambda s: st.tuples(st.just(s), st.integers(0, len(s)), st.integers(1, 6)))))
+def test_drafts_beyond_the_end_of_a_text_are_neither_right_nor_wrong(shapes: list[tuple[str, int, int]]) -> None:
+    """Against a walk over single drafts. A step gives out its accepted drafts and one more, or fewer at the end."""
+    steps = [
+        StepFigures("v", min(given_out, accepted + 1), source, accepted, len(source), 0.0, 0.0, 1.0, 1.0)
+        for source, accepted, given_out in shapes
+    ]
+    expected: dict[str, list[int]] = {}
+    for step in steps:
+        is_cut = step.tokens <= step.accepted
+        for index, letter in enumerate(step.source):
+            if is_cut and index >= step.tokens:
+                continue
+            counts = expected.setdefault({"d": "drafter", "l": "lookup", "g": "grammar"}[letter], [0, 0])
+            counts[0] += 1
+            counts[1] += index < step.accepted
+    found = latency(by_hand([answer("fast", steps=steps)]), "fast")
+    assert {name: list(counts) for name, counts in found.sources.items()} == expected
+    assert sum(p.accepted for p in found.acceptance) == sum(counts[1] for counts in expected.values())
+
+
+def test_a_cut_run_goes_on_with_the_whole_item() -> None:
+    """Its turns before the cut were answered twice; the last answers count."""
+    cut, again = answer("slow", total_us=900.0, count=9), answer("slow", total_us=500.0, count=5)
+    results = by_hand([cut, again, answer("fast", total_us=300.0)])
+    assert (latency(results, "slow").answers, latency(results, "slow").tokens) == (1, 5)
+    assert speed_up(results, "fast", "slow").ratio.value == pytest.approx(400 / 200)
+
+
+def test_an_engine_that_tells_no_steps_leaves_them_out() -> None:
+    found = latency(by_hand([answer("slow", item=str(i)) for i in range(8)]), "slow")
+    assert (found.token, found.tokens_per_verify, found.prefill_tokens_per_s, found.call) == (None, None, None, None)
+    assert (found.acceptance, found.sources, found.planned, found.peak_rss_bytes) == ([], {}, {}, None)
+    assert found.decode_tokens_per_s is not None
+    assert found.decode_tokens_per_s.value == pytest.approx(4 / 400e-6)
+
+
+def test_an_arm_that_only_failed_has_no_figures() -> None:
+    crashed = answer("fast", finish="crash", error="the runner ended with signal 9", total_us=0.0, first_token_us=0.0)
+    results = by_hand([answer("slow"), crashed])
+    found = latency(results, "fast")
+    assert (found.answers, found.failed, found.first_token, found.decode_tokens_per_s) == (0, 1, None, None)
+    assert speed_ups(results) == []
+
+
+def test_rows_are_in_the_order_of_arms_and_kinds() -> None:
+    results = synthetic_results(items=7)
+    kinds = [None, "chat", "tool_call", "summarise", "code", "copy", "multi_turn", "long_prompt"]
+    assert [(row.arm, row.kind) for row in latencies(results)] == [(arm.label, kind) for arm in ARMS for kind in kinds]
+
+
+# -- energy ---------------------------------------------------------------------------------------------------------
+
+
+def with_battery(current_ua: Callable[[float], int | None], charging: bool | None = False) -> Results:
+    """The run of a slow phone, whose battery gives so much current at each second."""
+    results = synthetic_results(2, items=14, arms=PHONE, slow=dict.fromkeys((PLAIN, AUTO, FIXED), 8.0))
+    results.samples = [
+        dataclasses.replace(sample, sensors=battery(current_ua(sample.at_s), charging)) for sample in results.samples
+    ]
+    return results
+
+
+def battery(current_ua: int | None, charging: bool | None = False) -> Sensors:
+    return Sensors(0.0, battery_current_ua=current_ua, battery_voltage_v=4.0, battery_charging=charging)
+
+
+@pytest.mark.parametrize("current_ua", [500_000, -500_000])
+@pytest.mark.parametrize("arm", [PLAIN, AUTO, FIXED])
+def test_energy_of_a_steady_current_is_power_times_time(current_ua: int, arm: str) -> None:
+    """Half an ampere at 4 volts are 2 W, whichever sign the vendor gives it."""
+    results = with_battery(lambda at_s: current_ua)
+    answers = complete(results, arm)
+    seconds, tokens = sum(a.total_us for a in answers) / 1e6, sum(len(a.tokens) for a in answers)
+    found = latency(results, arm)
+    assert found.energy_mj_per_token == pytest.approx(2000 * seconds / tokens)
+    assert found.energy_note.startswith("2 W of the whole device")
+
+
+def test_energy_follows_the_current_of_the_arms_own_answers() -> None:
+    """A current that is three times as large while one arm answers is that arm's alone."""
+    results = synthetic_results(2, items=28, arms=PHONE[:2])
+    spans = [(a.at_s, a.at_s + a.total_us / 1e6) for a in results.of(PLAIN)]
+    samples = []
+    for tick in range(0, int(10 * results.answers[-1].at_s)):
+        at_s = tick / 10
+        heavy = any(begin <= at_s <= end for begin, end in spans)
+        samples.append(Sample("pixel", at_s, battery(-1_500_000 if heavy else -500_000)))
+    results.samples = samples
+    watts = {}
+    for arm in (PLAIN, AUTO):
+        found, answers = latency(results, arm), complete(results, arm)
+        assert found.energy_mj_per_token is not None
+        watts[arm] = found.energy_mj_per_token * found.tokens / sum(a.total_us for a in answers) * 1e3
+    assert watts == pytest.approx({PLAIN: 6.0, AUTO: 2.0})
+
+
+def test_energy_is_the_integral_of_a_rising_current() -> None:
+    """Trapezoids are exact for a line: from 1 W to 3 W in 40 s."""
+    steady = answer("slow", total_us=40e6, count=80)
+    samples = [Sample("host", t, battery(250_000 + 12_500 * t)) for t in range(41)]
+    random.Random(0).shuffle(samples)
+    found = energy.energy([steady], samples)
+    assert found.mj_per_token == pytest.approx(2.0 * 40 / 80 * 1e3)
+
+
+@pytest.mark.parametrize(
+    ("results", "note"),
+    [
+        (lambda: synthetic_results(items=7), "the device tells no battery current"),
+        (lambda: dataclasses.replace(synthetic_results(items=7, arms=PHONE), samples=[]), "no sample of a battery"),
+        (lambda: with_battery(lambda at_s: None), "the device tells no battery current"),
+        (lambda: with_battery(lambda at_s: 500_000, charging=True), "unplug the device"),
+        (lambda: with_battery(lambda at_s: 500_000, charging=None), "did not say that it was not"),
+        (lambda: with_battery(lambda at_s: 500), "its unit is not microampere"),
+        (
+            lambda: with_battery(lambda at_s: 500_000 if at_s < 3 else None),
+            "pairs of battery samples within one answer",
+        ),
+    ],
+)
+def test_without_a_battery_that_tells_energy_is_not_guessed(results: Callable[[], Results], note: str) -> None:
+    found = latency(results(), PLAIN)
+    assert found.energy_mj_per_token is None
+    assert note in found.energy_note
+
+
+# -- two arms -------------------------------------------------------------------------------------------------------
+
+
+def test_arms_are_held_against_their_plain_sibling_and_the_baseline() -> None:
+    pairs = list(dict.fromkeys((row.arm, row.base) for row in speed_ups(synthetic_results(items=7))))
+    assert pairs == [
+        (AUTO, PLAIN),
+        (FIXED, PLAIN),
+        (SMALL_PLAIN, PLAIN),
+        (SMALL_AUTO, SMALL_PLAIN),
+        (SMALL_AUTO, PLAIN),
+        (SMALL_FIXED, SMALL_PLAIN),
+        (SMALL_FIXED, PLAIN),
+    ]
+
+
+def test_measures_are_over_all_kinds_and_decode_by_kind_too() -> None:
+    rows = [row for row in speed_ups(synthetic_results(items=7)) if (row.arm, row.base) == (AUTO, PLAIN)]
+    kinds = [None, "chat", "tool_call", "summarise", "code", "copy", "multi_turn", "long_prompt"]
+    rest = [("first_token", None), ("call", None), ("total", None)]
+    assert [(row.measure, row.kind) for row in rows] == [("decode", kind) for kind in kinds] + rest
+
+
+@pytest.mark.parametrize("measure", ["decode", "first_token", "call", "total"])
+@pytest.mark.parametrize("seed", range(2))
+def test_speed_ups_are_what_a_walk_over_the_pairs_finds(measure: str, seed: int) -> None:
+    """Turns summed, medians over rounds and over items; scipy's Wilson interval for the items that are slower."""
+    results = synthetic_results(seed, items=28, crashes=12)
+    logarithms: dict[str, list[float]] = {}
+    for item in results.items:
+        for number in range(3):
+            sums = {}
+            for arm in (PLAIN, AUTO):
+                answers = [a for a in results.of(arm) if (a.item, a.round) == (item, number)]
+                if any(a.error is not None for a in answers):
+                    break
+                times, over = 0.0, 0
+                for each in answers:
+                    if measure == "decode":
+                        times, over = times + each.total_us - each.first_token_us, over + len(each.tokens) - 1
+                    elif (time := getattr(each, measure + "_us")) is not None:
+                        times, over = times + time, 1
+                if over:
+                    sums[arm] = times / over
+            if len(sums) == 2:
+                logarithms.setdefault(item, []).append(math.log(sums[PLAIN] / sums[AUTO]))
+    medians = {item: statistics.median(values) for item, values in logarithms.items()}
+
+    found = speed_up(results, AUTO, PLAIN, measure)
+    assert {each.item: each.ratio for each in found.items} == pytest.approx(
+        {item: math.exp(value) for item, value in medians.items()}
+    )
+    assert found.ratio.value == pytest.approx(math.exp(statistics.median(medians.values())))
+    slower = scipy.stats.binomtest(sum(value < 0 for value in medians.values()), len(medians))
+    interval = slower.proportion_ci(method="wilson")
+    assert (found.slower.low, found.slower.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+    assert found.slower.value == pytest.approx(slower.statistic)
+
+
+def test_turns_are_summed_and_the_one_that_an_arm_lacks_left_out() -> None:
+    results = by_hand(
+        [
+            answer("slow", turn=0, total_us=500.0, count=5),
+            answer("slow", turn=1, total_us=1300.0, count=9),
+            answer("slow", turn=2, total_us=9999.0),
+            answer("fast", turn=0, total_us=300.0, count=5),
+            answer("fast", turn=1, total_us=500.0, count=9),
+            answer("fast", turn=2, finish="timeout", error="no answer within 60 s", total_us=0.0),
+        ],
+        turns=3,
+    )
+    assert speed_up(results, "fast", "slow").ratio.value == pytest.approx((400 + 1200) / (200 + 400))
+    assert speed_up(results, "fast", "slow", "total").ratio.value == pytest.approx(1800 / 800)
+
+
+def test_longer_replies_are_compared_by_token_alone() -> None:
+    """Of ten items two are answered at greater length by the arm: their total says nothing of speed."""
+    answers = []
+    for number in range(10):
+        count = 9 if number < 2 else 5
+        answers += [
+            answer("slow", item=str(number), total_us=500.0, count=5, call_us=400.0),
+            answer("fast", item=str(number), total_us=100.0 + 50.0 * (count - 1), count=count, call_us=200.0),
+        ]
+    results = by_hand(answers)
+    assert speed_up(results, "fast", "slow").ratio.value == pytest.approx(2.0)
+    assert speed_up(results, "fast", "slow").verdict == "faster"
+    for measure in ("total", "call"):
+        found = speed_up(results, "fast", "slow", measure)
+        assert [each.item for each in found.items] == [str(number) for number in range(2, 10)]
+        assert found.verdict == "faster (the 8 of 10 items whose replies are as long)"
+
+
+swaps = settings(max_examples=15)
+
+
+@swaps
+@given(st.integers(0, 1000))
+def test_the_order_of_records_says_nothing(seed: int) -> None:
+    order = random.Random(seed)
+    results = synthetic_results(seed, items=9, arms=PHONE[:2], rounds=2, crashes=3)
+    shuffled = dataclasses.replace(
+        results,
+        answers=order.sample(results.answers, len(results.answers)),
+        samples=order.sample(results.samples, len(results.samples)),
+    )
+    for rows in (latencies, speed_ups):
+        for one, other in zip(rows(results), rows(shuffled), strict=True):  # type: ignore[operator]
+            assert flat(other) == pytest.approx(flat(one))
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of a dataclass by their path, so that they can be compared approximately."""
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)  # type: ignore[arg-type]
+    if isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        return {path: leaf for key, part in parts for path, leaf in flat(part, f"{name}/{key}").items()}
+    return {name: value}
+
+
+@swaps
+@given(st.integers(0, 1000), st.sampled_from(["decode", "first_token", "total"]))
+def test_swapped_arms_have_the_inverse_ratio(seed: int, measure: str) -> None:
+    arms = [dataclasses.replace(arm, mtp="off") for arm in PHONE[:2]]
+    results = synthetic_results(seed, items=9, arms=arms, crashes=2)
+    swapped = dataclasses.replace(results, run=dataclasses.replace(results.run, baseline=AUTO))
+    one, other = speed_up(results, AUTO, PLAIN, measure), speed_up(swapped, PLAIN, AUTO, measure)
+    assert (other.ratio.value, other.ratio.low, other.ratio.high) == pytest.approx(
+        (1 / one.ratio.value, 1 / one.ratio.high, 1 / one.ratio.low)
+    )
+    assert other.slower.value == pytest.approx(1 - one.slower.value)
+
+
+@swaps
+@given(st.integers(0, 1000), st.floats(0.01, 100.0))
+def test_a_slower_machine_changes_no_ratio(seed: int, factor: float) -> None:
+    results = synthetic_results(seed, items=9, arms=ARMS[:3], rounds=2)
+    scaled = dataclasses.replace(
+        results,
+        answers=[
+            dataclasses.replace(
+                a,
+                first_token_us=factor * a.first_token_us,
+                total_us=factor * a.total_us,
+                call_us=a.call_us and factor * a.call_us,
+            )
+            for a in results.answers
+        ],
+    )
+    for one, other in zip(speed_ups(results), speed_ups(scaled), strict=True):
+        assert flat(other) == pytest.approx(flat(one))
+
+
+# -- planted defects ------------------------------------------------------------------------------------------------
+
+
+def test_an_arm_3_percent_slower_is_found() -> None:
+    """Equal but for that; 84 items of all kinds, three rounds, answers that vary by 5 %."""
+    arms = [ARMS[0], dataclasses.replace(ARMS[0], label="candidate")]
+    results = synthetic_results(4, arms=arms, items=84, slow={"candidate": 1.03})
+    found = speed_up(results, "candidate", PLAIN)
+    assert found.verdict == "slower"
+    assert found.ratio.low <= 1 / 1.03 <= found.ratio.high
+
+
+def test_equal_arms_are_called_equal() -> None:
+    """40 runs of 24 items: were the truth 5 % false alarms, more than 5 would come up once in seventy."""
+    arms = [ARMS[0], dataclasses.replace(ARMS[0], label="candidate")]
+    verdicts = [speed_up(synthetic_results(s, arms=arms, items=24), "candidate", PLAIN).verdict for s in range(40)]
+    assert sum(words in ("faster", "slower") for words in verdicts) <= 5
+    assert {words.split(" within")[0].split(":")[0] for words in verdicts} <= {
+        "faster", "slower", "no difference", "not enough data"
+    }  # fmt: skip
+
+
+def test_a_corrupted_drafter_is_slower_with_the_same_text() -> None:
+    """Nearly no draft is right: a fixed K is slower than plain decoding, for every kind; the controller is not."""
+    results = synthetic_results(5, arms=ARMS[:3], items=56, acceptance={FIXED: 0.02, AUTO: 0.02}, crashes=0)
+    texts = [[a.text for a in results.of(arm)] for arm in (PLAIN, AUTO, FIXED)]
+    assert sorted(texts[0]) == sorted(texts[1]) == sorted(texts[2])
+    for measure in ("decode", "call", "total"):
+        assert speed_up(results, FIXED, PLAIN, measure).verdict == "slower"
+    assert {speed_up(results, FIXED, PLAIN, kind=kind).verdict for kind in ("chat", "tool_call", "code")} == {"slower"}
+    assert latency(results, FIXED).acceptance[0].share.high < 0.1
+    assert speed_up(results, FIXED, PLAIN).slower.low > 0.9
+    assert speed_up(results, AUTO, PLAIN).ratio.low > 0.9
+    assert latency(results, AUTO).planned[0] > 0.8
+
+
+def test_too_few_items_say_so() -> None:
+    results = synthetic_results(0, arms=ARMS[:2], items=ratios.LEAST_ITEMS - 1)
+    found = speed_up(results, AUTO, PLAIN)
+    assert found.verdict == "not enough data: 5 of about 6 items"
+    assert (found.ratio.low, found.ratio.high) == (0.0, math.inf)
