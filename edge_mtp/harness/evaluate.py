@@ -46,9 +46,7 @@ def evaluate(
         if (contender.arm.label, item.id, round) in answered:
             continue
         # All at once: an item that is cut in the middle is asked again as a whole.
-        for answer in ask(
-            contender, item, round, max_tokens=max_tokens, goes_on=lambda a, item=item: is_right(a, item)
-        ):
+        for answer in ask(contender, item, round, max_tokens=max_tokens, goes_on=partial(is_right, item)):
             writer.write(answer)
     progress(len(questions), len(questions))
 
