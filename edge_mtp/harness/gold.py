@@ -106,7 +106,7 @@ class Gold:
         fits = [[right.matches(call) for right in self.calls] for call in calls]
         if self.ordered:
             return all(row[i] for i, row in enumerate(fits))
-        return _has_perfect_matching(fits)
+        return len(maximum_matching(fits)) == len(calls)
 
     def to_json(self) -> dict[str, Any]:
         """`{"calls": [...]}`, with `"ordered": true` where it is; `{"text": ...}` where no call is right."""
@@ -140,8 +140,8 @@ class Gold:
         return cls(tuple(map(GoldCall.from_json, calls)), ordered)
 
 
-def _has_perfect_matching(fits: Sequence[Sequence[bool]]) -> bool:
-    """Whether rows and columns of a square matrix can be paired where it is true (Kuhn's augmenting paths)."""
+def maximum_matching(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
+    """As many rows as can have a column of their own where the matrix is true, and which (Kuhn's augmenting paths)."""
     row_of: dict[int, int] = {}
 
     def place(row: int, tried: set[int]) -> bool:
@@ -153,4 +153,6 @@ def _has_perfect_matching(fits: Sequence[Sequence[bool]]) -> bool:
                     return True
         return False
 
-    return all(place(row, set()) for row in range(len(fits)))
+    for row in range(len(fits)):
+        place(row, set())
+    return {row: column for column, row in row_of.items()}
