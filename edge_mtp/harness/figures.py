@@ -31,7 +31,7 @@ def percent(value: float) -> str:
 
 def signed(value: float) -> str:
     """With its sign, and one decimal."""
-    return f"{value:+.1f}"
+    return f"{value:+.1f}" if round(value, 1) else "0.0"
 
 
 def interval(estimate: Estimate, digits: int, scale: float = 1.0) -> str:

@@ -57,6 +57,7 @@ class Axis(NamedTuple):
 
     name: str
     reference: float | None = None
+    limit: float | None = None  # a second such figure, drawn dashed
     ends: tuple[float, float] | None = None
     logarithmic: bool = False
     unit: str = ""
@@ -81,15 +82,17 @@ def spread(name: str, title: str, rows: Sequence[Row]) -> Chart:
     """Times in milliseconds, positive: of each row the density, 5 to 95 %, quartiles, median and 99 %."""
     low = min(float(row.values.min()) for row in rows)
     high = max(float(np.quantile(row.values, 0.995)) for row in rows)
-    low, high = (low * 0.8, high * 1.25) if low == high else (low, high)
     logarithmic = high > 4 * low
-    with _figure(WIDTH, 42 + 46 * len(rows)) as (figure, axes):
+    # Room for the slopes of the hills.
+    room = (high / low) ** 0.06 if logarithmic else 0.08 * (high - low) or 0.2 * high
+    low, high = (low / room, high * room) if logarithmic else (max(0.0, low - room), high + room)
+    with _figure(WIDTH, 42 + 58 * len(rows)) as (figure, axes):
         axes.set_xscale("log" if logarithmic else "linear")
         edges = np.geomspace(low, high, 81) if logarithmic else np.linspace(low, high, 81)
         middles = np.sqrt(edges[1:] * edges[:-1]) if logarithmic else (edges[1:] + edges[:-1]) / 2
         for index, row in enumerate(rows):
             role = colour(arm_role(row.arm))
-            ridge = index - 0.30 * _density(row.values, edges)
+            ridge = index - 0.34 * _density(row.values, edges)
             axes.fill_between(middles, ridge, index, color=role, alpha=0.25, linewidth=0)
             axes.plot(middles, ridge, color=role, linewidth=1)
             p5, p25, p50, p75, p95, p99 = np.quantile(row.values, [0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
@@ -98,10 +101,9 @@ def spread(name: str, title: str, rows: Sequence[Row]) -> Chart:
             axes.plot([p25, p75], [y, y], color=role, linewidth=6, solid_capstyle="butt")
             axes.plot([p99], [y], "|", color=role, markersize=9, markeredgewidth=1.5)
             axes.plot([p50], [y], "o", color=colour("paper"), markeredgecolor=role, markersize=7, markeredgewidth=2)
-            _caption(axes, index - 0.4, row.label, f"{milliseconds(p50)} ms")
-        axes.set_ylim(len(rows) - 0.62, -0.66)
-        room = (high / low) ** 0.03 if logarithmic else 0.03 * (high - low)
-        axes.set_xlim(*((low / room, high * room) if logarithmic else (low - room, high + room)))
+            _caption(axes, index - 0.54, row.label, f"{milliseconds(p50)} ms")
+        axes.set_ylim(len(rows) - 0.70, -0.70)
+        axes.set_xlim(low, high)
         _ticks(axes, low, high, logarithmic)
         axes.set_xlabel("milliseconds")
         axes.grid(axis="x")
@@ -140,18 +142,20 @@ def prompts(name: str, speed_up: SpeedUp) -> Chart:
 def intervals(
     name: str, title: str, groups: Mapping[str, Sequence[Interval]], axis: Axis, *, is_named: bool = False
 ) -> Chart:
-    """Figures with their intervals, in groups. `is_named`: each figure has its label above it, and groups none."""
+    """Figures with their intervals, in groups that may have a name. `is_named`: each figure has its label above it."""
     rows = [(group, each) for group, members in groups.items() for each in members]
     low, high = axis.ends or _ends([each.estimate for _, each in rows], axis)
-    line, gap = (38, 0) if is_named else (14, 24)
-    with _figure(WIDTH, 44 + line * len(rows) + gap * len(groups)) as (figure, axes):
+    line, gap = (38, 26) if is_named else (14, 24)
+    with _figure(WIDTH, 46 + line * len(rows) + gap * sum(map(bool, groups))) as (figure, axes):
         axes.set_xscale("log" if axis.logarithmic else "linear")
         if axis.reference is not None:
             axes.axvline(axis.reference, color=colour("ink"), linewidth=1.2, zorder=1)
+        if axis.limit is not None:
+            axes.axvline(axis.limit, color=colour("muted"), linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         y = 0.0
         for group, members in groups.items():
-            if not is_named:
-                _caption(axes, y + 0.62 * gap, group)
+            if group:
+                _caption(axes, y + 0.62 * gap, group, is_quiet=is_named)
                 y += gap
             for each in members:
                 role, at = colour(arm_role(each.arm)), y + line * (0.76 if is_named else 0.5)
@@ -167,8 +171,7 @@ def intervals(
         axes.set_xlabel(axis.name)
         axes.grid(axis="x")
         said = "; ".join(
-            f"{each.label if is_named else f'{group}, {each.label}'} {_shown(each.estimate.value, axis)}"
-            for group, each in rows
+            f"{group + ', ' if group else ''}{each.label} {_shown(each.estimate.value, axis)}" for group, each in rows
         )
         return chart(figure, name, title, f"{axis.name}, with 95% intervals. {said}.")
 
@@ -187,7 +190,7 @@ def acceptance(name: str, title: str, series: Sequence[tuple[str, int, Sequence[
         axes.set_ylim(0, 100)
         axes.set_xlim(0.5, most + 0.5)
         axes.set_xticks(range(1, most + 1))
-        axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25", "50", "75", "100"])
+        axes.set_yticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
         axes.set_xlabel("position of the draft in its step")
         axes.grid(axis="y")
         said = "; ".join(
@@ -331,14 +334,18 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def _caption(axes: Axes, y: float, text: str, figure: str = "", most: int = MOST_LETTERS) -> None:
+def _caption(
+    axes: Axes, y: float, text: str, figure: str = "", most: int = MOST_LETTERS, *, is_quiet: bool = False
+) -> None:
     """What stands at height `y`: a text on the left, a figure on the right."""
     where = axes.get_yaxis_transform()
+    behind = {"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.5}
     most -= len(figure)
     text = text if len(text) <= most else f"{text[: most - 1]}…"
-    axes.text(0.0, y, text, transform=where, va="center", ha="left")
+    shade = colour("muted" if is_quiet else "ink")
+    axes.text(0.0, y, text, transform=where, va="center", ha="left", color=shade, bbox=behind)
     if figure:
-        axes.text(1.0, y, figure, transform=where, va="center", ha="right", color=colour("muted"))
+        axes.text(1.0, y, figure, transform=where, va="center", ha="right", color=colour("muted"), bbox=behind)
 
 
 def _ticks(axes: Axes, low: float, high: float, logarithmic: bool, unit: str = "", axis: object | None = None) -> None:
@@ -361,7 +368,8 @@ def _ticks(axes: Axes, low: float, high: float, logarithmic: bool, unit: str = "
 
 def _ends(estimates: Sequence[Estimate], axis: Axis) -> tuple[float, float]:
     """The ends of an axis with all figures, and with their intervals as far as they are finite and not too far."""
-    values = [each.value for each in estimates] + ([] if axis.reference is None else [axis.reference])
+    values = [each.value for each in estimates]
+    values += [x for x in (axis.reference, axis.limit) if x is not None]
     reach = [x for each in estimates for x in (each.low, each.high) if math.isfinite(x)]
     if axis.logarithmic:
         reach = [x for x in reach if min(values) / 4 <= x <= max(values) * 4]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +27,10 @@ from edge_mtp.harness.report import charts
 from edge_mtp.harness.report.svg import ARMS, Chart, arm_role, variables
 from edge_mtp.harness.results import Answer, Results, Sample
 from edge_mtp.harness.score import LABELS, LEVELS, Score
+from edge_mtp.harness.statistics import Estimate
 from edge_mtp.harness.summary_table import simulated_notice
 
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 MOST_PARTINGS = 12  # of a comparison, with texts
 MOST_WRONG = 25  # of an arm, with texts
 MOST_TEXT = 3000  # letters of a text
@@ -105,6 +107,16 @@ class Part:
         return headlines(self.analysis)
 
     @property
+    def title(self) -> str:
+        return "Speed" if self.analysis.run.kind == "bench" else "Tool calls"
+
+    @property
+    def begun(self) -> str:
+        """To the minute, where the time of the run is as `datetime.isoformat` gives it."""
+        found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:[\d.]+)?(\+00:00|Z)", self.analysis.run.started)
+        return f"{found[1]} {found[2]} UTC" if found else self.analysis.run.started
+
+    @property
     def notices(self) -> list[str]:
         """What a reader must know before anything else."""
         run, found = self.analysis.run, []
@@ -149,8 +161,17 @@ class Part:
         return [each for each in self.analysis.latencies if each.kind is not None and each.answers]
 
     @cached_property
-    def speed_ups(self) -> list[SpeedUp]:
-        return [each for each in self.analysis.speed_ups if each.kind is None]
+    def speed_pairs(self) -> dict[tuple[str, str], dict[str, SpeedUp]]:
+        """By arm and base: each measure, over all workloads."""
+        found: dict[tuple[str, str], dict[str, SpeedUp]] = {}
+        for each in self.analysis.speed_ups:
+            if each.kind is None:
+                found.setdefault((each.arm, each.base), {})[each.measure] = each
+        return found
+
+    @property
+    def measures(self) -> list[str]:
+        return [name for name in MEASURES if any(name in found for found in self.speed_pairs.values())]
 
     @cached_property
     def speed_ups_by_kind(self) -> list[SpeedUp]:
@@ -158,14 +179,19 @@ class Part:
 
     @cached_property
     def speed_chart(self) -> Chart | None:
-        members = [
-            charts.Interval(f"{each.arm} / {each.base}", self.indices[each.arm], each.ratio)
-            for each in main_speed_ups(self.analysis.speed_ups).values()
-        ]
-        if not members:
-            return None
+        main = main_speed_ups(self.analysis.speed_ups)
+        groups = self._against({pair: each.ratio for pair, each in main.items()})
         axis = charts.Axis("times as fast", reference=1.0, logarithmic=True, unit="x")
-        return charts.intervals(f"{self.key}speed-up", "Speed-up", {"": members}, axis, is_named=True)
+        title = "Speed-up"
+        return charts.intervals(f"{self.key}speed-up", title, groups, axis, is_named=True) if groups else None
+
+    def _against(self, pairs: Mapping[tuple[str, str], Estimate]) -> dict[str, list[charts.Interval]]:
+        """Pairs of arm and base in groups of one base, siblings' first."""
+        siblings = {(each.arm, each.base) for each in self.headlines if each.is_sibling}
+        found: dict[str, list[charts.Interval]] = {}
+        for arm, base in sorted(pairs, key=lambda pair: pair not in siblings):
+            found.setdefault(f"against {base}", []).append(charts.Interval(arm, self.indices[arm], pairs[arm, base]))
+        return found
 
     @cached_property
     def prompt_charts(self) -> list[tuple[Chart, SpeedUp]]:
@@ -226,6 +252,10 @@ class Part:
         """Of drafts, from 1."""
         return range(1, max((len(each.acceptance) for each in self.drafting), default=0) + 1)
 
+    @property
+    def draft_sources(self) -> list[str]:
+        return list(dict.fromkeys(source for each in self.drafting for source in each.sources))
+
     @cached_property
     def planned_chart(self) -> Chart | None:
         rows = [(each.arm, each.planned) for each in self.latencies if any(each.planned) and each.planned]
@@ -238,7 +268,8 @@ class Part:
         if chosen is None:
             return None
         arm = self.analysis.run.arm(chosen.arm)
-        until_us = sum(step.total_us for step in chosen.steps[:MOST_STEPS])
+        is_cut = len(chosen.steps) > MOST_STEPS
+        until_us = sum(step.total_us for step in chosen.steps[:MOST_STEPS]) if is_cut else math.inf
         lanes = []
         for other in self.analysis.run.arms:
             if other.is_sibling(arm):
@@ -249,7 +280,7 @@ class Part:
                 if answer is not None:
                     lanes.append(charts.Lane(other.label, _begun(answer, until_us)))
         item = self.results.items[chosen.item]
-        cut = f", the first {MOST_STEPS} steps" if len(chosen.steps) > MOST_STEPS else ""
+        cut = f", the first {MOST_STEPS} steps" if is_cut else ""
         title = f"One reply of {item.kind}, step by step{cut}"
         return charts.time_line(f"{self.key}time-line", title, lanes), self.asked(chosen.item, chosen.turn)
 
@@ -315,16 +346,17 @@ class Part:
 
     @cached_property
     def difference_chart(self) -> Chart | None:
-        members = [
-            charts.Interval(f"{each.arm} / {each.base}", self.indices[each.arm], each.difference.scaled(100))
-            for each in self.analysis.comparisons
-        ]
-        if not members:
-            return None
-        axis = charts.Axis("points of exact calls, gained or lost", reference=0.0)
-        return charts.intervals(
-            f"{self.key}difference", "Difference in exact calls", {"": members}, axis, is_named=True
+        groups = self._against(
+            {(each.arm, each.base): each.difference.scaled(100) for each in self.analysis.comparisons}
         )
+        axis = charts.Axis("points of exact calls, lost or gained", reference=0.0, limit=-100 * MARGIN)
+        title = "Exact calls, compared"
+        return charts.intervals(f"{self.key}difference", title, groups, axis, is_named=True) if groups else None
+
+    @property
+    def call_charts(self) -> list[Chart]:
+        exact, *kinds = self.exact_charts
+        return [chart for chart in (exact, self.difference_chart, *kinds, self.error_chart) if chart is not None]
 
     def partings(self, comparison: Comparison) -> list[PartingView]:
         """Those that made a right item wrong or a wrong one right first."""
@@ -422,13 +454,16 @@ class Part:
     @property
     def contents(self) -> list[tuple[str, str]]:
         """The sections that there are: id and title."""
+        run = self.analysis.run
+        speed = {
+            ("speed", "Speed"): self.speed_pairs or self.latencies,
+            ("drafts", "Drafts"): self.drafting,
+        }
+        calls = {("calls", "Tool calls"): self.analysis.calls}
         sections = {
             ("found", "What was found"): self.headlines,
-            ("speed", "Speed"): self.speed_ups or self.latencies,
-            ("drafts", "Drafts"): self.drafting,
-            ("calls", "Tool calls"): self.analysis.calls,
-            ("compared", "Compared"): self.analysis.comparisons,
-            ("device", "Device"): self.courses or self.pauses or self.throttled or self.has_memory,
+            **(speed | calls if run.kind == "bench" else calls | speed),
+            ("device", "The device under load"): self.courses or self.pauses or self.throttled or self.has_memory,
             ("made", "How it was made"): True,
         }
         return [section for section, is_there in sections.items() if is_there]
@@ -437,7 +472,7 @@ class Part:
 def render(sources: Sequence[Source]) -> str:
     """The HTML page of one results file or several, the same for the same input."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -445,25 +480,26 @@ def render(sources: Sequence[Source]) -> str:
     )
     environment.filters.update(
         ms=figures.milliseconds,
-        rate=figures.rate,
         factor=figures.factor,
         percent=figures.percent,
         interval=figures.interval,
-        points=figures.points,
         p=figures.p_value,
         size=figures.size,
+        signed=figures.signed,
         value=_spoken,
+        facts=_facts,
+        count_of=_count_of,
     )
     parts = [Part(source, "" if len(sources) == 1 else f"r{number}-") for number, source in enumerate(sources, 1)]
-    text = environment.get_template("template.html").render(
+    text = environment.get_template("page.html").render(
         parts=parts,
-        style=Markup((HERE / "style.css").read_text("utf-8")),
+        style=Markup((TEMPLATES / "style.css").read_text("utf-8")),
         colours=Markup(variables()),
         measures=MEASURES,
         signs=SIGNS,
         tone=speed_tone,
         calls_tone=calls_tone,
-        none=figures.NONE,
+        dash=figures.NONE,
         margin=MARGIN,
         most_partings=MOST_PARTINGS,
         most_wrong=MOST_WRONG,
@@ -531,14 +567,31 @@ def _lines(samples: Sequence[Sample], values: Any) -> list[charts.Line]:
     return [charts.Line(name, *found[name]) for name in kept]
 
 
+def _facts(of: Mapping[str, Any], name: str = "") -> list[tuple[str, str]]:
+    """Names and texts of what is known, what lies within other things included."""
+    found = []
+    for key, value in of.items():
+        full = f"{name} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            found += _facts(value, full)
+        elif value not in (None, "", []):
+            is_size = key.endswith("bytes") and isinstance(value, int)
+            found.append((full, figures.size(value) if is_size else _spoken(value)))
+    return found
+
+
 def _spoken(value: Any) -> str:
-    """A setting or a fact of a device as text."""
+    """A setting or a fact of a device as text. Hashes are cut: the results file has them whole."""
     if value is None:
         return figures.NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_spoken(each)}" for name, each in value.items()) or figures.NONE
     if isinstance(value, list | tuple):
-        return ", ".join(map(_spoken, value)) or figures.NONE
-    return str(value)
+        return ", ".join(map(_spoken, value))
+    text = str(value)
+    return f"{text[:16]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
+
+
+def _count_of(number: int | Sized, noun: str) -> str:
+    number = number if isinstance(number, int) else len(number)
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
