@@ -21,12 +21,12 @@ from statistics import median
 from typing import Any
 
 import click
-from stock import StockEngine, success_rate
 
 from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.checkpoint import drafters_allowed, tiny_pair
 from edge_mtp.harness.pairs import interleave, paired_ratio
+from edge_mtp.harness.stock_engine import StockEngine
 
 MAX_TOKENS = 128
 AUTO = -1  # as a draft length: the controller chooses
@@ -100,7 +100,8 @@ class Transformers:
 
 def stock_speed(engine: StockEngine, tokens: dict[str, int], prompt: Prompt) -> float:
     """Tokens per second. The text is ours, so its number of tokens is too; the engine's own count varies with MTP."""
-    return tokens[prompt.text] / engine.run(prompt.text.removeprefix("<bos>"), MAX_TOKENS).decode_s
+    reply = engine.reply(prompt.text.removeprefix("<bos>"), MAX_TOKENS)
+    return tokens[prompt.text] / ((reply.total_us - reply.prefill_us) / 1e6)
 
 
 def tokens_per_verify(engine: Engine, draft_length: int, prompts: list[Prompt]) -> float:
@@ -119,14 +120,12 @@ def main(bundle: Path | None, prompts: int, rounds: int, draft_lengths: str, out
         from edge_mtp.export.tiny.bundle import cached_bundle
 
         bundle = cached_bundle()
-    with success_rate():  # keeps the stock engine's log off the terminal
-        stock_plain, stock_mtp = StockEngine(bundle, mtp=False), StockEngine(bundle, mtp=True)
-        with open_engine(bundle, threads=1) as engine:
-            result = measure(
-                engine, stock_plain, stock_mtp, prompts, rounds, [int(k) for k in draft_lengths.split(",")]
-            )
-        stock_plain.close()
-        stock_mtp.close()
+    with (
+        StockEngine(bundle, mtp=False, threads=1) as stock_plain,
+        StockEngine(bundle, mtp=True, threads=1) as stock_mtp,
+        open_engine(bundle, threads=1) as engine,
+    ):
+        result = measure(engine, stock_plain, stock_mtp, prompts, rounds, [int(k) for k in draft_lengths.split(",")])
     result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     show(result)
     if output is not None:

@@ -19,7 +19,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,34 +72,19 @@ def serve_ours(bundle: Path, threads: int) -> None:
 
 def serve_stock(bundle: Path, threads: int, mtp: bool, cache: Path) -> None:
     """As serve_ours; the last figures have the success rate too."""
-    import litert_lm
-    from stock import success_rate
+    from edge_mtp.harness.stock_engine import StockEngine
 
-    text, _ = prompt_of(bundle)
-    with success_rate() as rates:
-        litert_lm.set_min_log_severity(litert_lm.LogSeverity.INFO)
-        start = time.perf_counter()
-        engine: Any = litert_lm.Engine(
-            str(bundle),
-            backend=litert_lm.Backend.CPU(thread_count=threads),
-            enable_speculative_decoding=mtp,
-            cache_dir=str(cache),
-            enable_benchmark=True,
-        )
-        say({"load_s": time.perf_counter() - start, "RssAnon": memory("self")["RssAnon"]})
-        for _ in sys.stdin:
-            with engine.create_session(max_output_tokens=DECODED, apply_prompt_template=False) as session:
-                session.run_prefill([text])
-                session.run_decode()
-                info = session.get_benchmark_info()
-            token_ms = 1e3 / info.last_decode_tokens_per_second
-            say(
-                {"step_ms": token_ms, "token_ms": token_ms, "prefill_tokens_per_s": info.last_prefill_tokens_per_second}
-            )
-        figures = memory("self")
-        engine.close()
-        del engine
-    say(figures | {"success_rate": rates[-1] if rates else 0.0})
+    text, tokens = prompt_of(bundle)
+    engine = StockEngine(bundle, mtp=mtp, threads=threads, cache=cache, counts=True)
+    say({"load_s": engine.load_us / 1e6, "RssAnon": memory(engine.pid)["RssAnon"]})
+    for _ in sys.stdin:
+        reply = engine.reply(text, DECODED)
+        assert reply.decoded
+        token_ms = (reply.total_us - reply.prefill_us) / reply.decoded / 1e3
+        prefill = len(tokens) / (reply.prefill_us / 1e6)
+        say({"step_ms": token_ms, "token_ms": token_ms, "prefill_tokens_per_s": prefill})
+    figures = memory(engine.pid)
+    say(figures | {"success_rate": engine.close() or 0.0})
 
 
 def say(figures: Figures) -> None:

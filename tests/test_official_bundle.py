@@ -13,6 +13,7 @@ from stock_engine import Replies, replies
 from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat
 from edge_mtp.engine import chat_format_of
+from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.logits import Logits
 
 VARIANTS = [
@@ -122,7 +123,7 @@ def test_the_stock_engine_decodes_plainly_without_a_drafter(
 ) -> None:
     with_drafter = replies(written(Variant()), prompts, TOKENS, drafting=False)
     assert replies(written(variant), prompts, TOKENS, drafting=False).texts == with_drafter.texts
-    with pytest.raises(RuntimeError):
+    with pytest.raises(EdgeMtpError, match="Failed to create LiteRT-LM engine"):
         replies(written(variant), prompts, TOKENS, drafting=True)
 
 

@@ -45,7 +45,7 @@ class Stock(Contender):
             raise EdgeMtpError(f"arm '{arm.label}': litert-lm cannot draft with {arm.bundle}: {bundle.mtp.missing[0]}")
         self.arm = arm
         self._began = time.monotonic() if began is None else began
-        self._chat = chat_format_of(bundle)
+        self.chat = chat_format_of(bundle)
         self._draft_length = (bundle.mtp.draft_length or 0) if arm.mtp != "off" else 0
         self._context = (bundle.manifest or {}).get("context")
         self._engine = self._open()
@@ -66,8 +66,9 @@ class Stock(Contender):
         self.close()
         self._engine = self._open()
 
-    def close(self) -> None:
-        self._engine.close()
+    def close(self) -> float | None:
+        """Ends the engine; the share of drafts that it says to have accepted, as `StockEngine.close`."""
+        return self._engine.close()
 
     def answer(self, item: Item, round: int, *, max_tokens: int) -> Generator[Answer, None, None]:
         messages: list[Message] = []
@@ -77,9 +78,9 @@ class Stock(Contender):
             messages.extend(asked.messages)
             most = item.max_tokens or max_tokens
             try:
-                prompt = self._chat.render(messages, item.tools)
+                prompt = self.chat.render(messages, item.tools)
                 reply = self._engine.reply(
-                    prompt.removeprefix(self._chat.bos_token), most, temperature=self.arm.temperature, seed=round
+                    prompt.removeprefix(self.chat.bos_token), most, temperature=self.arm.temperature, seed=round
                 )
             except SilentStockError as error:
                 yield replace(blank, finish="timeout", error=str(error))
@@ -91,10 +92,11 @@ class Stock(Contender):
                 yield replace(blank, error=str(error))
                 return
             messages.append(model_message(reply.text))
-            yield self._answer(blank, len(self._chat.tokenizer.encode(prompt)), reply, most)
+            yield self.read(blank, len(self.chat.tokenizer.encode(prompt)), reply, most)
 
-    def _answer(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int) -> Answer:
-        encode = self._chat.tokenizer.encode
+    def read(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int) -> Answer:
+        """`blank` with what the reply to a prompt of so many tokens tells, at most `most` of which were asked for."""
+        encode = self.chat.tokenizer.encode
         texts = list(itertools.accumulate(text for text, _ in reply.chunks))
         ends = [at_us for _, at_us in reply.chunks]
         steps = self._steps([len(encode(text)) for text in texts], ends, reply.prefill_us)

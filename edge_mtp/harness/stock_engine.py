@@ -44,7 +44,8 @@ class StockReply:
     """One reply. `chunks` are pieces of its text as they were streamed, each with its time since the request.
 
     With drafts a chunk is what one step gave out. Times in microseconds. Memory is the whole process's, with the
-    Python in it: the largest that was ever resident, and what of it is now not backed by a file.
+    Python in it: the largest that was ever resident, and what of it is now not backed by a file. `decoded` tokens are
+    those that a counting engine counts: with the stop token when it decodes plainly, without it when it drafts.
     """
 
     prefill_us: float
@@ -52,6 +53,7 @@ class StockReply:
     chunks: list[tuple[str, float]]
     rss_bytes: int | None
     anonymous_bytes: int | None
+    decoded: int | None
 
     @property
     def text(self) -> str:
@@ -63,6 +65,7 @@ class StockEngine:
 
     `silence_s` bounds every wait: an engine that says nothing for so long counts as hung and is killed. `cache` is a
     folder for packed weights; they are packed anew without one, since its files are not told apart by the bundle.
+    `counts`: it counts tokens, which costs it a little.
 
     Raises EdgeMtpError when litert-lm is not installed, refuses the bundle or a request, hangs or dies.
     """
@@ -75,6 +78,7 @@ class StockEngine:
         accelerator: str = "cpu",
         threads: int | None = None,
         cache: Path | None = None,
+        counts: bool = False,
         silence_s: float = 900.0,
     ) -> None:
         if importlib.util.find_spec("litert_lm") is None:
@@ -85,9 +89,10 @@ class StockEngine:
             "accelerator": accelerator,
             "threads": threads,
             "cache": _NO_CACHE if cache is None else str(cache),
+            "counts": counts,
         }
         self._what = f"litert-lm on {accelerator} with {bundle}, MTP {'on' if mtp else 'off'}"
-        self._silence_s = silence_s
+        self.silence_s = silence_s
         self._process = LocalProcess([sys.executable, "-m", __name__, json.dumps(settings)])
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -134,8 +139,7 @@ class StockEngine:
         try:
             self._process.wait(30)
         except TimeoutError:
-            self._process.kill()
-            self._process.wait(10)
+            self._kill()
         self._reader.join(timeout=10)
         rates = re.findall(r"Success rate: ([0-9.eE+-]+)", self._process.diagnostics())
         self._process.close()
@@ -157,10 +161,10 @@ class StockEngine:
 
     def _next(self) -> dict[str, Any]:
         try:
-            line = self._lines.get(timeout=self._silence_s)
+            line = self._lines.get(timeout=self.silence_s)
         except queue.Empty:
-            self._process.kill()
-            raise SilentStockError(f"{self._what}: no word for {self._silence_s:.0f} s; it was stopped") from None
+            self._kill()
+            raise SilentStockError(f"{self._what}: no word for {self.silence_s:.0f} s; it was stopped") from None
         if line is None:
             raise self._death()
         answer: dict[str, Any] = json.loads(line)
@@ -168,11 +172,15 @@ class StockEngine:
             raise EdgeMtpError(f"{self._what}: {answer['error']}{self._last_words()}")
         return answer
 
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
     def _death(self) -> EdgeMtpError:
         try:
             code = self._process.wait(10)
         except TimeoutError:
-            self._process.kill()
+            self._kill()
             return DeadStockError(f"{self._what}: it closed its output and went on; it was stopped")
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
         return DeadStockError(f"{self._what}: it ended with {end}{self._last_words()}")
@@ -195,7 +203,7 @@ def _serve(settings: Mapping[str, Any]) -> None:
 
     import litert_lm
 
-    # What is above this level costs nothing while a reply is written; the acceptance is told at it.
+    # The level at which the acceptance is told; it says nothing while a reply is written.
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.INFO)
     begun = time.perf_counter()
     try:
@@ -208,6 +216,7 @@ def _serve(settings: Mapping[str, Any]) -> None:
             ),
             enable_speculative_decoding=settings["mtp"],
             cache_dir=settings["cache"],
+            enable_benchmark=settings["counts"],
         )
     except RuntimeError as error:
         say({"error": str(error)})
@@ -215,14 +224,14 @@ def _serve(settings: Mapping[str, Any]) -> None:
     say({"load_us": (time.perf_counter() - begun) * 1e6})
     for line in sys.stdin:
         try:
-            say(_reply(litert_lm, engine, **json.loads(line)))
+            say(_reply(litert_lm, engine, settings["counts"], **json.loads(line)))
         except RuntimeError as error:
             say({"error": str(error)})
     engine.close()
 
 
 def _reply(
-    litert_lm: Any, engine: Any, *, prompt: str, max_tokens: int, temperature: float, seed: int
+    litert_lm: Any, engine: Any, counts: bool, *, prompt: str, max_tokens: int, temperature: float, seed: int
 ) -> dict[str, Any]:
     sampler = (
         litert_lm.SamplerConfig(top_k=_EVERY_TOKEN, top_p=1.0, temperature=temperature, seed=seed)
@@ -239,6 +248,7 @@ def _reply(
         for response in session.run_decode_async():
             chunks.append((response.texts[0], (time.perf_counter() - begun) * 1e6))
         total_us = (time.perf_counter() - begun) * 1e6
+        decoded = session.get_benchmark_info().last_decode_token_count if counts else None
     memory = {}
     with contextlib.suppress(OSError):  # no /proc here
         memory = parse_meminfo(Path("/proc/self/status").read_text())
@@ -248,6 +258,7 @@ def _reply(
         "chunks": chunks,
         "rss_bytes": memory.get("VmHWM"),
         "anonymous_bytes": memory.get("RssAnon"),
+        "decoded": decoded,
     }
 
 
