@@ -124,6 +124,8 @@ class Runner:
             line = self._lines.get(timeout=self._silence_s)
         except queue.Empty:
             self._process.kill()
+            with contextlib.suppress(TimeoutError, EdgeMtpError):  # whoever asks next must be told that it has ended
+                self._process.wait(10)
             raise SilentRunnerError(f"the runner said nothing for {self._silence_s:.0f} s and was stopped") from None
         if line is None:
             raise self._death()
