@@ -173,6 +173,7 @@ def test_wrong_usage(files: tuple[str, str], arguments: list[str], words: str) -
         (failing("decode#poem < 1"), "no items of kind 'poem'; its kinds are 'chat'"),
         (failing("toolcall.error > +1pp"), "not measured"),
         (failing("energy > 1mJ"), "not measured"),
+        (failing("speedup@mtp off < 1"), "needs an arm that drafts and its plain sibling"),
         (failing("memory.rss.high > 1GB"), "no interval"),
         (failing("acceptance[1]@mtp off < 0.5"), "of arm 'mtp off' was not measured"),
         (["--arm", "mtp 3=mtp auto"], "is not A_LABEL=B_LABEL"),

@@ -316,7 +316,8 @@ class Versus:
             if not any(rule.arm in (None, pair.b) for pair in self.pairs):
                 return "has nothing to be held against: no arm of A is matched with it"
             return "was not measured in both" if not self.is_one_run else "was not measured in both arms"
-        if rule.of.scope == "sibling" and not self.has_siblings:
+        arms = self.b.labels if rule.arm is None else [rule.arm]
+        if rule.of.scope == "sibling" and not any(self._sibling(self.b, arm) for arm in arms):
             return "needs an arm that drafts and its plain sibling in one run"
         return f"was not measured in '{self.b.name}'"
 
