@@ -50,6 +50,11 @@ def _two_kinds(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats
     return np.where(generator.random(shape) < 0.5, 0.06, -0.06) + generator.normal(0.0, 0.03, shape)
 
 
+def _far_apart(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Two kinds with hardly an item between them, where the median lies."""
+    return np.where(generator.random(shape) < 0.5, 0.2, -0.2) + generator.normal(0.0, 0.03, shape)
+
+
 # The logarithm of an answer's slowness, and of an item's own speed-up. All are symmetric in what a pair's difference
 # is made of, so that the median of the items' figures is the speed-up itself.
 NOISES: dict[str, Draw] = {
@@ -59,7 +64,12 @@ NOISES: dict[str, Draw] = {
     "two clusters of cores": _two_clusters,
     "drift": _drifting,
 }
-EFFECTS: dict[str, Draw] = {"no item effect": _none, "varied items": _varied, "two kinds of items": _two_kinds}
+EFFECTS: dict[str, Draw] = {
+    "no item effect": _none,
+    "varied items": _varied,
+    "two kinds of items": _two_kinds,
+    "two kinds far apart": _far_apart,
+}
 
 
 def draw(

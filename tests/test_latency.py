@@ -195,7 +195,7 @@ def test_an_engine_that_tells_no_steps_leaves_them_out() -> None:
 
 
 def test_an_arm_that_only_failed_has_no_figures() -> None:
-    crashed = answer("fast", finish="crash", error="the runner ended with signal 9", total_us=0.0, first_token_us=0.0)
+    crashed = answer("fast", finish="crash", error="the runner ended with signal 9")
     results = by_hand([answer("slow"), crashed])
     found = latency(results, "fast")
     assert (found.answers, found.failed, found.first_token, found.decode_tokens_per_s) == (0, 1, None, None)
@@ -351,7 +351,7 @@ def test_turns_are_summed_and_the_one_that_an_arm_lacks_left_out() -> None:
             answer("slow", turn=2, total_us=9999.0),
             answer("fast", turn=0, total_us=300.0, count=5),
             answer("fast", turn=1, total_us=500.0, count=9),
-            answer("fast", turn=2, finish="timeout", error="no answer within 60 s", total_us=0.0),
+            answer("fast", turn=2, finish="timeout", error="no answer within 60 s", total_us=60e6),
         ],
         turns=3,
     )
