@@ -12,7 +12,7 @@ from edge_mtp.device.trace import Sensors
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.clock import Clock
 from edge_mtp.harness.gate import LOOK_EVERY_S, MARGIN_C, Gate, Limits, temperature
-from edge_mtp.harness.watch import Watch
+from edge_mtp.harness.watch import GIVE_UP, Watch
 
 
 class FakeClock(Clock):
@@ -159,5 +159,5 @@ def test_a_watch_gives_up_a_link_that_broke(good: int) -> None:
     with Watch("pixel", read, Clock(), period_s=0.01) as watch:
         until(lambda: threading.active_count() == before)
         assert watch.latest() is None
-        assert tries == good + 3
+        assert tries == good + GIVE_UP
         assert len(watch.take()) == good

@@ -7,6 +7,7 @@ module run as a program: its argument and its lines on standard input are JSON, 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -201,8 +202,7 @@ def _serve(settings: Mapping[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
-    import litert_lm
-
+    litert_lm: Any = importlib.import_module("litert_lm")  # it tells no types
     # The level at which the acceptance is told; it says nothing while a reply is written.
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.INFO)
     begun = time.perf_counter()

@@ -17,7 +17,7 @@ from edge_mtp.harness.results import Sample
 from edge_mtp.harness.stock import Stock
 
 PERIOD_S = 2.0
-_GIVE_UP = 3  # readings in a row that failed
+GIVE_UP = 10  # readings in a row that failed; starting an engine again takes some of them
 
 
 def reader(contender: Contender) -> Callable[[], Sensors]:
@@ -38,8 +38,8 @@ def reader(contender: Contender) -> Callable[[], Sensors]:
 class Watch:
     """Reads a device's sensors every `period_s` in the background, as a context manager.
 
-    A reading that fails is left out. After three in a row there are no more, and nothing is the `latest`: what broke
-    the link the run itself will tell.
+    A reading that fails is left out. After `GIVE_UP` in a row there are no more, and nothing is the `latest`: what
+    broke the link the run itself will tell.
     """
 
     def __init__(self, device: str, read: Callable[[], Sensors], clock: Clock, *, period_s: float = PERIOD_S) -> None:
@@ -75,7 +75,7 @@ class Watch:
 
     def _watch(self) -> None:
         failures = 0 if self._latest is not None else 1
-        while failures < _GIVE_UP and not self._over.wait(self._period_s):
+        while failures < GIVE_UP and not self._over.wait(self._period_s):
             failures = 0 if self._sample() else failures + 1
         self._latest = None
 
@@ -83,7 +83,7 @@ class Watch:
         at_s = self._clock.now()
         try:
             sensors = self._read()
-        except EdgeMtpError:
+        except (EdgeMtpError, OSError):  # of a link that is just being closed too
             return False
         self._latest = sensors
         with self._lock:
