@@ -125,6 +125,17 @@ def test_possible_answers_become_gold(data: Path) -> None:
     assert not call.matches(ToolCall("office.book_room", {key: least[key] for key in ("floor", "hours")}))
 
 
+def test_texts_are_compared_as_the_leaderboard_does(data: Path) -> None:
+    call = gold_of(
+        data, {"floor": [1], "hours": [1], "equipment": [["Flip-chart", "Ada's screen"]], "layout": ["Rows"]}
+    )
+    assert isinstance(call, GoldCall)
+    assert call.accepts("equipment", ["flip chart", 'ada"s Screen.'])
+    assert not call.accepts("equipment", ["flap chart", "Ada's screen"])
+    assert not call.accepts("equipment", ["Ada's screen", "Flip-chart"])
+    assert not call.accepts("floor", "1")
+
+
 def test_numbers_in_lists_are_written_either_way(data: Path) -> None:
     call = gold_of(data, {"floor": [1], "hours": [1], "sizes": [[1, 2.0, 2.5]]})
     assert isinstance(call, GoldCall)

@@ -31,7 +31,7 @@ VALUES = st.recursive(
 def gold_calls(draw: st.DrawFn) -> GoldCall:
     arguments = draw(st.dictionaries(NAMES, st.lists(VALUES, min_size=1, max_size=3).map(tuple), max_size=3))
     optional = draw(st.sets(st.sampled_from(sorted(arguments)))) if arguments else set()
-    return GoldCall(draw(NAMES), arguments, frozenset(optional))
+    return GoldCall(draw(NAMES), arguments, frozenset(optional), draw(st.booleans()))
 
 
 GOLDS = st.none() | st.builds(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.gold import Gold, GoldCall
+from edge_mtp.harness.gold import Gold, GoldCall, folded
 from edge_mtp.harness.item import Item, Turn
 from edge_mtp.json_file import read_text
 from edge_mtp.tool_calls import ToolCall, Value, canonical, check_tools, format_calls
@@ -205,7 +205,7 @@ def _call(answer: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> Gold
             right[key] = tuple(fitting.values())
             if may_lack:
                 optional.add(key)
-    return GoldCall(name, right, frozenset(optional))
+    return GoldCall(name, right, frozenset(optional), loose=True)
 
 
 def _spellings(value: Any, schema: Mapping[str, Any]) -> Iterator[Value]:
@@ -248,12 +248,7 @@ def _respelled(value: Any, schema: Mapping[str, Any], kind: type[int] | type[flo
     if isinstance(value, list):
         return [_respelled(each, schema.get("items", {}), kind) for each in value]
     if isinstance(value, str):
-        return next((each for each in schema.get("enum", []) if folded(str(each)) == folded(value)), value)
+        return next((each for each in schema.get("enum", []) if folded(each) == folded(value)), value)
     if schema.get("type") == "number" and isinstance(value, int | float) and not isinstance(value, bool):
         return kind(value) if kind(value) == value else value
     return value
-
-
-def folded(text: str) -> str:
-    """Texts that BFCL takes for the same are so after this."""
-    return re.sub(r"[ ,./\-_*^]", "", text).lower().replace("'", '"')

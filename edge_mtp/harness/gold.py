@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,15 @@ from edge_mtp.tool_calls import ToolCall, Value, canonical, format_calls
 
 @dataclass(frozen=True)
 class GoldCall:
-    """A right call: for each argument the values that are right, at least one; `optional` ones may be left out."""
+    """A right call: for each argument the values that are right, at least one; `optional` ones may be left out.
+
+    `loose`: texts that differ in case, spaces, the marks , . / - _ * ^ and the kind of quotes alone are as right.
+    """
 
     name: str
     arguments: Mapping[str, Sequence[Value]]
     optional: frozenset[str] = frozenset()
+    loose: bool = False
 
     @classmethod
     def of(cls, call: ToolCall) -> GoldCall:
@@ -30,7 +35,8 @@ class GoldCall:
 
     def accepts(self, argument: str, value: Value) -> bool:
         """Whether a value is right for an argument. Types are strict: 1 is neither 1.0 nor true."""
-        return any(canonical(value) == canonical(right) for right in self.arguments.get(argument, ()))
+        alike = folded if self.loose else canonical
+        return any(alike(value) == alike(right) for right in self.arguments.get(argument, ()))
 
     def matches(self, call: ToolCall) -> bool:
         """Whether a call is right: its name, each of its arguments, and nothing left out but what is optional."""
@@ -41,10 +47,11 @@ class GoldCall:
         )
 
     def to_json(self) -> dict[str, Any]:
-        if not self.optional and all(len(values) == 1 for values in self.arguments.values()):
+        if not self.optional and not self.loose and all(len(values) == 1 for values in self.arguments.values()):
             return {"name": self.name, "arguments": {key: values[0] for key, values in self.arguments.items()}}
         accept = {key: list(values) for key, values in self.arguments.items()}
-        return {"name": self.name, "accept": accept, "optional": sorted(self.optional)}
+        value = {"name": self.name, "accept": accept, "optional": sorted(self.optional)}
+        return value | {"loose": True} if self.loose else value
 
     @classmethod
     def from_json(cls, value: Any) -> GoldCall:
@@ -58,7 +65,7 @@ class GoldCall:
                 f"gold call {name!r} has neither arguments nor accept as an object; map each argument to its value, "
                 "or in accept to a list of right values"
             )
-        allowed = {"name", "arguments"} if form == "arguments" else {"name", "accept", "optional"}
+        allowed = {"name", "arguments"} if form == "arguments" else {"name", "accept", "optional", "loose"}
         if unknown := value.keys() - allowed:
             raise EdgeMtpError(f"gold call {name!r} has {min(unknown)!r} beside {form}; take it out")
         if form == "arguments":
@@ -72,7 +79,10 @@ class GoldCall:
                 raise EdgeMtpError(f"gold call {name!r}: optional {optional!r} is no list of names; correct it")
             if unknown := set(optional) - arguments.keys():
                 raise EdgeMtpError(f"gold call {name!r}: optional names {min(unknown)!r}, which accept lacks; add it")
-            call = cls(name, {key: tuple(values) for key, values in arguments.items()}, frozenset(optional))
+            loose = value.get("loose", False)
+            if not isinstance(loose, bool):
+                raise EdgeMtpError(f"gold call {name!r}: loose {loose!r} is neither true nor false; correct it")
+            call = cls(name, {key: tuple(values) for key, values in arguments.items()}, frozenset(optional), loose)
         for alternative in itertools.chain([{}], ({k: v} for k, values in call.arguments.items() for v in values)):
             try:
                 format_calls([ToolCall(name, alternative)])
@@ -120,7 +130,8 @@ class Gold:
         """Reads `{"calls": [...]}` or `{"text": ...}`.
 
         A call is {"name": ..., "arguments": {...}} with the exact values, or {"name": ..., "accept": {argument: [value,
-        ...]}, "optional": [...]}. Raises EdgeMtpError naming what is wrong, and for what no reply could say.
+        ...]}, "optional": [...], "loose": true}. Raises EdgeMtpError naming what is wrong, and for what no reply could
+        say.
         """
         if not isinstance(value, Mapping) or ("calls" in value) == ("text" in value):
             raise EdgeMtpError(
@@ -138,6 +149,20 @@ class Gold:
         if not isinstance(ordered, bool):
             raise EdgeMtpError(f"gold ordered {ordered!r} is neither true nor false; correct it")
         return cls(tuple(map(GoldCall.from_json, calls)), ordered)
+
+
+def folded(value: Value) -> str:
+    """Text that is the same for values that differ as `GoldCall.loose` allows. The rule is that of BFCL's checker
+    (`standardize_string` in bfcl_eval/eval_checker/ast_eval/ast_checker.py)."""
+
+    def fold(value: Value) -> Value:
+        if isinstance(value, str):
+            return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"')
+        if isinstance(value, list):
+            return [fold(each) for each in value]
+        return {key: fold(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+    return canonical(fold(value))
 
 
 def maximum_matching(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
