@@ -360,21 +360,40 @@ def test_turns_are_summed_and_the_one_that_an_arm_lacks_left_out() -> None:
 
 
 def test_longer_replies_are_compared_by_token_alone() -> None:
-    """Of ten items two are answered at greater length by the arm: their total says nothing of speed."""
+    """Of ten items two are answered at greater length by the arm: their total says nothing of speed. One of those makes
+    the same call, and one that is as long makes another."""
     answers = []
     for number in range(10):
-        count = 9 if number < 2 else 5
+        count, text = (
+            9 if number < 2 else 5,
+            "call:f{x:2}<tool_call|>" if number in (1, 2) else "call:f{x:1}<tool_call|>",
+        )
         answers += [
-            answer("slow", item=str(number), total_us=500.0, count=5, call_us=400.0),
-            answer("fast", item=str(number), total_us=100.0 + 50.0 * (count - 1), count=count, call_us=200.0),
+            answer("slow", item=str(number), call_us=400.0, text="call:f{x:1}<tool_call|>"),
+            answer(
+                "fast", item=str(number), total_us=100.0 + 50.0 * (count - 1), count=count, call_us=200.0, text=text
+            ),
         ]
     results = by_hand(answers)
     assert speed_up(results, "fast", "slow").ratio.value == pytest.approx(2.0)
     assert speed_up(results, "fast", "slow").verdict == "faster"
-    for measure in ("total", "call"):
+    for measure, left_out, why in (
+        ("total", {0, 1}, "whose replies are as long"),
+        ("call", {1, 2}, "whose first calls are the same"),
+    ):
         found = speed_up(results, "fast", "slow", measure)
-        assert [each.item for each in found.items] == [str(number) for number in range(2, 10)]
-        assert found.verdict == "faster (the 8 of 10 items whose replies are as long)"
+        assert [each.item for each in found.items] == [str(n) for n in range(10) if n not in left_out]
+        assert found.verdict == f"faster (the 8 of 10 items {why})"
+
+
+def test_replies_of_unknown_length_are_compared_where_they_are_the_same() -> None:
+    """An engine may tell no tokens."""
+    told = {"count": 0, "text": "yes"}
+    results = by_hand([answer("slow", **told), answer("fast", **told), answer("slow", "b"), answer("fast", "b")])
+    assert len(speed_up(results, "fast", "slow", "total").items) == 2
+    assert [each.item for each in speed_up(results, "fast", "slow").items] == ["b"]
+    results.answers[1] = answer("fast", **{**told, "text": "no"})
+    assert [each.item for each in speed_up(results, "fast", "slow", "total").items] == ["b"]
 
 
 swaps = settings(max_examples=15)

@@ -16,6 +16,7 @@ from edge_mtp.harness.energy import energy
 from edge_mtp.harness.results import Answer, Results, Sample, StepFigures
 from edge_mtp.harness.statistics import Estimate
 from edge_mtp.summary import SOURCES
+from edge_mtp.tool_calls import CALL_CLOSE
 
 Question: TypeAlias = "tuple[str, int, int]"  # item, round, turn
 
@@ -88,8 +89,8 @@ class SpeedUp:
     `measure`: decode (time per token after the first), first_token, call (time to a complete tool call) or total.
     `ratio`: the median over items of each item's median over rounds of paired ratios, taken on logarithms, with an
     interval over items (`edge_mtp.harness.ratios`); a round of an item counts where both arms answered it, with the
-    turns that both did. `slower`: share of items that the arm is slower on. Decode and first_token compare replies of
-    any length; call and total only those with equally many tokens, and `verdict` says if others were left out.
+    turns that both did. `slower`: share of items that the arm is slower on. Decode and first_token compare all replies;
+    call those whose first calls are the same, and total those of equal length: `verdict` says if others were left out.
 
     `verdict` in words: faster, slower, no difference within X%, or not enough data with about how many items would be.
     Each is right on its own with 95 %: of many, some are wrong.
@@ -270,15 +271,29 @@ MEASURES: dict[str, Callable[[Answer], tuple[float, int] | None]] = {
     "call": _call,
     "total": _total,
 }
-OF_EQUAL_LENGTH = ("call", "total")  # a longer reply takes longer, which is no matter of speed
+
+
+def _first_call(answer: Answer) -> str | None:
+    return answer.text.partition(CALL_CLOSE)[0] if answer.call_us else None
+
+
+def _length(answer: Answer) -> int | str:
+    return _count(answer) or answer.text
+
+
+# What replies must have in common where a longer one takes longer, which is no matter of speed; and that in words.
+ALIKE: dict[str, tuple[Callable[[Answer], object], str]] = {
+    "call": (_first_call, "whose first calls are the same"),
+    "total": (_length, "whose replies are as long"),
+}
 
 
 class _Pairs(NamedTuple):
-    """By item, for each round that both arms answered: the times of the base and of the arm. `unequal` items have
-    replies of another length in every round, and so no pair."""
+    """By item, for each round that both arms answered: the times of the base and of the arm. `unlike` items have
+    replies in every round that are not to be compared (`ALIKE`), and so no pair."""
 
     times: dict[str, list[tuple[float, float]]]
-    unequal: set[str]
+    unlike: set[str]
 
 
 def _paired(base: Mapping[Question, Answer], arm: Mapping[Question, Answer], measure: str) -> _Pairs:
@@ -288,18 +303,19 @@ def _paired(base: Mapping[Question, Answer], arm: Mapping[Question, Answer], mea
             asked.setdefault(question[:2], []).append((base[question], arm[question]))
     figure = MEASURES[measure]
     times: dict[str, list[tuple[float, float]]] = {}
-    unequal = set()
+    unlike = set()
+    alike = ALIKE[measure][0] if measure in ALIKE else None
     for (item, _), turns in asked.items():
         figures = [(one, other) for pair in turns if (one := figure(pair[0])) and (other := figure(pair[1]))]
         if not figures:
             continue
-        if measure in OF_EQUAL_LENGTH and any(_count(one) != _count(other) or not _count(one) for one, other in turns):
-            unequal.add(item)
+        if alike is not None and any(alike(one) != alike(other) for one, other in turns):
+            unlike.add(item)
             continue
         sums = np.array(figures).sum(axis=0)  # of the base and the arm: [time, over how many]
         measured = sums[:, 0] / sums[:, 1]
         times.setdefault(item, []).append((float(measured[0]), float(measured[1])))
-    return _Pairs(times, unequal - times.keys())
+    return _Pairs(times, unlike - times.keys())
 
 
 def _speed_up(results: Results, arm: str, base: str, kind: str | None, measure: str, pairs: _Pairs) -> SpeedUp | None:
@@ -313,8 +329,8 @@ def _speed_up(results: Results, arm: str, base: str, kind: str | None, measure: 
     figures = ratios.item_figures(*times)
     ratio = ratios.median_ratio(figures)
     words = ratios.verdict(ratio, len(items))
-    if pairs.unequal:
-        words += f" (the {len(items)} of {len(items) + len(pairs.unequal)} items whose replies are as long)"
+    if pairs.unlike:
+        words += f" (the {len(items)} of {len(items) + len(pairs.unlike)} items {ALIKE[measure][1]})"
     return SpeedUp(
         arm=arm,
         base=base,
