@@ -561,7 +561,7 @@ CHOICE = [
         "choice",
         "volume/not/brightness",
         "{0}",
-        [("The music is too loud, make it {1} percent", 30), ("Turn the music up to {1} percent", 85)],
+        [("The music is too loud, make it 30 percent", 30), ("Turn the music up to 85 percent", 85)],
         lambda _, level: [call("set_volume", level=level, stream="media")],
         near=["set_brightness", "set_light", "play_song"],
         among=12,
@@ -1412,9 +1412,10 @@ def items() -> list[Item]:
     return [item for template in TEMPLATES for item in template.items()]
 
 
-def text() -> str:
-    return "".join(json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items())
+def text(items: Sequence[Item]) -> str:
+    """The file's text."""
+    return "".join(json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items)
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), "utf-8")
+    FILE.write_text(text(items()), "utf-8")

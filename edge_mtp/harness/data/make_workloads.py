@@ -7,10 +7,8 @@ item's id, so that the file is the same each time.
 from __future__ import annotations
 
 import datetime
-import json
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -900,6 +898,46 @@ def _diary(name: str) -> str:
         "Newts only in the last three buckets, as if they had agreed on it.",
         "Somebody had put a garden gnome into bucket nine. We carried it across.",
         "Spawn in the ditch already, although the pond still has ice at its edge.",
+        "The new stickers on the buckets came off in the rain.",
+        "A cyclist helped for half an hour and left his card: he repairs accordions.",
+        "Two pairs in bucket four, the males shouting at each other.",
+        "The road was closed for a film crew, which was the best night for toads in years.",
+        "Hardly anything moving before ten, then everything at once.",
+        "Our oldest volunteer found a toad that she believes to know from last year by its left eye.",
+        "Lost a boot in the ditch, and found another one that is not mine.",
+        "The farmer asks us to keep the gate shut because of the heifers.",
+        "A marten sat on the fence post and watched us count.",
+        "Bucket twelve has a crack; put a stone over it for tonight.",
+        "All animals small, perhaps those that hatched in the wet year.",
+        "Sleet after midnight, and still the frogs came.",
+        "The police stopped and wanted to know what is in the buckets. They stayed until the end.",
+        "A beetle as long as a finger, released with ceremony.",
+        "First toads walking back from the pond, on the wrong side of the fence.",
+        "Gave an interview to the local radio, with croaking.",
+        "The sign that asks for 30 was stolen, which drivers seem to have noticed.",
+        "We are running out of gloves in small sizes.",
+        "Counted by the light of a telephone, so the newts may be more.",
+        "Blackbirds singing until eleven because of the street lamp.",
+        "A grass snake under the board at the milestone, half asleep.",
+        "Nothing at all in the eastern section, for the third night.",
+        "The doctor on her way to the hospital slowed down and waved.",
+        "Ice on the buckets in the morning, all animals well.",
+        "We tried the smaller buckets; they are too small.",
+        "Three boys on mopeds carried eleven toads and were proud of it.",
+        "The pond keeper says that the water stands a hand higher than last spring.",
+        "Found the missing clipboard. It had been in the tree all along.",
+        "A hedgehog walked along the fence as if it had been built for it.",
+        "The volunteers' list for May has four empty evenings.",
+        "One bucket stolen, one returned, not the same.",
+        "Fog so thick that we found the buckets by kicking them.",
+        "A female with a string of spawn already; brought her across first.",
+        "The owl called from eight until we left.",
+        "Thunder far away; animals restless, so were we.",
+        "Someone drives this road each night at 22:40 and always too fast.",
+        "A visitor from the next valley wants to build the same fence and took measurements.",
+        "My grandson asked whether toads have grandmothers.",
+        "Took down the first twenty metres, where nobody crosses any more.",
+        "Last regular evening; cake at the milestone.",
     ]
     volunteers = [
         "Rita and Paul",
@@ -909,11 +947,12 @@ def _diary(name: str) -> str:
         "the scouts",
         "Rita and Gesa",
     ]
+    generator.shuffle(events)
     lines = []
     for day in range(48):
         date = f"{datetime.date(2026, 3, 22) + datetime.timedelta(day):%d %B}".lstrip("0")
         toads, frogs, newts = generator.randrange(0, 90), generator.randrange(0, 30), generator.randrange(0, 12)
-        event = " ".join(generator.sample(events, generator.choice([1, 1, 2])))
+        event = " ".join(events[(day + extra * 20) % len(events)] for extra in range(generator.choice([1, 1, 2])))
         lines.append(
             f"{date}: {generator.choice(weather)}. {generator.choice(volunteers)}. {toads} toads, {frogs} frogs,"
             f" {newts} newts. {event}"
@@ -1082,9 +1121,5 @@ def items() -> list[Item]:
     return [*CHAT, *tool_calls(), *SUMMARISE, *CODE, *COPY, *MULTI_TURN, *long_prompts()]
 
 
-def text(items: Sequence[Item]) -> str:
-    return "".join(json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items)
-
-
 if __name__ == "__main__":
-    FILE.write_text(text(items()), "utf-8")
+    FILE.write_text(make_phone.text(items()), "utf-8")
