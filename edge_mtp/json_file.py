@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,12 @@ def write_text(path: str | Path, text: str) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise EdgeMtpError(f"cannot write '{path}': {error.strerror}; name another file") from None
+
+
+def finite(value: Any) -> Any:
+    """The value with null for what JSON has no number for: the bounds of an interval without an end."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -239,6 +239,14 @@ def test_a_summary_is_read_as_it_was_written(tmp_path: Path, bench: Results, sui
         assert read_summary(summarised(tmp_path / name, results)) == analyse(results)
 
 
+def test_an_interval_without_an_end_is_json_all_the_same(tmp_path: Path) -> None:
+    analysed = analyse(made("bench", items=2))
+    assert any(math.isinf(each.ratio.high) for each in analysed.speed_ups)
+    text = json.dumps(analysed.to_json(), allow_nan=False)
+    (tmp_path / "few.json").write_text(text)
+    assert read_summary(tmp_path / "few.json") == analysed
+
+
 @pytest.fixture(scope="module")
 def summary_text() -> str:
     return json.dumps(analyse(made("eval", items=12)).to_json())

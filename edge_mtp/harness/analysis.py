@@ -9,6 +9,7 @@ from edge_mtp.harness.latency import Latency, SpeedUp, latencies, speed_ups
 from edge_mtp.harness.pairwise import ArmCalls, Comparison, arm_calls, comparisons, score_all
 from edge_mtp.harness.results import Results, Run
 from edge_mtp.harness.score import Score
+from edge_mtp.json_file import finite
 
 SCHEMA = 1
 
@@ -25,7 +26,8 @@ class Analysis:
     scores: dict[str, dict[str, Score]]
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
+        value: dict[str, Any] = finite({"schema": SCHEMA, **asdict(self)})
+        return value
 
 
 def analyse(results: Results) -> Analysis:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from edge_mtp.harness.gold import Gold
 from edge_mtp.harness.item import Item
 from edge_mtp.harness.logits import Logits
 from edge_mtp.harness.statistics import Estimate
+from edge_mtp.json_file import finite
 from edge_mtp.tool_calls import ToolCallSyntaxError, parse_calls
 
 SCHEMA = 1
@@ -148,7 +148,7 @@ class Report:
         )
 
     def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = _finite({"schema": SCHEMA, **asdict(self), "caption": self.caption})
+        value: dict[str, Any] = finite({"schema": SCHEMA, **asdict(self), "caption": self.caption})
         return value
 
     def tables(self) -> list[Table]:
@@ -170,14 +170,6 @@ class Report:
         Raises EdgeMtpError: matplotlib is not installed, or the file cannot be written in that format.
         """
         _plot(self, Path(path))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -10,7 +11,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analysis import SCHEMA, Analysis
+from edge_mtp.harness.statistics import Estimate
 from edge_mtp.json_file import read_json
+
+ENDLESS = {"value": math.nan, "low": -math.inf, "high": math.inf}  # what null stands for in an interval
 
 
 def read_summary(path: str | Path) -> Analysis:
@@ -71,7 +75,9 @@ def _object(kind: Any, value: Any, where: str) -> Any:
     found = {}
     for field in fields(kind):
         at = f"{where}.{field.name}".lstrip(".")
-        if field.name in value:
+        if kind is Estimate and value.get(field.name, 0) is None:
+            found[field.name] = ENDLESS[field.name]
+        elif field.name in value:
             found[field.name] = _decoded(hints[field.name], value[field.name], at)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise _WrongError(f"{at} is missing")
