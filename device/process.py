@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
@@ -95,9 +96,10 @@ class LocalProcess(Process):
         self._child.kill()
 
     def diagnostics(self) -> str:
-        size = self._errors.seek(0, 2)
-        self._errors.seek(max(0, size - DIAGNOSTICS_BYTES))
-        return self._errors.read().decode(errors="replace")
+        file = self._errors.fileno()
+        # Not by seek and read: the program writes where the file's position is, which it shares with us.
+        start = max(0, os.fstat(file).st_size - DIAGNOSTICS_BYTES)
+        return os.pread(file, DIAGNOSTICS_BYTES, start).decode(errors="replace")
 
     def close(self) -> None:
         if self._child.stdout is not None:
