@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edge_mtp.bundle import Bundle
 from edge_mtp.chat import Tokenizer
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.arm import Arm
@@ -182,3 +183,29 @@ def test_what_it_cannot_do_is_refused_in_one_line(tiny_bundle: Path, fields: dic
     with pytest.raises(EdgeMtpError, match=message) as refusal:
         Stock(arm_of(tiny_bundle, **fields))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_refusal_quotes_what_the_log_says_of_it(stock: dict[str, Stock]) -> None:
+    """Of several, each its own: the log goes on while it is read."""
+    contender = stock["stock off"]
+    for words in (1500, 2000, 2500):
+        item = Item("long", "chat", "long", (Turn(({"role": "user", "content": "again and " * words},)),))
+        (answer,) = contender.answer(item, 0, max_tokens=8)
+        assert answer.error is not None
+        tokens = len(contender.chat.encode(item.turns[0].messages))
+        assert f"too long. Exceeding the maximum number of tokens allowed: {tokens}" in answer.error
+
+
+def test_a_full_context_ends_a_reply(stock: dict[str, Stock], tiny_bundle: Path) -> None:
+    contender = stock["stock off"]
+    most = Bundle(tiny_bundle).metadata.max_num_tokens
+    assert most is not None
+    text = "Wake me at 6:40 "
+    while len(contender.chat.encode([{"role": "user", "content": text + "and 7 "}])) < most - 4:
+        text += "and 7 "
+    (answer,) = contender.answer(
+        Item("full", "chat", "full", (Turn(({"role": "user", "content": text},)),)), 0, max_tokens=64
+    )
+    assert answer.error is None
+    assert answer.finish == "context"
+    assert answer.prompt_tokens + answer.count == most

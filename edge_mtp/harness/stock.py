@@ -47,7 +47,7 @@ class Stock(Contender):
         self._began = time.monotonic() if began is None else began
         self.chat = chat_format_of(bundle)
         self._draft_length = (bundle.mtp.draft_length or 0) if arm.mtp != "off" else 0
-        self._context = (bundle.manifest or {}).get("context")
+        self._context = bundle.metadata.max_num_tokens
         self._engine = self._open()
 
     def _open(self) -> StockEngine:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import queue
@@ -92,7 +93,7 @@ class StockEngine:
             "cache": _NO_CACHE if cache is None else str(cache),
             "counts": counts,
         }
-        self._what = f"litert-lm on {accelerator} with {bundle}, MTP {'on' if mtp else 'off'}"
+        self._what = f"litert-lm on {accelerator}, MTP {'on' if mtp else 'off'}"
         self.silence_s = silence_s
         self._process = LocalProcess([sys.executable, "-m", __name__, json.dumps(settings)])
         self._lines: queue.Queue[bytes | None] = queue.Queue()
@@ -187,9 +188,14 @@ class StockEngine:
         return DeadStockError(f"{self._what}: it ended with {end}{self._last_words()}")
 
     def _last_words(self) -> str:
+        """The last error in its log, for the end of a message; empty if there is none."""
         lines = [line.strip() for line in self._process.diagnostics().splitlines()]
-        wrong = [line for line in lines if re.match(r"(└ )?(ERROR|F\d{4}|E\d{4})|\w*Error:", line)]
-        return f": {' | '.join(wrong[-_LAST_WORDS:])}" if wrong else ""
+        begins = [n for n, line in enumerate(lines) if re.match(r"[EF]\d{4} |\w*Error: ", line)]
+        if not begins:
+            return ""
+        first, *others = lines[begins[-1] :]
+        found = [re.sub(r"^[EF]\d{4} .*?\] ", "", first), *itertools.takewhile(lambda line: line[:1] == "└", others)]
+        return f": {' '.join(found[:_LAST_WORDS])}"
 
 
 def _serve(settings: Mapping[str, Any]) -> None:
