@@ -26,6 +26,7 @@ from edge_mtp.tool_calls import Value, format_calls, parse_calls
 KINDS = {
     "single", "parallel", "choice", "enum", "numbers", "strings", "long_string", "no_call", "ask_back", "multi_turn",
 }  # fmt: skip
+DOCS = Path(__file__).parent.parent / "docs" / "suites.md"
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +180,27 @@ def test_the_files_are_what_their_scripts_write(made: Any) -> None:
     assert made.FILE.read_text("utf-8") == make_phone.text(made.items())
 
 
+def test_the_documentation_has_the_counts(phone: list[Item], all_workloads: list[Item]) -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", DOCS.read_text("utf-8"), re.MULTILINE))
+    counts = Counter(item.kind for item in [*phone, *all_workloads])
+    counts |= {name: len(suite(name)) for name in (*SPLITS, "tiny")}
+    counts["tiny"] = len(workload(["tiny"]))  # the last row of that name
+    assert {name: int(number.replace(",", "")) for name, number in told.items() if name in counts} == counts
+
+
 def test_every_prompt_renders(phone: list[Item], all_workloads: list[Item]) -> None:
     chat_format = ChatFormat.from_directory(TINY / "target")
     for item in [*phone, *all_workloads]:
-        text = chat_format.render(item.turns[0].messages, item.tools)
-        assert str(item.turns[0].messages[-1]["content"]).strip()[:40] in text
+        history: list[Any] = []
+        for turn in item.turns:
+            history += turn.messages
+            text = chat_format.render(history, item.tools)
+            assert all(
+                str(each).strip()[:40].lower() in text.lower() for each in scalars(turn.messages[-1]["content"]) if each
+            )
+            calls = [call.example() for call in turn.gold.calls] if turn.gold else []
+            called = [{"type": "function", "function": call.to_json()} for call in calls]
+            history.append({"role": "assistant", **({"tool_calls": called} if called else {"content": "Done."})})
 
 
 # -- workloads ------------------------------------------------------------------------------------------------------
