@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,8 +51,9 @@ def arm_options(mtp: str) -> Callable[[F], F]:
                   help="ours, litert-lm (the stock runtime, on host) or both."),
             _arms("--accelerator", "accelerators", callback=_list, default="cpu", show_default=True, metavar="LIST",
                   help="cpu; gpu with litert-lm."),
-            _arms("--device", "devices", multiple=True, default=("host",), show_default="host", metavar="NAME",
-                  help="Where to run: host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board; may be repeated."),
+            _arms("--device", "devices", multiple=True, default=("host",), show_default=False, metavar="NAME",
+                  help="Where to run: host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board; may be repeated."
+                  " Default: host."),
             _arms("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice."),
             _arms("--arm", "arms", multiple=True, metavar="KEY=VALUE,...",
                   help="One more arm, or instead of the combinations where no other option of theirs is given: label,"
@@ -92,43 +93,50 @@ class ArmChoice:
 
         Raises EdgeMtpError for arms that cannot be.
         """
-        from edge_mtp.harness.arm import cross, distinct, parse_arm, parse_mtp
+        from edge_mtp.harness.arm import distinct, parse_arm
 
         if self.bundles and self.recipes:
             raise EdgeMtpError("--recipe is for the built-in tiny model; export your own with it, and give --bundle")
-        explicit = click.get_current_context().get_parameter_source
-        given = {
-            name for name in ("bundles", "recipes", "mtps", "constraints", "temperatures", "engines", "accelerators")
-            if explicit(name) is click.core.ParameterSource.COMMANDLINE
-        }  # fmt: skip
-        bundles = [str(path) for path in self.bundles]
-        names: dict[str, str] = {}
-        if not bundles and not (self.arms and all("bundle=" in arm for arm in self.arms) and not given):
-            recipes = self.recipes or ("fp32",)
-            names = dict(zip(map(homely, tiny_bundles(recipes)), recipes, strict=True))
-            bundles = list(names)
-        arms: list[Arm] = []
-        if not self.arms or given - {"bundles", "recipes"}:
-            axes = {
-                "constrained": [_switch(value) for value in self.constraints],
-                "engine": list(self.engines),
-                "accelerator": list(self.accelerators),
-                "device": list(self.devices),
-                "temperature": [_number(value) for value in self.temperatures],
-                "mtp": [parse_mtp(value) for value in self.mtps],
-            }
-            bases = [{"bundle": bundle, "threads": self.threads} for bundle in bundles]
-            arms = cross(bases, axes, names)
-        defaults = {"device": self.devices[0], "threads": self.threads}
-        if len(bundles) == 1:
-            defaults["bundle"] = bundles[0]
-        arms += [parse_arm(text, defaults) for text in self.arms]
-        arms = distinct(arms)
+        names = self._bundles()
+        combined = [] if self.arms and not self._combines() else self._combinations(names)
+        defaults: dict[str, Any] = {"device": self.devices[0], "threads": self.threads}
+        if len(names) == 1:
+            [defaults["bundle"]] = names
+        arms = distinct([*combined, *(parse_arm(text, defaults) for text in self.arms)])
         baseline = arms[0].label if self.baseline is None else self.baseline
         if baseline not in [arm.label for arm in arms]:
             labels = ", ".join(f"'{arm.label}'" for arm in arms)
             raise EdgeMtpError(f"no arm is called '{baseline}'; give --baseline one of {labels}")
         return arms, baseline
+
+    def _combines(self) -> bool:
+        """Whether combinations were asked for, and not only the arms of --arm on one bundle and device."""
+        source = click.get_current_context().get_parameter_source
+        axes = ("mtps", "constraints", "temperatures", "engines", "accelerators")
+        return any(source(name) is click.core.ParameterSource.COMMANDLINE for name in axes)
+
+    def _bundles(self) -> dict[str, str]:
+        """Paths of the bundles, and what those of the tiny model are called; others are called by their files."""
+        if self.bundles:
+            return dict.fromkeys(map(str, self.bundles), "")
+        if self.arms and all("bundle=" in arm for arm in self.arms) and not (self.recipes or self._combines()):
+            return {}
+        recipes = self.recipes or ("fp32",)
+        return dict(zip(map(homely, tiny_bundles(recipes)), recipes, strict=True))
+
+    def _combinations(self, names: Mapping[str, str]) -> list[Arm]:
+        from edge_mtp.harness.arm import cross, parse_mtp
+
+        axes: dict[str, Sequence[Any]] = {
+            "constrained": [_switch(value) for value in self.constraints],
+            "engine": list(self.engines),
+            "accelerator": list(self.accelerators),
+            "device": list(self.devices),
+            "temperature": [_number(value) for value in self.temperatures],
+            "mtp": [parse_mtp(value) for value in self.mtps],
+        }
+        bases = [{"bundle": bundle, "threads": self.threads} for bundle in names]
+        return cross(bases, axes, {} if self.bundles else names)
 
 
 def tiny_bundles(recipes: Sequence[str]) -> list[Path]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from edge_mtp.device.put import Report
     from edge_mtp.harness.arm import Arm
     from edge_mtp.harness.contender import Contender
     from edge_mtp.harness.item import Item
@@ -44,13 +45,21 @@ def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: 
     from edge_mtp.harness.stock import open_stock
 
     began = time.monotonic() if began is None else began
-    report = stack.enter_context(device_progress(len({arm.device for arm in arms})))
     ours = [arm for arm in arms if arm.engine == "ours"]
     stock = [arm for arm in arms if arm.engine == "litert-lm"]
-    contenders: list[Contender] = [
-        *stack.enter_context(open_ours(ours, margins=margins, began=began, notice=notice_for, report=report)),
-        *(stack.enter_context(open_stock(stock, began=began)) if stock else []),
-    ]
+    opening = True
+    with device_progress(len({arm.device for arm in arms})) as shown:
+
+        def report(name: str) -> Report:
+            show = shown(name)
+            # An engine that is started again later finds its files there, and a bar of the run itself on the screen.
+            return lambda progress: show(progress) if opening else None
+
+        contenders: list[Contender] = [
+            *stack.enter_context(open_ours(ours, margins=margins, began=began, notice=notice_for, report=report)),
+            *(stack.enter_context(open_stock(stock, began=began)) if stock else []),
+        ]
+    opening = False
     by_label = {contender.arm.label: contender for contender in contenders}
     return [by_label[arm.label] for arm in arms]
 
