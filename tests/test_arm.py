@@ -69,6 +69,11 @@ def test_a_label_says_what_differs_and_nothing_else() -> None:
     assert [arm.label for arm in cross(both, {"mtp": ["auto"]}, {"tiny.litertlm": "fp32"})] == ["fp32", "tiny-int8"]
 
 
+def test_what_an_engine_cannot_do_otherwise_is_no_part_of_its_label() -> None:
+    arms = cross([{"bundle": "a"}], {"constrained": [True], "engine": ["ours", "litert-lm"], "mtp": ["off", 3]})
+    assert [arm.label for arm in arms] == ["ours, mtp off", "ours, mtp 3", "litert-lm, mtp off", "litert-lm, mtp auto"]
+
+
 def test_the_stock_engine_has_one_way_to_draft_and_constrains_nothing() -> None:
     axes = {"engine": ["ours", "litert-lm"], "constrained": [True, False], "mtp": ["off", 3, "auto"]}
     arms = distinct(cross([{"bundle": "a.litertlm"}], axes))

@@ -104,7 +104,7 @@ def cross(
         each = _as_stock_can({**base, **dict(zip(axes, values, strict=True))})
         if each not in combined:
             combined.append(each)
-    differing = [name for name in ("bundle", *axes) if len({str(each.get(name)) for each in combined}) > 1]
+    differing = [name for name in ("bundle", *axes) if len({str(value) for value in _choices(name, combined)}) > 1]
     arms = []
     for each in combined:
         parts = [_spoken(name, each[name], combined, names or {}) for name in differing]
@@ -168,6 +168,11 @@ def _parsed(key: str, value: str, text: str) -> Any:
     except ValueError:
         raise EdgeMtpError(f"arm '{text}': {key} '{value}' is not a number; correct it") from None
     return value
+
+
+def _choices(name: str, combined: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The values of a field among which there was a choice."""
+    return [each.get(name) for each in combined if name != "constrained" or each.get("engine") != "litert-lm"]
 
 
 def _spoken(name: str, value: Any, others: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
