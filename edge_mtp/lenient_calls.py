@@ -22,7 +22,8 @@ from collections.abc import Mapping
 
 from edge_mtp.tool_calls import CALL_OPEN, QUOTE, ToolCall, ToolCallSyntaxError, Value, parse_call, parse_calls
 
-MARK = re.compile(r"<\|[a-z_]+\|?>|<[a-z_]+\|>|<(?:bos|eos|pad|unk|unused[0-9]+)>")  # control tokens, but the quote mark
+# Control tokens, but for the quote mark.
+MARK = re.compile(r"<\|[a-z_]+\|?>|<[a-z_]+\|>|<(?:bos|eos|pad|unk|unused[0-9]+)>")
 
 _SPACE = re.compile(r"\s*")
 _FILLING = re.compile(r"[\s,;]*")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -254,7 +254,12 @@ def load_tools(path: str | Path) -> list[dict[str, Any]]:
 
 
 def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
-    """The tools in OpenAI's form, or `EdgeMtpError` naming the first value that is wrong."""
+    """The tools in OpenAI's form, or `EdgeMtpError` naming the first value that is wrong.
+
+    Gemma's chat template writes one `type` for a parameter, `nullable` and `enum`, and nothing of `anyOf`, `$ref` or a
+    list of types: the model would not be told what they say. They are put into those words where that can be done, as
+    with an optional value (`anyOf` of a type and null) or a reference, and are refused where not.
+    """
     if not isinstance(tools, list):
         raise EdgeMtpError(f"{source}: expected a list of tools, found {type(tools).__name__}; wrap it in [ ]")
     checked: list[dict[str, Any]] = []
@@ -272,7 +277,7 @@ def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
         if not isinstance(description, str) or QUOTE in description:
             raise EdgeMtpError(f"{where} ({name}): description {description!r} is not plain text; use a string")
         parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        _check_object(parameters, f"{where} ({name}): parameters")
+        parameters = _Declaration(parameters).object(parameters, f"{where} ({name}): parameters")
         checked.append(
             {
                 "type": "function",
@@ -282,20 +287,106 @@ def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
     return checked
 
 
-def _check_object(schema: Any, where: str) -> None:
-    if not isinstance(schema, dict) or str(schema.get("type", "object")).lower() != "object":
-        raise EdgeMtpError(f"{where}: {schema!r} is not a schema of type object; give it properties")
-    properties = schema.get("properties", {})
-    if not isinstance(properties, dict):
-        raise EdgeMtpError(f"{where}: properties {properties!r} is not an object; map each name to a schema")
-    for key, value in properties.items():
-        if _NAME.fullmatch(key) is None:
-            raise EdgeMtpError(f"{where}: {key!r} is not an identifier; use letters, digits, '_', '.', '-'")
-        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+class _Declaration:
+    """The schema of a tool's parameters, on its way into the words of a declaration."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._open: list[str] = []  # references being followed
+
+    def object(self, schema: Any, where: str) -> dict[str, Any]:
+        schema = self._referred(schema, where, lambda found: self.object(found, where))
+        if not isinstance(schema, dict) or str(schema.get("type", "object")).lower() != "object":
+            raise EdgeMtpError(f"{where}: {schema!r} is not a schema of type object; give it properties")
+        properties = schema.get("properties", {})
+        if not isinstance(properties, dict):
+            raise EdgeMtpError(f"{where}: properties {properties!r} is not an object; map each name to a schema")
+        for key in properties:
+            if _NAME.fullmatch(key) is None:
+                raise EdgeMtpError(f"{where}: {key!r} is not an identifier; use letters, digits, '_', '.', '-'")
+        required = schema.get("required", [])
+        for name in required if isinstance(required, list) else [required]:
+            if name not in properties:
+                raise EdgeMtpError(f"{where}: required names {name!r}, which is no property; add it or drop it")
+        told = {key: self._value(value, key, where) for key, value in properties.items()}
+        return {"type": "object", **schema, **({"properties": told} if told else {})}
+
+    def _value(self, schema: Any, key: str, where: str) -> dict[str, Any]:
+        place = f"{where}.{key}"
+        found = self._referred(schema, place, lambda found: self._value(found, key, where))
+        if not isinstance(found, dict):
             raise EdgeMtpError(f'{where}: {key!r} has no type; add one, such as "type": "string"')
-        if value["type"].lower() == "object":
-            _check_object(value, f"{where}.{key}")
-    required = schema.get("required", [])
-    for name in required if isinstance(required, list) else [required]:
-        if name not in properties:
-            raise EdgeMtpError(f"{where}: required names {name!r}, which is no property; add it or drop it")
+        told = found if isinstance(found.get("type"), str) else self._with_type(found, key, where)
+        kind = told["type"].lower()
+        if kind == "object":
+            return self.object(told, place)
+        if kind == "array" and told.get("items"):
+            return {**told, "items": self._value(told["items"], "items", place)}
+        return told
+
+    def _with_type(self, schema: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+        """A schema that has not one type, said with one; a null among what is allowed becomes `nullable`."""
+        rest = {keyword: value for keyword, value in schema.items() if keyword != "type"}
+        choice = next((keyword for keyword in ("anyOf", "oneOf") if isinstance(schema.get(keyword), list)), None)
+        if isinstance(schema.get("type"), list):
+            kinds = {str(kind).lower() for kind in schema["type"]}
+        elif choice:
+            told = [self._value(option, key, where) for option in rest.pop(choice)]
+            kinds = {option["type"].lower() for option in told}
+            kinds |= {"null" for option in told if option.get("nullable") is True}
+            options = [option for option in told if option["type"].lower() != "null"]
+            if len(options) == 1:
+                rest = {**options[0], **rest}
+            elif options:
+                rest[choice] = options
+            if len(options) > 1 and kinds & {"object", "array"}:
+                raise EdgeMtpError(f"{where}: {key!r} is one of several objects or lists; declare a tool for each")
+        else:
+            if "const" in rest:
+                rest["enum"] = [rest.pop("const")]
+            kinds = set(map(_kind, rest["enum"])) if isinstance(rest.get("enum"), list) else set()
+        if "number" in kinds:
+            kinds.discard("integer")
+        nullable = len(kinds) > 1 and "null" in kinds
+        if nullable:
+            kinds.remove("null")
+            if isinstance(rest.get("enum"), list):
+                rest["enum"] = [value for value in rest["enum"] if value is not None]
+        if not kinds:
+            raise EdgeMtpError(f'{where}: {key!r} has no type; add one, such as "type": "string"')
+        if len(kinds) > 1:
+            several = ", ".join(sorted(kinds))
+            raise EdgeMtpError(
+                f"{where}: {key!r} has several types ({several}), but a declaration names one; choose one"
+            )
+        return {**rest, "type": kinds.pop(), **({"nullable": True} if nullable else {})}
+
+    def _referred(self, schema: Any, where: str, told: Callable[[Any], dict[str, Any]]) -> Any:
+        """The schema itself, or `told` what it refers to, with its own description."""
+        reference = schema.get("$ref") if isinstance(schema, dict) else None
+        if reference is None:
+            return schema
+        found = self._root
+        for part in reference.split("/")[1:] if isinstance(reference, str) and reference.startswith("#/") else [None]:
+            found = found.get(part.replace("~1", "/").replace("~0", "~")) if part and isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            raise EdgeMtpError(f"{where}: $ref {reference!r} leads nowhere; point into the tool's own $defs")
+        if reference in self._open:
+            raise EdgeMtpError(f"{where}: $ref {reference!r} is recursive; unroll it to the depth that is needed")
+        if others := schema.keys() - _BESIDE_REFERENCE:
+            raise EdgeMtpError(f"{where}: {min(others)} beside $ref has no effect; move it to the schema referred to")
+        self._open.append(reference)
+        whole = {**told(found), **{keyword: value for keyword, value in schema.items() if keyword != "$ref"}}
+        self._open.pop()
+        return whole
+
+
+_BESIDE_REFERENCE = {"$ref", "title", "description", "default", "examples", "deprecated", "nullable"}
+
+
+def _kind(value: Any) -> str:
+    """The type of a JSON value, as a schema names it."""
+    if isinstance(value, bool):
+        return "boolean"
+    kinds = {str: "string", int: "integer", float: "number", type(None): "null", list: "array", dict: "object"}
+    return kinds.get(type(value), "null")

@@ -43,7 +43,7 @@ def compound(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict
 
 
 kinds = st.sampled_from(["string", "integer", "number", "boolean", "null", "object", "array"])
-leaves = (
+leaves: st.SearchStrategy[dict[str, Any]] = (
     st.fixed_dictionaries({"type": kinds})
     | st.fixed_dictionaries({"type": st.lists(kinds, min_size=1, max_size=2, unique=True)})
     | st.fixed_dictionaries({"enum": st.lists(scalars, min_size=1, max_size=3)})
@@ -146,6 +146,9 @@ def test_single_values(schema: dict[str, Any], value: Any, label: str | None) ->
 
 def test_both_forms_of_tools() -> None:
     parameters = {"type": "object", "properties": {}}
-    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}, {"name": "g"}]
+    tools: list[dict[str, Any]] = [
+        {"type": "function", "function": {"name": "f", "parameters": parameters}},
+        {"name": "g"},
+    ]
     assert declarations(tools) == {"f": parameters, "g": {}}
     assert [v.label for v in violations({"a": 1}, {})] == ["extra_argument"]

@@ -335,8 +335,8 @@ SYNTAX: list[tuple[str, Callable[[str], str]]] = [
     ("wrong_quote", replaced(QUOTE, "`")),
     ("wrong_quote", replaced(QUOTE, "\N{LEFT DOUBLE QUOTATION MARK}")),
     ("wrong_quote", replaced(QUOTE, "")),
-    *(("wrong_quote", lambda text, i=i: at_one_quote(text, i, "")) for i in range(12)),  # type: ignore[misc]
-    *(("wrong_quote", lambda text, i=i: at_one_quote(text, i, '"')) for i in range(12)),  # type: ignore[misc]
+    *(("wrong_quote", lambda text, i=i: at_one_quote(text, i, "")) for i in range(12)),
+    *(("wrong_quote", lambda text, i=i: at_one_quote(text, i, '"')) for i in range(12)),
 ]
 
 

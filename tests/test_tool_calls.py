@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edge_mtp
+from edge_mtp.chat import ChatFormat
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.grammar import tool_grammar
+from edge_mtp.harness.declared import violations
 from edge_mtp.tool_calls import (
     QUOTE,
     ToolCall,
@@ -22,6 +28,8 @@ from edge_mtp.tool_calls import (
     load_tools,
     parse_calls,
 )
+
+TINY_CHAT = ChatFormat.from_directory(Path(edge_mtp.__file__).parent / "tiny" / "target")
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.\-]{0,12}", fullmatch=True)
 strings = st.text(max_size=12).filter(lambda s: QUOTE not in s)
@@ -156,6 +164,71 @@ def test_tools_file_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"type": ["string", "null"]}, {"type": "string", "nullable": True}),
+        ({"type": ["integer", "number"]}, {"type": "number"}),
+        ({"type": ["null"]}, {"type": "null"}),
+        ({"type": ["string", "null"], "enum": ["x", None]}, {"type": "string", "enum": ["x"], "nullable": True}),
+        ({"enum": ["x", "y"], "description": "d"}, {"type": "string", "enum": ["x", "y"], "description": "d"}),
+        ({"enum": [1, 2.5, None]}, {"type": "number", "enum": [1, 2.5], "nullable": True}),
+        ({"const": True}, {"type": "boolean", "enum": [True]}),
+        (
+            {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}], "default": None, "description": "d"},
+            {"type": "integer", "minimum": 1, "nullable": True, "default": None, "description": "d"},
+        ),
+        ({"oneOf": [{"$ref": "#/$defs/tone"}, {"type": "null"}]}, {"type": "string", "enum": ["x"], "nullable": True}),
+        (
+            {"anyOf": [{"enum": ["x"]}, {"type": "string", "pattern": "y+"}]},
+            {"type": "string", "anyOf": [{"type": "string", "enum": ["x"]}, {"type": "string", "pattern": "y+"}]},
+        ),
+        ({"$ref": "#/$defs/tone", "description": "d"}, {"type": "string", "enum": ["x"], "description": "d"}),
+        (
+            {"type": "array", "items": {"$ref": "#/$defs/place"}},
+            {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer", "nullable": True}}}},
+        ),
+        ({"type": "STRING", "anyOf": [{"pattern": "x"}]}, {"type": "STRING", "anyOf": [{"pattern": "x"}]}),
+    ],
+)
+def test_schemas_are_put_into_the_words_of_a_declaration(schema: dict[str, Any], told: dict[str, Any]) -> None:
+    defs = {
+        "tone": {"enum": ["x"]},
+        "place": {"type": "object", "properties": {"n": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}},
+    }
+    tools = check_tools([tool(parameters={"properties": {"a": schema}, "$defs": defs})])
+    found = tools[0]["function"]["parameters"]
+    assert found["properties"] == {"a": told}
+    assert check_tools(tools) == tools
+    # The same values are as declared, and can be written under a grammar.
+    values: list[Any] = [
+        "x",
+        "y",
+        "yy",
+        "z",
+        1,
+        0,
+        2.5,
+        None,
+        True,
+        False,
+        [{"n": None}],
+        [{"n": "x"}],
+        [{"m": 1}],
+        [],
+        {},
+    ]
+    for value in values:
+        before = violations({"a": value}, {"properties": {"a": schema}, "$defs": defs})
+        assert bool(violations({"a": value}, found)) == bool(before), value
+    tool_grammar(tools)
+    # A template finds one type wherever it looks for one.
+    prompt = TINY_CHAT.render([{"role": "user", "content": "Hi"}], tools)
+    types = re.findall(r'[{,]type:<\|"\|>(.*?)<\|"\|>', prompt)
+    assert types
+    assert set(types) <= {"STRING", "INTEGER", "NUMBER", "BOOLEAN", "NULL", "ARRAY", "OBJECT"}
+
+
+@pytest.mark.parametrize(
     ("tools", "named"),
     [
         ({"name": "f"}, "dict"),
@@ -171,6 +244,35 @@ def test_tools_file_round_trip(tmp_path: Path) -> None:
         ([tool(parameters={"properties": {"a": {}}})], "'a'"),
         ([tool(parameters={"properties": {"a": {"type": "object", "properties": {"b": 1}}}})], "'b'"),
         ([tool(parameters={"properties": {}, "required": ["z"]})], "'z'"),
+        # What a declaration has no words for.
+        (
+            [tool(parameters={"properties": {"a": {"type": ["string", "integer"]}}})],
+            r"'a' has several types \(integer, s",
+        ),
+        ([tool(parameters={"properties": {"a": {"type": []}}})], "'a' has no type"),
+        ([tool(parameters={"properties": {"a": {"enum": ["x", 1]}}})], "'a' has several types"),
+        ([tool(parameters={"properties": {"a": {"enum": []}}})], "'a' has no type"),
+        (
+            [tool(parameters={"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}})],
+            "several types",
+        ),
+        (
+            [tool(parameters={"properties": {"a": {"anyOf": [{"type": "object"}, {"type": "object"}]}}})],
+            "several objects",
+        ),
+        ([tool(parameters={"properties": {"a": {"anyOf": [{}]}}})], "'a' has no type"),
+        ([tool(parameters={"properties": {"a": {"anyOf": []}}})], "'a' has no type"),
+        ([tool(parameters={"properties": {"a": {"$ref": "#/$defs/b"}}})], r"parameters\.a: \$ref '#/\$defs/b' leads"),
+        ([tool(parameters={"properties": {"a": {"$ref": 3}}})], "3 leads nowhere"),
+        ([tool(parameters={"properties": {"a": {"$ref": "#/properties/a"}}})], "recursive"),
+        (
+            [tool(parameters={"properties": {"a": {"$ref": "#/properties/b", "type": "x"}, "b": {"type": "string"}}})],
+            "type",
+        ),
+        (
+            [tool(parameters={"properties": {"a": {"type": "array", "items": {"type": ["string", "array"]}}}})],
+            "'items'",
+        ),
     ],
 )
 def test_malformed_tools_are_named_in_one_line(tools: object, named: str) -> None:
