@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,17 @@ def test_of_an_item_asked_again_the_later_answer_counts(tmp_path: Path) -> None:
     read = read_results(path).answers
     assert len(read) == len(RESULTS.answers)
     assert read[0].text == "another"
+
+
+@given(text=st.text())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_model_says_is_read_back(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.jsonl"
+    path.unlink(missing_ok=True)
+    said = replace(RESULTS.answers[0], text=f"\u2028\x85\x0c{text}")
+    with ResultsWriter.create(path, RESULTS.run, RESULTS.items) as writer:
+        writer.write(said)
+    assert read_results(path).answers == [said]
 
 
 def test_a_file_is_not_overwritten(tmp_path: Path) -> None:

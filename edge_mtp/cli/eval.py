@@ -27,8 +27,9 @@ _output = option_group("Output")
 @click.command("eval", cls=GroupedCommand)
 @_items(
     "--suite", "suites", multiple=True, metavar="NAME|FILE",
-    help="phone, iid, new_values, new_templates, new_names, tiny (these four), bfcl or bfcl:CATEGORY (of the installed"
-    " bfcl-eval), or a JSONL file; may be repeated. Default: iid for the built-in tiny model, else phone.",
+    help="phone, iid, new_values, new_templates, new_names, tiny (these four), bfcl, bfcl:live, bfcl:non_live or"
+    " bfcl:CATEGORY (of the installed bfcl-eval), or a JSONL file; may be repeated. Default: iid for the built-in tiny"
+    " model, else phone.",
 )  # fmt: skip
 @_items("--limit", type=click.IntRange(1), metavar="N", help="Only the first N items of each suite.")
 @_items("--rounds", type=click.IntRange(1), default=1, show_default=True, metavar="N",

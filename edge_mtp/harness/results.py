@@ -221,9 +221,7 @@ def read_results(path: str | Path) -> Results:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise EdgeMtpError(f"cannot read {where}: {reason}; give a file that bench or eval wrote") from None
-    lines = text.splitlines()
-    if text and not text.endswith("\n"):
-        lines.pop()
+    lines = text.split("\n")[:-1]  # not splitlines: a reply may hold other line breaks; the last one has none
     results: Results | None = None
     answers: dict[tuple[str, str, int, int], Answer] = {}
     for number, line in enumerate(lines, 1):
