@@ -32,11 +32,16 @@ def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_js
     """
     from edge_mtp.harness.analysis import analyse
     from edge_mtp.harness.headline import headlines
-    from edge_mtp.harness.report import Source, write_report
+    from edge_mtp.harness.report import Source, beside, write_report
     from edge_mtp.harness.results import read_results
+    from edge_mtp.json_file import finite
 
     if output.suffix not in (".html", ".htm"):
         raise EdgeMtpError(f"'{output}' is no name of a page; name a .html file")
+    table, analyses = beside(output, len(results))
+    for path in (output, table, *analyses):
+        if any(path.resolve() == each.resolve() for each in results):
+            raise EdgeMtpError(f"the report would overwrite its results '{path}'; name another --output")
     sources = []
     for path in results:
         read = read_results(path)
@@ -57,7 +62,7 @@ def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_js
                 for source in sources
             ],
         }
-        click.echo(json.dumps(value))
+        click.echo(json.dumps(finite(value)))
         return
     from edge_mtp.harness.summary_table import show
 

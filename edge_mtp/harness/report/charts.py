@@ -5,10 +5,12 @@ Colours say nothing that shape, place or words do not say too.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +18,29 @@ import numpy.typing as npt
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.figures import milliseconds, signed
 from edge_mtp.harness.latency import DraftPosition, SpeedUp
-from edge_mtp.harness.report.svg import ARMS, Chart, arm_role, chart, colour
+from edge_mtp.harness.report.svg import ARMS, MARKERS, Chart, Key, arm_role, chart, colour
 from edge_mtp.harness.results import Answer, Pause, StepFigures
 from edge_mtp.harness.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis as MplAxis
     from matplotlib.figure import Figure
 
 WIDTH = 372  # CSS pixels
 WIDE = 1040
-TEXT = 11  # CSS pixels
-MARKERS = "os^DvPX*"  # by arm, as `arm_role`
+TEXT = 12  # CSS pixels
 SOURCES = {"d": "drafter", "l": "lookup", "g": "grammar"}
 SOURCE_NAMES = {"d": "the drafter", "l": "look-up", "g": "the grammar"}
+STEP_KEYS = {
+    "own": "the target's own token",
+    "drafter": "accepted from the drafter",
+    "lookup": "from look-up",
+    "grammar": "from the grammar",
+    "rejected": "rejected",
+}
 MOST_DOTS = 160
-MOST_LETTERS = 42
+MOST_LETTERS = 40
 
 Numbers = npt.NDArray[np.float64]
 
@@ -243,10 +252,10 @@ def time_line(name: str, title: str, lanes: Sequence[Lane]) -> Chart:
             steps = lane.answer.steps
             _caption(axes, y + 14, lane.label, _lane_figure(steps), MOST_LETTERS * 2)
             line, at = y + 24 + _CELL * tall[number], 0.0
-            for index, step in enumerate(steps):
+            for index, (step, words) in enumerate(zip(steps, told(lane), strict=True)):
                 width = step.total_us / 1000
                 gid = f"step-{number}-{index}"
-                tips[gid] = _told(index, step, at)
+                tips[gid] = words
                 _column(axes, gid, at, max(width - 2 * pixel, 0.7 * width), line, step, pixel)
                 at += width
             y = line + 12 + _CELL * deep[number]
@@ -256,7 +265,9 @@ def time_line(name: str, title: str, lanes: Sequence[Lane]) -> Chart:
         axes.set_xlabel("milliseconds since the prompt was read")
         axes.grid(axis="x")
         said = "; ".join(f"{lane.label}: {_lane_figure(lane.answer.steps)}" for lane in lanes)
-        return chart(figure, name, title, f"One reply, step by step. {said}.", tips)
+        drawn = chart(figure, name, title, f"One reply, step by step. {said}.", tips)
+        roles = {role for lane in lanes for step in lane.answer.steps for role in _roles(step)}
+        return replace(drawn, keys=tuple(Key(role, text, "box") for role, text in STEP_KEYS.items() if role in roles))
 
 
 def course(name: str, title: str, lines: Sequence[Line], unit: str, pauses: Sequence[Pause]) -> Chart:
@@ -282,6 +293,9 @@ def course(name: str, title: str, lines: Sequence[Line], unit: str, pauses: Sequ
         axes.set_xlabel(clock)
         axes.set_ylabel(unit)
         axes.grid(axis="y")
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.set(h_pad=5 / 72)  # type: ignore[call-arg]  # of constrained layout
         legend = figure.legend(loc="outside upper left", frameon=False, handlelength=2.6, borderpad=0, ncols=1)
         for text in legend.get_texts():
             text.set_color(colour("ink"))
@@ -304,7 +318,7 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         raise EdgeMtpError(
             "a report needs matplotlib, which is not installed: pip install 'edge-mtp[report]'"
         ) from error
-    style = {
+    style: dict[Any, Any] = {
         "axes.axisbelow": True,
         "axes.edgecolor": colour("line"),
         "axes.facecolor": "none",
@@ -348,9 +362,8 @@ def _caption(
         axes.text(1.0, y, figure, transform=where, va="center", ha="right", color=colour("muted"), bbox=behind)
 
 
-def _ticks(axes: Axes, low: float, high: float, logarithmic: bool, unit: str = "", axis: object | None = None) -> None:
+def _ticks(axes: Axes, low: float, high: float, logarithmic: bool, unit: str = "", axis: MplAxis | None = None) -> None:
     """Few round ticks, on the horizontal axis unless told otherwise."""
-    from matplotlib.axis import Axis as MplAxis
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     ticks: list[float] = []
@@ -360,7 +373,7 @@ def _ticks(axes: Axes, low: float, high: float, logarithmic: bool, unit: str = "
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
     if len(ticks) < 2:
         ticks = [float(x) for x in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= x <= high]
-    chosen = axis if isinstance(axis, MplAxis) else axes.xaxis
+    chosen = axes.xaxis if axis is None else axis
     chosen.set_major_locator(FixedLocator(ticks))
     chosen.set_minor_locator(NullLocator())
     chosen.set_ticklabels([f"{tick:,.6g}{unit}" for tick in ticks])
@@ -386,7 +399,8 @@ def _density(values: Numbers, edges: Numbers) -> Numbers:
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].astype(float)
     kernel = np.exp(-0.5 * (np.arange(-6, 7) / 2.0) ** 2)
     smooth: Numbers = np.convolve(counts, kernel, "same")
-    return smooth / smooth.max()
+    smooth /= smooth.max()
+    return smooth
 
 
 def _thinned(x: Numbers, y: Numbers, most: int = 400) -> tuple[Numbers, Numbers]:
@@ -419,15 +433,20 @@ def _lane_figure(steps: Sequence[StepFigures]) -> str:
     return f"{sum(step.tokens for step in steps)} tokens, {len(steps)} steps, {milliseconds(total_ms)} ms"
 
 
+def _roles(step: StepFigures) -> list[str]:
+    """Of each token that a step gave out, then of each rejected draft."""
+    kept = min(step.accepted, step.tokens)
+    accepted = [SOURCES.get(source, "drafter") for source in step.source.ljust(kept)[:kept]]
+    return accepted + ["own"] * (step.tokens - kept) + ["rejected"] * (len(step.source) - step.accepted)
+
+
 def _column(axes: Axes, gid: str, at: float, width: float, line: float, step: StepFigures, pixel: float) -> None:
     """A step from time `at` on, its line at height `line`."""
-    kept = min(step.accepted, step.tokens)
-    for row in range(step.tokens):
-        source = step.source[row : row + 1] if row < kept else ""
-        role = SOURCES.get(source, "drafter") if row < kept else "own"
+    for row, role in enumerate(_roles(step)[: step.tokens]):
+        source = step.source[row : row + 1]
         y = line - _CELL * (row + 0.5) - 3
         axes.barh(y, width, _CELL - 2, at, color=colour(role), linewidth=0, zorder=2, gid=gid)
-        if source in ("l", "g") and width > 9 * pixel:
+        if role in ("lookup", "grammar") and width > 9 * pixel:
             axes.text(at + width / 2, y, source, color=colour("paper"), ha="center", va="center", fontsize=TEXT - 2)
     for row in range(len(step.source) - step.accepted):
         y = line + _CELL * (row + 0.5) + 4
@@ -441,9 +460,14 @@ def _column(axes: Axes, gid: str, at: float, width: float, line: float, step: St
     axes.barh(line, drafting, 3, at, color=colour("ink"), linewidth=0, zorder=3, gid=gid)
 
 
-def _told(index: int, step: StepFigures, at: float) -> str:
-    """What a step says of itself."""
-    when, took = f"Step {index + 1} at {milliseconds(at)} ms", f"{milliseconds(step.total_us / 1000)} ms"
+def told(lane: Lane) -> list[str]:
+    """What each step of a lane says of itself."""
+    begins = itertools.accumulate((step.total_us / 1000 for step in lane.answer.steps), initial=0.0)
+    return [_told(index, *each) for index, each in enumerate(zip(lane.answer.steps, begins, strict=False), 1)]
+
+
+def _told(number: int, step: StepFigures, at: float) -> str:
+    when, took = f"Step {number} at {milliseconds(at)} ms", f"{milliseconds(step.total_us / 1000)} ms"
     if step.kind == "p":
         return f"{when}: plain, 1 token in {took}"
     origins = ", ".join(

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from edge_mtp.harness.headline import SIGNS, Headline, calls_tone, headlines, ma
 from edge_mtp.harness.latency import ItemSpeed, Latency, SpeedUp
 from edge_mtp.harness.pairwise import MARGIN, ArmCalls, Comparison, Errors, Parting
 from edge_mtp.harness.report import charts
-from edge_mtp.harness.report.svg import ARMS, Chart, arm_role, variables
+from edge_mtp.harness.report.svg import ARMS, MARKERS, SHAPES, Chart, Key, arm_role, variables
 from edge_mtp.harness.results import Answer, Results, Sample
 from edge_mtp.harness.score import LABELS, LEVELS, Score
 from edge_mtp.harness.statistics import Estimate
@@ -38,18 +38,6 @@ MOST_PROMPTS = 20  # at either end of a table
 MOST_STEPS = 40  # of a time line
 MOST_LINES = 4  # sensors in a chart
 MEASURES = {"decode": "decoding", "first_token": "first token", "call": "complete call", "total": "whole answer"}
-
-# A mark an arm, as the charts have it, in a box of 14.
-SHAPES = {
-    "o": "M7 2.5a4.5 4.5 0 1 0 .01 0z",
-    "s": "M3 3h8v8h-8z",
-    "^": "M7 2.5l5 9h-10z",
-    "D": "M7 1.5l5 5.5l-5 5.5l-5-5.5z",
-    "v": "M7 11.5l5-9h-10z",
-    "P": "M5.3 2h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3z",
-    "X": "M4.4 2l2.6 2.6l2.6-2.6l2.4 2.4l-2.6 2.6l2.6 2.6l-2.4 2.4l-2.6-2.6l-2.6 2.6l-2.4-2.4l2.6-2.6l-2.6-2.6z",
-    "*": "M7 1l1.6 4.2l4.4.2l-3.5 2.8l1.2 4.3l-3.7-2.5l-3.7 2.5l1.2-4.3l-3.5-2.8l4.4-.2z",
-}
 
 
 @dataclass(frozen=True)
@@ -76,6 +64,14 @@ class PartingView(NamedTuple):
     prompt: str
     base: list[Piece]
     arm: list[Piece]
+
+
+class TimeLine(NamedTuple):
+    """A reply step by step: drawn, what it answers, and each lane's steps in words."""
+
+    chart: Chart
+    prompt: str
+    steps: dict[str, list[str]]
 
 
 class Wrong(NamedTuple):
@@ -126,7 +122,9 @@ class Part:
         asked = len(run.arms) * len(self.results.items) * (rounds if isinstance(rounds, int) else 0)
         answered = len({(answer.arm, answer.item, answer.round) for answer in self.results.answers})
         if answered < asked:
-            found.append(f"Not complete: {answered:,} of {asked:,} questions were answered. --resume goes on with it.")
+            found.append(
+                f"Not complete: {answered:,} of {asked:,} questions were answered. Its command goes on with --resume."
+            )
         return found
 
     @cached_property
@@ -144,7 +142,7 @@ class Part:
     def mark(self, label: str) -> Markup:
         """An arm's mark, as the charts have it."""
         index = self.indices[label]
-        shape = SHAPES[charts.MARKERS[index % ARMS]]
+        shape = SHAPES[MARKERS[index % ARMS]]
         return Markup(
             f'<svg class="mark" viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
             f'<path d="{shape}" style="fill: var(--{arm_role(index)})"/></svg>'
@@ -212,9 +210,9 @@ class Part:
 
     @cached_property
     def spreads(self) -> list[Chart]:
-        times = {
+        times: dict[str, tuple[str, Callable[[Answer], list[float]]]] = {
             "first-token": ("Time to first token", lambda answer: [answer.first_token_us]),
-            "call": ("Time to a complete tool call", lambda answer: [answer.call_us] if answer.call_us else []),
+            "call": ("Time to a complete tool call", lambda answer: [answer.call_us or 0.0]),
             "token": ("Time of a token", _token_times),
         }
         found = []
@@ -222,7 +220,7 @@ class Part:
             rows = []
             for label, index in self.indices.items():
                 answers = [answer for answer in self.answers[label] if answer.is_complete]
-                values = np.array([us for answer in answers for us in of(answer) if us > 0], float) / 1000
+                values = np.array([us for answer in answers for us in of(answer) if us > 0]) / 1000
                 if len(values):
                     rows.append(charts.Row(label, index, values))
             if rows:
@@ -262,8 +260,8 @@ class Part:
         return charts.planned(f"{self.key}planned", "Drafts asked for", rows) if rows else None
 
     @cached_property
-    def time_line(self) -> tuple[Chart, str] | None:
-        """One reply under an arm that drafts and under its siblings, and what it is a reply to."""
+    def time_line(self) -> TimeLine | None:
+        """One reply under an arm that drafts and under its siblings."""
         chosen = _telling(itertools.chain.from_iterable(self.answers.values()))
         if chosen is None:
             return None
@@ -281,8 +279,9 @@ class Part:
                     lanes.append(charts.Lane(other.label, _begun(answer, until_us)))
         item = self.results.items[chosen.item]
         cut = f", the first {MOST_STEPS} steps" if is_cut else ""
-        title = f"One reply of {item.kind}, step by step{cut}"
-        return charts.time_line(f"{self.key}time-line", title, lanes), self.asked(chosen.item, chosen.turn)
+        title = f"One reply ({item.kind}), step by step{cut}"
+        drawn = charts.time_line(f"{self.key}time-line", title, lanes)
+        return TimeLine(drawn, self.asked(chosen.item, chosen.turn), {lane.label: charts.told(lane) for lane in lanes})
 
     # -- tool calls ---------------------------------------------------------------------------------------------------
 
@@ -323,15 +322,17 @@ class Part:
                 charts.Interval(calls.arm, self.indices[calls.arm], each.share.scaled(100))
                 for calls in self.analysis.calls
                 for each in calls.errors
-                if each.label == label
+                if each.label == label and each.primary
             ]
             for label in self.labels
         }
+        groups = {label: members for label, members in groups.items() if members}
         if not groups:
             return None
         ends = (0.0, max(min(each.estimate.high, 100.0) for members in groups.values() for each in members) * 1.05)
         axis = charts.Axis("% of items, by what goes wrong first", ends=ends, unit="%")
-        return charts.intervals(f"{self.key}errors", "Errors by class", groups, axis)
+        keys = tuple(Key(arm_role(i), label, MARKERS[i % ARMS]) for label, i in self.indices.items())
+        return replace(charts.intervals(f"{self.key}errors", "Errors by class", groups, axis), keys=keys)
 
     @property
     def kinds(self) -> list[str]:
@@ -370,14 +371,14 @@ class Part:
         return found
 
     def wrong(self, arm: str) -> list[Wrong]:
-        """Some of what an arm got wrong, and a reply of it."""
-        said = {answer.item: answer.error or answer.text for answer in self.answers[arm]}
-        found = []
+        """Some of what an arm got wrong, and the last it said to that: after a wrong turn no other is asked."""
+        last = {answer.item: answer for answer in self.answers[arm]}
+        found: list[Wrong] = []
         for item, score in self.analysis.scores.get(arm, {}).items():
             if not score.is_right and len(found) < MOST_WRONG:
-                turn = max((a.turn for a in self.answers[arm] if a.item == item), default=0)
-                kind = self.results.items[item].kind
-                found.append(Wrong(item, kind, self.asked(item, turn), said.get(item, "")[:MOST_TEXT], score))
+                answer = last[item]
+                text = (answer.error or answer.text)[:MOST_TEXT]
+                found.append(Wrong(item, self.results.items[item].kind, self.asked(item, answer.turn), text, score))
         return found
 
     def asked(self, item: str, turn: int) -> str:
@@ -393,7 +394,7 @@ class Part:
 
     @cached_property
     def courses(self) -> list[Chart]:
-        found = []
+        found: list[Chart] = []
         for number, device in enumerate(self.analysis.run.devices):
             samples = [each for each in self.results.samples if each.device == device]
             pauses = [each for each in self.results.pauses if each.device == device]
@@ -443,11 +444,14 @@ class Part:
 
     @property
     def energy_notes(self) -> list[str]:
-        """Why energy is not known, each reason once."""
-        return list(dict.fromkeys(each.energy_note.rstrip(".") for each in self.latencies if each.energy_note))
+        """Why energy is not known: once, or for each arm where reasons differ."""
+        notes = {each.arm: each.energy_note.rstrip(".") for each in self.latencies if each.energy_note}
+        if len(set(notes.values())) == 1:
+            return list(notes.values())[:1]
+        return [f"{arm}: {note}" for arm, note in notes.items()]
 
     @property
-    def finishes(self) -> dict[str, list[tuple[str, int]]]:
+    def finishes(self) -> Mapping[str, Sequence[tuple[str, int]]]:
         """How often each arm's answers ended in what way."""
         return {label: Counter(a.finish for a in answers).most_common() for label, answers in self.answers.items()}
 
@@ -455,11 +459,11 @@ class Part:
     def contents(self) -> list[tuple[str, str]]:
         """The sections that there are: id and title."""
         run = self.analysis.run
-        speed = {
+        speed: dict[tuple[str, str], Any] = {
             ("speed", "Speed"): self.speed_pairs or self.latencies,
             ("drafts", "Drafts"): self.drafting,
         }
-        calls = {("calls", "Tool calls"): self.analysis.calls}
+        calls: dict[tuple[str, str], Any] = {("calls", "Tool calls"): self.analysis.calls}
         sections = {
             ("found", "What was found"): self.headlines,
             **(speed | calls if run.kind == "bench" else calls | speed),
@@ -508,10 +512,10 @@ def render(sources: Sequence[Source]) -> str:
 
 
 def pictures(source: Source) -> dict[str, str]:
-    """Charts for elsewhere, by file name: those of speed, of one reply, and of errors, where there are any."""
+    """Charts for elsewhere, by file name: those of speed, of one reply and of tool calls, where there are any."""
     part = Part(source, "")
-    found: list[Chart | None] = [part.speed_chart, part.time_line[0] if part.time_line else None, part.error_chart]
-    found += [chart for chart, _ in part.prompt_charts[:1]]
+    found: list[Chart | None] = [part.speed_chart, part.time_line.chart if part.time_line else None, part.error_chart]
+    found += [chart for chart, _ in part.prompt_charts[:1]] + part.exact_charts[:1]
     return {f"{chart.name}.svg": chart.standalone for chart in found if chart is not None}
 
 

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
@@ -45,6 +45,19 @@ COLOURS: dict[str, tuple[str, str]] = {
     "rejected": ("#c0500a", "#f0884a"),
 }
 ARMS = 8  # colours and shapes before they begin again
+MARKERS = "os^DvPX*"  # by arm, as matplotlib calls them
+# The same in a box of 14 by 14; "box" is a token of the time line.
+SHAPES = {
+    "o": "M7 2.5a4.5 4.5 0 1 0 .01 0z",
+    "s": "M3 3h8v8h-8z",
+    "^": "M7 2.5l5 9h-10z",
+    "D": "M7 1.5l5 5.5l-5 5.5l-5-5.5z",
+    "v": "M7 11.5l5-9h-10z",
+    "P": "M5.3 2h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3z",
+    "X": "M4.4 2l2.6 2.6l2.6-2.6l2.4 2.4l-2.6 2.6l2.6 2.6l-2.4 2.4l-2.6-2.6l-2.6 2.6l-2.4-2.4l2.6-2.6l-2.6-2.6z",
+    "*": "M7 1l1.6 4.2l4.4.2l-3.5 2.8l1.2 4.3l-3.7-2.5l-3.7 2.5l1.2-4.3l-3.5-2.8l4.4-.2z",
+    "box": "M0 1.5h14v11h-14z",
+}
 
 # A chart is drawn in stand-ins, one a role, and they become CSS variables.
 _STAND_IN = {name: f"#0101{index:02x}" for index, name in enumerate(COLOURS)}
@@ -67,10 +80,19 @@ def arm_role(index: int) -> str:
     return f"arm-{index % ARMS + 1}"
 
 
+class Key(NamedTuple):
+    """What a mark means; `shape` of `SHAPES`. Rejected drafts are hollow."""
+
+    role: str
+    text: str
+    shape: str
+
+
 @dataclass(frozen=True)
 class Chart:
     """A drawn chart. `description` says in words what it shows, for those who do not see it; `body` are the elements
-    inside the svg element; `width` and `height` in CSS pixels. `name` is unique in a page."""
+    inside the svg element; `width` and `height` in CSS pixels. `name` is unique in a page. `keys` explain its marks
+    where no page around it does."""
 
     name: str
     title: str
@@ -78,6 +100,7 @@ class Chart:
     width: float
     height: float
     body: str
+    keys: tuple[Key, ...] = ()
 
     @property
     def inline(self) -> str:
@@ -91,7 +114,9 @@ class Chart:
     @property
     def standalone(self) -> str:
         """A file of its own, with its title above, in light or dark as the reader prefers."""
-        above, margin = 38, 12
+        margin = 12
+        keys, below_keys = self._drawn_keys(34)
+        above = below_keys + 6
         width, height = self.width + 2 * margin, self.height + above + margin
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" role="img" '
@@ -100,10 +125,27 @@ class Chart:
             f"<style>{variables('svg')} svg {{ font-family: {_FACE}; }} "
             "path, use { stroke-linejoin: round; }</style>"
             f'<rect width="100%" height="100%" rx="8" style="fill: var(--paper)"/>'
-            f'<text x="{margin + 4}" y="26" style="font-size: 14px; font-weight: 600; fill: var(--ink)">'
+            f'<g transform="translate({margin} 0)">'
+            f'<text x="4" y="26" style="font-size: 15px; font-weight: 600; fill: var(--ink)">'
             f"{_escaped(self.title)}</text>"
-            f'<g transform="translate({margin} {above})">{self.body}</g></svg>\n'
+            f'{keys}<g transform="translate(0 {above})">{self.body}</g></g></svg>\n'
         )
+
+    def _drawn_keys(self, top: float) -> tuple[str, float]:
+        """The keys in rows from height `top` on, and where they end. Letters are taken to be 7 pixels wide."""
+        x, y, drawn = 4.0, top, []
+        for key in self.keys:
+            wide = 36.0 + 7 * len(key.text)
+            if x > 4 and x + wide > self.width:
+                x, y = 4.0, y + 20
+            paint = "fill: none; stroke" if key.role == "rejected" else "fill"
+            drawn.append(
+                f'<path transform="translate({x:g} {y:g})" d="{SHAPES[key.shape]}" style="{paint}: var(--{key.role})"/>'
+                f'<text x="{x + 20:g}" y="{y + 11.5:g}" style="font-size: 12px; fill: var(--ink)">'
+                f"{_escaped(key.text)}</text>"
+            )
+            x += wide
+        return "".join(drawn), y + 20 if drawn else top
 
     @property
     def _spoken(self) -> str:

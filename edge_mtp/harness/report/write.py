@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,17 +61,19 @@ class Written:
 
 
 def write_report(sources: Sequence[Source], page: Path, folder: Path | None = None) -> Written:
-    """Writes `page`, a CSV and a JSON beside it (one a source), and into `folder`, if given, pictures of the first.
+    """Writes `page`, a CSV and a JSON beside it (one a source), and into `folder`, if given, charts as pictures, of the
+    first source that has them.
 
     All is made before anything is written, and each file appears whole or not at all. Raises EdgeMtpError if a file
     cannot be written, or matplotlib is missing.
     """
+    table, analyses = beside(page, len(sources))
     html = render(sources).encode("utf-8", "replace").decode()  # half a surrogate pair in a reply is no UTF-8
-    images = pictures(sources[0]) if folder is not None else {}
-    table = page.with_suffix(".csv")
-    analyses = [page.with_suffix(suffix) for suffix in _json_suffixes(sources)]
+    images = {}
+    for source in reversed(sources) if folder is not None else ():
+        images.update(pictures(source))
     for path, source in zip(analyses, sources, strict=True):
-        write_text(path, json.dumps(_finite(source.analysis.to_json()), allow_nan=False, indent=1) + "\n")
+        write_text(path, json.dumps(source.analysis.to_json(), indent=1, allow_nan=False) + "\n")
     write_text(table, answers_csv(sources))
     written = []
     if folder is not None:
@@ -136,18 +137,11 @@ def _row(source: Source, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """The value with null for the end of an interval that is infinite: JSON has no such number."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _ms(microseconds: float | None) -> float | None:
     return None if microseconds is None else round(microseconds / 1000, 3)
 
 
-def _json_suffixes(sources: Sequence[Source]) -> list[str]:
-    return [".json"] if len(sources) == 1 else [f".{number}.json" for number in range(1, len(sources) + 1)]
+def beside(page: Path, sources: int) -> tuple[Path, list[Path]]:
+    """The CSV of a page of so many sources, and their JSON files."""
+    suffixes = [".json"] if sources == 1 else [f".{number}.json" for number in range(1, sources + 1)]
+    return page.with_suffix(".csv"), [page.with_suffix(suffix) for suffix in suffixes]
