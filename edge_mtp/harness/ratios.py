@@ -3,10 +3,10 @@
 An item is what was drawn independently; its figure is the median over rounds of the logarithm of paired ratios, and
 the ratio of two arms is the median over items. Its 95 % interval lies between order statistics of the items' figures:
 where no two of them reach 95 % exactly, linearly between the neighbours that reach more and less (Beran and Hall, 1993,
-JRSS B 55:643). That asks nothing of the noise's distribution, and false alarms stay at most nominal. A bootstrap's
-percentiles are order statistics too, but cover 91 to 94 % at 8 to 20 items; the exact interval alone up to 99 %, being
-wider; interpolation as Hettmansperger and Sheather (1986) have it 88 to 94 % where items are of two kinds that differ.
-`benchmarks/interval_coverage.py` repeats it.
+JRSS B 55:643). In simulation, whatever the noise, it covers 94 to 98 % and equal arms are said to differ in at most 5 %
+(8 to 200 items); 93 % of eight items of two kinds that lie far apart. Of a bootstrap over items the percentiles cover
+91 to 95 % at 8 to 20 items and the smoothed ones 92 to 99 %; the exact order statistics up to 99 %, being wider; those
+that Hettmansperger and Sheather (1986) interpolate 90 to 96 %. `benchmarks/interval_coverage.py` repeats it.
 """
 
 from __future__ import annotations
