@@ -35,7 +35,7 @@ from edge_mtp.harness.headline import headlines
 from edge_mtp.harness.latency import DraftPosition, ItemSpeed, SpeedUp
 from edge_mtp.harness.report import Source, charts, write_report
 from edge_mtp.harness.report.page import Part, differences, pictures, render
-from edge_mtp.harness.report.svg import COLOURS, chart
+from edge_mtp.harness.report.svg import COLOURS, SHAPES, arm_marker, arm_role, chart
 from edge_mtp.harness.report.write import COLUMNS, answers_csv
 from edge_mtp.harness.results import Answer, Results, ResultsWriter, StepFigures
 from edge_mtp.harness.statistics import Estimate
@@ -243,7 +243,7 @@ def test_figures_of_the_page_are_those_of_the_analysis() -> None:
             assert not error.primary or f"{error.primary} ({error.all})" in found
     for comparison in analysis.comparisons:
         assert f"{comparison.lost} {comparison.gained} {figures.signed(100 * comparison.difference.value)}" in found
-        assert comparison.explanation in page("eval").inside("found")
+        assert comparison.explanation in found
     made = page("eval").inside("made")
     assert evaluation().results.run.command in made
     assert all(version in made for version in evaluation().results.run.versions.values())
@@ -426,6 +426,20 @@ def test_pictures_stand_alone() -> None:
         assert set(re.findall(r'href="#([^"]*)"', text)) <= set(ids), name
     assert "accepted from the drafter" in found["time-line.svg"]
     assert all(arm.label in found["errors.svg"] for arm in ARMS[:4])
+
+
+def test_the_same_texts_need_no_interval() -> None:
+    made = source(synthetic_results(items=24, kind="eval", arms=PHONE, crashes=0))
+    comparison = made.analysis.comparisons[0]
+    assert comparison.difference.low < 0 < comparison.difference.high
+    assert "0.0 word for word" in Page(render([made])).inside("calls")
+    assert re.search(r" to \d\.\d\d +word for word", terminal(made, width=120))
+    assert "word for word" not in terminal(source(synthetic_results(items=24, kind="eval", arms=(ARMS[0], ARMS[3]))))
+
+
+def test_no_two_arms_look_alike() -> None:
+    assert len({(arm_role(index), arm_marker(index)) for index in range(64)}) == 64
+    assert all(arm_marker(index) in SHAPES for index in range(64))
 
 
 def test_a_label_that_is_no_xml_is_drawn() -> None:

@@ -74,6 +74,11 @@ def calls_tone(comparison: Comparison) -> Tone:
     return _CALL_TONES.get(comparison.verdict, "unsettled")
 
 
+def is_identical(comparison: Comparison) -> bool:
+    """Whether the two arms said the same everywhere, so that no interval about their difference is needed."""
+    return not (comparison.partings or comparison.lost or comparison.gained)
+
+
 def headlines(analysis: Analysis) -> list[Headline]:
     """Pairs of an arm that drafts and its plain sibling first, then arms against the run's baseline."""
     speeds = main_speed_ups(analysis.speed_ups)

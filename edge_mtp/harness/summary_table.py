@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from edge_mtp.harness.analysis import Analysis
 from edge_mtp.harness.figures import NONE, factor, interval, milliseconds, percent, points, rate
-from edge_mtp.harness.headline import SIGNS, Headline, headlines
+from edge_mtp.harness.headline import SIGNS, Headline, headlines, is_identical
 from edge_mtp.harness.latency import Distribution
+from edge_mtp.harness.pairwise import Comparison
 from edge_mtp.harness.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -99,10 +100,14 @@ def _pairs_table(found: list[Headline]) -> Table:
                 each.base,
                 f"{SIGNS[each.speed_tone]} {factor(speed.ratio.value)}\n{interval(speed.ratio, 2)}" if speed else NONE,
                 percent(speed.slower.value) if speed else NONE,
-                f"{SIGNS[each.calls_tone]} {calls.verdict}\n{points(calls.difference)}" if calls else NONE,
+                f"{SIGNS[each.calls_tone]} {calls.verdict}\n{_difference(calls)}" if calls else NONE,
             ]
         )
     return _table("One arm against another", ["arm", "against", "speed-up", "slower", "tool calls"], rows)
+
+
+def _difference(calls: Comparison) -> str:
+    return "word for word" if is_identical(calls) else points(calls.difference)
 
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> Table:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.figures import milliseconds, signed
 from edge_mtp.harness.latency import DraftPosition, SpeedUp
-from edge_mtp.harness.report.svg import ARMS, MARKERS, Chart, Key, arm_role, chart, colour
+from edge_mtp.harness.report.svg import Chart, Key, arm_marker, arm_role, chart, colour
 from edge_mtp.harness.results import Answer, Pause, StepFigures
 from edge_mtp.harness.statistics import Estimate
 
@@ -40,7 +40,7 @@ STEP_KEYS = {
     "rejected": "rejected",
 }
 MOST_DOTS = 160
-MOST_LETTERS = 40
+MOST_LETTERS = 54
 
 Numbers = npt.NDArray[np.float64]
 
@@ -172,7 +172,7 @@ def intervals(
                 if is_named:
                     _caption(axes, y + 0.34 * line, each.label, _shown(each.estimate.value, axis))
                 axes.plot(reach, [at, at], color=role, linewidth=2, solid_capstyle="butt", zorder=2)
-                axes.plot([value], [at], MARKERS[each.arm % ARMS], color=role, markersize=6.5, zorder=3, clip_on=False)
+                axes.plot([value], [at], arm_marker(each.arm), color=role, markersize=6.5, zorder=3, clip_on=False)
                 y += line
         axes.set_ylim(y + 4, 0)
         axes.set_xlim(low, high)
@@ -195,7 +195,7 @@ def acceptance(name: str, title: str, series: Sequence[tuple[str, int, Sequence[
             shares = [each.share.scaled(100) for each in positions]
             axes.vlines(x, [s.low for s in shares], [s.high for s in shares], color=role, linewidth=2)
             axes.plot(x, [s.value for s in shares], color=role, linewidth=0.8)
-            axes.plot(x, [s.value for s in shares], MARKERS[arm % ARMS], color=role, markersize=6.5, clip_on=False)
+            axes.plot(x, [s.value for s in shares], arm_marker(arm), color=role, markersize=6.5, clip_on=False)
         axes.set_ylim(0, 100)
         axes.set_xlim(0.5, most + 0.5)
         axes.set_xticks(range(1, most + 1))

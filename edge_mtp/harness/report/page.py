@@ -20,11 +20,11 @@ from markupsafe import Markup
 
 from edge_mtp.harness import figures
 from edge_mtp.harness.analysis import Analysis
-from edge_mtp.harness.headline import SIGNS, Headline, calls_tone, headlines, main_speed_ups, speed_tone
+from edge_mtp.harness.headline import SIGNS, Headline, calls_tone, headlines, is_identical, main_speed_ups, speed_tone
 from edge_mtp.harness.latency import ItemSpeed, Latency, SpeedUp
 from edge_mtp.harness.pairwise import MARGIN, ArmCalls, Comparison, Errors, Parting
 from edge_mtp.harness.report import charts
-from edge_mtp.harness.report.svg import ARMS, MARKERS, SHAPES, Chart, Key, arm_role, variables
+from edge_mtp.harness.report.svg import SHAPES, Chart, Key, arm_marker, arm_role, variables
 from edge_mtp.harness.results import Answer, Results, Sample
 from edge_mtp.harness.score import LABELS, LEVELS, Score
 from edge_mtp.harness.statistics import Estimate
@@ -142,7 +142,7 @@ class Part:
     def mark(self, label: str) -> Markup:
         """An arm's mark, as the charts have it."""
         index = self.indices[label]
-        shape = SHAPES[MARKERS[index % ARMS]]
+        shape = SHAPES[arm_marker(index)]
         return Markup(
             f'<svg class="mark" viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
             f'<path d="{shape}" style="fill: var(--{arm_role(index)})"/></svg>'
@@ -331,7 +331,7 @@ class Part:
             return None
         ends = (0.0, max(min(each.estimate.high, 100.0) for members in groups.values() for each in members) * 1.05)
         axis = charts.Axis("% of items, by what goes wrong first", ends=ends, unit="%")
-        keys = tuple(Key(arm_role(i), label, MARKERS[i % ARMS]) for label, i in self.indices.items())
+        keys = tuple(Key(arm_role(i), label, arm_marker(i)) for label, i in self.indices.items())
         return replace(charts.intervals(f"{self.key}errors", "Errors by class", groups, axis), keys=keys)
 
     @property
@@ -348,7 +348,10 @@ class Part:
     @cached_property
     def difference_chart(self) -> Chart | None:
         groups = self._against(
-            {(each.arm, each.base): each.difference.scaled(100) for each in self.analysis.comparisons}
+            {
+                (each.arm, each.base): Estimate(0.0, 0.0, 0.0) if is_identical(each) else each.difference.scaled(100)
+                for each in self.analysis.comparisons
+            }
         )
         axis = charts.Axis("points of exact calls, lost or gained", reference=0.0, limit=-100 * MARGIN)
         title = "Exact calls, compared"
@@ -503,6 +506,7 @@ def render(sources: Sequence[Source]) -> str:
         signs=SIGNS,
         tone=speed_tone,
         calls_tone=calls_tone,
+        is_identical=is_identical,
         dash=figures.NONE,
         margin=MARGIN,
         most_partings=MOST_PARTINGS,

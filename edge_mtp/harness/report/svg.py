@@ -44,8 +44,8 @@ COLOURS: dict[str, tuple[str, str]] = {
     "grammar": ("#00795a", "#3fc79b"),
     "rejected": ("#c0500a", "#f0884a"),
 }
-ARMS = 8  # colours and shapes before they begin again
-MARKERS = "os^DvPX*"  # by arm, as matplotlib calls them
+_ARMS = 8  # colours, and shapes
+_MARKERS = "os^DvPX*"  # by arm, as matplotlib calls them
 # The same in a box of 14 by 14; "box" is a token of the time line.
 SHAPES = {
     "o": "M7 2.5a4.5 4.5 0 1 0 .01 0z",
@@ -77,7 +77,13 @@ def colour(role: str) -> str:
 
 
 def arm_role(index: int) -> str:
-    return f"arm-{index % ARMS + 1}"
+    """The role of an arm's colour."""
+    return f"arm-{index % _ARMS + 1}"
+
+
+def arm_marker(index: int) -> str:
+    """An arm's shape: another one when colours begin again."""
+    return _MARKERS[(index + index // _ARMS) % _ARMS]
 
 
 class Key(NamedTuple):
