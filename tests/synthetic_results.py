@@ -309,7 +309,8 @@ def _steps(
         verify_us = (costs.plain_us + (costs.verify_us - costs.plain_us) * (asked / 3) ** 0.5) * speed
         right = generator.random(asked) < acceptance
         accepted = 0 if arm.mtp == "blank" else asked if right.all() else int(right.argmin())
-        source = "" if arm.mtp == "blank" else "g" + "d" * (asked - 1) if index % 5 == 4 else "d" * asked
+        is_forced = arm.constrained and index % 5 == 4
+        source = "" if arm.mtp == "blank" else "g" + "d" * (asked - 1) if is_forced else "d" * asked
         total_us = 1.01 * (draft_us + verify_us) + mask_us
         given = min(accepted + 1, left)
         steps.append(StepFigures("v", given, source, accepted, asked, draft_us, mask_us, verify_us, total_us))

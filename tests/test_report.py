@@ -307,6 +307,15 @@ def test_several_results_share_a_page() -> None:
     assert found.inside("h1") == "Speed and tool calls"
 
 
+def test_an_arm_without_one_source_of_drafts_has_a_dash_there() -> None:
+    arms = [*ARMS[:3], *(replace(arm, label=f"{arm.label}, free", constrained=False) for arm in ARMS[:3])]
+    made = source(synthetic_results(items=12, arms=arms), "bench.jsonl")
+    used = [set(each.sources) for each in made.analysis.latencies if each.sources]
+    assert {"drafter"} in used
+    assert {"drafter", "grammar"} in used
+    assert "grammar" in Page(render([made])).inside("drafts")
+
+
 # -- charts ---------------------------------------------------------------------------------------------------------
 
 
