@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from simulated_times import NOISES, draw
@@ -139,11 +139,22 @@ def test_verdicts_turn_round_with_the_arms(values: list[float]) -> None:
     assert swapped.split(":")[0] == opposite.get(said, said).split(":")[0]
 
 
-@given(st.floats(0.9, 1.1), st.floats(1e-3, 1.0), st.integers(ratios.LEAST_ITEMS, 500))
-def test_undecided_ratios_need_more_items_than_there_are(value: float, half: float, items: int) -> None:
-    ratio = Estimate(value, value * math.exp(-half), value * math.exp(half))
+@given(st.floats(0.9, 1.1), st.floats(1e-6, 1.0), st.floats(1e-6, 1.0), st.integers(1, 500))
+@example(1.06, 0.001, 0.0583, 27)  # a lower end that nearly reaches above 1, a short upper one
+def test_undecided_ratios_need_more_items_than_there_are(value: float, up: float, down: float, items: int) -> None:
+    """However far from one another the interval's ends lie."""
+    ratio = Estimate(value, value * math.exp(-down), value * math.exp(up))
     if ratios.verdict(ratio, items).startswith("not enough data"):
         assert ratios.needed(ratio, items) > items
+
+
+def test_the_end_that_leaves_it_open_says_how_many_items_are_needed() -> None:
+    """The end towards 1 for a difference, and both for none: that away from 1 has less room."""
+    times_more = ((scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)) / scipy.stats.norm.ppf(0.975)) ** 2
+    different = Estimate(1.2, 1.2 * math.exp(-2 * math.log(1.2)), 1.2001)
+    assert ratios.needed(different, 100) == pytest.approx(100 * times_more * 4, rel=0.05)
+    alike = Estimate(1.01, 1.01 * math.exp(-0.02), 1.01 * math.exp(2 * math.log(1.05 / 1.01)))
+    assert ratios.needed(alike, 100) == pytest.approx(100 * times_more * 4, rel=0.05)
 
 
 @pytest.mark.parametrize("faster", [1.0, 1.01, 1.04, 1.1])

@@ -96,15 +96,19 @@ def needed(ratio: Estimate, items: int) -> int:
     """About how many items settle a ratio that so many do not: with `POWER`, if it is what it was measured to be and
     items vary as they did. Settled is either that it is not 1, or that it is 1 within `MARGIN`, whichever is nearer.
 
-    At least `LEAST_ITEMS`, which is all that can be said of fewer. Two digits.
+    More than there are, and at least `LEAST_ITEMS`, which is all that can be said of fewer. Two digits.
     """
     if items < LEAST_ITEMS or not math.isfinite(ratio.high) or ratio.low <= 0:
-        return LEAST_ITEMS
-    half = math.log(ratio.high / ratio.low) / 2
+        return max(LEAST_ITEMS, items + 1)
     effect, margin = abs(math.log(ratio.value)), math.log1p(MARGIN)
-    # The interval is to end that many of its standard errors before what it must not touch.
-    allowed = max(effect, margin - effect) * Z / (Z + NORMAL.inv_cdf(POWER))
-    count = max(LEAST_ITEMS, items * (half / allowed) ** 2)
+    up, down = math.log(ratio.high / ratio.value), math.log(ratio.value / ratio.low)
+    inwards, outwards = (down, up) if ratio.value > 1 else (up, down)  # towards 1 and away from it
+    # How many times as long as allowed each way to settle it finds the interval.
+    excess = [inwards / effect] if effect > 0 else []
+    if effect < margin:
+        excess.append(max(outwards / (margin - effect), inwards / (margin + effect)))
+    # An end is to lie that many of its standard errors before what it must not touch.
+    count = max(LEAST_ITEMS, items + 1, items * (min(excess) * (Z + NORMAL.inv_cdf(POWER)) / Z) ** 2)
     digits: int = 10 ** max(0, math.floor(math.log10(count)) - 1)
     return math.ceil(count / digits) * digits
 
