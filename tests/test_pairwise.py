@@ -99,7 +99,7 @@ def test_a_quantization_that_flips_digits_is_found_worse() -> None:
     assert found.cause is None  # of two bundles nothing else is to be expected
     assert (found.non_inferior, found.needed) == (False, None)
     assert "digit_corruption" in found.explanation
-    assert "380 of 400 items (95.0 %) instead of 400 of 400 items (100.0 %)" in found.explanation
+    assert "380 of 400 items (95.0%) instead of 400 of 400 items (100%): 20 lost" in found.explanation
     for parting in found.partings:
         assert (parting.primary, parting.token_class) == (("digit_corruption", None), "digit")
         assert parting.texts[0] == flipped(parting.texts[1])
@@ -341,6 +341,31 @@ def test_the_first_wrong_turn_decides(texts: list[str], primary: Any) -> None:
     assert list(scores) == ([] if primary is ... else ["x"])
     if primary is not ...:
         assert scores["x"].primary == primary
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([VOLUME, "Done.", ROUTE], []),
+        ([VOLUME, "Done.", "Where to?"], [("no_call", "Where to?"), ("later_turn", "turn 3 of 3")]),
+        (["Sorry."], [("no_call", "Sorry.")]),
+        ([VOLUME, "Done.", None], [("crash", "it is gone"), ("later_turn", "turn 3 of 3")]),
+        ([VOLUME, None], [("crash", "it is gone"), ("later_turn", "turn 2 of 3")]),
+        ([None], [("crash", "it is gone")]),
+    ],
+)
+def test_what_goes_wrong_in_a_later_turn_says_so(texts: list[str | None], expected: list[tuple[str, str]]) -> None:
+    results = conversation()
+    results.answers = [
+        answer(OFF, "x", "", turn, finish="crash", error="it is gone") if text is None else answer(OFF, "x", text, turn)
+        for turn, text in enumerate(texts)
+    ]
+    scores = score_all(results)
+    assert [(found.label, found.text) for found in scores["off"]["x"].findings] == expected
+    (calls,) = arm_calls(results, scores)
+    assert [(each.label, each.all, each.primary) for each in calls.errors] == [
+        (label, 1, int(place == 0)) for place, (label, _) in enumerate(expected)
+    ]
 
 
 @pytest.mark.parametrize(("finish", "label"), [("crash", "crash"), ("timeout", "timeout"), ("refused", "refused")])

@@ -50,6 +50,12 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
+def spoken_p(value: float) -> str:
+    """`p = 0.012`."""
+    text = p_value(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def size(count: int) -> str:
     """Bytes in decimal units, three figures: `2.69 GB`."""
     value = float(count)

@@ -15,7 +15,7 @@ from edge_mtp.harness.pairwise import ArmCalls, Comparison
 from edge_mtp.harness.quantiles import Timed, times
 from edge_mtp.harness.quantiles import quantile as quantile_of
 from edge_mtp.harness.results import Answer, Results, Run
-from edge_mtp.harness.score import LABELS, Score
+from edge_mtp.harness.score import LABELS, LATER_TURN, Score
 from edge_mtp.harness.statistics import Estimate, share, wilson
 
 
@@ -266,7 +266,7 @@ def _label(label: str) -> Callable[[Place], Estimate | None]:
 
 
 def _times(name: Timed, what: str, paired: str | None) -> list[Metric]:
-    quantiles = (("", "p50", "median"), (".p50", "p50", "median"), (".p95", "p95", "95 %"), (".p99", "p99", "99 %"))
+    quantiles = (("", "p50", "median"), (".p50", "p50", "median"), (".p95", "p95", "95%"), (".p99", "p99", "99%"))
     return [
         Metric(
             name + suffix, TIME, "lower", f"{what}: {spoken}", _quantile(name, quantile),
@@ -323,6 +323,7 @@ METRICS: Mapping[str, Metric] = {
             Metric(f"toolcall.error.{label}", SHARE, "lower", f"items where {label} is the first thing wrong",
                    _label(label), parts=_scored(partial(_is_first, label)))
             for label in LABELS
+            if label != LATER_TURN
         ),
         Metric("same_text", SHARE, "higher", "items with the text of plain decoding", _same_text, "sibling"),
         Metric("changed_text", SHARE, "lower", "items whose text in B is not that in A", _changed_text, "pair"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from edge_mtp.harness import statistics
+from edge_mtp.harness import figures, statistics
 from edge_mtp.harness.arm import Arm, baseline_of
 from edge_mtp.harness.evaluate import scored
 from edge_mtp.harness.gold import Gold
@@ -116,7 +116,8 @@ class Comparison:
 
 
 def score_all(results: Results) -> dict[str, dict[str, Score]]:
-    """By arm and item: the score of its first wrong turn, or of its last with gold where all are right.
+    """By arm and item: the score of its first wrong turn (`later_turn` told with it), or of its last with gold where all
+    are right.
 
     A crash, a timeout or a refusal is wrong in any turn. Items without gold are left out, and those that an arm has
     answered neither to their end nor to a wrong turn.
@@ -188,10 +189,11 @@ def _score_of(item: Item, turns: Turns) -> Score | None:
         if answer is None:
             return None
         if not answer.is_complete:
-            return score(answer.text, answer.finish, answer.error, turn.gold or Gold(), item.tools)
-        found = scored(answer, item) or found
+            found = score(answer.text, answer.finish, answer.error, turn.gold or Gold(), item.tools)
+        else:
+            found = scored(answer, item) or found
         if found is not None and not found.is_right:
-            break
+            return found.in_turn(number, len(item.turns))
     return found
 
 
@@ -421,17 +423,16 @@ def _conclusion(pair: _Pair, verdict: Verdict, p_adjusted: float, comparisons: i
     items = len(pair.items)
     if pair.is_identical:
         return f"All {items} items are answered word for word alike."
-    change = pair.difference.scaled(100)
-    shares = [f"{sum(right)} of {items} items ({100 * sum(right) / items:.1f} %)" for right in pair.right]
+    shares = [f"{sum(right)} of {items} items ({figures.percent(sum(right) / items)})" for right in pair.right]
     found = (
-        f"Right in {shares[0]} instead of {shares[1]}: {pair.lost} lost, {pair.gained} gained, {change.value:+.1f}"
-        f" points (95 % interval {change.low:+.1f} to {change.high:+.1f})."
+        f"Right in {shares[0]} instead of {shares[1]}: {pair.lost} lost, {pair.gained} gained,"
+        f" {figures.points(pair.difference)}."
     )
     if verdict == "same":
         return f"{found} So less than {100 * MARGIN:g} point is lost, which counts as the same."
     if verdict == "not enough data":
         return f"{found} That is not enough data to tell; about {_rounded(needed or 0):,} items would be."
-    p = f"p = {p_adjusted:.2g}" if p_adjusted >= 0.0001 else "p < 0.0001"
+    p = figures.spoken_p(p_adjusted)
     over = f", Holm's over {comparisons} comparisons" if comparisons > 1 else ""
     label, count = pair.changed_labels(verdict).most_common(1)[0]
     of = f"{pair.lost} lost items {count} now" if verdict == "worse" else f"{pair.gained} gained items {count} before"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_mtp.harness.attempt import Attempt, attempts
@@ -15,6 +15,8 @@ from edge_mtp.harness.results import Finish
 from edge_mtp.lenient_calls import MARK, parse_leniently
 from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCall, Value, canonical
 
+# Where a conversation went wrong: beside what went wrong there, and so never primary.
+LATER_TURN = "later_turn"
 # Levels from the first to go wrong to the last, with their labels. The primary label is the first that applies.
 LEVELS: dict[str, tuple[str, ...]] = {
     "harness": ("crash", "timeout", "oom", "refused"),
@@ -26,7 +28,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     ),
     "value": ("digit_corruption", "copy_error", "other_value"),
     "set": ("count", "order", "merged"),
-    "turn": ("earlier_turn",),
+    "turn": (LATER_TURN,),
 }  # fmt: skip
 LABELS = tuple(label for labels in LEVELS.values() for label in labels)
 
@@ -66,6 +68,12 @@ class Score:
     @property
     def primary(self) -> str | None:
         return self.findings[0].label if self.findings else None
+
+    def in_turn(self, turn: int, turns: int) -> Score:
+        """The score of a conversation that went wrong in `turn`, from 0, of so many: what this one is of that turn."""
+        if turn == 0 or self.is_right:
+            return self
+        return replace(self, findings=(*self.findings, Finding(LATER_TURN, f"turn {turn + 1} of {turns}")))
 
 
 def score(
