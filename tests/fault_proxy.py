@@ -24,11 +24,13 @@ class Faults:
 
 
 class FaultProxy:
-    """Listens on `host`:`port`, 127.0.0.1, and passes on to `target`. `faults` is for connections to come."""
+    """Listens on `host`:`port`, 127.0.0.1, and passes on to `target`; `faults` and `target` are for connections to
+    come. Where nobody listens at `target`, a connection ends at once.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.faults = Faults()
-        self._target = target
+        self.target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = self._listener.getsockname()
         self._sockets: list[socket.socket] = []
@@ -60,7 +62,7 @@ class FaultProxy:
             except OSError:
                 return
             try:
-                far = socket.create_connection(self._target, 10)
+                far = socket.create_connection(self.target, 10)
             except OSError:
                 near.close()
                 continue

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_mtp.cli.arm_options import ArmChoice, arm_options, words
-from edge_mtp.cli.measuring import command_line, open_contenders, open_results
+from edge_mtp.cli.device_progress import notice_for
+from edge_mtp.cli.measuring import command_line, open_contenders, open_results, resumable
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
 from edge_mtp.errors import EdgeMtpError
 
@@ -128,24 +129,14 @@ def bench(
             settings[name] = None
     run = new_run(
         "bench", arms, baseline, command=command_line(), suite=", ".join(workloads), settings=settings,
-        simulated=acceptance,
+        simulated=acceptance, notice=notice_for,
     )  # fmt: skip
     schedule = Schedule(rounds, max_tokens, warm_up, cool_down, None if sustained is None else sustained * 60)
     sensor, celsius = max_temperature or (None, None)
     limits = Limits(None if thermal == "off" else STATUSES.index(thermal), celsius, sensor)
     writer, old = open_results(path, run, items, resume=resume)
-    try:
-        with writer:
-            if old is not None:
-                _check_items(old, items, path)
-            _measure(arms, plain, items, writer, schedule, limits, acceptance, old)
-    except KeyboardInterrupt:
-        if not path.exists():
-            raise KeyboardInterrupt("Interrupted before anything was measured.") from None
-        where = shlex.quote(str(path))
-        raise KeyboardInterrupt(
-            f"Interrupted; {path} holds what was measured: go on with --resume -o {where}"
-        ) from None
+    with resumable(path), writer:
+        _measure(arms, plain, items, writer, schedule, limits, acceptance, old)
     from edge_mtp.harness.analysis import analyse
     from edge_mtp.harness.results import read_results
 
@@ -179,8 +170,9 @@ def _measure(
         clock = Clock(_last_moment(old))
         opened = open_contenders(stack, [*arms, *plain], margins=False, began=clock.began)
         contenders, siblings = opened[: len(arms)], opened[len(arms) :]
-        by_device = {contender.arm.device: contender for contender in reversed(contenders)}
-        watches = [stack.enter_context(Watch(name, reader(each), clock)) for name, each in by_device.items()]
+        devices = dict.fromkeys(contender.arm.device for contender in contenders)
+        readers = {name: reader([each for each in contenders if each.arm.device == name]) for name in devices}
+        watches = [stack.enter_context(Watch(name, read, clock)) for name, read in readers.items()]
         prepared: dict[str, Any] = {}
         if acceptance is not None:
             prepared["prepare"] = Tapes(siblings, acceptance, max_tokens=schedule.max_tokens).give
@@ -225,15 +217,6 @@ def _chosen_items(workloads: tuple[str, ...], limit: int | None) -> dict[str, It
                 raise EdgeMtpError(f"workload '{name}': item '{item.id}' is there twice; give each an id of its own")
             items[item.id] = item
     return items
-
-
-def _check_items(old: Results, items: dict[str, Item], path: Path) -> None:
-    """Raises EdgeMtpError where the items of the results are not these."""
-    before = {name: item.to_json() for name, item in old.items.items()}
-    now = json.loads(json.dumps({name: item.to_json() for name, item in items.items()}))
-    if before != now:
-        other = next((name for name in [*now, *before] if before.get(name) != now.get(name)), "")
-        raise EdgeMtpError(f"results '{path}' are of other prompts: '{other}' changed; give another --output")
 
 
 def _last_moment(old: Results | None) -> float:

@@ -58,7 +58,8 @@ def check(
     """
     if numerics is None:
         raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
-    from edge_mtp.engine import DEFAULT_DRAFT_LENGTH, open_engine
+    from edge_mtp.cli.measuring import measured_engine
+    from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
     from edge_mtp.harness.numerics import measure
     from edge_mtp.harness.quality import TINY
     from edge_mtp.harness.suites import read_items
@@ -74,7 +75,7 @@ def check(
 
         with export_progress() as progress:
             bundle = cached_bundle(progress=progress)
-    with open_engine(bundle, device, threads=threads) as engine, _check_progress() as advance:
+    with measured_engine(bundle, device, threads=threads) as engine, _check_progress() as advance:
         report = measure(
             engine.runner,
             engine.chat_format,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_mtp.cli.arm_options import ArmChoice, arm_options
-from edge_mtp.cli.measuring import command_line, open_contenders, open_results, questions_progress
+from edge_mtp.cli.device_progress import notice_for
+from edge_mtp.cli.measuring import command_line, open_contenders, open_results, questions_progress, resumable
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
 from edge_mtp.errors import EdgeMtpError
 
@@ -76,18 +77,16 @@ def evaluate(
     run = new_run(
         "eval", arms, baseline, command=command_line(), suite=", ".join(suites),
         settings={"items": len(items), "limit": limit, "rounds": rounds, "max_tokens": max_tokens},
+        notice=notice_for,
     )  # fmt: skip
     writer, old = open_results(path, run, items, resume=resume)
     answered = harness.answered_questions(old) if old else set()
-    try:
-        with writer, ExitStack() as stack:
-            contenders = open_contenders(stack, arms, margins=True)
-            progress = stack.enter_context(questions_progress("items"))
-            harness.evaluate(
-                contenders, items, writer, rounds=rounds, max_tokens=max_tokens, answered=answered, progress=progress
-            )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted; {path} holds what was answered: go on with --resume -o {path}") from None
+    with resumable(path), writer, ExitStack() as stack:
+        contenders = open_contenders(stack, arms, margins=True)
+        progress = stack.enter_context(questions_progress("items"))
+        harness.evaluate(
+            contenders, items, writer, rounds=rounds, max_tokens=max_tokens, answered=answered, progress=progress
+        )
     analysis = analyse(read_results(path))
     if as_json:
         click.echo(json.dumps({"results": str(path), **analysis.to_json()}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_mtp.errors import EdgeMtpError
+
 if TYPE_CHECKING:
     from edge_mtp.device.put import Report
+    from edge_mtp.engine import Engine
     from edge_mtp.harness.arm import Arm
     from edge_mtp.harness.contender import Contender
     from edge_mtp.harness.item import Item
@@ -25,7 +29,8 @@ def open_results(
 ) -> tuple[ResultsWriter, Results | None]:
     """A writer of a new results file, or with `resume` of one that is there, and what that holds already.
 
-    Raises EdgeMtpError where the file is of another run, or is there without `resume`.
+    Raises EdgeMtpError where the file is of another run or other items, is there without `resume`, or cannot be
+    written.
     """
     from edge_mtp.harness.provenance import check_resumable
     from edge_mtp.harness.results import ResultsWriter, read_results
@@ -34,7 +39,44 @@ def open_results(
         return ResultsWriter.create(path, run, items), None
     old = read_results(path)
     check_resumable(old.run, run, str(path))
+    _check_items(old, items, path)
     return ResultsWriter.resume(path), old
+
+
+def _check_items(old: Results, items: Mapping[str, Item], path: Path) -> None:
+    """Raises EdgeMtpError where the items of the results are not these."""
+    before = {name: item.to_json() for name, item in old.items.items()}
+    now = json.loads(json.dumps({name: item.to_json() for name, item in items.items()}))
+    if before != now:
+        other = next((name for name in [*now, *before] if before.get(name) != now.get(name)), "")
+        raise EdgeMtpError(f"results '{path}' are of other prompts: '{other}' changed; give another --output")
+
+
+@contextmanager
+def resumable(path: Path) -> Iterator[None]:
+    """Around a run that writes to `path`: what ends it says how to go on, where there is something to go on with."""
+    try:
+        yield
+    except (EdgeMtpError, KeyboardInterrupt) as error:
+        is_error = isinstance(error, EdgeMtpError)
+        if not path.exists():
+            if is_error:
+                raise
+            raise KeyboardInterrupt("Interrupted before anything was measured.") from None
+        cure = f"{path} holds what was answered: go on with --resume -o {shlex.quote(str(path))}"
+        raise EdgeMtpError(f"{error}; {cure}") if is_error else KeyboardInterrupt(f"Interrupted; {cure}") from None
+
+
+@contextmanager
+def measured_engine(bundle: Path, device: str, *, threads: int | None) -> Iterator[Engine]:
+    """`open_engine`; what is shown of files on their way is gone when the engine is there."""
+    from edge_mtp.cli.device_progress import device_progress, notice_for
+    from edge_mtp.engine import open_engine
+
+    with device_progress(1) as report:
+        engine = open_engine(bundle, device, threads=threads, notice=notice_for(device), report=report(device))
+    with engine:
+        yield engine
 
 
 def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: float | None = None) -> list[Contender]:

@@ -99,19 +99,13 @@ def plan(
     """
     from edge_mtp.bundle import Bundle
     from edge_mtp.cli.arm_options import tiny_bundles
-    from edge_mtp.cli.device_progress import device_progress, notice_for
-    from edge_mtp.cli.measuring import command_line
-    from edge_mtp.engine import open_engine
+    from edge_mtp.cli.measuring import command_line, measured_engine
     from edge_mtp.harness import plan as harness
     from edge_mtp.harness.provenance import versions
 
     path = bundle or tiny_bundles(["fp32"])[0]
     items, label = chosen_items(Bundle(path), prompts, limit)
-    with (
-        device_progress(1) as report,
-        open_engine(path, device, threads=threads, notice=notice_for(device), report=report(device)) as engine,
-        plan_progress() as progress,
-    ):
+    with measured_engine(path, device, threads=threads) as engine, plan_progress() as progress:
         ready = engine.runner.ready
         harness.check_drafter(ready, str(path), draft_lengths)
         longest = max(draft_lengths, default=ready.max_draft_length)

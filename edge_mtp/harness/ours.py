@@ -10,6 +10,7 @@ from dataclasses import replace
 from edge_mtp.device import Sampling, Step
 from edge_mtp.device.find import Notice
 from edge_mtp.device.fingerprint import parse_meminfo
+from edge_mtp.device.host import HostDevice
 from edge_mtp.device.put import Report
 from edge_mtp.device.runner import SilentRunnerError
 from edge_mtp.dialogue import Dialogue
@@ -22,13 +23,22 @@ from edge_mtp.harness.results import Answer, Finish, StepFigures
 from edge_mtp.tool_calls import CALL_CLOSE
 
 MEMORY_EVERY = 20  # answers; reading it is a command on the device
+PATIENCE_S = 60.0  # for a device whose link broke to be there again: Wi-Fi comes back, adbd restarts
+RETRY_S = 2.0
 
 
 class SharedEngine:
-    """An engine that several arms use, and that can be started again when its runner has died."""
+    """An engine that several arms use, and that can be started again when its runner has died.
 
-    def __init__(self, open_it: Callable[[], Engine]) -> None:
+    `patience_s`: how long it is tried again where it does not start, because the device may come back; `notice` is
+    told. When that was in vain it is tried once each time, until it has once started.
+    """
+
+    def __init__(self, open_it: Callable[[], Engine], *, patience_s: float = 0.0, notice: Notice | None = None) -> None:
         self._open = open_it
+        self._patience_s = patience_s
+        self._notice = notice or (lambda line: None)
+        self._in_vain = False
         self.engine = open_it()
 
     @property
@@ -37,9 +47,21 @@ class SharedEngine:
 
     def revive(self) -> None:
         """Raises EdgeMtpError if the engine does not start."""
-        with contextlib.suppress(EdgeMtpError):
-            self.engine.close()
-        self.engine = self._open()
+        self.close()
+        end, told = time.monotonic() + (0.0 if self._in_vain else self._patience_s), False
+        while True:
+            try:
+                self.engine = self._open()
+                self._in_vain = False
+                return
+            except EdgeMtpError as error:
+                if time.monotonic() >= end:
+                    self._in_vain = True
+                    raise
+                if not told:
+                    self._notice(f"{error}; trying again for {self._patience_s:.0f} s")
+                told = True
+            time.sleep(RETRY_S)
 
     def close(self) -> None:
         with contextlib.suppress(EdgeMtpError):
@@ -168,7 +190,11 @@ def open_ours(
         for arm in arms:
             key = (arm.bundle, arm.device, arm.threads, arm.label if arm.mtp == "auto" else None)
             if key not in engines:
-                engines[key] = SharedEngine(_opener(arm, notice, report))
+                engines[key] = SharedEngine(
+                    _opener(arm, notice, report),
+                    patience_s=0.0 if arm.device == HostDevice.name else PATIENCE_S,
+                    notice=notice(arm.device) if notice else None,
+                )
                 stack.callback(engines[key].close)
             contenders.append(Ours(arm, engines[key], margins=margins, began=began))
         yield contenders

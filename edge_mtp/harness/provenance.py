@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal
 
 from edge_mtp.bundle import Bundle
-from edge_mtp.device.find import find_device
+from edge_mtp.device.find import Notice, find_device
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.arm import Arm
 from edge_mtp.harness.results import Run
@@ -26,9 +26,12 @@ def new_run(
     suite: str,
     settings: Mapping[str, Any],
     simulated: float | None = None,
+    notice: Callable[[str], Notice] | None = None,
 ) -> Run:
-    """The header of a run that begins now. Raises EdgeMtpError for a bundle that cannot be read or a device that is
-    not there."""
+    """The header of a run that begins now. `notice` by the device's name: as `find_device` takes it.
+
+    Raises EdgeMtpError for a bundle that cannot be read or a device that is not there.
+    """
     return Run(
         kind=kind,
         command=command,
@@ -36,7 +39,9 @@ def new_run(
         versions=versions(),
         arms=list(arms),
         baseline=baseline,
-        devices={name: fingerprint(name) for name in _distinct(arm.device for arm in arms)},
+        devices={
+            name: fingerprint(name, notice(name) if notice else None) for name in _distinct(arm.device for arm in arms)
+        },
         bundles={path: bundle(path, arms) for path in _distinct(arm.bundle for arm in arms)},
         suite=suite,
         settings=dict(settings),
@@ -55,9 +60,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def fingerprint(name: str) -> dict[str, Any]:
+def fingerprint(name: str, notice: Notice | None = None) -> dict[str, Any]:
     """What the device says of itself; its free space changes and is no part of it."""
-    device = find_device(name)
+    device = find_device(name, notice=notice)
     try:
         told = device.fingerprint().to_json()
     finally:

@@ -6,12 +6,13 @@ The first line is the `run`; then come its `item`s, and what happened in the ord
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from edge_mtp.device.trace import Sensors
 from edge_mtp.errors import EdgeMtpError
@@ -120,6 +121,12 @@ class Run:
     settings: dict[str, Any]
     simulated: float | None = None
 
+    @property
+    def measures_speed(self) -> bool:
+        """Whether its times say how fast arms are. Those of an eval do not: margins are computed, nothing is warmed up.
+        """
+        return self.kind == "bench"
+
     def arm(self, label: str) -> Arm:
         return next(arm for arm in self.arms if arm.label == label)
 
@@ -149,11 +156,12 @@ _EVENTS: dict[type, str] = {Answer: "answer", Sample: "sample", Pause: "pause"}
 
 
 class ResultsWriter:
-    """Appends records to a results file. As a context manager that an error ends before the first record, it removes
-    the file that it made: there is nothing to go on with.
+    """Appends records to a results file, each whole or not at all. As a context manager that an error ends before the
+    first record, it removes the file that it made: there is nothing to go on with.
     """
 
-    def __init__(self, file: TextIO, *, is_new: bool = False) -> None:
+    def __init__(self, file: BinaryIO, *, is_new: bool = False) -> None:
+        """`file` has no buffer: what could not be written must not be tried again when it is closed."""
         self._file = file
         self._is_empty = is_new
 
@@ -161,25 +169,35 @@ class ResultsWriter:
     def create(cls, path: Path, run: Run, items: Mapping[str, Item]) -> ResultsWriter:
         """A new file, which must not exist. Raises EdgeMtpError if it cannot be written."""
         try:
-            file = path.open("x", encoding="utf-8")
+            file = path.open("xb", buffering=0)
         except FileExistsError:
             raise EdgeMtpError(f"results '{path}' exist already; add --resume, or give another --output") from None
         except OSError as error:
             raise EdgeMtpError(f"cannot write results '{path}': {error.strerror}; give another --output") from None
         writer = cls(file, is_new=True)
-        writer._line({"event": "run", "schema": SCHEMA, **asdict(run)})
-        for item in items.values():
-            writer._line({"event": "item", **item.to_json()})
+        try:
+            writer._line({"event": "run", "schema": SCHEMA, **asdict(run)})
+            for item in items.values():
+                writer._line({"event": "item", **item.to_json()})
+        except BaseException:
+            writer.close()
+            path.unlink(missing_ok=True)
+            raise
         return writer
 
     @classmethod
     def resume(cls, path: Path) -> ResultsWriter:
-        """The end of a file that `read_results` can read; a last line that was cut is taken away."""
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        file = path.open("r+", encoding="utf-8")
-        file.truncate(whole)
-        file.seek(0, 2)
+        """The end of a file that `read_results` can read; a last line that was cut is taken away.
+
+        Raises EdgeMtpError if it cannot be written.
+        """
+        try:
+            whole = path.read_bytes().rfind(b"\n") + 1
+            file = path.open("r+b", buffering=0)
+            file.truncate(whole)
+            file.seek(whole)
+        except OSError as error:
+            raise EdgeMtpError(f"cannot write results '{path}': {error.strerror}; make the file writable") from None
         return cls(file)
 
     def write(self, record: Record) -> None:
@@ -190,13 +208,16 @@ class ResultsWriter:
         self._is_empty = False
 
     def _line(self, value: Mapping[str, Any]) -> None:
+        left = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        begin = self._file.tell()
         try:
-            self._file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
-            self._file.flush()
+            while left:  # a disk that fills up takes a part
+                left = left[self._file.write(left) :]
         except OSError as error:
-            raise EdgeMtpError(
-                f"cannot write results '{self._file.name}': {error.strerror}; make room and run again with --resume"
-            ) from None
+            with contextlib.suppress(OSError):
+                self._file.truncate(begin)
+                self._file.seek(begin)
+            raise EdgeMtpError(f"cannot write results '{self._file.name}': {error.strerror}; make room") from None
 
     def close(self) -> None:
         self._file.close()

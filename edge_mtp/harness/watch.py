@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from edge_mtp.device.local_link import LocalLink
@@ -17,20 +17,24 @@ from edge_mtp.harness.results import Sample
 from edge_mtp.harness.stock import Stock
 
 PERIOD_S = 2.0
-GIVE_UP = 10  # readings in a row that failed; starting an engine again takes some of them
+GIVE_UP = 60  # readings in a row that failed; waiting for a device to come back takes some of them
 
 
-def reader(contender: Contender) -> Callable[[], Sensors]:
-    """Reads the sensors of a contender's device, and the memory of its engine. Raises as `read_sensors`."""
-    if isinstance(contender, Stock):
-        link = LocalLink()
-        return lambda: read_sensors(link, contender.pid)
-    assert isinstance(contender, Ours)
+def reader(contenders: Sequence[Contender]) -> Callable[[], Sensors]:
+    """Reads the sensors of a device by the first of its contenders whose engine lives, and that engine's memory.
+
+    Raises as `read_sensors`.
+    """
+    here = LocalLink()
 
     def read() -> Sensors:
-        device = contender.engine.device
-        assert device is not None
-        return read_sensors(device.link, contender.engine.runner.pid)
+        contender = next((each for each in contenders if each.is_alive), contenders[0])
+        if isinstance(contender, Stock):
+            return read_sensors(here, contender.pid)
+        assert isinstance(contender, Ours)
+        engine = contender.engine
+        assert engine.device is not None
+        return read_sensors(engine.device.link, engine.runner.pid)
 
     return read
 
