@@ -357,9 +357,30 @@ def test_more_memory_is_found(bench: Results) -> None:
     assert told(bench, larger, "memory.anonymous > +1%") == {OFF: NOT, AUTO: NOT}
 
 
+@pytest.mark.parametrize("rule", ["speedup < 1", "speed < 1", "slower > 50%", "decode < 1", "first_token > +1%"])
+def test_an_eval_has_no_speed(bench: Results, suite: Results, rule: str) -> None:
+    """It is left out of tables, and a rule on it is refused in a line; what does not depend on speed is judged."""
+    for a, b in ((suite, suite), (bench, suite)):
+        versus = Versus(Side("a", a), Side("b", b))
+        with pytest.raises(EdgeMtpError, match="eval does not measure speed; give results of edge-mtp bench"):
+            versus.judge(parse_rule(rule))
+        shown = {row.metric for pair in versus.pairs for row in versus.rows(pair)}
+        assert shown
+        assert not [name for name in shown if METRICS[name.removesuffix("[1]")].is_speed]
+        assert [note for note in versus.notes() if "edge-mtp bench" in note]
+        assert not [note for note in versus.notes() if "interleaved" in note]
+    assert told(suite, suite, "failed > 99%") == told(suite, suite, "toolcall.error > +50pp") == {OFF: NOT, AUTO: NOT}
+
+
+def test_what_an_eval_is_held_against_it_may_be_slow(bench: Results, suite: Results) -> None:
+    """A rule on B's own speed needs no speed of A."""
+    assert told(suite, bench, "decode < 0.01") == {OFF: NOT, AUTO: NOT}
+
+
 @pytest.fixture(scope="module")
 def equal() -> Versus:
     results = made("eval")
+    results = replace(results, run=replace(results.run, kind="bench"))  # with calls and speed both
     return Versus(Side("a", results), Side("b", replace(results)))
 
 

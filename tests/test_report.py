@@ -31,7 +31,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness import figures
 from edge_mtp.harness.analysis import analyse
 from edge_mtp.harness.arm import cross
-from edge_mtp.harness.headline import headlines
+from edge_mtp.harness.headline import NO_SPEED, headlines
 from edge_mtp.harness.latency import DraftPosition, ItemSpeed, SpeedUp
 from edge_mtp.harness.report import Source, charts, write_report
 from edge_mtp.harness.report.page import Part, differences, pictures, render
@@ -189,7 +189,7 @@ def test_nothing_in_results_becomes_markup() -> None:
 
 def test_sections_are_those_with_data() -> None:
     assert page("bench").sections() == ["found", "speed", "drafts", "device", "made"]
-    assert page("eval").sections() == ["found", "calls", "speed", "drafts", "device", "made"]
+    assert page("eval").sections() == ["found", "calls", "drafts", "device", "made"]
     results = synthetic_results(items=6, rounds=1, arms=PHONE, crashes=0)
 
     def sections(results: Results) -> set[str | None]:
@@ -302,7 +302,7 @@ def test_several_results_share_a_page() -> None:
     found = Page(render([bench(), evaluation()]))
     ids = Counter(found.values("id"))
     assert max(ids.values()) == 1
-    assert {"r1-speed", "r2-speed", "r2-calls"} <= ids.keys()
+    assert {"r1-speed", "r2-drafts", "r2-calls"} <= ids.keys()
     assert set(re.findall(r"url\(#([^)]*)\)", found.html)) <= ids.keys()
     assert found.inside("h1") == "Speed and tool calls"
 
@@ -442,7 +442,7 @@ def test_the_same_texts_need_no_interval() -> None:
     comparison = made.analysis.comparisons[0]
     assert comparison.difference.low < 0 < comparison.difference.high
     assert "0.0 word for word" in Page(render([made])).inside("calls")
-    assert re.search(r" to \d\.\d\d +word for word", terminal(made, width=120))
+    assert re.search(r"= same +\n +word for word", terminal(made, width=120))
     assert "word for word" not in terminal(source(synthetic_results(items=24, kind="eval", arms=(ARMS[0], ARMS[3]))))
 
 
@@ -529,6 +529,21 @@ def terminal(made: Source, width: int = 80) -> str:
     text = console.file
     assert isinstance(text, io.StringIO)
     return text.getvalue()
+
+
+def test_an_eval_shows_no_speed_and_says_where_it_is_measured() -> None:
+    """Its times are those of answers with margins, and the first answers to a shape of prompt count."""
+    made = evaluation()
+    assert made.analysis.speed_ups  # in the JSON they stay
+    assert [each.speed for each in headlines(made.analysis)] == [None] * len(made.analysis.comparisons)
+    words, shown = " ".join(terminal(made).split()), page("eval")
+    assert "edge-mtp bench" in words
+    assert "edge-mtp bench" in shown.inside("p")
+    assert not {"speed-up", "slower", "tokens/s"} & set(words.split())
+    assert not re.search(r"\d\.\d\dx", shown.inside("body"))
+    assert not pictures(made).keys() & {"speed-up.svg", "prompts-1.svg"}
+    assert NO_SPEED not in " ".join(terminal(bench()).split())
+    assert NO_SPEED not in page("bench").inside("p")
 
 
 @pytest.mark.parametrize("kind", ["bench", "eval"])

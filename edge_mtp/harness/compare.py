@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analysis import Analysis, analyse
 from edge_mtp.harness.changes import Figure, correlation, difference, less_one, negated, quotient, reciprocal
+from edge_mtp.harness.headline import NO_SPEED
 from edge_mtp.harness.metrics import METRICS, Metric, Place, comparison_of, sibling_of, speed_up_of
 from edge_mtp.harness.pairwise import Comparison
 from edge_mtp.harness.quantiles import quantile_change, times
@@ -163,6 +164,11 @@ class Versus:
         """Whether answers to the same items can be paired."""
         return bool(self._common and self._common[0].results is not None)
 
+    @property
+    def measures_speed(self) -> bool:
+        """Whether both can be compared in speed."""
+        return self.a.run.measures_speed and self.b.run.measures_speed
+
     @cached_property
     def has_siblings(self) -> bool:
         """Whether B holds an arm and its plain sibling."""
@@ -245,6 +251,8 @@ class Versus:
         rows = []
         for name in TABLE:
             metric, position = METRICS[name.removesuffix("[1]")], 1 if name.endswith("[1]") else None
+            if metric.is_speed and not self.measures_speed:
+                continue
             if metric.scope == "pair":
                 if self.is_one_run and self._sibling(self.b, pair.b) == pair.a:
                     continue  # speedup and same_text say it
@@ -304,6 +312,10 @@ class Versus:
                 f"rule '{rule}': '{self.b.name}' has no items of kind '{rule.kind}'; its kinds are "
                 f"{_listed(self.b.kinds)}"
             )
+        is_of_both = rule.is_change or rule.of.scope == "pair" or self._falls_back(rule.of)
+        measured = self.measures_speed if is_of_both else self.b.run.measures_speed
+        if rule.of.is_speed and not measured:
+            raise EdgeMtpError(f"rule '{rule}': eval does not measure speed; give results of edge-mtp bench")
         if rule.is_change and self._falls_back(rule.of):
             raise EdgeMtpError(
                 f"rule '{rule}': without plain siblings in '{self.b.name}' {rule.metric} is that of B against A, which "
@@ -325,16 +337,16 @@ class Versus:
 
     def notes(self) -> list[str]:
         """What a reader of the figures must know, a line each."""
+        notes = [] if self.measures_speed else [NO_SPEED]
         if self.is_one_run:
-            return []
+            return notes
         a, b = self.a, self.b
-        notes = []
-        if self.is_paired:
+        if self.is_paired and self.measures_speed:
             notes.append(
                 "The two runs were not interleaved: a drift of the machine between them is in speed, decode and all "
                 "times. The change of speedup, MTP over plain within each run, is free of it."
             )
-        else:
+        elif not self.is_paired:
             notes.append("Figures are compared unpaired, from the estimates and intervals of each run.")
         notes += self._item_notes()
         left = [arm for arm in a.labels if arm not in {pair.a for pair in self.pairs}]

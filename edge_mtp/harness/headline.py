@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,13 +13,14 @@ from edge_mtp.harness.pairwise import Comparison
 
 Tone = Literal["good", "bad", "same", "unsettled"]
 SIGNS: dict[Tone, str] = {"good": "▲", "bad": "▼", "same": "=", "unsettled": "?"}
+NO_SPEED = "Speed is not shown: eval computes margins and warms nothing up. To measure it: edge-mtp bench."
 _CALL_TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "same": "same"}
 
 
 @dataclass(frozen=True)
 class Headline:
     """An arm against another. `speed` is of decoding, or of whole answers where the engine tells no more; `calls` is
-    how their tool calls compare. None where that was not measured."""
+    how their tool calls compare. None where that was not measured, as speed is not by an eval."""
 
     arm: str
     base: str
@@ -81,7 +81,7 @@ def is_identical(comparison: Comparison) -> bool:
 
 def headlines(analysis: Analysis) -> list[Headline]:
     """Pairs of an arm that drafts and its plain sibling first, then arms against the run's baseline."""
-    speeds = main_speed_ups(analysis.speed_ups)
+    speeds = main_speed_ups(analysis)
     compared = {(each.arm, each.base): each for each in analysis.comparisons}
     arms = {arm.label: arm for arm in analysis.run.arms}
     found = []
@@ -92,8 +92,9 @@ def headlines(analysis: Analysis) -> list[Headline]:
     return sorted(found, key=lambda each: not each.is_sibling)
 
 
-def main_speed_ups(speed_ups: Sequence[SpeedUp]) -> dict[tuple[str, str], SpeedUp]:
-    """By arm and base, over all kinds: of decoding, or of whole answers where there is no other."""
+def main_speed_ups(analysis: Analysis) -> dict[tuple[str, str], SpeedUp]:
+    """By arm and base, over all kinds: of decoding, or of whole answers where there is no other. None of an eval."""
+    speed_ups = analysis.speed_ups if analysis.run.measures_speed else []
     found = {(each.arm, each.base): each for each in speed_ups if each.kind is None and each.measure == "total"}
     decode = {(each.arm, each.base): each for each in speed_ups if each.kind is None and each.measure == "decode"}
     return {**found, **decode}

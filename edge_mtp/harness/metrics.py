@@ -72,6 +72,11 @@ class Metric:
     quantile: tuple[Timed, float] | None = None
 
     @property
+    def is_speed(self) -> bool:
+        """Whether it is one of speed, which an eval does not measure fairly."""
+        return self.quantity in (TIME, RATE, FACTOR, ENERGY) or self.name == "slower"
+
+    @property
     def is_change(self) -> bool:
         """Whether it speaks of A and B both, so that it has no change of its own."""
         return self.scope == "pair"

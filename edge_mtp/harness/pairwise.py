@@ -116,8 +116,8 @@ class Comparison:
 
 
 def score_all(results: Results) -> dict[str, dict[str, Score]]:
-    """By arm and item: the score of its first wrong turn (`later_turn` told with it), or of its last with gold where all
-    are right.
+    """By arm and item: the score of its first wrong turn (`later_turn` tells), or of its last with gold where all are
+    right.
 
     A crash, a timeout or a refusal is wrong in any turn. Items without gold are left out, and those that an arm has
     answered neither to their end nor to a wrong turn.

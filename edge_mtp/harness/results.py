@@ -123,8 +123,7 @@ class Run:
 
     @property
     def measures_speed(self) -> bool:
-        """Whether its times say how fast arms are. Those of an eval do not: margins are computed, nothing is warmed up.
-        """
+        """Whether its times say how fast arms are. An eval's do not: it computes margins and warms nothing up."""
         return self.kind == "bench"
 
     def arm(self, label: str) -> Arm:

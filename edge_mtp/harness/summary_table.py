@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edge_mtp.harness.analysis import Analysis
 from edge_mtp.harness.figures import NONE, factor, interval, milliseconds, percent, points, rate
-from edge_mtp.harness.headline import SIGNS, Headline, headlines, is_identical
+from edge_mtp.harness.headline import NO_SPEED, SIGNS, Headline, headlines, is_identical
 from edge_mtp.harness.latency import Distribution
 from edge_mtp.harness.pairwise import Comparison
 from edge_mtp.harness.statistics import Estimate
@@ -28,12 +28,11 @@ def show(analysis: Analysis) -> None:
 
 
 def summary(analysis: Analysis) -> list[RenderableType]:
-    """Speed, tool calls, and what they say of each pair of arms; what was not measured is left out."""
+    """Speed, tool calls, and what they say of each pair of arms; what was not measured is left out, as is the speed of
+    an eval."""
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    if analysis.run.simulated is not None:
-        parts.append(Text(simulated_notice(analysis.run.simulated), style="bold"))
     if table := _speed_table(analysis):
         parts.append(table)
     if table := _calls_table(analysis):
@@ -46,7 +45,11 @@ def summary(analysis: Analysis) -> list[RenderableType]:
             for each in found
             if each.calls is not None
         ]
-    return parts or [Text("no arm has answered anything yet")]
+    if not parts:
+        return [Text("no arm has answered anything yet")]
+    if analysis.run.simulated is not None:
+        parts.insert(0, Text(simulated_notice(analysis.run.simulated), style="bold"))
+    return parts if analysis.run.measures_speed else [*parts, Text(NO_SPEED)]
 
 
 def simulated_notice(acceptance: float) -> str:
@@ -58,7 +61,7 @@ def simulated_notice(acceptance: float) -> str:
 
 def _speed_table(analysis: Analysis) -> Table | None:
     latencies = [each for each in analysis.latencies if each.kind is None and each.answers]
-    if not latencies:
+    if not latencies or not analysis.run.measures_speed:
         return None
     rows = [
         [
@@ -91,19 +94,26 @@ def _calls_table(analysis: Analysis) -> Table | None:
 
 
 def _pairs_table(found: list[Headline]) -> Table:
+    has_speed = any(each.speed is not None for each in found)
     rows = []
     for each in found:
-        speed, calls = each.speed, each.calls
-        rows.append(
-            [
-                each.arm,
-                each.base,
-                f"{SIGNS[each.speed_tone]} {factor(speed.ratio.value)}\n{interval(speed.ratio, 2)}" if speed else NONE,
-                percent(speed.slower.value) if speed else NONE,
-                f"{SIGNS[each.calls_tone]} {calls.verdict}\n{_difference(calls)}" if calls else NONE,
-            ]
-        )
-    return _table("One arm against another", ["arm", "against", "speed-up", "slower", "tool calls"], rows)
+        row = [each.arm, each.base]
+        if has_speed:
+            row += _speed_cells(each)
+        calls = each.calls
+        rows.append([*row, f"{SIGNS[each.calls_tone]} {calls.verdict}\n{_difference(calls)}" if calls else NONE])
+    header = ["arm", "against", *(["speed-up", "slower"] if has_speed else []), "tool calls"]
+    return _table("One arm against another", header, rows)
+
+
+def _speed_cells(each: Headline) -> list[str]:
+    speed = each.speed
+    if speed is None:
+        return [NONE, NONE]
+    return [
+        f"{SIGNS[each.speed_tone]} {factor(speed.ratio.value)}\n{interval(speed.ratio, 2)}",
+        percent(speed.slower.value),
+    ]
 
 
 def _difference(calls: Comparison) -> str:

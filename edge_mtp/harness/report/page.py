@@ -20,7 +20,16 @@ from markupsafe import Markup
 
 from edge_mtp.harness import figures
 from edge_mtp.harness.analysis import Analysis
-from edge_mtp.harness.headline import SIGNS, Headline, calls_tone, headlines, is_identical, main_speed_ups, speed_tone
+from edge_mtp.harness.headline import (
+    NO_SPEED,
+    SIGNS,
+    Headline,
+    calls_tone,
+    headlines,
+    is_identical,
+    main_speed_ups,
+    speed_tone,
+)
 from edge_mtp.harness.latency import ItemSpeed, Latency, SpeedUp
 from edge_mtp.harness.pairwise import MARGIN, ArmCalls, Comparison, Errors, Parting
 from edge_mtp.harness.report import charts
@@ -177,7 +186,7 @@ class Part:
 
     @cached_property
     def speed_chart(self) -> Chart | None:
-        main = main_speed_ups(self.analysis.speed_ups)
+        main = main_speed_ups(self.analysis)
         groups = self._against({pair: each.ratio for pair, each in main.items()})
         axis = charts.Axis("times as fast", reference=1.0, logarithmic=True, unit="x")
         title = "Speed-up"
@@ -194,7 +203,7 @@ class Part:
     @cached_property
     def prompt_charts(self) -> list[tuple[Chart, SpeedUp]]:
         """Of the arms that draft against their plain siblings; of the others where there are none."""
-        main = main_speed_ups(self.analysis.speed_ups)
+        main = main_speed_ups(self.analysis)
         siblings = [(each.arm, each.base) for each in self.headlines if each.is_sibling]
         chosen = [main[pair] for pair in siblings if pair in main] or list(main.values())
         return [
@@ -463,7 +472,7 @@ class Part:
         """The sections that there are: id and title."""
         run = self.analysis.run
         speed: dict[tuple[str, str], Any] = {
-            ("speed", "Speed"): self.speed_pairs or self.latencies,
+            ("speed", "Speed"): run.measures_speed and (self.speed_pairs or self.latencies),
             ("drafts", "Drafts"): self.drafting,
         }
         calls: dict[tuple[str, str], Any] = {("calls", "Tool calls"): self.analysis.calls}
@@ -508,6 +517,7 @@ def render(sources: Sequence[Source]) -> str:
         calls_tone=calls_tone,
         is_identical=is_identical,
         dash=figures.NONE,
+        no_speed=NO_SPEED,
         margin=MARGIN,
         most_partings=MOST_PARTINGS,
         most_wrong=MOST_WRONG,
