@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.pattern import engine_pattern
+from edge_mtp.pattern import SURROGATE, engine_pattern
 from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, ToolCall, format_calls
 
 Schema = Mapping[str, Any]
@@ -94,7 +94,12 @@ def response_schema(source: str) -> str:
     if not isinstance(schema, dict | bool):
         raise EdgeMtpError(f"the response schema is a {type(schema).__name__}; pass a JSON schema, which is an object")
     _check_enforced(schema, "")
-    return json.dumps(schema, ensure_ascii=False)
+    checked = json.dumps(schema, ensure_ascii=False)
+    if half := SURROGATE.search(checked):
+        raise EdgeMtpError(
+            f"the response schema has {half[0]!r}, half of a surrogate pair and no character; take it out"
+        )
+    return checked
 
 
 def _check_enforced(schema: Any, at: str) -> None:
@@ -298,6 +303,10 @@ class _Parameters:
             call = format_calls([ToolCall("f", {"v": value})])
         except EdgeMtpError as error:
             raise self._error(at, keyword, f"holds what a call cannot carry: {error}") from None
+        if SURROGATE.search(call):
+            raise self._error(
+                at, keyword, f"{value!r} has half of a surrogate pair, which is no character; take it out"
+            )
         text = call.removeprefix(f"{CALL_OPEN}call:f{{v:").removesuffix(f"}}{CALL_CLOSE}")
         pieces = [_quoted(piece)[1:-1] for piece in text.split(QUOTE)]
         return '"' + _QUOTE_IN_LITERAL.join(pieces) + '"'

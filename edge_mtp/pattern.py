@@ -13,8 +13,11 @@ from edge_mtp.errors import EdgeMtpError
 
 Ranges = list[tuple[int, int]]
 
+SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a character in UTF-16; a Python string can hold one, UTF-8 cannot
+
 _LAST = 0x10FFFF
 _BAR = ord("|")
+_SURROGATES: Ranges = [(0xD800, 0xDFFF)]
 _DIGIT: Ranges = [(0x30, 0x39)]
 _WORD: Ranges = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
 _SPACE: Ranges = [
@@ -35,6 +38,8 @@ def engine_pattern(pattern: object) -> str:
     """
     if not isinstance(pattern, str):
         raise EdgeMtpError(f"is {pattern!r}; use a string")
+    if SURROGATE.search(pattern):
+        raise EdgeMtpError(f"{pattern!r} has half of a surrogate pair, which is no character; take it out")
     parser = _Parser(pattern)
     result = parser.branches(top=True)
     if not parser.at_end():
@@ -193,8 +198,8 @@ def _complement(ranges: Ranges) -> Ranges:
 
 
 def _written(ranges: Ranges) -> str:
-    """A class of the ranges without `|`."""
-    kept = _complement([*_complement(ranges), (_BAR, _BAR)])
+    """A class of the ranges' characters without `|`."""
+    kept = _complement([*_complement(ranges), (_BAR, _BAR), *_SURROGATES])
     if not kept:
         raise EdgeMtpError("needs a '|' or nothing at all, which a constrained string cannot hold; take it out")
     return "[" + "".join(_character(low) + ("" if low == high else "-" + _character(high)) for low, high in kept) + "]"

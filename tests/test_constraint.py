@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from native_constraint import Compiler, Native, RefusalError, library
+from native_constraint import Compiler, Constraint, Native, RefusalError, library
 
 import edge_mtp
 from edge_mtp.chat import Tokenizer
@@ -144,6 +145,99 @@ def test_the_end(compiler: Compiler) -> None:
         constraint.rollback(1)
 
 
+# -- characters -----------------------------------------------------------------------------------------------------
+
+BYTES = [*(bytes([byte]) for byte in range(256)), b"<end>"]
+BYTES_END = 256
+# The first and last characters of each first byte's runs, and some between.
+EDGES = [
+    *(0, 0x7F, 0x80, 0x7FF, 0x800, 0xFFF, 0x1000, 0xD7FF, 0xE000, 0xFFFF),
+    *(0x10000, 0x3FFFF, 0x40000, 0xFFFFF, 0x100000, 0x10FFFF),
+]
+SURROGATES = range(0xD800, 0xE000)
+BEYOND = range(0x110000, 0x140000)  # what the four-byte form has behind the last character
+
+
+@pytest.fixture(scope="module")
+def bytes_compiler(native: Native) -> Compiler:
+    return native.tokens(table(BYTES, {BYTES_END})).compiler([BYTES_END])
+
+
+def spelled(code: int, size: int) -> bytes:
+    """A number in the pattern of UTF-8's form of `size` bytes, well formed or not."""
+    if size == 1:
+        return bytes([code])
+    rest = [0x80 | code >> 6 * i & 0x3F for i in range(size)]
+    return bytes([(0xF00 >> size & 0xFF) | code >> 6 * (size - 1), *rest[-2::-1]])
+
+
+def takes(constraint: Constraint, text: bytes) -> bool:
+    """Whether a text in single bytes is accepted; the constraint is where it was before."""
+    count = 0
+    while count < len(text) and constraint.accept(text[count]):
+        count += 1
+    constraint.rollback(count)
+    return count == len(text)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "begin"),
+    [
+        ("root ::= [^|]", b""),
+        ('root ::= t\nt ::= "" | [^<] t', b""),
+        ('root ::= "a" [\\U00000000-\\U0010FFFF]*', b"a"),
+        ('root ::= Regex("[^|]{3,4}")', b""),
+        ('root ::= Regex(".*x")', b"ab"),
+        ('root ::= Regex("[\\uD7FF-\\uE000]|[^\\uD7FF-\\uE000]")', b""),
+        ('{"type": "string", "maxLength": 9}', b'"a'),
+    ],
+)
+def test_the_bytes_of_a_class_are_utf_8_and_no_other(bytes_compiler: Compiler, grammar: str, begin: bytes) -> None:
+    """After each part of a character just those bytes are allowed that go on with one: all characters, all bytes."""
+    following: dict[bytes, set[int]] = {}
+    for code in range(0x80, 0x110000):
+        if code not in SURROGATES:
+            character = chr(code).encode()
+            for i, byte in enumerate(character):
+                following.setdefault(character[:i], set()).add(byte)
+    constraint = bytes_compiler.constraint(grammar, json_schema=grammar.startswith("{"))
+    assert all(constraint.accept(byte) for byte in begin)
+
+    def check(prefix: bytes) -> None:
+        allowed = {token for token in constraint.allowed() if prefix or 0x80 <= token < BYTES_END}
+        assert allowed == following[prefix], prefix.hex(" ")
+        for byte in allowed:
+            if prefix + bytes([byte]) in following:
+                assert constraint.accept(byte)
+                check(prefix + bytes([byte]))
+                constraint.rollback(1)
+
+    check(b"")
+
+
+codes = st.sampled_from(EDGES) | st.integers(0, 0x10FFFF).filter(lambda code: code not in SURROGATES)
+
+
+@QUICK
+@given(codes, codes, st.booleans(), st.booleans())
+def test_classes_by_their_ends(bytes_compiler: Compiler, low: int, high: int, negated: bool, regex: bool) -> None:
+    low, high = min(low, high), max(low, high)
+    assume(not negated or high - low < 0x10FFFF)  # a class of nothing is refused
+    character_class = f"[{'^' * negated}\\U{low:08X}-\\U{high:08X}]"
+    constraint = bytes_compiler.constraint(
+        f'root ::= Regex("{character_class}")' if regex else f"root ::= {character_class}"
+    )
+    near = {code + step for code in [*EDGES, low, high] for step in (-1, 0, 1)}
+    for code in near - {-1}:
+        for size, most in enumerate([0x7F, 0x7FF, 0xFFFF, 0x13FFFF], 1):
+            if code > most:
+                continue
+            shortest = size == 1 or code > [0x7F, 0x7FF, 0xFFFF][size - 2]
+            is_character = shortest and code not in SURROGATES and code not in BEYOND
+            inside = is_character and (low <= code <= high) != negated
+            assert takes(constraint, spelled(code, size)) == inside, (hex(code), size)
+
+
 # -- forced tokens --------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +312,12 @@ def test_an_escape_keeps_text_ordinary(compiler: Compiler) -> None:
         ("root ::= [\\uD800]", "no character"),
         (b'root ::= "\xf5\x80\x80\xb0"', "no text"),
         (b'root ::= "a"\0', "no text"),
+        (b'root ::= "\xed\xa0\x80"', "no text"),
+        (b'root ::= "a"\nb ::= "\xe0\x9f\xbf"', "line 2: a byte that is no text"),
+        (b"root ::= [\xf4\x90\x80\x80]", "no text"),
+        (b"root ::= [\xc1\xbf]", "no text"),
+        (b'root ::= "a" # \x80', "no text"),
+        (b'root ::= "a\xe2\x82', "no text"),
         ("[" * 5000, "grammar"),
         ('root ::= "a" root', "ends"),
         ('root ::= "x" | "a" b\nb ::= "b" b', "ends"),
@@ -235,6 +335,21 @@ def test_grammars_that_are_refused(compiler: Compiler, grammar: str | bytes, nam
 def test_stop_tokens_that_are_refused(native: Native, stop: list[int]) -> None:
     with pytest.raises(RefusalError, match="stop token"):
         native.tokens(TABLE).compiler(stop)
+
+
+@QUICK
+@given(
+    st.lists(st.binary(max_size=3) | st.text(max_size=2).map(str.encode) | codes.map(lambda c: chr(c).encode()[:-1]))
+)
+def test_a_grammar_is_utf_8(bytes_compiler: Compiler, parts: list[bytes]) -> None:
+    comment = re.sub(rb"[\0\r\n]", b"", b"".join(parts))
+    try:
+        comment.decode()
+    except UnicodeDecodeError:
+        with pytest.raises(RefusalError, match="line 1: a byte that is no text"):
+            bytes_compiler.constraint(b'root ::= "a" # ' + comment)
+    else:
+        bytes_compiler.constraint(b'root ::= "a" # ' + comment)
 
 
 # -- JSON schemas ---------------------------------------------------------------------------------------------------
@@ -266,7 +381,9 @@ def test_a_json_schema(compiler: Compiler, seed: int) -> None:
         text += TOKENIZER.token_bytes(token)
 
 
-@pytest.mark.parametrize("schema", ["{", '{"type": "number", "multipleOf": 0.3}', '{"type": "strin"}'])
-def test_json_schemas_that_are_refused(compiler: Compiler, schema: str) -> None:
+@pytest.mark.parametrize(
+    "schema", ["{", b'{"const": "\xed\xa0\x80"}', '{"type": "number", "multipleOf": 0.3}', '{"type": "strin"}']
+)
+def test_json_schemas_that_are_refused(compiler: Compiler, schema: str | bytes) -> None:
     with pytest.raises(RefusalError, match="JSON schema"):
         compiler.constraint(schema, json_schema=True)

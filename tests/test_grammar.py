@@ -342,6 +342,7 @@ patterns = st.sampled_from(
         r"^(?:x|(?<n>y))[\]\\-]?$",
         r"^c(a+b*)?c$",
         r"^\x41\u0042\t$",
+        r"^[^\uD7FF]{1,2}[\uD7FE-\uE001]$",
     ]
 )
 
@@ -370,7 +371,7 @@ def test_patterns_accept_what_matches(compiler: Compiler, pattern: str, data: st
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(", ")", "a{", "a{2,1}", "*", "(?=a)", "(?<!a)", r"\1", r"\bx", "[z-a]", "a$b", r"\|", 3]
+    "pattern", ["(", ")", "a{", "a{2,1}", "*", "(?=a)", "(?<!a)", r"\1", r"\bx", "[z-a]", "a$b", r"\|", "\ud800", 3]
 )
 def test_patterns_that_are_refused(pattern: object) -> None:
     with pytest.raises(EdgeMtpError):
@@ -404,6 +405,7 @@ def test_patterns_that_are_refused(pattern: object) -> None:
         ({"anyOf": []}, "anyOf"),
         ({"enum": []}, "enum"),
         ({"enum": ['<|"|>']}, "quote mark"),
+        ({"enum": ["\udc00"]}, "surrogate"),
         ({"type": "integer", "enum": ["x"]}, "no value"),
         ({"$ref": "http://x"}, "leads nowhere"),
         ({"$ref": "#/properties/v"}, "recursive"),
@@ -442,6 +444,7 @@ def test_response_schemas() -> None:
         '{"minimum": NaN}',
         "3",
         '{"items": {"not": {}}}',
+        '{"const": "\\ud800"}',
         '{"properties": {"a": {"uniqueItems": true}}}',
     ):
         with pytest.raises(EdgeMtpError):

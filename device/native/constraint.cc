@@ -258,6 +258,7 @@ std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> GrammarC
   left_out.clear();
   xgrammar::CompiledGrammar compiled{xgrammar::NullObj{}};
   try {
+    if (json_schema && utf8_length(grammar) < grammar.size()) throw Error("a byte that is no text");
     // JSON with one space after each comma and colon and no other white space: what is left to choose is the content.
     compiled = json_schema ? engine.CompileJSONSchema(grammar, /*any_whitespace=*/false)
                            : engine.CompileGrammar(to_engine_grammar(grammar, vocabulary->specials), kRoot);

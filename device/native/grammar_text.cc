@@ -1,6 +1,7 @@
 #include "grammar_text.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <functional>
 
 #include "error.h"
@@ -32,6 +33,10 @@ class Translator {
   Translator(const std::string& grammar, const SpecialTokens& specials) : in_(grammar), specials_(specials) {}
 
   std::string run() {
+    if (const size_t valid = utf8_length(in_); valid < in_.size()) {
+      line_ += static_cast<int>(std::count(in_.begin(), in_.begin() + static_cast<std::ptrdiff_t>(valid), '\n'));
+      refuse("a byte that is no text");
+    }
     while (at_ < in_.size()) {
       switch (in_[at_]) {
         case '"': literal(); break;
@@ -50,7 +55,7 @@ class Translator {
 
   void copy() {
     const char c = in_[at_++];
-    if (c == '\0' || is_private_byte(c)) refuse("a byte that is no text");
+    if (c == '\0') refuse("a byte that is no text");
     if (c == '\n') ++line_;
     out_ += c;
   }
@@ -137,6 +142,24 @@ SpecialTokens::Found SpecialTokens::find(const std::string& grammar, size_t at) 
     if (found != tokens_.end()) return found->second;
   }
   return {};
+}
+
+size_t utf8_length(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    const auto byte = [&](size_t i) { return at + i < text.size() ? static_cast<uint8_t>(text[at + i]) : uint8_t{0}; };
+    const uint8_t lead = byte(0);
+    const size_t length = lead < 0x80 ? 1 : lead < 0xC2 || lead > 0xF4 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (length == 0) break;
+    // The second byte's bounds leave out overlong forms, surrogates and what is behind the last character.
+    uint8_t least = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+    uint8_t most = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+    size_t read = 1;
+    for (; read < length && byte(read) >= least && byte(read) <= most; ++read) least = 0x80, most = 0xBF;
+    if (read < length) break;
+    at += length;
+  }
+  return at;
 }
 
 std::string to_engine_grammar(const std::string& grammar, const SpecialTokens& specials) {

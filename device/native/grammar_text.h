@@ -37,6 +37,9 @@ class SpecialTokens {
 // The rule that the engine begins with.
 constexpr char kRoot[] = "edge-mtp-root";
 
+// The length of the UTF-8 text (RFC 3629, section 4) that `text` begins with: all of it, if it is well formed.
+size_t utf8_length(std::string_view text);
+
 // Throws Error naming the line for what is no UTF-8, an escape that is no character, and a stop token.
 std::string to_engine_grammar(const std::string& grammar, const SpecialTokens& specials);
 

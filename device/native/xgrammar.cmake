@@ -92,17 +92,44 @@ endif()
 file(GLOB xgrammar_files ${xgrammar_source}/cpp/*.cc ${xgrammar_source}/cpp/converter_ext/*.cc
                          ${xgrammar_source}/cpp/support/*.cc)
 
+# Compiles, for `file` in cpp/, a copy of it in which `old`, which is there once, is `new`.
+function(xgrammar_mend file old new)
+  file(READ ${xgrammar_source}/cpp/${file} text)
+  string(FIND "${text}" "${old}" first)
+  string(FIND "${text}" "${old}" last REVERSE)
+  if(first EQUAL -1 OR NOT first EQUAL last)
+    message(FATAL_ERROR "${xgrammar_source}/cpp/${file} is not that of ${XGRAMMAR_FILE}; unpack that one")
+  endif()
+  string(REPLACE "${old}" "${new}" text "${text}")
+  set(mended ${CMAKE_BINARY_DIR}/_deps/xgrammar/mended/${file})
+  file(CONFIGURE OUTPUT ${mended} CONTENT "${text}" @ONLY)
+  string(REPLACE "." "\\." pattern ${file})
+  list(FILTER xgrammar_files EXCLUDE REGEX "/cpp/${pattern}$")
+  list(APPEND xgrammar_files ${mended})
+  set(xgrammar_files ${xgrammar_files} PARENT_SCOPE)
+endfunction()
+
 # 0.2.8 takes a token for a continuation of another that it merely contains, and then masks tokens that are allowed.
-file(READ ${xgrammar_source}/cpp/tokenizer_info.cc xgrammar_text)
-string(REPLACE "token.find(prefix_stack.top().first) == std::string::npos"
-               "token.compare(0, prefix_stack.top().first.size(), prefix_stack.top().first) != 0"
-       xgrammar_mended "${xgrammar_text}")
-if(xgrammar_mended STREQUAL xgrammar_text)
-  message(FATAL_ERROR "${xgrammar_source}/cpp/tokenizer_info.cc is not that of ${XGRAMMAR_FILE}; unpack that one")
-endif()
-file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/_deps/xgrammar/mended/tokenizer_info.cc CONTENT "${xgrammar_mended}" @ONLY)
-list(FILTER xgrammar_files EXCLUDE REGEX "/tokenizer_info\\.cc$")
-list(APPEND xgrammar_files ${CMAKE_BINARY_DIR}/_deps/xgrammar/mended/tokenizer_info.cc)
+xgrammar_mend(tokenizer_info.cc
+  "token.find(prefix_stack.top().first) == std::string::npos"
+  "token.compare(0, prefix_stack.top().first.size(), prefix_stack.top().first) != 0")
+
+# Its character classes hold more than UTF-8: surrogates, and in regular expressions the overlong forms of three and
+# four bytes. This cuts each range, whose ends are packed bytes, into the runs of well-formed ones (RFC 3629, section 4).
+xgrammar_mend(fsm_builder.cc
+  "void AddPackedUTF8RangeEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t max) {"
+  "static void AddRunEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t max);
+
+void AddPackedUTF8RangeEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t max) {
+  static const uint32_t kRuns[][2] = {
+      {0, 0x7F}, {0xC280, 0xDFBF}, {0xE0A080, 0xED9FBF}, {0xEE8080, 0xEFBFBF}, {0xF0908080, 0xF48FBFBF}};
+  for (const auto& run : kRuns) {
+    const uint32_t low = std::max(min, run[0]), high = std::min(max, run[1]);
+    if (low <= high) AddRunEdges(fsm, from, to, low, high);
+  }
+}
+
+static void AddRunEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t max) {")
 
 add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_files})
 target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/include ${xgrammar_source}/3rdparty/picojson
