@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_mtp.device import Outcome, Step
 
@@ -25,9 +25,10 @@ class Summary:
     """Speed and acceptance of one text, or of several in a row. None where there was too little text to tell.
 
     `time_to_first_token_s`: prefill and the first step, the mean over the texts. `tokens_per_s`: decoding alone, the
-    tokens after each text's first over the time of their steps. `tokens_per_verify`: mean of accepted drafts + 1 over
-    verify steps. `acceptance[j]`: of the verify steps whose drafts before j were all accepted, the share that accepted
-    draft j too, and `acceptance_counts[j]` those steps' number. `sources` are the drafts by where they came from.
+    tokens after each text's first over the time of their steps. `tokens_per_verify`: those given out by verify steps,
+    over their number. `acceptance[j]`: of the verify steps that reached draft j, those before it having been accepted,
+    the share that accepted it too, and `acceptance_counts[j]` those steps' number. `sources` are the drafts by where
+    they came from. Drafts beyond a text's end do not count (`count_drafts`).
 
     Of the `prompt_tokens`, `reused_tokens` were in the cache already and `restored_tokens` were read from a kept
     prefix. `mask_ms`: mean time that a step took for the masks of a grammar. `planned`: steps by the K that the
@@ -77,26 +78,50 @@ def summarize_all(traces: Sequence[tuple[Sequence[Step], Outcome]]) -> Summary:
         time_to_first_token_s=first_us / len(traces) / 1e6,
         tokens_per_s=sum(len(step.tokens) for step in later) / later_us * 1e6 if later_us else None,
         verify_steps=len(verifies),
-        tokens_per_verify=sum(s.accepted + 1 for s in verifies) / len(verifies) if verifies else None,
+        tokens_per_verify=sum(len(s.tokens) for s in verifies) / len(verifies) if verifies else None,
         acceptance=[a / r for a, r in zip(accepted, reached, strict=True)],
         acceptance_counts=reached,
-        sources=_by_source(verifies),
+        sources=count_by_source((len(step.tokens), step.source, step.accepted) for step in verifies),
         mask_ms=sum(step.mask_us for step in steps) / len(steps) / 1e3 if steps else 0.0,
         planned=dict(sorted(Counter(step.planned for step in steps).items())),
         explored=sum(step.explore for step in steps),
     )
 
 
+class DraftCounts(NamedTuple):
+    """The drafts of a verify step that count, all of them its first: as `verified`; as `reached`, those before them
+    having been accepted; and as `accepted`."""
+
+    verified: int
+    reached: int
+    accepted: int
+
+
+def count_drafts(given: int, drafts: int, accepted: int) -> DraftCounts:
+    """What counts of a step that verified so many `drafts`, `accepted` so many of them and gave out `given` tokens.
+
+    Where a text ends inside a step, what was drafted beyond its end is neither right nor wrong, and does not count. The
+    last token of a step that was not cut short is the target's own, and answers the draft beside it.
+    """
+    is_cut = given <= accepted
+    return DraftCounts(given if is_cut else drafts, min(given, drafts), min(given, accepted))
+
+
+def count_by_source(steps: Iterable[tuple[int, str, int]]) -> dict[str, Drafted]:
+    """The drafts that count, by where they came from; of each verify step the tokens given out, the letters of its
+    drafts' sources, and how many it accepted."""
+    verified: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    for given, source, accepted in steps:
+        counts = count_drafts(given, len(source), accepted)
+        verified.update(source[: counts.verified])
+        right.update(source[: counts.accepted])
+    return {name: Drafted(verified[key], right[key]) for key, name in SOURCES.items() if verified[key]}
+
+
 def acceptance_counts(steps: Sequence[Step]) -> tuple[list[int], list[int]]:
-    """Per draft position j: steps that reached it (drafted it, all before accepted), and those that accepted it."""
-    width = max((len(step.draft) for step in steps), default=0)
-    reached = [sum(len(s.draft) > j and s.accepted >= j for s in steps) for j in range(width)]
-    accepted = [sum(s.accepted > j for s in steps) for j in range(width)]
-    shown = sum(r > 0 for r in reached)
-    return reached[:shown], accepted[:shown]
-
-
-def _by_source(steps: Sequence[Step]) -> dict[str, Drafted]:
-    verified = Counter(letter for step in steps for letter in step.source)
-    accepted = Counter(letter for step in steps for letter in step.source[: step.accepted])
-    return {name: Drafted(verified[key], accepted[key]) for key, name in SOURCES.items() if verified[key]}
+    """Per draft position j: verify steps that reached it, and those that accepted it."""
+    counts = [count_drafts(len(step.tokens), len(step.draft), step.accepted) for step in steps]
+    shown = max((each.reached for each in counts), default=0)
+    reached = [sum(each.reached > j for each in counts) for j in range(shown)]
+    return reached, [sum(each.accepted > j for each in counts) for j in range(shown)]

@@ -15,7 +15,7 @@ from edge_mtp.harness.arm import baseline_of
 from edge_mtp.harness.energy import energy
 from edge_mtp.harness.results import Answer, Results, Sample, StepFigures
 from edge_mtp.harness.statistics import Estimate
-from edge_mtp.summary import SOURCES
+from edge_mtp.summary import count_by_source, count_drafts
 from edge_mtp.tool_calls import CALL_CLOSE
 
 Question: TypeAlias = "tuple[str, int, int]"  # item, round, turn
@@ -168,6 +168,7 @@ def _latency(arm: str, kind: str | None, asked: Sequence[Answer], samples: Seque
     verifies = [(answer.item, step) for answer in answers for step in answer.steps if step.kind == "v"]
     steps = [step for answer in answers for step in answer.steps]
     planned = Counter(step.planned for step in steps)
+    sources = count_by_source((step.tokens, step.source, step.accepted) for _, step in verifies)
     used = energy(answers, samples)
     return Latency(
         arm=arm,
@@ -182,7 +183,7 @@ def _latency(arm: str, kind: str | None, asked: Sequence[Answer], samples: Seque
         decode_tokens_per_s=_rate((a.item, _count(a) - 1, (a.total_us - a.first_token_us) / 1e6) for a in decoded),
         tokens_per_verify=_rate((item, step.tokens, 1) for item, step in verifies),
         acceptance=_acceptance(verifies),
-        sources=_sources([step for _, step in verifies]),
+        sources={name: (of.verified, of.accepted) for name, of in sources.items()},
         planned={k: planned[k] / len(steps) for k in sorted(planned)},
         peak_rss_bytes=max((a.rss_bytes for a in answers if a.rss_bytes is not None), default=None),
         peak_anonymous_bytes=max((a.anonymous_bytes for a in answers if a.anonymous_bytes is not None), default=None),
@@ -207,22 +208,14 @@ def _rate(parts: Iterable[tuple[str, float, float]]) -> Estimate | None:
     return statistics.mean(*zip(*columns, strict=True)) if columns else None
 
 
-def _given_drafts(step: StepFigures) -> tuple[int, int]:
-    """Drafts that were answered, and those accepted: what lies beyond the text's end is neither right nor wrong.
-
-    The last token of a step that was not cut short is the target's own, and answers the draft beside it.
-    """
-    return min(step.tokens, len(step.source)), min(step.tokens, step.accepted)
-
-
 def _acceptance(verifies: Sequence[tuple[str, StepFigures]]) -> list[DraftPosition]:
     rows = {item: row for row, item in enumerate(sorted({item for item, _ in verifies}))}
-    width = max((_given_drafts(step)[0] for _, step in verifies), default=0)
+    counts = [(rows[item], count_drafts(step.tokens, len(step.source), step.accepted)) for item, step in verifies]
+    width = max((of.reached for _, of in counts), default=0)
     reached, accepted = (np.zeros((len(rows), width), int) for _ in range(2))
-    for item, step in verifies:
-        answered, right = _given_drafts(step)
-        reached[rows[item], :answered] += 1
-        accepted[rows[item], :right] += 1
+    for row, of in counts:
+        reached[row, : of.reached] += 1
+        accepted[row, : of.accepted] += 1
     return [
         DraftPosition(
             position=j + 1,
@@ -232,16 +225,6 @@ def _acceptance(verifies: Sequence[tuple[str, StepFigures]]) -> list[DraftPositi
         )
         for j in range(width)
     ]
-
-
-def _sources(verifies: Sequence[StepFigures]) -> dict[str, tuple[int, int]]:
-    verified: Counter[str] = Counter()
-    accepted: Counter[str] = Counter()
-    for step in verifies:
-        is_cut = step.tokens <= step.accepted
-        verified.update(step.source[: step.tokens] if is_cut else step.source)
-        accepted.update(step.source[: min(step.tokens, step.accepted)])
-    return {name: (verified[letter], accepted[letter]) for letter, name in SOURCES.items() if verified[letter]}
 
 
 # -- two arms -------------------------------------------------------------------------------------------------------

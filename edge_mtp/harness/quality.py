@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import edge_mtp
+from edge_mtp import summary
 from edge_mtp.bundle import Bundle
 from edge_mtp.device import Step
 from edge_mtp.engine import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS, Reply, open_engine
@@ -353,12 +354,11 @@ def count_drafts(replies: Sequence[Sequence[Step]], draft_length: int) -> Drafts
         for step in steps:
             if step.kind != "verify":
                 continue
-            given = len(step.tokens)
-            tokens[row] += given
+            counts = summary.count_drafts(len(step.tokens), len(step.draft), step.accepted)
+            tokens[row] += len(step.tokens)
             verifies[row] += 1
-            # The last token of a step that was not cut short is the target's own, and answers the draft beside it.
-            reached[row, : min(given, len(step.draft))] += 1
-            accepted[row, : min(given, step.accepted)] += 1
+            reached[row, : counts.reached] += 1
+            accepted[row, : counts.accepted] += 1
     return Drafts(draft_length, reached, accepted, tokens, verifies)
 
 
