@@ -61,6 +61,17 @@ def test_every_item_starts_with_an_empty_cache_and_its_later_turns_do_not(conten
         assert one.prompt_tokens - 4 <= two.reused_tokens < two.prompt_tokens
 
 
+def test_memory_is_known_from_the_first_answer_on(tiny_bundle: Path) -> None:
+    """A warm-up takes the first answers away; those after it know what was read last."""
+    with open_ours([Arm("plain", str(tiny_bundle), mtp="off", threads=1)]) as (contender,):
+        answers = [ask(contender, item, 0, max_tokens=4)[0] for item in ITEMS[:5]]
+    for each in answers:
+        assert each.rss_bytes is not None
+        assert each.anonymous_bytes is not None
+        assert 0 < each.anonymous_bytes <= each.rss_bytes
+    assert [each.rss_bytes for each in answers] == sorted(each.rss_bytes or 0 for each in answers)
+
+
 def test_times_add_up(contenders: dict[str, Ours]) -> None:
     for label in ("free, mtp off", "constrained, mtp auto"):
         for item in ITEMS:

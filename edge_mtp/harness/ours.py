@@ -22,7 +22,7 @@ from edge_mtp.harness.item import Item
 from edge_mtp.harness.results import Answer, Finish, StepFigures
 from edge_mtp.tool_calls import CALL_CLOSE
 
-MEMORY_EVERY = 20  # answers; reading it is a command on the device
+MEMORY_EVERY = 20  # answers, at most; reading it is a command on the device
 PATIENCE_S = 60.0  # for a device whose link broke to be there again: Wi-Fi comes back, adbd restarts
 RETRY_S = 2.0
 
@@ -81,7 +81,8 @@ class Ours(Contender):
         self.tapes: Mapping[tuple[str, int], Sequence[int]] = {}
         self._margins = margins
         self._began = time.monotonic() if began is None else began
-        self._answers = 0
+        self._answers = self._next_reading = 0
+        self._memory: tuple[int | None, int | None] = None, None
 
     @property
     def engine(self) -> Engine:
@@ -126,7 +127,7 @@ class Ours(Contender):
         outcome, steps = reply.outcome, reply.steps
         assert outcome is not None
         ends = _ends(steps, outcome.prefill_us)
-        rss, anonymous = self._memory()
+        rss, anonymous = self._known_memory()
         return replace(
             blank,
             text=reply.text,
@@ -153,16 +154,17 @@ class Ours(Contender):
                     return end
         return None
 
-    def _memory(self) -> tuple[int | None, int | None]:
+    def _known_memory(self) -> tuple[int | None, int | None]:
+        """As last read. It grows with the first answers, whose number at most doubles until it is read again."""
         self._answers += 1
         device = self.engine.device
-        if self._answers % MEMORY_EVERY != 1 or device is None:
-            return None, None
-        with contextlib.suppress(EdgeMtpError):
-            read = device.link.run(["cat", f"/proc/{self.engine.runner.pid}/status"], timeout_s=10)
-            status = parse_meminfo(read.output.decode(errors="replace"))
-            return status.get("VmHWM"), status.get("RssAnon")
-        return None, None
+        if self._answers >= self._next_reading and device is not None:
+            self._next_reading = self._answers + min(self._answers, MEMORY_EVERY)
+            with contextlib.suppress(EdgeMtpError):
+                read = device.link.run(["cat", f"/proc/{self.engine.runner.pid}/status"], timeout_s=10)
+                status = parse_meminfo(read.output.decode(errors="replace"))
+                self._memory = status.get("VmHWM"), status.get("RssAnon")
+        return self._memory
 
     def _fate(self, error: EdgeMtpError) -> Finish:
         if isinstance(error, SilentRunnerError):

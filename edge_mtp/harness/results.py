@@ -50,8 +50,8 @@ class Answer:
     None without one. `total_us`: to the last token. `tokens` are ids, the stop token included; empty, like `steps`
     and `margins`, where the engine does not tell them, and `count` is then what is known of their number. `margins`: of
     each token its logit less the runner-up's, where asked for. `error` says what became of a crash, a timeout or a
-    refusal. Memory, read now and then, is the runner's: the largest that was ever resident, and what of it is now not
-    backed by a file.
+    refusal. Memory is the runner's, as last read: the largest that was ever resident, and what is not backed by a file;
+    arms that share a runner share it.
     """
 
     arm: str
