@@ -7,10 +7,20 @@ this machine's own runner.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
+import itertools
 import json
 import os
+import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,29 +30,35 @@ from adb_device import UnavailableError, adbd  # noqa: F401  # a fixture
 from click.testing import CliRunner, Result
 from fake_adbd import FakeAdbd
 from fake_android import battery, thermalservice
+from fault_proxy import FaultProxy
+from test_chat_command import Terminal
 from test_remote import host_files
 from test_ssh import SSHD, Board
 
 from edge_mtp.cli import main
-from edge_mtp.device import remote
+from edge_mtp.device import adb_server, adb_transport, find, remote
+from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.request import Request
 from edge_mtp.device.runner import Runner
 from edge_mtp.device.trace import Outcome, Step
-from edge_mtp.harness import gate
-from edge_mtp.harness.results import Results, read_results
+from edge_mtp.engine import Engine
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness import gate, ours
+from edge_mtp.harness.results import Answer, Results, read_results
 from edge_mtp.harness.watch import Watch
 
 BOUND_S = 120.0  # of every wait
 Command = Callable[..., Result]
 
-# A command line in a process of its own, whose devices keep everything in a folder of the test's.
+# The command line in a process of its own, with devices as the fixture below makes them.
 COMMAND = """
 import sys
-sys.path.insert(0, sys.argv[1])
-from test_remote_harness import host_files, main, remote
-remote.FOLDER = sys.argv[2]
-remote.binaries_for = lambda kind, abi: host_files()
-del sys.argv[1:3]
+from edge_mtp.cli import main
+from edge_mtp.device import remote
+from edge_mtp.device.binaries import LITERT, RUNNER, Binaries
+from edge_mtp.device.host import litert_library, runner_path
+remote.FOLDER = sys.argv.pop(1)
+remote.binaries_for = lambda kind, abi: Binaries({RUNNER: runner_path(), LITERT: litert_library()}, "host")
 main()
 """
 
@@ -135,7 +151,9 @@ def leaves_no_runner(tmp_path: Path) -> None:
 
 
 def texts(results: Results, arm: str) -> dict[tuple[str, int, int], str]:
-    return {(answer.item, answer.turn, answer.round): answer.text for answer in results.of(arm)}
+    """Of what was answered."""
+    answers = [answer for answer in results.of(arm) if answer.is_complete]
+    return {(answer.item, answer.turn, answer.round): answer.text for answer in answers}
 
 
 def one_line(result: Result) -> str:
@@ -336,3 +354,418 @@ def slow_down(patch: pytest.MonkeyPatch) -> None:
             yield replace(event, total_us=event.total_us + slept_us)
 
     patch.setattr(Runner, "generate", slow)
+
+
+# --- links that break ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["adbd", "fake"])
+def proxy(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    """Before a device: the link that breaks."""
+    device = request.getfixturevalue(request.param)
+    with FaultProxy((device.host, device.port)) as proxy:
+        yield proxy
+
+
+def cut_in_reply(number: int, proxy: FaultProxy, patch: pytest.MonkeyPatch, *, comes_back: bool) -> None:
+    """Cuts the link while the device owes that reply, counted from 1. The runner is held, lest it be faster."""
+    generate, replies = Runner.generate, itertools.count(1)
+
+    def cut(pid: int) -> None:
+        if not comes_back:
+            proxy.target = (proxy.host, closed_port())
+        proxy.cut()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    def generate_and_cut(runner: Runner, request: Request) -> Generator[Step | Outcome, None, None]:
+        if not isinstance(runner._process, LocalProcess) and next(replies) == number:
+            os.kill(runner.pid, signal.SIGSTOP)
+            threading.Timer(0.3, cut, [runner.pid]).start()
+        yield from generate(runner, request)
+
+    patch.setattr(Runner, "generate", generate_and_cut)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+ITEMS_OF = {"bench": "--workload", "eval": "--suite"}
+MORE = {"bench": ["--warm-up", 0, "--rounds", 1], "eval": []}  # so that both ask each item once
+
+
+def broken(results: Results) -> list[Answer]:
+    return [answer for answer in results.answers if not answer.is_complete]
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_a_link_that_breaks_costs_one_answer(
+    command: Command, verb: str, proxy: FaultProxy, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_in_reply(3, proxy, monkeypatch, comes_back=True)
+    words = ["--device", address(proxy), "--mtp", "off,3", ITEMS_OF[verb], prompts, "--limit", 4, *MORE[verb]]
+    result = command(verb, *words, "-o", "results.jsonl")
+    assert result.exit_code == 0, result.output
+    found = read_results("results.jsonl")
+    assert Counter(answer.arm for answer in found.answers) == {"mtp off": 4, "mtp 3": 4}
+    (lost,) = broken(found)
+    assert lost.finish == "crash"
+    assert re.match(rf"the link to {address(proxy)} broke: .*; reconnect it", lost.error or "")
+    one, other = (texts(found, arm) for arm in ("mtp off", "mtp 3"))
+    assert len(one | other) == 4
+    assert len(one.items() & other.items()) == 3
+    again = command(verb, *words, "-o", "results.jsonl", "--resume")
+    assert again.exit_code == 0, again.output
+    assert read_results("results.jsonl").answers == found.answers
+    leaves_no_runner(tmp_path)
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_a_device_that_is_away_for_a_while_is_waited_for(
+    command: Command, verb: str, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "RETRY_S", 0.01)
+    failures: list[str] = []
+    open_engine = ours.open_engine
+
+    def opening(*words: Any, **options: Any) -> Engine:
+        try:
+            return open_engine(*words, **options)
+        except EdgeMtpError as error:
+            failures.append(str(error))
+            if len(failures) == 3:
+                proxy.target = (fake.host, fake.port)
+            raise
+
+    monkeypatch.setattr(ours, "open_engine", opening)
+    with FaultProxy((fake.host, fake.port)) as proxy:
+        cut_in_reply(2, proxy, monkeypatch, comes_back=False)
+        words = ["--device", address(proxy), "--mtp", "off", ITEMS_OF[verb], prompts, "--limit", 4, *MORE[verb]]
+        result = command(verb, *words, "-o", "results.jsonl")
+    assert result.exit_code == 0, result.output
+    assert len(failures) == 3
+    assert result.stderr.count("trying again for 60 s") == 1
+    assert len(broken(read_results("results.jsonl"))) == 1
+    assert len(read_results("results.jsonl").answers) == 4
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_a_device_that_stays_away_ends_the_run_in_a_line_and_it_can_be_gone_on_with(
+    command: Command, verb: str, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "RETRY_S", 0.01)
+    monkeypatch.setattr(ours, "PATIENCE_S", 0.05)
+    with FaultProxy((fake.host, fake.port)) as proxy:
+        cut_in_reply(2, proxy, monkeypatch, comes_back=False)
+        words = ["--device", address(proxy), "--mtp", "off", ITEMS_OF[verb], prompts, "--limit", 8, *MORE[verb]]
+        line = one_line(command(verb, *words, "-o", "results.jsonl"))
+        assert f"cannot connect to {address(proxy)}" in line
+        assert line.endswith("results.jsonl holds what was answered: go on with --resume -o results.jsonl")
+        before = read_results("results.jsonl").answers
+        assert before[0].is_complete
+        assert not before[1].is_complete
+        assert "the link to" in (before[1].error or "")
+        # Here again, before it goes on.
+        proxy.target = (fake.host, fake.port)
+        result = command(verb, *words, "-o", "results.jsonl", "--resume")
+    assert result.exit_code == 0, result.output
+    answers = read_results("results.jsonl").answers
+    assert answers[: len(before)] == before
+    assert len({answer.item for answer in answers}) == len(answers) == 8
+    assert all(answer.is_complete for answer in answers[len(before) :])
+
+
+def test_where_one_device_is_gone_the_other_goes_on(
+    command: Command, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "PATIENCE_S", 0.0)
+    with FaultProxy((fake.host, fake.port)) as proxy:
+        cut_in_reply(2, proxy, monkeypatch, comes_back=False)
+        name = address(proxy)
+        words = ["--device", "host", "--device", name, "--mtp", "off", "--workload", prompts, "--limit", 8]
+        words += ["--warm-up", 0, "--rounds", 1, "-o", "results.jsonl"]
+        result = command("bench", *words)
+        assert result.exit_code == 0, result.output
+        assert f"{name} ended 3 times in a row, and is not asked any more" in result.stderr
+        found = read_results("results.jsonl")
+        assert len(found.of("host")) == 8
+        assert all(answer.is_complete for answer in found.of("host"))
+        assert [answer.is_complete for answer in found.of(name)] == [True, False, False, False]
+        proxy.target = (fake.host, fake.port)
+        result = command("bench", *words, "--resume")
+    assert result.exit_code == 0, result.output
+    after = read_results("results.jsonl")
+    assert after.of("host") == found.of("host")
+    assert [answer.is_complete for answer in after.of(name)] == [True, False, False, False, True, True, True, True]
+    assert texts(after, name).items() <= texts(after, "host").items()
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_a_device_that_asks_who_we_are_is_waited_for_aloud(
+    command: Command, verb: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # one without keys
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    device = FakeAdbd(authorize=True, accepts=True)
+    try:
+        words = ["--device", address(device), "--mtp", "off", ITEMS_OF[verb], prompts, "--limit", 1, *MORE[verb]]
+        result = command(verb, *words, "-o", "results.jsonl")
+    finally:
+        device.close()
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("unlock it and accept 'Allow USB debugging?'") == 1
+
+
+# --- what a user does to a run ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+@pytest.mark.parametrize("where", ["host", "fake"])
+def test_ctrl_c_at_a_terminal_ends_the_runners_and_the_rest_can_be_asked(
+    command: Command, verb: str, where: str, bundle: Path, prompts: Path, tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    device = "host" if where == "host" else address(request.getfixturevalue(where))
+    words = ["--device", device, "--mtp", "off,3", ITEMS_OF[verb], prompts, *MORE[verb], "-o", "my results.jsonl"]
+    output = tmp_path / "my results.jsonl"
+    started = Terminal(in_a_process(tmp_path, verb, "--bundle", bundle, "--threads", 1, *words))
+    try:
+        while not (output.exists() and output.read_bytes().count(b'"event":"answer"') > 2):
+            started.expect("(?s).+")
+        started.type("\x03")
+        assert started.wait() == 130
+    finally:
+        started.close()
+    said = "my results.jsonl holds what was answered: go on with --resume -o 'my results.jsonl'"
+    assert f"Interrupted; {said}\r\n" in started.text
+    assert "Traceback" not in started.text
+    leaves_no_runner(tmp_path)
+    before = read_results(output).answers
+    assert 2 < len(before) < 120
+    assert all(answer.is_complete for answer in before)
+    result = command(verb, *words, "--resume")
+    assert result.exit_code == 0, result.output
+    answers = read_results(output).answers
+    assert answers[: len(before)] == before
+    assert Counter(answer.arm for answer in answers) == {"mtp off": 60, "mtp 3": 60}
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_ctrl_c_before_the_first_answer_leaves_nothing(
+    command: Command, verb: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*words: Any, **options: Any) -> Engine:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ours, "open_engine", interrupted)
+    result = command(verb, ITEMS_OF[verb], prompts, "-o", "results.jsonl")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted before anything was measured.\n")
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def in_a_process(tmp_path: Path, *words: str | Path | float) -> list[str]:
+    return [sys.executable, "-c", COMMAND, folder_script(tmp_path), *map(str, words)]
+
+
+class Disk:
+    """A folder with room for so many bytes; `grow` makes room for more."""
+
+    def __init__(self, folder: Path, kilobytes: int) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self._mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs")
+
+    def grow(self, kilobytes: int) -> None:
+        self._mount("-o", f"remount,size={kilobytes}k")
+
+    def lock(self) -> None:
+        self._mount("-o", "remount,ro")
+
+    def close(self) -> None:
+        subprocess.run(["umount", "--lazy", self.folder], capture_output=True, timeout=30)
+
+    def _mount(self, *words: str) -> None:
+        done = subprocess.run(["mount", *words, self.folder], capture_output=True, text=True, timeout=30)
+        if done.returncode:
+            raise UnavailableError(done.stderr.strip())
+
+
+class FullFile(io.FileIO):
+    """One on a disk that fills up: it takes what fits, then nothing."""
+
+    most_bytes = 0
+
+    def write(self, data: Any) -> int:
+        room = FullFile.most_bytes - self.tell()
+        if room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(bytes(data)[:room])
+
+
+class FakeDisk:
+    """As `Disk`, where nothing can be mounted."""
+
+    def __init__(self, folder: Path, kilobytes: int, patch: pytest.MonkeyPatch) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.grow(kilobytes)
+        open_file = Path.open
+
+        def opened(path: Path, mode: str = "r", *words: Any, **options: Any) -> Any:
+            here = path.parent == folder and "b" in mode and set(mode) & set("xaw+")
+            return FullFile(path, mode.replace("b", "")) if here else open_file(path, mode, *words, **options)
+
+        patch.setattr(Path, "open", opened)
+
+    def grow(self, kilobytes: int) -> None:
+        FullFile.most_bytes = kilobytes << 10
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[int], Disk]]:
+    disks: list[Disk] = []
+
+    def make(kilobytes: int) -> Disk:
+        try:
+            disks.append(Disk(tmp_path / f"disk{len(disks)}", kilobytes))
+        except (UnavailableError, OSError) as reason:
+            pytest.skip(f"no small file system: {reason}")
+        return disks[-1]
+
+    yield make
+    for disk in disks:
+        disk.close()
+
+
+@pytest.fixture(params=["mounted", "fake"])
+def disk(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], Disk | FakeDisk]:
+    if request.param == "mounted":
+        made: Callable[[int], Disk] = request.getfixturevalue("mounted")
+        return made
+    return lambda kilobytes: FakeDisk(tmp_path / "disk", kilobytes, monkeypatch)
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_a_disk_that_fills_up_ends_the_run_in_a_line_and_keeps_whole_records(
+    command: Command, verb: str, disk: Callable[[int], Disk | FakeDisk], prompts: Path
+) -> None:
+    small = disk(64)
+    output = small.folder / "results.jsonl"
+    words = ["--mtp", "off,3", ITEMS_OF[verb], prompts, "--limit", 4, "--rounds", 20, "-o", output]
+    line = one_line(command(verb, *words))
+    assert f"cannot write results '{output}': No space left on device; make room; " in line
+    assert line.endswith(f"go on with --resume -o {output}")
+    assert output.read_bytes().endswith(b"\n")
+    before = read_results(output).answers
+    assert 0 < len(before) < 160
+    assert "No space left on device" in one_line(command(verb, *words, "--resume"))
+    assert len(read_results(output).answers) - len(before) in (0, 1, 2)  # what else fits where one record did not
+    before = read_results(output).answers
+    small.grow(4 << 10)
+    result = command(verb, *words, "--resume")
+    assert result.exit_code == 0, result.output
+    answers = read_results(output).answers
+    assert answers[: len(before)] == before
+    assert Counter(answer.arm for answer in answers) == {"mtp off": 80, "mtp 3": 80}
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_a_disk_without_room_for_the_head_of_the_results_keeps_no_file(
+    command: Command, verb: str, disk: Callable[[int], Disk | FakeDisk], prompts: Path
+) -> None:
+    small = disk(4)
+    line = one_line(command(verb, ITEMS_OF[verb], prompts, "-o", small.folder / "results.jsonl"))
+    assert line.endswith("No space left on device; make room")
+    assert not list(small.folder.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_results_in_a_folder_that_cannot_be_written_are_refused(
+    command: Command, verb: str, mounted: Callable[[int], Disk], prompts: Path
+) -> None:
+    locked = mounted(1024)
+    output = locked.folder / "results.jsonl"
+    words = [ITEMS_OF[verb], prompts, "--limit", 1, "--mtp", "off", *MORE[verb]]
+    assert command(verb, *words, "-o", output).exit_code == 0
+    locked.lock()
+    line = one_line(command(verb, *words, "-o", output.with_name("others.jsonl")))
+    assert line.endswith("others.jsonl': Read-only file system; give another --output")
+    line = one_line(command(verb, *words, "-o", output, "--resume"))
+    assert line.endswith("Read-only file system; make the file writable")
+    absent = locked.folder / "absent" / "results.jsonl"
+    assert "No such file or directory; give another --output" in one_line(command(verb, *words, "-o", absent))
+    assert "give" in one_line(command(verb, *words, "-o", locked.folder, "--resume"))
+
+
+ITEM_OPTIONS = {**ITEMS_OF, "plan": "--prompts", "check": "--numerics"}
+
+
+@pytest.mark.parametrize("verb", ITEM_OPTIONS)
+@pytest.mark.parametrize(
+    "line", ["not JSON", "[]", "{}", '{"prompt": 3}', '{"prompt": "Hi", "promt": ""}', '{"prompt": "Hi", "tools": 1}']
+)
+def test_a_wrong_line_is_named(command: Command, verb: str, line: str, tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text(f'{{"prompt": "Hi"}}\n\n{line}\n')
+    before = set(tmp_path.iterdir())
+    assert f"{items}, line 3: " in one_line(command(verb, ITEM_OPTIONS[verb], items))
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("verb", ITEM_OPTIONS)
+def test_without_a_pixel_a_line_says_so(
+    command: Command, verb: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb_server, "held_devices", list)
+    monkeypatch.setattr(adb_transport, "usb_serials", list)
+    monkeypatch.setattr(find, "_listens", lambda port: False)
+    before = set(tmp_path.iterdir())
+    line = one_line(command(verb, "--device", "pixel", ITEM_OPTIONS[verb], prompts))
+    assert line == ("Error: no pixel is reachable; connect one and allow USB debugging; reachable now: host")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_other_items_are_not_gone_on_with(command: Command, prompts: Path) -> None:
+    words = ["--mtp", "off", "--suite", prompts, "--limit", 2, "-o", "results.jsonl"]
+    assert command("eval", *words).exit_code == 0
+    first, second, *_ = prompts.read_text().splitlines(keepends=True)
+    prompts.write_text(first + second.replace('"content": "', '"content": "Please: '))
+    assert "are of other prompts" in one_line(command("eval", *words, "--resume"))
+
+
+# --- what is sent to a device ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ITEM_OPTIONS)
+def test_what_a_device_is_sent_is_told(
+    command: Command, verb: str, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_mtp.cli.device_progress.LINE_EVERY_S", 0.0)
+    words = ["--device", address(fake), ITEM_OPTIONS[verb], prompts, "--limit", 1]
+    words += {"bench": ["--rounds", 1], "plan": ["--rounds", 6, "--context", 32, "--draft-length", 1]}.get(verb, [])
+    result = command(verb, *words)
+    assert result.exit_code == 0, result.output
+    assert f"[{address(fake)}] sending tiny.litertlm 100%" in result.stderr
+    assert "sending" not in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["check", "plan"])
+def test_at_a_terminal_a_bar_shows_it_and_goes(
+    verb: str, fake: FakeAdbd, bundle: Path, prompts: Path, tmp_path: Path
+) -> None:
+    words = ["--device", address(fake), "--bundle", bundle, ITEM_OPTIONS[verb], prompts, "--limit", 1]
+    words += ["--context", 32, "--draft-length", 1, "--rounds", 6] if verb == "plan" else []
+    started = Terminal(in_a_process(tmp_path, verb, *words))
+    try:
+        started.expect(r"sending tiny\.litertlm")
+        after = started.expect({"check": "three arms", "plan": "warm-up"}[verb])
+        assert after.endswith(("three arms", "warm-up"))
+        assert started.wait() == 0
+        assert "sending" not in started.text
+    finally:
+        started.close()
+    leaves_no_runner(tmp_path)
