@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,9 +12,17 @@ import click
 
 from edge_mtp.cli.arm_options import ArmChoice, arm_options, words
 from edge_mtp.cli.device_progress import notice_for
-from edge_mtp.cli.measuring import command_line, open_contenders, open_results, resumable
+from edge_mtp.cli.measuring import (
+    are_tiny,
+    by_id,
+    command_line,
+    open_contenders,
+    open_results,
+    results_path,
+    resumable,
+    tell,
+)
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
-from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
     from edge_mtp.harness.arm import Arm
@@ -105,8 +111,7 @@ def bench(
     edge-mtp bench --bundle model.litertlm --device pixel --sustained 20
     edge-mtp report results.jsonl
     """
-    if resume and output is None:
-        raise click.UsageError("--resume goes on with the results in --output; name them.")
+    path = results_path("bench", output, resume=resume)
     if sustained is not None:
         _check_sustained()
     from edge_mtp.harness.bench import Schedule
@@ -116,9 +121,8 @@ def bench(
 
     arms, baseline = ArmChoice.take(options).resolve()
     plain = plain_siblings(arms) if acceptance is not None else []
-    workloads = workloads or (_default_workload(arms),)
-    items = _chosen_items(workloads, limit)
-    path = output or Path(time.strftime("bench-%Y%m%d-%H%M%S.jsonl"))
+    workloads = workloads or ("tiny" if are_tiny(arms) else "all",)
+    items = by_id((name, _items(name, limit)) for name in workloads)
     settings = {
         "items": len(items), "limit": limit, "rounds": rounds, "max_tokens": max_tokens, "warm_up": warm_up,
         "cool_down_s": cool_down, "thermal": thermal, "max_temperature": max_temperature and list(max_temperature),
@@ -137,17 +141,7 @@ def bench(
     writer, old = open_results(path, run, items, resume=resume)
     with resumable(path), writer:
         _measure(arms, plain, items, writer, schedule, limits, acceptance, old)
-    from edge_mtp.harness.analysis import analyse
-    from edge_mtp.harness.results import read_results
-
-    analysis = analyse(read_results(path))
-    if as_json:
-        click.echo(json.dumps({"results": str(path), **analysis.to_json()}))
-        return
-    from edge_mtp.harness.summary_table import show
-
-    show(analysis)
-    click.echo(f"\nresults in {path}; see them with: edge-mtp report {shlex.quote(str(path))}")
+    tell(path, as_json=as_json)
 
 
 def _measure(
@@ -198,25 +192,11 @@ def _check_sustained() -> None:
             raise click.UsageError(f"--sustained runs without rounds and pauses, so {option} contradicts it; drop one.")
 
 
-def _default_workload(arms: list[Arm]) -> str:
-    """Of the tiny model its own prompts, which are all that it knows."""
-    from edge_mtp.bundle import Bundle
-    from edge_mtp.harness.quality import is_tiny
-
-    return "tiny" if all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms}) else "all"
-
-
-def _chosen_items(workloads: tuple[str, ...], limit: int | None) -> dict[str, Item]:
-    """The items by id. Raises EdgeMtpError for an unknown workload, or where two items have one id."""
+def _items(name: str, limit: int | None) -> list[Item]:
+    """Those of a comma list of workloads, or of a file."""
     from edge_mtp.harness.suites import workload
 
-    items: dict[str, Item] = {}
-    for name in workloads:
-        for item in workload([name] if name.endswith(".jsonl") else words(name), limit):
-            if item.id in items:
-                raise EdgeMtpError(f"workload '{name}': item '{item.id}' is there twice; give each an id of its own")
-            items[item.id] = item
-    return items
+    return workload([name] if name.endswith(".jsonl") else words(name), limit)
 
 
 def _last_moment(old: Results | None) -> float:

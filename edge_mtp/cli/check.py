@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +57,7 @@ def check(
     if numerics is None:
         raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
     from edge_mtp.cli.measuring import measured_engine
+    from edge_mtp.cli.progress import count_progress, export_progress
     from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
     from edge_mtp.harness.numerics import measure
     from edge_mtp.harness.quality import TINY
@@ -70,12 +69,11 @@ def check(
     path = TINY / "splits" / "iid.jsonl" if built_in else Path(numerics)
     items = read_items(path, limit or (DEFAULT_PROMPTS if built_in else None))
     if bundle is None:
-        from edge_mtp.cli.progress import export_progress
         from edge_mtp.export.tiny.bundle import cached_bundle
 
         with export_progress() as progress:
             bundle = cached_bundle(progress=progress)
-    with measured_engine(bundle, device, threads=threads) as engine, _check_progress() as advance:
+    with measured_engine(bundle, device, threads=threads) as engine, count_progress("prompts, three arms") as advance:
         report = measure(
             engine.runner,
             engine.chat_format,
@@ -109,24 +107,3 @@ def _described(arm: str, choice: Choice) -> str:
         return f"{arm} had ended"
     margin = "" if choice.margin is None else f", margin {choice.margin:.3g}"
     return f"{arm} {choice.text!r} ({choice.kind}{margin})"
-
-
-@contextmanager
-def _check_progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line every tenth of the way elsewhere; both on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-
-        def line(done: int, total: int) -> None:
-            if done % max(1, total // 10) == 0:
-                click.echo(f"prompt {done + 1} of {total}", err=True)
-
-        yield line
-        return
-    columns = (TextColumn("three arms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("three arms", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

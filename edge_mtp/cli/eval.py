@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edge_mtp.cli.arm_options import ArmChoice, arm_options
 from edge_mtp.cli.device_progress import notice_for
-from edge_mtp.cli.measuring import command_line, open_contenders, open_results, questions_progress, resumable
+from edge_mtp.cli.measuring import (
+    are_tiny,
+    by_id,
+    command_line,
+    open_contenders,
+    open_results,
+    results_path,
+    resumable,
+    tell,
+)
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
-from edge_mtp.errors import EdgeMtpError
-
-if TYPE_CHECKING:
-    from edge_mtp.harness.arm import Arm
-    from edge_mtp.harness.item import Item
+from edge_mtp.cli.progress import count_progress
 
 _items = option_group("Suites")
 _output = option_group("Output")
@@ -64,16 +66,13 @@ def evaluate(
     edge-mtp report results.jsonl
     """
     from edge_mtp.harness import evaluate as harness
-    from edge_mtp.harness.analysis import analyse
     from edge_mtp.harness.provenance import new_run
-    from edge_mtp.harness.results import read_results
+    from edge_mtp.harness.suites import suite
 
-    if resume and output is None:
-        raise click.UsageError("--resume goes on with the results in --output; name them.")
+    path = results_path("eval", output, resume=resume)
     arms, baseline = ArmChoice.take(options).resolve()
-    suites = suites or (default_suite(arms),)
-    items = chosen_items(suites, limit)
-    path = output or Path(time.strftime("eval-%Y%m%d-%H%M%S.jsonl"))
+    suites = suites or ("iid" if are_tiny(arms) else "phone",)
+    items = by_id((name, suite(name, limit)) for name in suites)
     run = new_run(
         "eval", arms, baseline, command=command_line(), suite=", ".join(suites),
         settings={"items": len(items), "limit": limit, "rounds": rounds, "max_tokens": max_tokens},
@@ -83,36 +82,8 @@ def evaluate(
     answered = harness.answered_questions(old) if old else set()
     with resumable(path), writer, ExitStack() as stack:
         contenders = open_contenders(stack, arms, margins=True)
-        progress = stack.enter_context(questions_progress("items"))
+        progress = stack.enter_context(count_progress("questions"))
         harness.evaluate(
             contenders, items, writer, rounds=rounds, max_tokens=max_tokens, answered=answered, progress=progress
         )
-    analysis = analyse(read_results(path))
-    if as_json:
-        click.echo(json.dumps({"results": str(path), **analysis.to_json()}))
-        return
-    from edge_mtp.harness.summary_table import show
-
-    show(analysis)
-    click.echo(f"\nresults in {path}; see them with: edge-mtp report {shlex.quote(str(path))}")
-
-
-def default_suite(arms: list[Arm]) -> str:
-    """What is asked where nobody says: of the tiny model its own items, which are all that it knows."""
-    from edge_mtp.bundle import Bundle
-    from edge_mtp.harness.quality import is_tiny
-
-    return "iid" if all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms}) else "phone"
-
-
-def chosen_items(suites: tuple[str, ...], limit: int | None) -> dict[str, Item]:
-    """The items of all suites by id. Raises EdgeMtpError where two have one id."""
-    from edge_mtp.harness.suites import suite
-
-    items: dict[str, Item] = {}
-    for name in suites:
-        for item in suite(name, limit):
-            if item.id in items:
-                raise EdgeMtpError(f"suite '{name}': item '{item.id}' is there twice; give each item an id of its own")
-            items[item.id] = item
-    return items
+    tell(path, as_json=as_json)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_mtp.cli.progress import export_progress
-from edge_mtp.cli.quality import chosen_items, quality_progress, show
+from edge_mtp.cli.progress import export_progress, stage_progress
+from edge_mtp.cli.quality import chosen_items, show
 
 if TYPE_CHECKING:
     from edge_mtp.export.pipeline import Summary
@@ -244,7 +244,7 @@ def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
     from edge_mtp.harness.quality import measure
 
     items, source = chosen_items(reference, prompts, None)
-    with quality_progress() as progress:
+    with stage_progress() as progress:
         measured = measure({reference.stem: reference, bundle.stem: bundle}, items, source=source, progress=progress)
     bundle.with_suffix(".report.md").write_text(measured.markdown(), encoding="utf-8")
     bundle.with_suffix(".report.json").write_text(json.dumps(measured.to_json(), indent=1) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,27 +106,46 @@ def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: 
     return [by_label[arm.label] for arm in arms]
 
 
+def are_tiny(arms: Iterable[Arm]) -> bool:
+    """Whether all run the built-in tiny model, which knows no prompts but its own."""
+    from edge_mtp.bundle import Bundle
+    from edge_mtp.harness.quality import is_tiny
+
+    return all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms})
+
+
+def by_id(sets: Iterable[tuple[str, Iterable[Item]]]) -> dict[str, Item]:
+    """The items of some sets, each with its name. Raises EdgeMtpError where two have one id."""
+    items: dict[str, Item] = {}
+    for name, of_set in sets:
+        for item in of_set:
+            if item.id in items:
+                raise EdgeMtpError(f"'{name}': item '{item.id}' is there twice; give each item an id of its own")
+            items[item.id] = item
+    return items
+
+
+def results_path(kind: str, output: Path | None, *, resume: bool) -> Path:
+    """Where results go. Raises UsageError where there is nothing named to go on with."""
+    if resume and output is None:
+        raise click.UsageError("--resume goes on with the results in --output; name them.")
+    return output or Path(time.strftime(f"{kind}-%Y%m%d-%H%M%S.jsonl"))
+
+
+def tell(path: Path, *, as_json: bool) -> None:
+    """What the results at `path` say, on standard output."""
+    from edge_mtp.harness.analysis import analyse
+    from edge_mtp.harness.results import read_results
+    from edge_mtp.harness.summary_table import show
+
+    analysis = analyse(read_results(path))
+    if as_json:
+        click.echo(json.dumps({"results": str(path), **analysis.to_json()}))
+        return
+    show(analysis)
+    click.echo(f"\nresults in {path}; see them with: edge-mtp report {shlex.quote(str(path))}")
+
+
 def command_line() -> str:
     """The command that this is, to be given again."""
     return shlex.join(["edge-mtp", *sys.argv[1:]])
-
-
-@contextmanager
-def questions_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line every tenth of the way elsewhere; both on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-
-        def line(done: int, total: int) -> None:
-            if done % max(1, total // 10) == 0 and done < total:
-                click.echo(f"{done} of {total} answered", err=True)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

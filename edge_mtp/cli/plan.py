@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,12 +99,13 @@ def plan(
     from edge_mtp.bundle import Bundle
     from edge_mtp.cli.arm_options import tiny_bundles
     from edge_mtp.cli.measuring import command_line, measured_engine
+    from edge_mtp.cli.progress import stage_progress
     from edge_mtp.harness import plan as harness
     from edge_mtp.harness.provenance import versions
 
     path = bundle or tiny_bundles(["fp32"])[0]
     items, label = chosen_items(Bundle(path), prompts, limit)
-    with measured_engine(path, device, threads=threads) as engine, plan_progress() as progress:
+    with measured_engine(path, device, threads=threads) as engine, stage_progress() as progress:
         ready = engine.runner.ready
         harness.check_drafter(ready, str(path), draft_lengths)
         longest = max(draft_lengths, default=ready.max_draft_length)
@@ -207,32 +207,3 @@ def table(costs: Costs, acceptances: Sequence[Acceptance], title: str) -> Table:
 
 def _ms(us: Estimate) -> str:
     return f"{us.value / 1e3:.3g}"
-
-
-@contextmanager
-def plan_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage on a terminal, a line a stage elsewhere; both on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-
-        def line(what: str, done: int, total: int) -> None:
-            if done == 0:
-                click.echo(what, err=True)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            for other, task in tasks.items():
-                bars.update(task, visible=other == what)
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield update

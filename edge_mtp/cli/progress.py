@@ -1,4 +1,4 @@
-"""What a person sees of a long export."""
+"""What a person sees of something long: a bar on a terminal, lines elsewhere; both on stderr."""
 
 from __future__ import annotations
 
@@ -35,6 +35,56 @@ def export_progress() -> Iterator[Callable[[str, float], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("check checkpoints", total=1.0)
         yield lambda what, done: bar.update(task, description=what, completed=done)
+
+
+@contextmanager
+def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Of so many things so many are done. Elsewhere than on a terminal a line every tenth of the way."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def line(done: int, total: int) -> None:
+            if done % max(1, total // 10) == 0 and done < total:
+                click.echo(f"{what}: {done} of {total}", err=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Of a stage so much is done, of so much. Elsewhere than on a terminal a line a stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def line(stage: str, done: int, total: int) -> None:
+            if done == 0:
+                click.echo(f"{stage}: 0 of {total}", err=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            for other, task in tasks.items():
+                bars.update(task, visible=other == stage)
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield update
 
 
 def _lines() -> Callable[[str, float], None]:

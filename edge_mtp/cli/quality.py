@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from edge_mtp.cli.progress import stage_progress
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def quality(
     if len(set(labels)) < len(labels):
         raise EdgeMtpError(f"{next(n for n in labels if labels.count(n) > 1)} is given twice; give each bundle once")
     items, source = chosen_items(bundles[0], prompts, limit)
-    with quality_progress() as progress:
+    with stage_progress() as progress:
         report = measure(
             dict(zip(labels, bundles, strict=True)),
             items,
@@ -131,32 +130,3 @@ def show(report: Report) -> None:
             shown.add_row(*row)
         console.print(shown)
     console.print(report.caption, highlight=False)
-
-
-@contextmanager
-def quality_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage on a terminal, a plain line a stage elsewhere; both on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-
-        def line(stage: str, done: int, total: int) -> None:
-            if done == 0:
-                click.echo(f"{stage}, {total} prompts", err=True)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def update(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                for task in tasks.values():
-                    bar.update(task, visible=False)
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
-
-        yield update
