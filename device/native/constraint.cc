@@ -243,6 +243,11 @@ GrammarCompiler::GrammarCompiler(const TokenBytes& tokens, const std::vector<int
 
 GrammarCompiler::~GrammarCompiler() = default;
 
+void GrammarCompiler::forget() {
+  const std::lock_guard<std::mutex> lock(impl->mutex);
+  impl->recent.clear();
+}
+
 std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> GrammarCompiler::Impl::compile(
     const std::string& grammar, bool json_schema) {
   const std::lock_guard<std::mutex> lock(mutex);

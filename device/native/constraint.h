@@ -17,6 +17,8 @@ class GrammarCompiler {
   // `stop` tokens are allowed where the grammar may end, and nowhere else.
   GrammarCompiler(const TokenBytes& tokens, const std::vector<int32_t>& stop);
   ~GrammarCompiler();
+  // Keeps none of the grammars that it has compiled.
+  void forget();
   struct Impl;
   const std::unique_ptr<Impl> impl;
 };

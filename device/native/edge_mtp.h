@@ -71,7 +71,7 @@ typedef struct {
   const char* json_schema; /* or a JSON schema */
   int32_t logprobs;        /* fill the steps' logprobs and margins */
   int32_t keep_prefix;     /* leading prompt tokens whose cache is kept in cache_dir and restored from there */
-  int32_t fresh;           /* use nothing of what the session has cached; for measurements */
+  int32_t fresh;           /* use nothing of what the session has cached, nor a compiled grammar; for measurements */
   const int32_t* draft_tape; /* [draft_tape_length], stands in for what the drafter drafts: entry i for the output's */
   size_t draft_tape_length;  /* i-th token; to measure what an acceptance would bring */
 } edge_mtp_request;

@@ -374,6 +374,7 @@ void Session::begin(const Request& request, Outcome& outcome) {
       compiler_ = std::make_unique<GrammarCompiler>(*engine_.token_bytes(), request.stop);
       compiler_stop_ = request.stop;
     }
+    if (request.fresh) compiler_->forget();
     const bool schema = request.grammar.empty();
     constraint_.emplace(*compiler_, schema ? request.json_schema : request.grammar, schema);
   }

@@ -46,7 +46,7 @@ struct Request {
   std::string grammar, json_schema;  // what the output must match; at most one of them
   bool logprobs = false;             // describe every chosen token
   int32_t keep_prefix = 0;           // leading prompt tokens whose cache is kept on disk
-  bool fresh = false;                // nothing of the session's cache is used
+  bool fresh = false;                // nothing of the session's cache is used, nor a compiled grammar
   std::vector<int32_t> draft_tape;   // entry i stands in for what the drafter drafts as the output's token i
 };
 
