@@ -364,7 +364,8 @@ def test_patterns(compiler: Compiler, pattern: str, seed: int) -> None:
 def test_patterns_accept_what_matches(compiler: Compiler, pattern: str, data: st.DataObject) -> None:
     read = re.compile(pattern.replace("(?<", "(?P<").replace("$", r"\Z"), re.ASCII)
     text = data.draw(st.from_regex(read, alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="|")))
-    assume("\u0085" not in text and not re.search("[\x1c-\x1f\x85\u2028\u2029]", text))  # spaces to Python alone
+    assume(not re.search("[\x1c-\x1f\x85]", text))  # spaces to Python alone
+    assume(not re.search("[\r\u2028\u2029]", text))  # ends of lines to ECMAScript alone, which its dot leaves out
     schema = {"type": "object", "properties": {"v": {"type": "string", "pattern": pattern}}}
     grammar = tool_grammar([{"name": "f", "parameters": schema}])
     assert accepts(compiler, grammar, format_calls([ToolCall("f", {"v": text})]))
