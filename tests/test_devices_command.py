@@ -19,8 +19,8 @@ from fake_android import OLD, PIXEL, FakeAndroid
 import edge_mtp.engine
 from edge_mtp.cli import main, several
 from edge_mtp.cli.devices import latest
-from edge_mtp.cli.figures import size, table
 from edge_mtp.cli.several import on_each
+from edge_mtp.cli.table import table
 from edge_mtp.device import Device, HostDevice, find
 from edge_mtp.device.find import Candidate
 from edge_mtp.device.link import Link
@@ -28,6 +28,7 @@ from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.put import Entry
 from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.figures import size
 
 
 def command(*arguments: str) -> Result:

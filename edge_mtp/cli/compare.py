@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_mtp.cli.figures import size, table
+from edge_mtp.cli.table import table
+from edge_mtp.harness.figures import size
 
 if TYPE_CHECKING:
     from edge_mtp.harness.changes import Figure
@@ -50,7 +51,7 @@ def compare(
     same items. With A alone its arms that draft are held against those that decode plainly.
 
     A signed VALUE is a change from A to B: +1pp, -3%, +5ms. Without a sign it is B's own figure. A rule holds where
-    the whole 95 % interval says so; METRIC.value, .low or .high asks one point of it. All metrics: docs/results.md.
+    the whole 95% interval says so; METRIC.value, .low or .high asks one point of it. All metrics: docs/results.md.
 
     Exit status: 0 no rule holds, 1 an error, 2 wrong usage, 3 a rule holds, 4 with --strict none holds but one cannot
     be told.
@@ -113,7 +114,7 @@ def markdown_lines(versus: Versus, judged: list[Judged]) -> list[str]:
             for each in judged
             for arm, figure, verdict in _judgements(each)
         ]
-        lines += [*_markdown_table([["rule", "arm", "figure (95 % interval)", "verdict"], *rows]), ""]
+        lines += [*_markdown_table([["rule", "arm", "figure (95% interval)", "verdict"], *rows]), ""]
     lines += [f"- {_escaped(line)}" for line in [*_heads(versus), *versus.notes()]]
     for pair in versus.pairs:
         lines += [
@@ -219,7 +220,7 @@ def _cells(versus: Versus, pair: Pair) -> list[list[str]]:
     from edge_mtp.harness.metrics import METRICS
 
     heads = ("A", "B") if not versus.is_one_run else (pair.a, pair.b)
-    cells = [["metric", *heads, "change (95 % interval)", ""]]
+    cells = [["metric", *heads, "change (95% interval)", ""]]
     for row in versus.rows(pair):
         metric = METRICS[row.metric.partition("[")[0]]
         change = "" if row.change is None else _shown(row.change, metric, row.is_relative, not metric.is_change)

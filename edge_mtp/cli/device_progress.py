@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_mtp.cli.figures import size
+from edge_mtp.harness.figures import size
 
 if TYPE_CHECKING:
     from edge_mtp.device.put import Progress, Report

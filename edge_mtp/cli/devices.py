@@ -95,7 +95,8 @@ def _rows(results: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
-    from edge_mtp.cli.figures import size, table
+    from edge_mtp.cli.table import table
+    from edge_mtp.harness.figures import size
 
     shown = [["device", "model", "SoC", "system", "ABI", "free", "memory", "battery", "accelerators"]]
     for row in rows:
@@ -126,9 +127,10 @@ def clean(name: str, everything: bool, dry_run: bool, as_json: bool) -> None:
     Kept are the bundle and the runner that were put there last, and what runners keep between runs; --all removes those
     too. Nothing outside that folder is touched, and what is gone is put there again when it is needed.
     """
-    from edge_mtp.cli.figures import size, table
+    from edge_mtp.cli.table import table
     from edge_mtp.device.find import find_device
     from edge_mtp.device.remote import RemoteDevice
+    from edge_mtp.harness.figures import size
 
     device = find_device(name, notice=_notice)
     if not isinstance(device, RemoteDevice):

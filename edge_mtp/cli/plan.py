@@ -168,7 +168,7 @@ def show(found: Plan, what: str) -> None:
         if acceptance.measured:
             shares = ", ".join(f"{s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for s in acceptance.measured)
             click.echo(f"acceptance of {acceptance.label} by draft position, {acceptance.prompts} prompts: {shares}")
-    click.echo("gain: how many times as fast as plain decoding, in a long reply; * the best K. Intervals are 95 %.")
+    click.echo("gain: how many times as fast as plain decoding, in a long reply; * the best K. Intervals are 95%.")
 
 
 def table(costs: Costs, acceptances: Sequence[Acceptance], title: str) -> Table:

@@ -1,10 +1,12 @@
-"""Figures of an analysis as a person reads them."""
+"""Figures as a person reads them. Imports nothing heavy: every verb may use it."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from edge_mtp.harness.statistics import Estimate
+if TYPE_CHECKING:
+    from edge_mtp.harness.statistics import Estimate
 
 NONE = "-"  # where nothing was measured
 
@@ -56,8 +58,10 @@ def spoken_p(value: float) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
-def size(count: int) -> str:
-    """Bytes in decimal units, three figures: `2.69 GB`."""
+def size(count: int | None) -> str:
+    """Bytes in decimal units, three figures: `2.69 GB`; `NONE` for None."""
+    if count is None:
+        return NONE
     value = float(count)
     for unit in ("B", "kB", "MB"):
         if value < 999.5:
