@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,8 @@ def address(device: Any) -> str:
     return f"{device.host}:{device.port}"
 
 
-@pytest.fixture(params=["adbd", "fake", "ssh"])
-def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """What --device calls it."""
-    if request.param != "ssh":
-        yield address(request.getfixturevalue(request.param))
-        return
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
     if SSHD is None or (ssh := shutil.which("ssh")) is None:
         pytest.skip("OpenSSH's server or client is missing")
     (folder := tmp_path / "board").mkdir()
@@ -124,8 +121,15 @@ def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F {board.config()} "$@"\n')
     (tmp_path / "bin" / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    yield f"ssh://127.0.0.1:{board.port}"
+    yield board
     board.close()
+
+
+@pytest.fixture(params=["adbd", "fake", "board"])
+def device(request: pytest.FixtureRequest) -> str:
+    """What --device calls it."""
+    device = request.getfixturevalue(request.param)
+    return f"ssh://127.0.0.1:{device.port}" if isinstance(device, Board) else address(device)
 
 
 def runners(tmp_path: Path) -> list[int]:
@@ -318,7 +322,7 @@ def test_a_battery_tells_the_energy_of_a_token(
     monkeypatch.setattr("edge_mtp.harness.energy.LEAST_SPANS", 1)
     slow_down(monkeypatch)
     phone.tell(current="-500000")
-    words = ["--device", address(fake), "--mtp", "off", "--workload", prompts, "--limit", 3, "--rounds", 1]
+    words = ["--device", address(fake), "--mtp", "off", "--workload", prompts, "--limit", 2, "--rounds", 1]
     result = command("bench", *words, "--warm-up", 0, "--max-tokens", 12, "-o", "results.jsonl", "--json")
     assert result.exit_code == 0, result.output
     answers = read_results("results.jsonl").answers
@@ -359,32 +363,39 @@ def slow_down(patch: pytest.MonkeyPatch) -> None:
 # --- links that break ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["adbd", "fake"])
-def proxy(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
-    """Before a device: the link that breaks."""
+@pytest.fixture(params=["adbd", "fake", "board"])
+def breakable(request: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What --device calls it, and what cuts the connections that it has now."""
     device = request.getfixturevalue(request.param)
+    if isinstance(device, Board):
+        yield f"ssh://127.0.0.1:{device.port}", device.cut
+        return
     with FaultProxy((device.host, device.port)) as proxy:
-        yield proxy
+        yield address(proxy), proxy.cut
 
 
-def cut_in_reply(number: int, proxy: FaultProxy, patch: pytest.MonkeyPatch, *, comes_back: bool) -> None:
+def cut_in_reply(number: int, cut: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
     """Cuts the link while the device owes that reply, counted from 1. The runner is held, lest it be faster."""
     generate, replies = Runner.generate, itertools.count(1)
 
-    def cut(pid: int) -> None:
-        if not comes_back:
-            proxy.target = (proxy.host, closed_port())
-        proxy.cut()
+    def cut_and_let_go(pid: int) -> None:
+        cut()
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
     def generate_and_cut(runner: Runner, request: Request) -> Generator[Step | Outcome, None, None]:
         if not isinstance(runner._process, LocalProcess) and next(replies) == number:
             os.kill(runner.pid, signal.SIGSTOP)
-            threading.Timer(0.3, cut, [runner.pid]).start()
+            threading.Timer(0.3, cut_and_let_go, [runner.pid]).start()
         yield from generate(runner, request)
 
     patch.setattr(Runner, "generate", generate_and_cut)
+
+
+def lose(proxy: FaultProxy) -> None:
+    """Its device goes away, and does not come back by itself."""
+    proxy.target = (proxy.host, closed_port())
+    proxy.cut()
 
 
 def closed_port() -> int:
@@ -402,17 +413,19 @@ def broken(results: Results) -> list[Answer]:
 
 @pytest.mark.parametrize("verb", ["bench", "eval"])
 def test_a_link_that_breaks_costs_one_answer(
-    command: Command, verb: str, proxy: FaultProxy, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cut_in_reply(3, proxy, monkeypatch, comes_back=True)
-    words = ["--device", address(proxy), "--mtp", "off,3", ITEMS_OF[verb], prompts, "--limit", 4, *MORE[verb]]
+    command: Command, verb: str, breakable: tuple[str, Callable[[], None]], prompts: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    name, cut = breakable
+    cut_in_reply(3, cut, monkeypatch)
+    words = ["--device", name, "--mtp", "off,3", ITEMS_OF[verb], prompts, "--limit", 4, *MORE[verb]]
     result = command(verb, *words, "-o", "results.jsonl")
     assert result.exit_code == 0, result.output
     found = read_results("results.jsonl")
     assert Counter(answer.arm for answer in found.answers) == {"mtp off": 4, "mtp 3": 4}
     (lost,) = broken(found)
     assert lost.finish == "crash"
-    assert re.match(rf"the link to {address(proxy)} broke: .*; reconnect it", lost.error or "")
+    assert re.match(rf"the (link|connection) to {name} broke.*; (reconnect it|check the board)", lost.error or "")
     one, other = (texts(found, arm) for arm in ("mtp off", "mtp 3"))
     assert len(one | other) == 4
     assert len(one.items() & other.items()) == 3
@@ -441,7 +454,7 @@ def test_a_device_that_is_away_for_a_while_is_waited_for(
 
     monkeypatch.setattr(ours, "open_engine", opening)
     with FaultProxy((fake.host, fake.port)) as proxy:
-        cut_in_reply(2, proxy, monkeypatch, comes_back=False)
+        cut_in_reply(2, partial(lose, proxy), monkeypatch)
         words = ["--device", address(proxy), "--mtp", "off", ITEMS_OF[verb], prompts, "--limit", 4, *MORE[verb]]
         result = command(verb, *words, "-o", "results.jsonl")
     assert result.exit_code == 0, result.output
@@ -458,7 +471,7 @@ def test_a_device_that_stays_away_ends_the_run_in_a_line_and_it_can_be_gone_on_w
     monkeypatch.setattr(ours, "RETRY_S", 0.01)
     monkeypatch.setattr(ours, "PATIENCE_S", 0.05)
     with FaultProxy((fake.host, fake.port)) as proxy:
-        cut_in_reply(2, proxy, monkeypatch, comes_back=False)
+        cut_in_reply(2, partial(lose, proxy), monkeypatch)
         words = ["--device", address(proxy), "--mtp", "off", ITEMS_OF[verb], prompts, "--limit", 8, *MORE[verb]]
         line = one_line(command(verb, *words, "-o", "results.jsonl"))
         assert f"cannot connect to {address(proxy)}" in line
@@ -482,7 +495,7 @@ def test_where_one_device_is_gone_the_other_goes_on(
 ) -> None:
     monkeypatch.setattr(ours, "PATIENCE_S", 0.0)
     with FaultProxy((fake.host, fake.port)) as proxy:
-        cut_in_reply(2, proxy, monkeypatch, comes_back=False)
+        cut_in_reply(2, partial(lose, proxy), monkeypatch)
         name = address(proxy)
         words = ["--device", "host", "--device", name, "--mtp", "off", "--workload", prompts, "--limit", 8]
         words += ["--warm-up", 0, "--rounds", 1, "-o", "results.jsonl"]
