@@ -76,9 +76,9 @@ def run_of(contenders: list[Scripted]) -> Run:
     return Run("eval", "", "", {}, [c.arm for c in contenders], contenders[0].arm.label, {}, {}, "mine", {})
 
 
-def written(path: Path, contenders: list[Scripted], items: dict[str, Item], rounds: int = 1) -> set[object]:
+def written(path: Path, contenders: list[Scripted], items: dict[str, Item]) -> set[object]:
     with ResultsWriter.create(path, run_of(contenders), items) as writer:
-        evaluate(contenders, items, writer, rounds=rounds, max_tokens=9)
+        evaluate(contenders, items, writer, max_tokens=9)
     return {(a.arm, a.item, a.turn, a.round, a.text, a.error) for a in read_results(path).answers}
 
 
@@ -87,13 +87,13 @@ ITEMS = {each.id: each for each in (item(0), item(10, 3), item(20), item(30, 2))
 
 def test_everyone_is_asked_everything_in_turned_order(tmp_path: Path) -> None:
     contenders = [Scripted("a"), Scripted("b"), Scripted("c")]
-    written(tmp_path / "r.jsonl", contenders, ITEMS, rounds=2)
+    written(tmp_path / "r.jsonl", contenders, ITEMS)
     answers = read_results(tmp_path / "r.jsonl").answers
-    assert len(answers) == 3 * 2 * sum(len(each.turns) for each in ITEMS.values())
+    assert len(answers) == 3 * sum(len(each.turns) for each in ITEMS.values())
     firsts = [answer.arm for answer in answers if answer.turn == 0]
     groups = [firsts[i : i + 3] for i in range(0, len(firsts), 3)]
     there, back = ["a", "b", "c"], ["c", "b", "a"]
-    assert groups == [there, back] * 2 + [back, there] * 2
+    assert groups == [there, back] * 2
 
 
 def test_after_a_wrong_turn_its_item_is_left(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_run_that_was_cut_anywhere_ends_as_one_that_was_not(
 
     path = tmp_path / "r.jsonl"
     path.unlink(missing_ok=True)
-    whole = written(path, contenders(), ITEMS, rounds=2)
+    whole = written(path, contenders(), ITEMS)
     data = path.read_bytes()
     head = len(b"\n".join(data.split(b"\n")[: 1 + len(ITEMS)])) + 1
     path.write_bytes(data[: head + int(share * (len(data) - head))])
@@ -138,11 +138,11 @@ def test_a_run_that_was_cut_anywhere_ends_as_one_that_was_not(
     answered = answered_questions(old)
     again = contenders()
     with ResultsWriter.resume(path) as writer:
-        evaluate(again, ITEMS, writer, rounds=2, max_tokens=9, answered=answered)
+        evaluate(again, ITEMS, writer, max_tokens=9, answered=answered)
     results = read_results(path)
     assert {(a.arm, a.item, a.turn, a.round, a.text, a.error) for a in results.answers} == whole
     for contender in again:
-        assert not {(contender.arm.label, name, round) for name, _, round in contender.asked} & answered
+        assert not {(contender.arm.label, name) for name, _, _ in contender.asked} & answered
 
 
 def test_without_gold_a_turn_is_right_if_it_was_answered(tmp_path: Path) -> None:

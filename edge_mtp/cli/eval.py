@@ -35,8 +35,6 @@ _output = option_group("Output")
     " model, else phone.",
 )  # fmt: skip
 @_items("--limit", type=click.IntRange(1), metavar="N", help="Only the first N items of each suite.")
-@_items("--rounds", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-        help="Times that each item is asked; a round is the seed of what is sampled.")  # fmt: skip
 @_items("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
         help="Most tokens of a reply.")  # fmt: skip
 @arm_options(mtp="off,auto")
@@ -47,7 +45,6 @@ _output = option_group("Output")
 def evaluate(
     suites: tuple[str, ...],
     limit: int | None,
-    rounds: int,
     max_tokens: int,
     output: Path | None,
     resume: bool,
@@ -75,7 +72,7 @@ def evaluate(
     items = by_id((name, suite(name, limit)) for name in suites)
     run = new_run(
         "eval", arms, baseline, command=command_line(), suite=", ".join(suites),
-        settings={"items": len(items), "limit": limit, "rounds": rounds, "max_tokens": max_tokens},
+        settings={"items": len(items), "limit": limit, "rounds": 1, "max_tokens": max_tokens},
         notice=notice_for,
     )  # fmt: skip
     writer, old = open_results(path, run, items, resume=resume)
@@ -83,7 +80,5 @@ def evaluate(
     with resumable(path), writer, ExitStack() as stack:
         contenders = open_contenders(stack, arms, margins=True)
         progress = stack.enter_context(count_progress("questions"))
-        harness.evaluate(
-            contenders, items, writer, rounds=rounds, max_tokens=max_tokens, answered=answered, progress=progress
-        )
+        harness.evaluate(contenders, items, writer, max_tokens=max_tokens, answered=answered, progress=progress)
     tell(path, as_json=as_json)

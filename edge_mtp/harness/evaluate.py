@@ -13,7 +13,7 @@ from edge_mtp.harness.score import Score, score
 
 # Called after each answered item: how many questions (an item asked of an arm) are done, how many there are.
 Progress = Callable[[int, int], None]
-Question = tuple[str, str, int]  # arm, item, round
+Question = tuple[str, str]  # arm, item
 
 
 def evaluate(
@@ -21,12 +21,11 @@ def evaluate(
     items: Mapping[str, Item],
     writer: ResultsWriter,
     *,
-    rounds: int = 1,
     max_tokens: int,
     answered: Collection[Question] = (),
     progress: Progress = lambda done, total: None,
 ) -> None:
-    """Asks every contender every item, `rounds` times, and writes what they answer.
+    """Asks every contender every item once, and writes what they answer: asked again, it is no further item.
 
     An item's later turns are asked only while the turns before were answered rightly: after another call the script
     no longer fits. The order of contenders is reversed from item to item, so that none profits from a machine that
@@ -36,17 +35,16 @@ def evaluate(
     Raises EdgeMtpError when a contender cannot be started again, or the results cannot be written.
     """
     questions = [
-        (contender, item, round)
-        for round in range(rounds)
+        (contender, item)
         for index, item in enumerate(items.values())
-        for contender in (contenders if (round + index) % 2 == 0 else list(reversed(contenders)))
+        for contender in (contenders if index % 2 == 0 else list(reversed(contenders)))
     ]
-    for done, (contender, item, round) in enumerate(questions):
+    for done, (contender, item) in enumerate(questions):
         progress(done, len(questions))
-        if (contender.arm.label, item.id, round) in answered:
+        if (contender.arm.label, item.id) in answered:
             continue
         # All at once: an item that is cut in the middle is asked again as a whole.
-        for answer in ask(contender, item, round, max_tokens=max_tokens, goes_on=partial(is_right, item)):
+        for answer in ask(contender, item, 0, max_tokens=max_tokens, goes_on=partial(is_right, item)):
             writer.write(answer)
     progress(len(questions), len(questions))
 
@@ -71,7 +69,7 @@ def scored(answer: Answer, item: Item) -> Score | None:
 
 def answered_questions(results: Results) -> set[Question]:
     """What need not be asked again. An item that was cut between two turns does."""
-    last = {(answer.arm, answer.item, answer.round): answer for answer in results.answers}
+    last = {(answer.arm, answer.item): answer for answer in results.answers}
     return {
         question
         for question, answer in last.items()

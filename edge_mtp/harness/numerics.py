@@ -155,7 +155,7 @@ def measure(
         margins += replies["plain"].margins
         for arms, cause in CAUSES.items():
             one, other = (replies[arm] for arm in arms)
-            index = _parting(one.tokens, other.tokens)
+            index = first_difference(one.tokens, other.tokens)
             if index is not None:
                 choices = (one.choice(index, chat_format), other.choice(index, chat_format))
                 divergences.append(Divergence(number, index, arms, cause, choices))
@@ -226,8 +226,8 @@ def token_kind(before: str, token: str) -> str:
     return "string content" if call.count(QUOTE) % 2 else "call syntax"
 
 
-def _parting(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """The first index at which two texts differ, or one of them has ended; None for equal texts."""
+def first_difference(one: Sequence[object], other: Sequence[object]) -> int | None:
+    """The first index at which two sequences differ, or one of them has ended; None for equal ones."""
     for index, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return index

@@ -1,6 +1,6 @@
 """Tool calls of the arms of one run, each alone and in pairs on the same items.
 
-Only round 0 counts. Further rounds say the same at temperature 0, and at others are no items of their own.
+Only round 0 counts. The further ones of a `bench` say the same at temperature 0, and at others are no further items.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from edge_mtp.harness.arm import Arm, baseline_of
 from edge_mtp.harness.evaluate import scored
 from edge_mtp.harness.gold import Gold
 from edge_mtp.harness.item import Item
-from edge_mtp.harness.numerics import Cause, token_kind
+from edge_mtp.harness.numerics import Cause, first_difference, token_kind
 from edge_mtp.harness.results import Answer, Results, Run
 from edge_mtp.harness.score import LABELS, Score, score
 from edge_mtp.harness.statistics import Estimate
+from edge_mtp.lenient_calls import MARK as CONTROL
+from edge_mtp.tool_calls import QUOTE
 
 MARGIN = 0.01  # a loss of exact calls that is called none
 ALPHA = 0.05
 # Margins this small beside a usual one are ties, which rounding may break either way.
 TIE = 0.1
 
-MARK = re.compile(r'<\|"\|>|<\|[a-z_]+\|?>|<[a-z_]+\|>')
+MARK = re.compile(rf"{re.escape(QUOTE)}|{CONTROL.pattern}")
 PIECE = re.compile(rf"{MARK.pattern}|\d| ?[^\W\d]+|.", re.DOTALL)  # about what a token is
 
 Verdict = Literal["same", "better", "worse", "not enough data"]
@@ -243,7 +245,7 @@ def _parting(name: str, arm: Turns, base: Turns, primary: tuple[str | None, str 
         if not (one.is_complete and other.is_complete):
             return None
         by_token = bool(one.tokens and other.tokens)
-        index = _first_difference(one.tokens, other.tokens) if by_token else _first_difference(one.text, other.text)
+        index = first_difference(one.tokens, other.tokens) if by_token else first_difference(one.text, other.text)
         if index is None:
             continue
         at = _parts_at(one.text, other.text)
@@ -265,17 +267,9 @@ def _parting(name: str, arm: Turns, base: Turns, primary: tuple[str | None, str 
     return None
 
 
-def _first_difference(one: Sequence[object], other: Sequence[object]) -> int | None:
-    """The first index at which two sequences differ, or one of them has ended; None for equal ones."""
-    for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return index
-    return None if len(one) == len(other) else min(len(one), len(other))
-
-
 def _parts_at(one: str, other: str) -> int:
     """The character at which two texts part. Marks are whole: two that begin alike part at their beginning."""
-    index = _first_difference(one, other)
+    index = first_difference(one, other)
     at = len(one) if index is None else index
     return min([at, *(mark.start() for text in (one, other) for mark in MARK.finditer(text) if mark.end() > at)])
 

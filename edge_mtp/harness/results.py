@@ -104,8 +104,8 @@ class Pause:
 class Run:
     """How a run was made. `command` repeats it. `baseline` is the label of the arm that others are held against.
 
-    `devices` by name: fingerprints. `bundles` by path: file name, bytes, recipe, source hashes. `settings` are those
-    that answers depend on (most tokens, rounds, seed, ...): a run is continued only under the same.
+    `devices` by name: fingerprints. `bundles` by path: bytes, recipe, source hashes. `settings` are those
+    that answers depend on (most tokens, rounds, ...): a run is continued only under the same.
     `simulated` marks figures of drafts that no drafter made (`--simulate-acceptance`).
     """
 
