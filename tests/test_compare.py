@@ -21,7 +21,7 @@ from synthetic_results import BUNDLES, synthetic_results
 from edge_mtp.cli import main
 from edge_mtp.device.trace import Sensors
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness import analysis, latency, pairwise, score
+from edge_mtp.harness import analysis, latency, pairwise, score, statistics
 from edge_mtp.harness.analysis import Analysis, analyse
 from edge_mtp.harness.arm import Arm, cross
 from edge_mtp.harness.compare import Pair, Side, Versus
@@ -355,6 +355,21 @@ def test_more_memory_is_found(bench: Results) -> None:
     assert told(bench, larger, "memory.rss > +99%") == {OFF: NOT, AUTO: HOLDS}
     assert told(bench, larger, "memory.rss > +250MB") == {OFF: NOT, AUTO: HOLDS}
     assert told(bench, larger, "memory.anonymous > +1%") == {OFF: NOT, AUTO: NOT}
+
+
+def test_answers_of_one_item_fail_together(bench: Results) -> None:
+    """An item that crashes in each round is one of the items that there are, not one of as many as there are rounds."""
+    doomed = next(iter(bench.items))
+    answers = [
+        replace(each, finish="crash", error="gone") if (each.arm, each.item) == (AUTO, doomed) else each
+        for each in bench.answers
+    ]
+    side = Side("a", replace(bench, answers=answers))
+    (judged,) = Versus(side, side).judge(parse_rule(f"failed@{AUTO} > 0%")).judgements
+    assert isinstance(judged.figure, Estimate)
+    items = len({each.item for each in bench.of(AUTO)})
+    of_items = statistics.share([1] + [0] * (items - 1), [1] * items)
+    assert judged.figure.high - judged.figure.low > 0.8 * (of_items.high - of_items.low)
 
 
 @pytest.mark.parametrize("rule", ["speedup < 1", "speed < 1", "slower > 50%", "decode < 1", "first_token > +1%"])

@@ -48,6 +48,12 @@ def points(estimate: Estimate) -> str:
     return f"{value} points ({low} to {high})"
 
 
+def about(count: float) -> int:
+    """A number of items, 1 or more, rounded up to two digits."""
+    unit: int = 10 ** max(0, math.floor(math.log10(count)) - 1)
+    return math.ceil(count / unit) * unit
+
+
 def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 

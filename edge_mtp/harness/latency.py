@@ -43,7 +43,8 @@ class DraftPosition:
 
 @dataclass(frozen=True)
 class Latency:
-    """The answers of one arm to the items of one kind, or of all (`kind` None); failed answers are not in it.
+    """The answers of one arm to the items of one kind, or of all (`kind` None); failed answers are in `failed` and
+    `failed_share` alone.
 
     `token` is per token: a step's time over the tokens that it gave out, each counted. `call` is the time to the token
     that closes the first tool call. `prefill_tokens_per_s` (of prompts, without what was in the cache),
@@ -57,6 +58,7 @@ class Latency:
     kind: str | None
     answers: int
     failed: int
+    failed_share: Estimate | None
     tokens: int
     first_token: Distribution | None
     call: Distribution | None
@@ -175,6 +177,7 @@ def _latency(arm: str, kind: str | None, asked: Sequence[Answer], samples: Seque
         kind=kind,
         answers=len(answers),
         failed=len(asked) - len(answers),
+        failed_share=_share_of_items((answer.item, not answer.is_complete) for answer in asked),
         tokens=sum(map(_count, answers)),
         first_token=_distribution([answer.first_token_us for answer in answers if answer.first_token_us > 0]),
         call=_distribution([answer.call_us for answer in answers if answer.call_us is not None]),
@@ -206,6 +209,15 @@ def _rate(parts: Iterable[tuple[str, float, float]]) -> Estimate | None:
     # Exact sums in an order of their own: nothing depends on the order of the records.
     columns = [tuple(map(math.fsum, zip(*of_item[item], strict=True))) for item in sorted(of_item)]
     return statistics.mean(*zip(*columns, strict=True)) if columns else None
+
+
+def _share_of_items(found: Iterable[tuple[str, bool]]) -> Estimate | None:
+    """How often something is so, of all that the first parts, items, name; what is so in one round is in the next."""
+    of_item: dict[str, list[bool]] = {}
+    for item, is_so in found:
+        of_item.setdefault(item, []).append(is_so)
+    counts = [of_item[item] for item in sorted(of_item)]
+    return statistics.share([sum(each) for each in counts], [len(each) for each in counts]) if of_item else None
 
 
 def _acceptance(verifies: Sequence[tuple[str, StepFigures]]) -> list[DraftPosition]:

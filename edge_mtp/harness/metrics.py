@@ -201,13 +201,6 @@ def _acceptance(at: Place) -> Estimate | None:
     return next((each.share for each in positions if each.position == at.position), None)
 
 
-def _failed(at: Place) -> Estimate | None:
-    latency = latency_of(at)
-    if latency is None or latency.answers + latency.failed == 0:
-        return None
-    return wilson(latency.failed, latency.answers + latency.failed)
-
-
 def _speed_up(measure: str) -> Callable[[Place], Estimate | None]:
     def look(at: Place) -> Estimate | None:
         found = speed_up_of(at, measure)
@@ -316,8 +309,8 @@ METRICS: Mapping[str, Metric] = {
         Metric("memory.rss", BYTES, "lower", "the runner's largest resident memory", _field("peak_rss_bytes")),
         Metric("memory.anonymous", BYTES, "lower", "of it, what no file backs", _field("peak_anonymous_bytes")),
         Metric("energy", ENERGY, "lower", "energy per token, from the battery", _field("energy_mj_per_token")),
-        Metric("failed", SHARE, "lower", "answers that ended in a crash, a timeout or a refusal", _failed,
-               parts=_failed_parts),
+        Metric("failed", SHARE, "lower", "answers that ended in a crash, a timeout or a refusal",
+               _field("failed_share"), parts=_failed_parts),
         Metric("toolcall.exact", SHARE, "higher", "items whose calls are right, strictly parsed", _exact,
                parts=_scored(lambda score: score.is_right)),
         Metric("toolcall.lenient", SHARE, "higher", "items whose calls are right to a forgiving parser", _lenient,

@@ -425,7 +425,7 @@ def _conclusion(pair: _Pair, verdict: Verdict, p_adjusted: float, comparisons: i
     if verdict == "same":
         return f"{found} So less than {100 * MARGIN:g} point is lost, which counts as the same."
     if verdict == "not enough data":
-        return f"{found} That is not enough data to tell; about {_rounded(needed or 0):,} items would be."
+        return f"{found} That is not enough data to tell; about {figures.about(needed or 1):,} items would be."
     p = figures.spoken_p(p_adjusted)
     over = f", Holm's over {comparisons} comparisons" if comparisons > 1 else ""
     label, count = pair.changed_labels(verdict).most_common(1)[0]
@@ -439,12 +439,6 @@ def _where(pair: _Pair) -> str:
     classes = Counter(each.token_class or "no text" for each in pair.partings).most_common()
     where = ", ".join(f"{name} {count}" for name, count in classes)
     return f"Replies part in {len(pair.partings)} of {len(pair.items)} items, first at: {where}."
-
-
-def _rounded(items: int) -> int:
-    """Up to two digits."""
-    unit = int(10 ** max(0, len(str(items)) - 2))
-    return math.ceil(items / unit) * unit
 
 
 def _comparison(pair: _Pair, p_adjusted: float, comparisons: int, cause: tuple[Cause | None, str]) -> Comparison:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edge_mtp.harness.figures import about
 from edge_mtp.harness.statistics import NORMAL, Estimate, Z
 
 LEAST_ITEMS = 6  # with fewer, smallest to largest figure does not reach 95 %: 93.75 % at 5
@@ -109,8 +110,7 @@ def needed(ratio: Estimate, items: int) -> int:
         excess.append(max(outwards / (margin - effect), inwards / (margin + effect)))
     # An end is to lie that many of its standard errors before what it must not touch.
     count = max(LEAST_ITEMS, items + 1, items * (min(excess) * (Z + NORMAL.inv_cdf(POWER)) / Z) ** 2)
-    digits: int = 10 ** max(0, math.floor(math.log10(count)) - 1)
-    return math.ceil(count / digits) * digits
+    return about(count)
 
 
 @functools.cache
