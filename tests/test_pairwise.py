@@ -461,6 +461,7 @@ def test_the_same_text_in_other_tokens_is_the_same_answer(change: tuple[int, int
     results.answers[1] = replace(results.answers[1], tokens=tokens)
     found = compared(results)["int4", "off"]
     assert (found.verdict, [each.token_class for each in found.partings]) == ("same", [kind])
+    assert f"first at: {kind or 'other tokens for the same text'} 1." in found.explanation
 
 
 def test_replies_part_in_the_first_turn_that_differs_and_failures_are_no_parting() -> None:

@@ -446,6 +446,16 @@ def test_the_same_texts_need_no_interval() -> None:
     assert "word for word" not in terminal(source(synthetic_results(items=24, kind="eval", arms=(ARMS[0], ARMS[3]))))
 
 
+def test_where_texts_part_is_counted_in_what_is_known() -> None:
+    """An engine that does not tell its tokens is told apart by characters."""
+    results = synthetic_results(items=40, kind="eval", arms=(ARMS[0], ARMS[3]), crashes=0)
+    assert "at token" in Page(render([source(results)])).inside("calls")
+    silent = [replace(each, tokens=[], margins=[]) for each in results.answers]
+    shown = Page(render([source(replace(results, answers=silent))])).inside("calls")
+    assert "at character" in shown
+    assert "at token" not in shown
+
+
 def test_no_two_arms_look_alike() -> None:
     assert len({(arm_role(index), arm_marker(index)) for index in range(64)}) == 64
     assert all(arm_marker(index) in SHAPES for index in range(64))

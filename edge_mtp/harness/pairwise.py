@@ -436,7 +436,7 @@ def _conclusion(pair: _Pair, verdict: Verdict, p_adjusted: float, comparisons: i
 def _where(pair: _Pair) -> str:
     if not pair.partings:
         return ""
-    classes = Counter(each.token_class or "no text" for each in pair.partings).most_common()
+    classes = Counter(each.token_class or "other tokens for the same text" for each in pair.partings).most_common()
     where = ", ".join(f"{name} {count}" for name, count in classes)
     return f"Replies part in {len(pair.partings)} of {len(pair.items)} items, first at: {where}."
 
