@@ -371,6 +371,16 @@ def test_a_temperature_that_is_none_is_refused(value: str) -> None:
     assert (result.exit_code, "is not [SENSOR=]CELSIUS" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("verb", [["bench", "--workload"], ["eval", "--suite"]])
+def test_an_item_that_is_there_twice_is_refused(verb: list[str], tmp_path: Path, tiny_bundle: Path) -> None:
+    """By its id, under which its answers are told apart; before anything is written."""
+    name, option = verb
+    words = [option, "tiny", option, "tiny", "--limit", 1, "--bundle", tiny_bundle, "-o", tmp_path / "r.jsonl"]
+    result = CliRunner().invoke(main, [name, *map(str, words)])
+    assert (result.exit_code, "is there twice" in result.stderr) == (1, True), result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_of_another_run_is_not_gone_on_with(tmp_path: Path, prompts: Path, tiny_bundle: Path) -> None:
     output = tmp_path / "results.jsonl"
     base = ["--workload", prompts, "--bundle", tiny_bundle, "--rounds", 1, "--limit", 2, "-o", output]
