@@ -24,7 +24,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from adb_device import UnavailableError, adbd  # noqa: F401  # a fixture
@@ -38,15 +39,18 @@ from test_ssh import SSHD, Board
 
 from edge_mtp.cli import main
 from edge_mtp.device import adb_server, adb_transport, find, remote
+from edge_mtp.device.link import Completed
+from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.request import Request
 from edge_mtp.device.runner import Runner
 from edge_mtp.device.trace import Outcome, Step
-from edge_mtp.engine import Engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness import gate, ours
+from edge_mtp.harness.arm import Arm
 from edge_mtp.harness.results import Answer, Results, read_results
-from edge_mtp.harness.watch import Watch
+from edge_mtp.harness.watch import Watch, reader
 
 BOUND_S = 120.0  # of every wait
 Command = Callable[..., Result]
@@ -276,6 +280,7 @@ END
 @pytest.fixture
 def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
     """Read as often as it can be, and looked at as soon."""
+    assert Watch.__init__.__kwdefaults__
     monkeypatch.setitem(Watch.__init__.__kwdefaults__, "period_s", 0.01)
     monkeypatch.setattr(gate, "LOOK_EVERY_S", 0.01)
     return Phone(tmp_path / "phone", monkeypatch)
@@ -344,6 +349,28 @@ def test_a_battery_that_charges_tells_nothing_of_a_run(
     assert "charging" in told["energy_note"]
 
 
+def test_sensors_are_read_by_whichever_engine_lives() -> None:
+    """An arm that was given up leaves a link that is gone, and the others' devices are the same."""
+
+    def contender(*, lives: bool) -> ours.Ours:
+        link = LocalLink() if lives else FakeLost()
+        engine = SimpleNamespace(device=SimpleNamespace(link=link), runner=SimpleNamespace(pid=os.getpid()))
+        return ours.Ours(
+            Arm("a", "a.litertlm"), cast(ours.SharedEngine, SimpleNamespace(engine=engine, is_alive=lives))
+        )
+
+    dead, alive = contender(lives=False), contender(lives=True)
+    assert reader([dead, alive])().rss_bytes
+    assert reader([alive, dead])().rss_bytes
+    with pytest.raises(EdgeMtpError, match="the link broke"):
+        reader([dead])()
+
+
+class FakeLost(LocalLink):
+    def run(self, *words: Any, **options: Any) -> Completed:
+        raise EdgeMtpError("the link broke")
+
+
 def slow_down(patch: pytest.MonkeyPatch) -> None:
     """Every token takes as long as several readings of the sensors, by the runner's own clock too."""
     from dataclasses import replace
@@ -404,7 +431,10 @@ def closed_port() -> int:
 
 
 ITEMS_OF = {"bench": "--workload", "eval": "--suite"}
-MORE = {"bench": ["--warm-up", 0, "--rounds", 1], "eval": []}  # so that both ask each item once
+MORE: dict[str, list[str | float]] = {
+    "bench": ["--warm-up", 0, "--rounds", 1],
+    "eval": [],
+}  # so that both ask each item once
 
 
 def broken(results: Results) -> list[Answer]:
@@ -441,7 +471,6 @@ def test_a_device_that_is_away_for_a_while_is_waited_for(
 ) -> None:
     monkeypatch.setattr(ours, "RETRY_S", 0.01)
     failures: list[str] = []
-    open_engine = ours.open_engine
 
     def opening(*words: Any, **options: Any) -> Engine:
         try:
@@ -541,7 +570,8 @@ def test_ctrl_c_at_a_terminal_ends_the_runners_and_the_rest_can_be_asked(
     request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     device = "host" if where == "host" else address(request.getfixturevalue(where))
-    words = ["--device", device, "--mtp", "off,3", ITEMS_OF[verb], prompts, *MORE[verb], "-o", "my results.jsonl"]
+    words: list[str | Path | float] = ["--device", device, "--mtp", "off,3", ITEMS_OF[verb], prompts]
+    words += [*MORE[verb], "-o", "my results.jsonl"]
     output = tmp_path / "my results.jsonl"
     started = Terminal(in_a_process(tmp_path, verb, "--bundle", bundle, "--threads", 1, *words))
     try:
@@ -743,6 +773,21 @@ def test_without_a_pixel_a_line_says_so(
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_another_device_of_the_same_name_does_not_go_on(command: Command, verb: str, prompts: Path) -> None:
+    words = ["--mtp", "off", ITEMS_OF[verb], prompts, "--limit", 1, *MORE[verb], "-o", "results.jsonl"]
+    assert command(verb, *words).exit_code == 0
+    first, rest = Path("results.jsonl").read_text().split("\n", 1)
+    header = json.loads(first)
+    header["devices"]["host"] |= {"model": "a telephone", "battery_percent": 3}
+    Path("results.jsonl").write_text(json.dumps(header) + "\n" + rest)
+    line = one_line(command(verb, *words, "--resume"))
+    assert "device host: model was 'a telephone' and is " in line
+    header["devices"] = {}  # of a run that did not say
+    Path("results.jsonl").write_text(json.dumps(header) + "\n" + rest)
+    assert command(verb, *words, "--resume").exit_code == 0
+
+
 def test_other_items_are_not_gone_on_with(command: Command, prompts: Path) -> None:
     words = ["--mtp", "off", "--suite", prompts, "--limit", 2, "-o", "results.jsonl"]
     assert command("eval", *words).exit_code == 0
@@ -771,7 +816,8 @@ def test_what_a_device_is_sent_is_told(
 def test_at_a_terminal_a_bar_shows_it_and_goes(
     verb: str, fake: FakeAdbd, bundle: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    words = ["--device", address(fake), "--bundle", bundle, ITEM_OPTIONS[verb], prompts, "--limit", 1]
+    words: list[str | Path | float] = ["--device", address(fake), "--bundle", bundle, ITEM_OPTIONS[verb], prompts]
+    words += ["--limit", 1]
     words += ["--context", 32, "--draft-length", 1, "--rounds", 6] if verb == "plan" else []
     started = Terminal(in_a_process(tmp_path, verb, *words))
     try:

@@ -14,6 +14,8 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.arm import Arm
 from edge_mtp.harness.results import Run
 
+# Of a fingerprint, what one device keeps: `pixel` may mean another one tomorrow.
+SAME_DEVICE = ("kind", "model", "soc", "abi", "cores")
 PACKAGES = ("edge-mtp", "ai-edge-litert", "litert-lm", "tokenizers", "numpy")
 
 
@@ -90,6 +92,12 @@ def differences(old: Run, new: Run) -> list[str]:
         f"{name} was {old.settings.get(name)!r} and is {new.settings.get(name)!r}"
         for name in sorted(old.settings.keys() | new.settings.keys())
         if old.settings.get(name) != new.settings.get(name)
+    ]
+    found += [
+        f"device {name}: {key} was {told[key]!r} and is {now[key]!r}"
+        for name, told in old.devices.items()
+        for key in SAME_DEVICE
+        if key in told and key in (now := new.devices.get(name, {})) and told[key] != now[key]
     ]
     found += [f"bundle {path} changed" for path, told in new.bundles.items() if old.bundles.get(path, told) != told]
     return found
