@@ -475,6 +475,19 @@ def test_a_label_that_is_no_xml_is_drawn() -> None:
 # -- the table and the JSON -----------------------------------------------------------------------------------------
 
 
+def test_table_counts_drafts_as_the_analysis_does() -> None:
+    """What lies beyond a text's end is neither right nor wrong; failed answers have no steps."""
+    made = bench()
+    rows = list(csv.DictReader(io.StringIO(answers_csv([made]))))
+    steps = [step for answer in made.results.answers for step in answer.steps]
+    assert any(step.tokens <= step.accepted < len(step.source) for step in steps)  # one was cut short
+    for each in made.analysis.latencies:
+        if each.kind is None:
+            of_arm = [row for row in rows if row["arm"] == each.arm]
+            counts = tuple(sum(int(row[name] or 0) for row in of_arm) for name in ("drafts", "accepted"))
+            assert counts == tuple(map(sum, zip(*each.sources.values(), strict=True)) if each.sources else (0, 0))
+
+
 def test_table_holds_every_answer() -> None:
     made = [bench(), evaluation()]
     rows = list(csv.DictReader(io.StringIO(answers_csv(made))))
@@ -492,7 +505,6 @@ def test_table_holds_every_answer() -> None:
             assert float(row[name] or 0) == pytest.approx((microseconds or 0) / 1000, abs=1e-3)
         assert int(row["tokens"]) == answer.count
         assert int(row["steps"] or 0) == len(answer.steps)
-        assert int(row["drafts"] or 0) == sum(len(step.source) for step in answer.steps)
         score = each.analysis.scores.get(answer.arm, {}).get(answer.item)
         assert row["right"] == ("" if score is None else str(int(score.is_right)))
         assert row["labels"].split() == ([] if score is None else [finding.label for finding in score.findings])

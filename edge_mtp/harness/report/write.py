@@ -14,6 +14,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.report.page import Source, pictures, render, valid_answers
 from edge_mtp.harness.results import Answer
 from edge_mtp.json_file import write_text
+from edge_mtp.summary import count_drafts
 
 # The columns of the CSV, one row an answer. Times in milliseconds; empty: not known, or not so.
 COLUMNS = (
@@ -36,8 +37,8 @@ COLUMNS = (
     "total_ms",
     "steps",
     "verify_steps",
-    "drafts",  # verified
-    "accepted",  # and given out
+    "drafts",  # verified, but for those beyond the text's end
+    "accepted",  # of them
     "draft_ms",
     "verify_ms",
     "rss_bytes",
@@ -103,6 +104,7 @@ def _row(source: Source, answer: Answer) -> dict[str, Any]:
     item = source.results.items[answer.item]
     score = source.analysis.scores.get(answer.arm, {}).get(answer.item)
     steps = answer.steps
+    drafts = [count_drafts(step.tokens, len(step.source), step.accepted) for step in steps]
     return {
         "results": source.name,
         "arm": answer.arm,
@@ -123,8 +125,8 @@ def _row(source: Source, answer: Answer) -> dict[str, Any]:
         "total_ms": _ms(answer.total_us) if answer.is_complete else None,
         "steps": len(steps) or None,
         "verify_steps": sum(step.kind == "v" for step in steps) if steps else None,
-        "drafts": sum(len(step.source) for step in steps) if steps else None,
-        "accepted": sum(min(step.accepted, step.tokens) for step in steps) if steps else None,
+        "drafts": sum(each.verified for each in drafts) if steps else None,
+        "accepted": sum(each.accepted for each in drafts) if steps else None,
         "draft_ms": _ms(sum(step.draft_us for step in steps)) if steps else None,
         "verify_ms": _ms(sum(step.verify_us for step in steps)) if steps else None,
         "rss_bytes": answer.rss_bytes,
