@@ -28,7 +28,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from adb_device import UnavailableError, adbd  # noqa: F401  # a fixture
+from adb_device import Adbd, UnavailableError, adbd  # noqa: F401  # a fixture
 from click.testing import CliRunner, Result
 from fake_adbd import FakeAdbd
 from fake_android import battery, thermalservice
@@ -431,10 +431,8 @@ def closed_port() -> int:
 
 
 ITEMS_OF = {"bench": "--workload", "eval": "--suite"}
-MORE: dict[str, list[str | float]] = {
-    "bench": ["--warm-up", 0, "--rounds", 1],
-    "eval": [],
-}  # so that both ask each item once
+# So that both ask each item once.
+MORE: dict[str, list[str | float]] = {"bench": ["--warm-up", 0, "--rounds", 1], "eval": []}
 
 
 def broken(results: Results) -> list[Answer]:
@@ -465,11 +463,8 @@ def test_a_link_that_breaks_costs_one_answer(
     leaves_no_runner(tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["bench", "eval"])
-def test_a_device_that_is_away_for_a_while_is_waited_for(
-    command: Command, verb: str, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ours, "RETRY_S", 0.01)
+def after_failures(count: int, back: Callable[[], None], patch: pytest.MonkeyPatch) -> list[str]:
+    """Calls `back` when an engine has failed to open so often; the failures, as they come."""
     failures: list[str] = []
 
     def opening(*words: Any, **options: Any) -> Engine:
@@ -477,12 +472,21 @@ def test_a_device_that_is_away_for_a_while_is_waited_for(
             return open_engine(*words, **options)
         except EdgeMtpError as error:
             failures.append(str(error))
-            if len(failures) == 3:
-                proxy.target = (fake.host, fake.port)
+            if len(failures) == count:
+                back()
             raise
 
-    monkeypatch.setattr(ours, "open_engine", opening)
+    patch.setattr(ours, "open_engine", opening)
+    return failures
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+def test_a_device_that_is_away_for_a_while_is_waited_for(
+    command: Command, verb: str, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "RETRY_S", 0.01)
     with FaultProxy((fake.host, fake.port)) as proxy:
+        failures = after_failures(3, lambda: setattr(proxy, "target", (fake.host, fake.port)), monkeypatch)
         cut_in_reply(2, partial(lose, proxy), monkeypatch)
         words = ["--device", address(proxy), "--mtp", "off", ITEMS_OF[verb], prompts, "--limit", 4, *MORE[verb]]
         result = command(verb, *words, "-o", "results.jsonl")
@@ -491,6 +495,30 @@ def test_a_device_that_is_away_for_a_while_is_waited_for(
     assert result.stderr.count("trying again for 60 s") == 1
     assert len(broken(read_results("results.jsonl"))) == 1
     assert len(read_results("results.jsonl").answers) == 4
+
+
+def test_a_device_that_vanishes_without_a_word_is_found_again_and_its_runner_ended(
+    command: Command,
+    adbd: Adbd,  # noqa: F811
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ours, "RETRY_S", 0.01)
+    monkeypatch.setattr("edge_mtp.device.adb_transport.LOST_S", 4)
+    monkeypatch.setattr("edge_mtp.device.adb_connection.CONNECT_S", 1.0)
+    after_failures(1, adbd.mend, monkeypatch)
+    cut_in_reply(2, adbd.cut, monkeypatch)
+    words = ["--device", adbd.name, "--mtp", "off", "--workload", prompts, "--limit", 3, *MORE["bench"]]
+    try:
+        result = command("bench", *words, "-o", "results.jsonl")
+    finally:
+        adbd.mend()
+    assert result.exit_code == 0, result.output
+    answers = read_results("results.jsonl").answers
+    assert [answer.is_complete for answer in answers] == [True, False, True]
+    assert f"the link to {adbd.name} broke: " in (answers[1].error or "")
+    leaves_no_runner(tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["bench", "eval"])
