@@ -257,6 +257,23 @@ def test_p_values_are_adjusted_over_the_run() -> None:
     assert {each.verdict for each in comparisons(results, score_all(results))} == {"not enough data"}
 
 
+def test_an_arm_that_repeats_its_sibling_is_counted_and_not_compared_again() -> None:
+    """Else each way to draft the same words would make it harder for all comparisons to find something."""
+    worse, auto = one_in(20, flipped, of=7), replace(INT4, label="int4 auto", mtp="auto")
+    results = made({OFF: right, AUTO: right, INT4: worse, auto: worse})
+    scores = score_all(results)
+    assert {each.arm: each.echoes for each in arm_calls(results, scores)} == {
+        "off": None, "auto": "off", "int4": None, "int4 auto": "int4",
+    }  # fmt: skip
+    found = compared(results)
+    assert set(found) == {("auto", "off"), ("int4", "off"), ("int4 auto", "int4")}
+    assert found["int4", "off"].p_adjusted == found["int4", "off"].p_value
+    # One other word, and it is an arm of its own.
+    results = made({OFF: right, AUTO: right, INT4: worse, auto: one_in(20, flipped, of=8)})
+    assert ("int4 auto", "off") in compared(results)
+    assert not any(each.echoes for each in arm_calls(results, score_all(results)) if each.arm == "int4 auto")
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
 def test_counts_are_those_of_the_items(answers: list[tuple[bool, bool]]) -> None:

@@ -307,6 +307,20 @@ def test_several_results_share_a_page() -> None:
     assert found.inside("h1") == "Speed and tool calls"
 
 
+def test_charts_of_calls_leave_out_arms_that_repeat_others() -> None:
+    found = Part(evaluation(), "")
+    assert (
+        {each.arm for each in found.echoes}
+        == {each.arm for each in found.analysis.calls if each.echoes is not None}
+        != set()
+    )
+    drawn = page("eval").inside("calls")
+    for each in found.echoes:
+        assert f"What {each.arm} got wrong" not in drawn
+        assert each.arm in drawn
+    assert f"What {found.own_calls[0].arm} got wrong" in drawn
+
+
 def test_an_arm_without_one_source_of_drafts_has_a_dash_there() -> None:
     arms = [*ARMS[:3], *(replace(arm, label=f"{arm.label}, free", constrained=False) for arm in ARMS[:3])]
     made = source(synthetic_results(items=12, arms=arms), "bench.jsonl")
@@ -575,13 +589,15 @@ def test_summary_fits_eighty_columns(kind: str) -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
     words = " ".join(text.split())
+    is_echo = {calls.arm: calls.echoes is not None for calls in made.analysis.calls}
     for each in headlines(made.analysis):
         if each.speed is not None:
             assert figures.factor(each.speed.ratio.value) in words
-        if each.calls is not None:
+        if each.calls is not None and not is_echo[each.arm]:
             assert each.calls.explanation in words
     for calls in made.analysis.calls:
         assert figures.percent(calls.exact.value) in words
+    assert ("MTP changed no word of" in words) == any(is_echo.values())
 
 
 def test_summary_shows_labels_as_they_are() -> None:

@@ -50,7 +50,8 @@ class Errors:
 
 @dataclass(frozen=True)
 class ArmCalls:
-    """One arm: of `items`, those that are right (strictly parsed) and right to a forgiving parser."""
+    """One arm: of `items`, those that are right (strictly parsed) and right to a forgiving parser. `echoes` is its
+    plain sibling, where the two say the same to every item, word for word."""
 
     arm: str
     items: int
@@ -60,6 +61,7 @@ class ArmCalls:
     lenient_share: Estimate
     kinds: dict[str, tuple[int, int, Estimate]]  # by item kind: right, items, share
     errors: list[Errors]
+    echoes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,17 +136,23 @@ def score_all(results: Results) -> dict[str, dict[str, Score]]:
 def arm_calls(results: Results, scores: Mapping[str, Mapping[str, Score]]) -> list[ArmCalls]:
     """Every arm on the items that it answered. Intervals are Wilson's at the effective number of items, since those of
     a cluster are not independent (`statistics.share`)."""
-    return [_calls_of(arm.label, results.items, scores[arm.label]) for arm in results.run.arms if scores[arm.label]]
+    told = echoes(results.run.arms, _replies(results), scores)
+    return [
+        _calls_of(arm.label, results.items, scores[arm.label], told.get(arm.label))
+        for arm in results.run.arms
+        if scores[arm.label]
+    ]
 
 
 def comparisons(results: Results, scores: Mapping[str, Mapping[str, Score]]) -> list[Comparison]:
     """Each arm that drafts against its plain sibling, and each arm against the run's baseline, on the items that both
-    answered."""
+    answered. Of an arm that echoes its sibling (`echoes`) what holds of that one holds: it is not asked again."""
     replies = _replies(results)
+    told = echoes(results.run.arms, replies, scores)
     pairs = []
     for arm, base in pairs_of(results.run):
         names = [name for name in results.items if name in scores[arm.label] and name in scores[base.label]]
-        if names:
+        if names and told.get(arm.label, base.label) == base.label:
             pairs.append(_Pair(arm, base, {name: results.items[name] for name in names}, replies, scores))
     # A pair that differs in no item finds nothing, whatever is true: it takes nothing from the others (Tarone, 1990,
     # Biometrics 46:515).
@@ -154,6 +162,18 @@ def comparisons(results: Results, scores: Mapping[str, Mapping[str, Score]]) -> 
         _comparison(pair, adjusted.get(pair, 1.0), len(differing), _cause(pair, results.run.arms, replies, scores))
         for pair in pairs
     ]
+
+
+def echoes(arms: Sequence[Arm], replies: Replies, scores: Mapping[str, Mapping[str, Score]]) -> dict[str, str]:
+    """The arms that say word for word what their plain siblings say to the same scored items, and those siblings."""
+    found = {}
+    for arm in arms:
+        sibling = baseline_of(arm, arms)
+        if sibling is not None and scores[arm.label] and scores[arm.label].keys() == scores[sibling.label].keys():
+            ours, theirs = replies[arm.label], replies[sibling.label]
+            if all(_said(ours[name]) == _said(theirs[name]) for name in scores[arm.label]):
+                found[arm.label] = sibling.label
+    return found
 
 
 def pairs_of(run: Run) -> list[tuple[Arm, Arm]]:
@@ -199,7 +219,7 @@ def _score_of(item: Item, turns: Turns) -> Score | None:
     return found
 
 
-def _calls_of(arm: str, items: Mapping[str, Item], scores: Mapping[str, Score]) -> ArmCalls:
+def _calls_of(arm: str, items: Mapping[str, Item], scores: Mapping[str, Score], echoed: str | None) -> ArmCalls:
     def share(of: Mapping[str, bool]) -> Estimate:
         clusters = [items[name].cluster for name in of]
         return statistics.share(_sums(clusters, of.values()), _sums(clusters, [1] * len(clusters)))
@@ -224,6 +244,7 @@ def _calls_of(arm: str, items: Mapping[str, Item], scores: Mapping[str, Score]) 
         lenient_share=share(lenient),
         kinds={kind: (sum(of.values()), len(of), share(of)) for kind, of in kinds.items()},
         errors=errors,
+        echoes=echoed,
     )
 
 

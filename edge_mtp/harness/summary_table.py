@@ -40,10 +40,13 @@ def summary(analysis: Analysis) -> list[RenderableType]:
     found = headlines(analysis)
     if found:
         parts.append(_pairs_table(found))
+        told = {each.arm: each.echoes for each in analysis.calls if each.echoes is not None}
+        if told:
+            parts.append(Text(f"MTP changed no word of {'; '.join(told)}."))
         parts += [
             Text(f"{each.arm} against {each.base}: {each.calls.explanation}")
             for each in found
-            if each.calls is not None
+            if each.calls is not None and told.get(each.arm) != each.base
         ]
     if not parts:
         return [Text("no arm has answered anything yet")]
@@ -82,7 +85,7 @@ def _calls_table(analysis: Analysis) -> Table | None:
     if not analysis.calls:
         return None
     rows = []
-    for each in analysis.calls:
+    for each in (each for each in analysis.calls if each.echoes is None):
         worst = sorted((e for e in each.errors if e.primary), key=lambda e: -e.primary)
         more = sum(e.primary for e in worst[MOST_ERRORS:])
         named = [f"{e.label}\u00a0{e.primary}" for e in worst[:MOST_ERRORS]] + ([f"other\u00a0{more}"] if more else [])

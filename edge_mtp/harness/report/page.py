@@ -294,9 +294,18 @@ class Part:
 
     # -- tool calls ---------------------------------------------------------------------------------------------------
 
+    @property
+    def own_calls(self) -> list[ArmCalls]:
+        """Without the arms that only repeat what others say: charts would show the same again and again."""
+        return [each for each in self.analysis.calls if each.echoes is None]
+
+    @property
+    def echoes(self) -> list[ArmCalls]:
+        return [each for each in self.analysis.calls if each.echoes is not None]
+
     @cached_property
     def exact_charts(self) -> list[Chart]:
-        calls = self.analysis.calls
+        calls = self.own_calls
         if not calls:
             return []
         axis = charts.Axis("% of items with exactly the right calls", unit="%")
@@ -329,7 +338,7 @@ class Part:
         groups = {
             label: [
                 charts.Interval(calls.arm, self.indices[calls.arm], each.share.scaled(100))
-                for calls in self.analysis.calls
+                for calls in self.own_calls
                 for each in calls.errors
                 if each.label == label and each.primary
             ]
