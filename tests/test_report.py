@@ -692,6 +692,13 @@ def test_command_writes_all_and_says_so(results_file: Path, tmp_path: Path) -> N
     assert finding["words"][0].startswith(f"{PHONE[1].label} decodes ")
 
 
+def test_pictures_of_calls_are_of_the_eval(tmp_path: Path) -> None:
+    asked = source(synthetic_results(items=12, kind="bench", arms=ARMS[:3]), "bench.jsonl")
+    write_report([asked, evaluation()], tmp_path / "page.html", tmp_path / "charts")
+    for name, of in (("exact.svg", evaluation()), ("errors.svg", evaluation()), ("time-line.svg", asked)):
+        assert (tmp_path / "charts" / name).read_text("utf-8") == pictures(of)[name]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

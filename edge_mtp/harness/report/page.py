@@ -537,7 +537,8 @@ def render(sources: Sequence[Source]) -> str:
 def pictures(source: Source) -> dict[str, str]:
     """Charts for elsewhere, by file name: those of speed, of one reply and of tool calls, where there are any."""
     part = Part(source, "")
-    found: list[Chart | None] = [part.speed_chart, part.time_line.chart if part.time_line else None, part.error_chart]
+    time_line = part.time_line.chart if part.time_line and source.analysis.run.measures_speed else None
+    found: list[Chart | None] = [part.speed_chart, time_line, part.error_chart]
     found += [chart for chart, _ in part.prompt_charts[:1]] + part.exact_charts[:1]
     return {f"{chart.name}.svg": chart.standalone for chart in found if chart is not None}
 

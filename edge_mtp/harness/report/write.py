@@ -62,8 +62,8 @@ class Written:
 
 
 def write_report(sources: Sequence[Source], page: Path, folder: Path | None = None) -> Written:
-    """Writes `page`, a CSV and a JSON beside it (one a source), and into `folder`, if given, charts as pictures, of the
-    first source that has them.
+    """Writes `page`, a CSV and a JSON beside it (one a source), and into `folder`, if given, charts as pictures: of the
+    first source that has them, but those of tool calls of an eval rather than of a bench, which asks few items.
 
     All is made before anything is written, and each file appears whole or not at all. Raises EdgeMtpError if a file
     cannot be written, or matplotlib is missing.
@@ -71,8 +71,8 @@ def write_report(sources: Sequence[Source], page: Path, folder: Path | None = No
     table, analyses = beside(page, len(sources))
     html = render(sources).encode("utf-8", "replace").decode()  # half a surrogate pair in a reply is no UTF-8
     images = {}
-    for source in reversed(sources) if folder is not None else ():
-        images.update(pictures(source))
+    for source in sorted(reversed(sources), key=lambda source: source.analysis.run.kind == "eval"):
+        images.update(pictures(source) if folder is not None else {})
     for path, source in zip(analyses, sources, strict=True):
         write_text(path, json.dumps(source.analysis.to_json(), indent=1, allow_nan=False) + "\n")
     write_text(table, answers_csv(sources))
