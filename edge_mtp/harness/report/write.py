@@ -70,9 +70,10 @@ def write_report(sources: Sequence[Source], page: Path, folder: Path | None = No
     """
     table, analyses = beside(page, len(sources))
     html = render(sources).encode("utf-8", "replace").decode()  # half a surrogate pair in a reply is no UTF-8
-    images = {}
-    for source in sorted(reversed(sources), key=lambda source: source.analysis.run.kind == "eval"):
-        images.update(pictures(source) if folder is not None else {})
+    images: dict[str, str] = {}
+    if folder is not None:
+        for source in sorted(sources, key=lambda source: source.analysis.run.kind != "eval"):
+            images = {**pictures(source), **images}
     for path, source in zip(analyses, sources, strict=True):
         write_text(path, json.dumps(source.analysis.to_json(), indent=1, allow_nan=False) + "\n")
     write_text(table, answers_csv(sources))
