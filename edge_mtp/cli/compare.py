@@ -274,7 +274,8 @@ def _point(value: float, metric: Metric) -> str:
         return size(round(value))
     if quantity.name == "factor":
         return f"{value:.3f}x"
-    return f"{value:.4g} {quantity.base}".rstrip()
+    shown = f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return f"{shown} {quantity.base}".rstrip()
 
 
 def _rounded(value: float, digits: int) -> float:
