@@ -562,13 +562,13 @@ def test_where_one_device_is_gone_the_other_goes_on(
         found = read_results("results.jsonl")
         assert len(found.of("host")) == 8
         assert all(answer.is_complete for answer in found.of("host"))
-        assert [answer.is_complete for answer in found.of(name)] == [True, False, False, False]
+        assert [answer.is_complete for answer in found.of(name)] == [True, False]  # it was never asked the others
         proxy.target = (fake.host, fake.port)
         result = command("bench", *words, "--resume")
     assert result.exit_code == 0, result.output
     after = read_results("results.jsonl")
     assert after.of("host") == found.of("host")
-    assert [answer.is_complete for answer in after.of(name)] == [True, False, False, False, True, True, True, True]
+    assert [answer.is_complete for answer in after.of(name)] == [True, False, True, True, True, True, True, True]
     assert texts(after, name).items() <= texts(after, "host").items()
 
 

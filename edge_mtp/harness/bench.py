@@ -152,19 +152,23 @@ class _Bench:
                 self._writer.write(answer)
 
     def _answers(self, contender: Contender, item: Item, round: int, most: int | None = None) -> list[Answer]:
-        """What it answers, in `most` tokens if that is less than what is asked for otherwise."""
-        label, begun = contender.arm.label, self._clock.now()
+        """What it answers, in `most` tokens if that is less than what is asked for otherwise.
+
+        Nothing where its engine does not start, or the one whose text it is to draft: that was no question to it, and a
+        run that is gone on with asks it.
+        """
+        label = contender.arm.label
         asked = item if most is None else replace(item, max_tokens=min(most, item.max_tokens or most))
         try:
             self._prepare(contender, item, round)
             answers = ask(contender, asked, round, max_tokens=self._schedule.max_tokens)
-        except EdgeMtpError as error:  # an engine does not start
-            answers = [Answer(label, item.id, 0, round, begun, "", "crash", error=str(error))]
-        if contender.is_alive:
+        except EdgeMtpError as error:
+            answers, self._last_error = [], str(error)
+        if answers and contender.is_alive:
             self._deaths[label] = 0
             return answers
         self._deaths[label] += 1
-        self._last_error = answers[-1].error
+        self._last_error = answers[-1].error if answers else self._last_error
         self._progress.note(f"{label} on {item.id}: {self._last_error}")
         if self._deaths[label] == MOST_DEATHS:
             self._progress.note(f"{label} ended {MOST_DEATHS} times in a row, and is not asked any more")
