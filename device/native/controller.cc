@@ -121,6 +121,13 @@ void Controller::begin() {
   drafts_seen_ = 0;
   current_ = -1;
   force_ = false;
+  // The sums of the factor and the levels are what is known: kept in the levels, neither runs away.
+  for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
+    if (!touched_[static_cast<size_t>(bucket)]) continue;
+    for (Estimate& level : levels_[static_cast<size_t>(bucket)]) level.mean += heat_;
+  }
+  heat_ = 0.0;
+  verified_ = false;
   heat_variance_ = kRested;  // the machine may have cooled, and the context is another
   surprises_ = 0;
   ledger_ = 0.0;
@@ -237,10 +244,20 @@ void Controller::measure(int32_t position, int32_t arm, double us, bool at_load)
   const double heat_variance = kind == kDraft ? kNoise : heat_variance_;
   const double total = kNoise + own_variance + level_variance + heat_variance, deviation = std::sqrt(total);
   residual = std::clamp(residual, -kClipDown * deviation, kClipUp * deviation);
-  own.mean += own_variance / total * residual;
+  if (kind == kPlain && !verified_) {
+    // What is not the common factor's is all kinds' here: plain steps alone tell nothing of what others cost beside
+    // them. Else a text's first steps, slow on cold caches, would raise the factor and its later ones lower the plain
+    // level, text after text, until verifying is believed to cost a fortune.
+    for (Estimate& each : levels_[static_cast<size_t>(bucket)]) {
+      each.mean += (own_variance + level_variance) / total * residual;
+    }
+  } else {
+    own.mean += own_variance / total * residual;
+    level.mean += level_variance / total * residual;
+  }
+  verified_ |= kind == kVerify;
   own.variance = own_variance * (1.0 - own_variance / total);
   own.seen = worn_;
-  level.mean += level_variance / total * residual;
   level.variance = level_variance * (1.0 - level_variance / total);
   if (kind != kDraft) {
     const double move = heat_variance / total * residual;
