@@ -121,12 +121,13 @@ void Controller::begin() {
   drafts_seen_ = 0;
   current_ = -1;
   force_ = false;
-  // The sums of the factor and the levels are what is known: kept in the levels, neither runs away.
-  for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
-    if (!touched_[static_cast<size_t>(bucket)]) continue;
-    for (Estimate& level : levels_[static_cast<size_t>(bucket)]) level.mean += heat_;
+  // What is known is the sum of the factor and a level: kept in the levels that were measured, neither runs away.
+  for (size_t bucket = 0; bucket < static_cast<size_t>(kBuckets); ++bucket) {
+    if (!measured_[bucket]) continue;
+    for (Estimate& level : levels_[bucket]) level.mean += heat_;
   }
   heat_ = 0.0;
+  measured_ = {};
   verified_ = false;
   heat_variance_ = kRested;  // the machine may have cooled, and the context is another
   surprises_ = 0;
@@ -256,6 +257,7 @@ void Controller::measure(int32_t position, int32_t arm, double us, bool at_load)
     level.mean += level_variance / total * residual;
   }
   verified_ |= kind == kVerify;
+  measured_[static_cast<size_t>(bucket)] = true;
   own.variance = own_variance * (1.0 - own_variance / total);
   own.seen = worn_;
   level.variance = level_variance * (1.0 - level_variance / total);

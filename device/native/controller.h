@@ -146,7 +146,8 @@ class Controller {
   std::array<std::array<Estimate, kKinds>, kBuckets> levels_;     // all of a kind: one measured tells of the others
   std::array<bool, kBuckets> touched_{};
   double heat_ = 0.0, heat_variance_ = 0.0;
-  bool verified_ = false;  // something but plain steps was measured in this text
+  std::array<bool, kBuckets> measured_{};  // in this text
+  bool verified_ = false;                  // something but plain steps was
   int32_t surprises_ = 0;                  // as an Estimate's, over all
   std::array<int32_t, 2> last_arm_{-1, -1};  // of the target's graphs, of the drafter's
   double worn_ = 0.0, apart_ = 0.0;        // clocks of costs_ and levels_: variance gained since the start
