@@ -654,7 +654,7 @@ void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, cons
 namespace {
 
 constexpr double kMostTrials = 1.0 / (1.0 - kKeepBin) + 1.0;
-constexpr char kFormat[] = "edge-mtp-controller-1";
+constexpr char kFormat[] = "edge-mtp-controller-2";
 
 // Exact and the same in every locale: the bits of a double, in hexadecimal.
 void put(std::ostringstream& out, double value) {
