@@ -298,7 +298,7 @@ def test_refuses_what_does_not_fit() -> None:
     for other in (replace(MIXED, drafts={1: 0.1, 2: 0.2}), replace(MIXED, verifies={2: 1.2, 6: 1.5})):
         assert not Controller(other.device()).restore(text)
     words = text.split(b" ")
-    broken = [b"", b"{}", text[:-1], text + b" 0", text + b"0", text.replace(b"controller-1", b"controller-2")]
+    broken = [b"", b"{}", text[:-1], text + b" 0", text + b"0", text.replace(b"controller-2", b"controller-1")]
     broken += [b" ".join([*words[:-1], bad]) for bad in (b"7ff8000000000000", b"fff0000000000000", b"zzzzzzzzzzzzzzzz")]
     broken += [b" ".join(words[:-1]), text + b" " + words[-1], text.upper()]
     for garbage in broken:
