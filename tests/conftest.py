@@ -1,7 +1,9 @@
 """What the tests share."""
 
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=lambda path: Path(path).resolve(),
         help="an edge_mtp_runner built with EDGE_MTP_SANITIZE=ON",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs that tests start would find the repository's edge_mtp in its root, which lacks export and device."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture(scope="session")

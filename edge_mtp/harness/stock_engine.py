@@ -1,7 +1,7 @@
 """The stock LiteRT-LM engine (pip `litert-lm`) on a bundle, in a process of its own.
 
-So a crash of it is not ours, its memory can be told, and what it logs stays off the terminal. The process is this
-module run as a program: its argument and its lines on standard input are JSON, and so is what it writes.
+So a crash of it is not ours, its memory can be told, and what it logs stays off the terminal. The process runs
+`serve`: its argument and its lines on standard input are JSON, and so is what it writes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ from edge_mtp.device.fingerprint import parse_meminfo
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.errors import EdgeMtpError
 
+# With this process's own search path: a working folder may hold another edge_mtp, such as its sources.
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edge_mtp.harness.stock_engine import serve;"
+    " serve(json.loads(sys.argv[2]))"
+)
 _LAST_WORDS = 3  # lines of its log that an error quotes
 _NO_CACHE = ":nocache"
 _EVERY_TOKEN = 1 << 30  # as top-k: it reads 0 as one
@@ -95,7 +100,7 @@ class StockEngine:
         }
         self._what = f"litert-lm on {accelerator}, MTP {'on' if mtp else 'off'}"
         self.silence_s = silence_s
-        self._process = LocalProcess([sys.executable, "-m", __name__, json.dumps(settings)])
+        self._process = LocalProcess([sys.executable, "-c", _START, json.dumps(sys.path), json.dumps(settings)])
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -198,7 +203,7 @@ class StockEngine:
         return f": {' '.join(found[:_LAST_WORDS])}"
 
 
-def _serve(settings: Mapping[str, Any]) -> None:
+def serve(settings: Mapping[str, Any]) -> None:
     """The program: says when the engine is there, then answers each line of standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -266,7 +271,3 @@ def _reply(
         "anonymous_bytes": memory.get("RssAnon"),
         "decoded": decoded,
     }
-
-
-if __name__ == "__main__":
-    _serve(json.loads(sys.argv[1]))
