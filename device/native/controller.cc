@@ -342,6 +342,16 @@ Controller::Prices Controller::prices(int32_t position) const {
     prices.draft_us[static_cast<size_t>(k)] =
         cost(bucket, arm).known() ? believed(arm) : points > 1 ? line(k) : plain * kGuessDraft * k;
   }
+  // Less never costs more. What has not run for long, its level having moved on without it, may be believed to.
+  for (int32_t n = longest_ - 1; n >= 1; --n) {
+    double& us = prices.verify_us[static_cast<size_t>(n)];
+    const double more = prices.verify_us[static_cast<size_t>(n) + 1];
+    if (more > 0.0) us = std::min(us, more);
+  }
+  for (size_t i = lengths_.size(); i-- > 1;) {
+    double& us = prices.draft_us[static_cast<size_t>(lengths_[i - 1])];
+    us = std::min(us, prices.draft_us[static_cast<size_t>(lengths_[i])]);
+  }
   return prices;
 }
 
