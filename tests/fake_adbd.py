@@ -211,6 +211,7 @@ class _Shell:
         assert self.child.stdout is not None
         assert self.child.stderr is not None
         files = {self.child.stdout.fileno(): 1, self.child.stderr.fileno(): 2}
+        is_gone = True  # the client, until it has been told everything
         with contextlib.suppress(OSError):
             while files:
                 for file in select.select(list(files), [], [])[0]:
@@ -222,7 +223,10 @@ class _Shell:
             code = self.child.wait()
             self._frame(3, bytes([code if code >= 0 else 128 - code]))
             self.session.send(b"CLSE", self.number, self.remote)
+            is_gone = False
         self.session.streams.pop(self.number, None)
+        if is_gone:  # seen here before the session sees it, which then does not know this shell any more
+            self.end()
         self.input.put(None)
 
     def _frame(self, kind: int, data: bytes) -> None:
