@@ -43,7 +43,6 @@ TO_BEST, COLD_TO_PLAIN, REMEMBERED_TO_PLAIN = 0.95, 0.98, 0.99
 EXCEPTIONS = {
     ("tiny model", 64, "cold"): (0.85, 1.0),
     ("tiny model", 512, "cold"): (0.89, 1.0),
-    ("tiny model", 64, "remembered"): (0.94, 1.0),
     ("tiny model, cold caches", 64, "cold"): (0.75, 1.0),
     ("tiny model, cold caches", 512, "cold"): (0.82, 1.0),
     ("tiny model, cold caches", 64, "remembered"): (0.80, 1.0),
@@ -97,7 +96,7 @@ def test_a_remembered_cost_that_no_longer_holds_is_unlearnt_by_the_second_reply(
     controller.reply(1, 512)
     later = sum(controller.reply(seed, 512).us for seed in range(2, 12))
     plain = sum(fixed_reply(controller.device, 0, seed, 512).us for seed in range(2, 12))
-    assert plain / later >= 0.975
+    assert plain / later >= 0.98
 
 
 def _moved(controller: Controller, profile: Profile) -> Controller:

@@ -246,12 +246,10 @@ void Controller::measure(int32_t position, int32_t arm, double us, bool at_load)
   const double total = kNoise + own_variance + level_variance + heat_variance, deviation = std::sqrt(total);
   residual = std::clamp(residual, -kClipDown * deviation, kClipUp * deviation);
   if (kind == kPlain && !verified_) {
-    // What is not the common factor's is all kinds' here: plain steps alone tell nothing of what others cost beside
-    // them. Else a text's first steps, slow on cold caches, would raise the factor and its later ones lower the plain
-    // level, text after text, until verifying is believed to cost a fortune.
-    for (Estimate& each : levels_[static_cast<size_t>(bucket)]) {
-      each.mean += (own_variance + level_variance) / total * residual;
-    }
+    // All of it is the common factor's: plain steps alone tell nothing of what others cost beside them. Else a text's
+    // first steps, slow on cold caches, would raise the factor and its later ones lower the plain level, text after
+    // text, until verifying is believed to cost a fortune.
+    heat_ += (own_variance + level_variance) / total * residual;
   } else {
     own.mean += own_variance / total * residual;
     level.mean += level_variance / total * residual;
