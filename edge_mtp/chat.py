@@ -19,7 +19,7 @@ from typing import Any
 
 import tokenizers
 
-from edge_mtp.control_text import ControlTokens, new_mark
+from edge_mtp.control_text import ControlTokens, looks_special, new_mark
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.messages import Form, Message, canonical
 from edge_mtp.template import ChatTemplate
@@ -73,16 +73,16 @@ class Tokenizer:
 
     @cached_property
     def control_tokens(self) -> ControlTokens:
-        """All that is one id wherever its text stands."""
+        """The special tokens, and others of their looks: `<unused7>` need not be marked as special."""
         added = self._tokenizer.get_added_tokens_decoder().values()
-        return ControlTokens(token.content for token in added)
+        return ControlTokens(token.content for token in added if token.special or looks_special(token.content))
 
     @cached_property
     def _speller(self) -> tokenizers.Tokenizer:
         """The tokenizer without eyes for control tokens. Few conversations need it."""
         parsed = json.loads(self.source)
         for token in parsed.get("added_tokens", []):
-            token["special"] = token.get("special", False) or not str(token["content"]).isspace()
+            token["special"] = token["content"] in self.control_tokens.texts
         speller = tokenizers.Tokenizer.from_str(json.dumps(parsed))
         speller.encode_special_tokens = True
         return speller

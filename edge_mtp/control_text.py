@@ -18,14 +18,19 @@ from functools import cached_property
 from typing import Any
 
 _FIRST_MARK = 7306182549
+_SHAPES = r"<[^<>\s]+>|\[[^\[\]\s]+\]"
+
+
+def looks_special(text: str) -> bool:
+    """Whether a text has the form of a control token, as in `<unused7>` or `[multimodal]`."""
+    return re.fullmatch(_SHAPES, text) is not None
 
 
 class ControlTokens:
-    """The tokens that a tokenizer has beside its language: each is one id wherever its text stands."""
+    """The tokens with which a template speaks: each is one id wherever its text stands."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        """`texts`: those of all added tokens. White space is language."""
-        self.texts = frozenset(text for text in texts if text and not text.isspace())
+        self.texts = frozenset(filter(None, texts))
 
     def split(self, text: str) -> Iterator[tuple[str, bool]]:
         """The parts of a text in order, and whether each is a control token."""
@@ -53,10 +58,9 @@ class ControlTokens:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         """Finds all tokens and some that are none: a vocabulary has thousands of `<unused..>`, most of one shape."""
-        shapes = r"<[^<>\s]+>|\[[^\[\]\s]+\]"
-        others = [text for text in self.texts if not re.fullmatch(shapes, text)]
+        others = [text for text in self.texts if not looks_special(text)]
         longest_first = sorted(map(re.escape, others), key=len, reverse=True)
-        return re.compile("|".join([*longest_first, shapes]))
+        return re.compile("|".join([*longest_first, _SHAPES]))
 
 
 def new_mark(text: str, than: int = 0) -> str:
