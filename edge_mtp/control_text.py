@@ -34,14 +34,15 @@ class ControlTokens:
 
     def split(self, text: str) -> Iterator[tuple[str, bool]]:
         """The parts of a text in order, and whether each is a control token."""
-        begin = 0
-        for found in self._pattern.finditer(text):
-            if found[0] not in self.texts:
+        begin = at = 0
+        while found := self._pattern.search(text, at):
+            if found[0] not in self.texts:  # another may begin inside
+                at = found.start() + 1
                 continue
             if found.start() > begin:
                 yield text[begin : found.start()], False
             yield found[0], True
-            begin = found.end()
+            begin = at = found.end()
         if begin < len(text):
             yield text[begin:], False
 

@@ -131,9 +131,11 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # as jinja2 has it
-        owner = getattr(__obj, "__self__", None)
+        # The sandbox wraps a text's own `format`.
+        method = getattr(__obj, "__wrapped__", __obj)
+        owner = getattr(method, "__self__", None)
         if isinstance(owner, str | bytes):
-            _check_method(str(getattr(__obj, "__name__", "")), str(owner), (*args, *kwargs.values()))
+            _check_method(str(getattr(method, "__name__", "")), str(owner), (*args, *kwargs.values()))
         return super().call(__context, __obj, *args, **kwargs)
 
 

@@ -69,10 +69,15 @@ class Talk:
         spelled = ([TOKENIZER.encode(p)] if control else [TOKENIZER.spell(c) for c in p] for p, control in parts)
         return [i for part in spelled for ids in part for i in ids]
 
+    def asked(self) -> list[int]:
+        """The prompt that a reply is asked for with."""
+        answer = lambda prompt, *_: SimpleNamespace(prompt=prompt)  # noqa: E731
+        self.dialogue.engine.answer = answer  # type: ignore[method-assign,assignment]
+        return list(self.dialogue.reply().prompt)
+
     def model(self, text: str, stop: str = "<turn|>", thought: str = "") -> list[int]:
         """The model's reply; returns the prompt that it replied to."""
-        prompt = self.dialogue.prompt()
-        self.dialogue._asked = self.dialogue._composed(edge_mtp.ReplyOptions())
+        prompt = self.asked()
         tokens = [*self.ids(thought + text), *TOKENIZER.encode(stop)]
         made = SimpleNamespace(
             prompt=prompt, tokens=tokens, text=text, reasoning=thought, outcome=SimpleNamespace(finish="stop")
@@ -80,6 +85,10 @@ class Talk:
         self.dialogue.add(made)  # type: ignore[arg-type]
         self.cached = [*prompt, *tokens[:-1]]
         return prompt
+
+
+def common(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -116,8 +125,7 @@ def test_answers_stand_behind_their_calls_and_what_the_model_wrote_stays(
     assert glue.startswith(text[text.rindex("<turn|>\n<|turn>user\n") :][:30])
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_thoughts_stay_until_the_turn_is_over(chat: ChatFormat, kept: bool) -> None:
+def test_thoughts_stay_until_the_turn_is_over(chat: ChatFormat) -> None:
     """Between a call and its answer the model goes on from its thought. What becomes of it later is the template's."""
     thought = "<|channel>thought\nIt asks for Rome.\n<channel|>"
     call = format_calls([ToolCall("get_weather", {"x": "Rome"})])
@@ -128,22 +136,19 @@ def test_thoughts_stay_until_the_turn_is_over(chat: ChatFormat, kept: bool) -> N
     assert talk.dialogue.prompt()[: len(talk.cached)] == talk.cached
     talk.model("20 degrees.")
     talk.dialogue.say("Thanks")
-    if kept:
-        # What one says in the middle of the model's turn is no new turn of it.
-        talk.dialogue.withdraw()
-        assert talk.dialogue.messages[-1]["content"] == "20 degrees."
-        return
-    prompt = talk.dialogue.prompt()
-    text = TOKENIZER.decode(prompt)
-    assert prompt[: len(first)] == first or text.count("<|channel>") <= 1
+    text = TOKENIZER.decode(talk.dialogue.prompt())
     assert "asks for Rome" not in text
     assert call + "<|tool_response>response:get_weather{c:20}<tool_response|>20 degrees.<turn|>\n" in text
+    talk.dialogue.withdraw()  # and the turn goes on
+    assert talk.dialogue.messages[-1]["content"] == "20 degrees."
+    kept = common(talk.dialogue.prompt(), talk.cached)
+    assert kept >= len(first)
 
 
 def test_a_cancelled_reply_is_closed_and_kept(chat: ChatFormat) -> None:
     talk = Talk(chat)
     talk.dialogue.say("Tell me a story")
-    prompt = talk.dialogue.prompt()
+    prompt = talk.asked()
     tokens = talk.ids("Once upon")
     made: Any = SimpleNamespace(prompt=prompt, tokens=tokens, text="Once upon", reasoning="", outcome=None)
     talk.dialogue.add(made)
