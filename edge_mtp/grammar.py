@@ -77,10 +77,14 @@ def tool_grammar(
         call = f'"{CALL_OPEN}call:" {rules.choice(bodies)} "{CALL_CLOSE}"'
         calls = rules.add(call) + ("+" if parallel else "")
     text = rules.add_text()
-    channel = f'("<|channel>" {text} "<channel|>")? ' if thinking else ""
     replies = {"auto": f"{text} {calls}?" if not parallel else f"{text} ({calls})?", "none": text}
     reply = calls if choice not in replies else replies[choice] if calls else text
-    return rules.text(channel + reply)
+    thoughts = {
+        "no": "",
+        "may": f'("<|channel>thought\\n" {text} "<channel|>")? ',
+        "open": f'{text} "<channel|>" ',
+    }
+    return rules.text(thoughts[thinking] + reply)
 
 
 def response_schema(source: str) -> str:
