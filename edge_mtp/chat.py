@@ -26,6 +26,8 @@ from edge_mtp.template import ChatTemplate
 from edge_mtp.tool_calls import (
     CALL_CLOSE,
     CALL_OPEN,
+    CHANNEL_CLOSE,
+    CHANNEL_OPEN,
     RESPONSE_CLOSE,
     RESPONSE_OPEN,
     ToolCall,
@@ -33,7 +35,6 @@ from edge_mtp.tool_calls import (
     format_response,
 )
 
-CHANNEL_OPEN, CHANNEL_CLOSE = "<|channel>", "<channel|>"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte of Gemma's byte fallback
 
 

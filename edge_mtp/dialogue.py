@@ -104,7 +104,7 @@ class Dialogue:
         """Makes a reply to this dialogue, complete or cancelled, a part of it."""
         place = len(self.messages)
         calls = sum(len(message.get("tool_calls") or ()) for message in self.messages)
-        self.messages.append(model_message(reply.text, first=calls))
+        self.messages.append(model_message(reply.text, reply.reasoning, calls))
         tokens = list(reply.tokens)
         stops = self.engine.chat_format.stop_token_ids
         stopped = reply.outcome is not None and reply.outcome.finish == "stop"
@@ -174,7 +174,9 @@ class Dialogue:
 
     def _composed(self, options: ReplyOptions) -> Composed:
         written = {n: reply for n, reply in self._written.items() if self._is_as_written(n)}
-        return self.engine.chat_format.compose(self.messages, self.tools, written)
+        return self.engine.chat_format.compose(
+            self.messages, self.tools, written, control_tokens=options.control_tokens, **options.variables
+        )
 
     def _is_as_written(self, place: int) -> bool:
         """Whether there is still a message of the model at a place: `messages` is the user's to change."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.tool_calls import ToolCall, format_calls, format_response
+from edge_mtp.tool_calls import CHANNEL_OPEN, ToolCall, format_calls, format_response, split_thoughts
 
 Message = Mapping[str, Any]
 Render = Callable[[Sequence[Message]], str]
@@ -64,9 +64,12 @@ def _content(message: Message, n: int) -> str | list[Any]:
 
 
 def _of_model(message: Message, n: int, numbers: Iterable[int]) -> dict[str, Any]:
-    made: dict[str, Any] = {"role": "assistant", "content": _content(message, n)}
-    thought = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), None)
-    if thought is not None:
+    content = _content(message, n)
+    thought = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), "")
+    if isinstance(content, str) and CHANNEL_OPEN in content:  # from a client that does not tell them apart
+        thought, content = split_thoughts(content) if not thought else (thought, split_thoughts(content)[1])
+    made: dict[str, Any] = {"role": "assistant", "content": content}
+    if thought:
         made["reasoning"] = thought
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
