@@ -20,7 +20,7 @@ from edge_mtp.device.find import Notice
 from edge_mtp.device.request import DraftPolicy, DraftSource
 from edge_mtp.device.sensors import Sampler
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.grammar import response_schema, tool_grammar
+from edge_mtp.grammar import response_grammar, tool_grammar
 from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.tool_calls import ToolCall, parse_calls
 
@@ -356,7 +356,7 @@ class Engine:
                 return tool_grammar(tools), None
             except EdgeMtpError as error:
                 raise EdgeMtpError(f"{error}; or leave calls to the model (--unconstrained)") from None
-        return grammar, None if schema is None else response_schema(json.dumps(schema))
+        return grammar if schema is None else response_grammar(schema), None
 
     def close(self) -> None:
         try:

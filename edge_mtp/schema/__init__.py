@@ -37,10 +37,13 @@ class Compiled:
     unenforced: tuple[Unenforced, ...] = ()
 
 
-def compile_schema(schema: Any, notation: Notation, rules: Rules, *, strict: bool) -> Compiled:
+def compile_schema(
+    schema: Any, notation: Notation, rules: Rules, *, strict: bool, kind: str | None = None
+) -> Compiled:
     """The texts of the values of a JSON schema, as rules: those of a grammar that never allows another value.
 
-    `strict` refuses what cannot be kept; else it is left wider, and named in the result.
+    `strict` refuses what cannot be kept; else it is left wider, and named in the result. `kind` keeps the values of
+    one JSON type, as "object" does for arguments.
 
     Raises `EdgeMtpError` naming place and keyword for what is no schema, what no value satisfies, and with `strict`
     for what cannot be kept.
@@ -48,7 +51,7 @@ def compile_schema(schema: Any, notation: Notation, rules: Rules, *, strict: boo
     _check_json(schema)
     try:
         reader = Reader(schema, strict=strict, openapi=notation.openapi)
-        expression = Writer(reader, rules, notation).write(reader.goal(schema))
+        expression = Writer(reader, rules, notation).write(reader.goal(schema), kind)
     except RecursionError:
         raise EdgeMtpError(f"#: the schema is nested deeper than {_DEEPEST}; flatten it") from None
     return Compiled(expression, tuple(Unenforced(place, keyword) for place, keyword in reader.unenforced))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import unquote, urldefrag
+from urllib.parse import urljoin as _urljoin
 
 from edge_mtp.errors import EdgeMtpError
 
@@ -103,6 +104,11 @@ class Document:
             self._base[id(schema)] = base
             self._place[id(schema)] = place
             todo += [(inner, base, place + "/" + at) for at, inner in _subschemas(schema)]
+
+
+def urljoin(base: str, reference: str) -> str:
+    """A reference at a base; a base such as a URN has no path, but fragments."""
+    return urldefrag(base)[0] + reference if reference.startswith("#") else _urljoin(base, reference)
 
 
 def _subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

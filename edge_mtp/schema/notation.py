@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.schema.characters import Ranges, complement, intersection, union
@@ -110,6 +111,7 @@ class _Call(Notation):
     comma = ","
     keys = pattern_language(r"^[A-Za-z_][A-Za-z0-9_.\-]*$")
     openapi = True
+    _contents: WeakKeyDictionary[Language, Language] = WeakKeyDictionary()
 
     def order(self, names: Iterable[str]) -> list[str]:
         """The order of `format_calls` and of the chat template."""
@@ -135,7 +137,9 @@ class _Call(Notation):
         return f'{content} ":"'
 
     def content(self, language: Language) -> Language:
-        return language & _SPOKEN
+        if language not in self._contents:
+            self._contents[language] = language & _SPOKEN
+        return self._contents[language]
 
     def pieces(self, ranges: Ranges) -> list[str]:
         return [characters(ranges)]

@@ -14,6 +14,7 @@ DIGITS = 40  # before the point of a number without limits; the strict parser of
 _EXACT = 15  # significant digits that a double keeps: two numbers of so many are still two when they are read
 _FRACTION = 6  # digits behind the point of a number with limits; so many fit with what may stand before it
 _MOST_REST = 400  # of a division that an automaton follows
+_FEW_RESTS = 20
 _MULTIPLES = 16  # that are listed where a divisor is larger
 
 # An option is written `(x|)`: of a group that ends in a loop, xgrammar 0.2.8 makes `(x)?` take the loop alone. A number
@@ -142,7 +143,8 @@ class _Machine:
         if any(rest.denominator != 1 or rest > _MOST_REST for rest in self.rests):
             raise TooLargeError
         digits = max(len(str(abs(math.trunc(point)))) for point in points)
-        self.longest = max(digits + 1, _EXACT - _FRACTION)
+        rests = math.prod(int(rest) for rest in self.rests)
+        self.longest = max(digits + 1, _EXACT if rests <= _FEW_RESTS else _EXACT - _FRACTION)
         scales = max(_decimals(point) for point in points)
         self.fraction = max(_FRACTION, min(scales + 1, _EXACT)) if self.bounded_scale is None else self.bounded_scale
         self.points = [(abs(point), point < 0) for point in dict.fromkeys(points)]

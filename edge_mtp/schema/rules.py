@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edge_mtp.schema.characters import Ranges
+from edge_mtp.schema.language import Language
+
+_INLINE = 12  # depth to which states of an automaton stand in one rule
+
+Pieces = Callable[[Ranges], list[str]]  # alternatives for one character of some
 
 
 class Rules:
@@ -13,6 +18,7 @@ class Rules:
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
         self._bodies: dict[str, str] = {}
+        self._languages: dict[tuple[Language, Pieces], str] = {}
 
     def add(self, body: str) -> str:
         """The name of the rule with this body."""
@@ -59,6 +65,42 @@ class Rules:
         The engine counts while it reads, so this costs one state, whatever the number.
         """
         return self.add(f"[max_chars={characters}]\n{content}")
+
+    def language(self, language: Language, pieces: Pieces) -> str:
+        """The rule of a language, a character written as one of `pieces`. A state of one way in stands in its place."""
+        if (language, pieces) in self._languages:
+            return self._languages[language, pieces]
+        ways = [0] * len(language.edges)
+        for edges in language.edges:
+            for to in {to for _, _, to in edges}:
+                ways[to] += 1
+        names: dict[int, str] = {0: self.reserve()}
+        todo = [0]
+
+        def state(number: int, depth: int) -> str:
+            targets: dict[int, list[tuple[int, int]]] = {}
+            for low, high, to in language.edges[number]:
+                targets.setdefault(to, []).append((low, high))
+            options = ['""'] if number in language.accepting else []
+            for to, ranges in targets.items():
+                found = pieces(tuple(ranges))
+                last = not language.edges[to] and to in language.accepting
+                inline = to not in names and ways[to] == 1 and depth < _INLINE and len(found) == 1
+                if not last and not inline and to not in names:
+                    names[to] = self.reserve()
+                    todo.append(to)
+                for piece in found:
+                    if last:
+                        options.append(piece)
+                    else:
+                        options.append(f"{piece} ({state(to, depth + 1)})" if inline else f"{piece} {names[to]}")
+            return " | ".join(options)
+
+        while todo:
+            number = todo.pop()
+            self.define(names[number], state(number, 0))
+        self._languages[language, pieces] = names[0]
+        return names[0]
 
 
 def regex(pattern: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.schema import language as languages
+from edge_mtp.schema.characters import Ranges
 from edge_mtp.schema.language import ANY, NOTHING, Language, TooLargeError
 from edge_mtp.schema.membership import holds, satisfies
 from edge_mtp.schema.notation import Notation
@@ -39,6 +40,7 @@ from edge_mtp.schema.shape import (
     OneOf,
     Others,
     Property,
+    SeenProperties,
     Some,
     Unique,
     Whole,
@@ -47,11 +49,11 @@ from edge_mtp.schema.shape import (
 _MOST_LAYOUTS = 20_000  # that are tried for one schema
 _MOST_RULES = 4_000
 _MOST_REPEATED = 4_000  # items that are counted
+_SPARE = 16  # items that may be what `maxContains` counts
 _MOST_FORCED = 256  # items or properties that a schema asks for by number
 _MOST_CLASSES = 16  # of free names
 _MOST_DISTINCT = 32  # listed values of which an array may hold each once
 _PRODUCT = 2_000  # states of a counted pattern
-_INLINE = 12  # depth to which states of an automaton stand in one rule
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,12 @@ class Writer:
         self._assumed: set[Goal] = set()
         self._kinds = {kind: reader.goal({"type": kind}) for kind in TYPES}
         self._layouts = 0
-        self._automata: dict[int, str] = {}
-        self._kept: list[Language] = []  # whose identity is a key
 
     # -- goals
 
-    def write(self, goal: Goal) -> str:
-        """The rule of a goal, with all that it needs. Raises `EdgeMtpError` where no value can be written."""
+    def write(self, goal: Goal, kind: str | None = None) -> str:
+        """The rule of a goal's values, or of those of one type. Raises `EdgeMtpError` where none can be written."""
+        goal = goal | self._kinds[kind] if kind else goal
         if not self.possible(goal):
             raise EdgeMtpError(
                 f"{self.reader.place(goal)}: no value satisfies the schema, or none that a grammar can hold; loosen it"
@@ -304,11 +305,15 @@ class Writer:
             low = max(low, reached)
         for atom in contains:
             if atom.high is not None:
-                matching = sum(atom.goal <= slot for slot in slots)
-                slots = [slot if atom.goal <= slot else slot | atom.complement for slot in slots]
-                rest = rest | atom.complement
-                if matching > atom.high:
+                spare = atom.high - sum(atom.goal <= slot for slot in slots)
+                if spare < 0:
                     return None
+                for i, slot in enumerate(slots):
+                    if not atom.goal <= slot:
+                        slots[i] = slot if spare > 0 else slot | atom.complement
+                        spare -= 1
+                slots += [rest] * min(spare, _SPARE)
+                rest = rest | atom.complement
         for i, slot in enumerate(slots):
             if (high is None or i < high) and not self.possible(slot):
                 high = i
@@ -341,7 +346,11 @@ class Writer:
                 return None
             beyond = i >= len(slots)
             slot = rest if beyond else slots[i]
-            if not atom.goal <= slot:
+            if beyond and atom.goal <= rest:
+                slots.append(rest)
+                missing -= 1
+                reached = max(reached, i + 1)
+            elif not atom.goal <= slot:
                 if self.possible(slot | atom.goal):
                     if beyond:
                         slots.append(rest)
@@ -514,8 +523,9 @@ class Writer:
                 parts += [(outside, goal | other.goal), (language - outside, goal)]
             classes = [part for part in parts if not part[0].empty][:_MOST_CLASSES]
         classes = [part for part in classes if not part[0].empty and self.possible(part[1])]
-        if goals and missing <= 0:
-            classes = [part for part in classes if part[1]]
+        seen = any(isinstance(atom, SeenProperties) and not atom.names.every for atom in branch)
+        if (goals or (seen and not others)) and missing <= 0:
+            classes = [part for part in classes if part[1]]  # what is declared is enough
         return classes
 
     # -- expressions
@@ -528,7 +538,7 @@ class Writer:
             if isinstance(texts, str):
                 return self.rules.add(regex(texts))
             if isinstance(texts, Language):
-                return self.automaton(texts, lambda ranges: [characters(ranges)])
+                return self.rules.language(texts, _plain)
             return self.rules.choice([literal(text) for text in texts or []])
         if isinstance(layout, Text):
             return self.rules.add(self.notation.string(self._content(layout)))
@@ -543,7 +553,7 @@ class Writer:
     def _content(self, text: Text) -> str:
         if text.language is None:
             return self.notation.counted(self.rules, text.low, text.high)
-        return self.automaton(text.language, self.notation.pieces)
+        return self.rules.language(text.language, self.notation.pieces)
 
     def _run(self, layout: Run) -> str:
         comma = literal(self.notation.comma)
@@ -625,43 +635,6 @@ class Writer:
             options.append(str(known[i + 1, k]))
         return self.rules.choice([self.rules.add(" | ".join(options))]) if options else None
 
-    def automaton(self, language: Language, pieces: Callable[[Any], list[str]]) -> str:
-        """Rules for a language. A state to which one way leads stands where it is reached."""
-        key = id(language)
-        if key in self._automata:
-            return self._automata[key]
-        self._kept.append(language)
-        ways = [0] * len(language.edges)
-        for edges in language.edges:
-            for to in {to for _, _, to in edges}:
-                ways[to] += 1
-        names: dict[int, str] = {0: self.rules.reserve()}
-        todo = [0]
-
-        def state(number: int, depth: int) -> str:
-            targets: dict[int, list[tuple[int, int]]] = {}
-            for low, high, to in language.edges[number]:
-                targets.setdefault(to, []).append((low, high))
-            options = []
-            for to, ranges in targets.items():
-                for piece in pieces(tuple(ranges)):
-                    if not language.edges[to] and to in language.accepting:
-                        options.append(piece)
-                    elif to not in names and ways[to] == 1 and depth < _INLINE and len(targets) == 1:
-                        options.append(f"{piece} ({state(to, depth + 1)})")
-                    else:
-                        if to not in names:
-                            names[to] = self.rules.reserve()
-                            todo.append(to)
-                        options.append(f"{piece} {names[to]}")
-            return " | ".join([*(['""'] if number in language.accepting else []), *options])
-
-        while todo:
-            number = todo.pop()
-            self.rules.define(names[number], state(number, 0))
-        self._automata[key] = names[0]
-        return names[0]
-
 
 def _texts(numbers: Numbers) -> str | Language | list[str] | None:
     if numbers not in _NUMBER_TEXTS:
@@ -673,3 +646,6 @@ def _texts(numbers: Numbers) -> str | Language | list[str] | None:
 
 _NUMBER_TEXTS: dict[Numbers, str | Language | list[str] | None] = {}
 
+
+def _plain(ranges: Ranges) -> list[str]:
+    return [characters(ranges)]
