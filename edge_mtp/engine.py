@@ -350,10 +350,10 @@ class Engine:
         if options.stop_texts and not self.has_token_bytes:
             raise EdgeMtpError(f"{self.bundle.path}: {_NO_BYTES}, so no stop string can be found; export it again")
         if by_tools:
-            return tool_grammar(tools, choice=choice or "auto"), None
+            return tool_grammar(tools, choice=choice or "auto").text, None
         if options.constrained is None and not asked and self.has_token_bytes and tools:
             try:
-                return tool_grammar(tools), None
+                return tool_grammar(tools).text, None
             except EdgeMtpError as error:
                 raise EdgeMtpError(f"{error}; or leave calls to the model (--unconstrained)") from None
         return grammar if schema is None else response_grammar(schema), None

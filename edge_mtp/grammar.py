@@ -8,21 +8,19 @@ compiled by `edge_mtp.schema`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.schema import CALL, JSON, Rules, compile_schema
+from edge_mtp.schema import CALL, JSON, Rules, Unenforced, compile_schema
 from edge_mtp.schema.characters import Ranges
 from edge_mtp.schema.pattern import pattern_language
 from edge_mtp.schema.rules import characters, literal
-from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN
+from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, check_tools
 
-Schema = Mapping[str, Any]
 Choice = Literal["auto", "required", "none"]
 Thinking = Literal["no", "may", "open"]
 
-_NAME = re.compile(r"[^\W\d][\w.\-]*")
 _THOUGHT_OPEN, _THOUGHT_CLOSE = "<|channel>thought\\n", "<channel|>"
 
 
@@ -74,65 +72,88 @@ def _plain(ranges: Ranges) -> list[str]:
     return [characters(ranges)]
 
 
+@dataclass(frozen=True)
+class ToolReport:
+    """How far a grammar holds calls of one tool to its schema.
+
+    `unenforced` are the keywords that it does not hold to; `trouble` says why it holds to nothing but an object.
+    """
+
+    name: str
+    unenforced: tuple[Unenforced, ...] = ()
+    trouble: str = ""
+
+    @property
+    def enforced(self) -> Literal["whole", "partly", "not"]:
+        return "not" if self.trouble else "partly" if self.unenforced else "whole"
+
+    def __str__(self) -> str:
+        if self.trouble:
+            return f"tool {self.name!r}: its schema is not enforced: {self.trouble}"
+        if self.unenforced:
+            places = ", ".join(f"{each.keyword} at {each.place}" for each in self.unenforced)
+            return f"tool {self.name!r}: its schema is partly enforced, without {places}"
+        return f"tool {self.name!r}: its schema is enforced"
+
+    def to_json(self) -> dict[str, Any]:
+        unenforced = [{"place": each.place, "keyword": each.keyword} for each in self.unenforced]
+        return {"tool": self.name, "enforced": self.enforced, "unenforced": unenforced, "trouble": self.trouble or None}
+
+
+@dataclass(frozen=True)
+class ToolGrammar:
+    """A grammar of replies as EBNF, and for each tool that it can call how far its schema is enforced."""
+
+    text: str
+    reports: tuple[ToolReport, ...] = ()
+
+
 def tool_grammar(
-    tools: Sequence[Mapping[str, Any]], *, choice: str = "auto", parallel: bool = True, thinking: Thinking = "no"
-) -> str:
+    tools: Any,
+    *,
+    choice: str = "auto",
+    parallel: bool = True,
+    thinking: Thinking = "no",
+    strict: bool = False,
+) -> ToolGrammar:
     """The grammar of a reply that calls some tools, as EBNF in the dialect of docs/grammar.md.
 
-    `tools` are in OpenAI's form, as for `tool_calls.check_tools`, or bare functions. `choice`: "auto" (text, calls, or
-    text and then calls), "required" (calls only), "none" (text only), or the name of the one tool that is to be
-    called. `parallel` allows several calls in one reply. `thinking`: "may" allows a thought before all that, "open" begins
-    inside one that is open.
+    `tools` are as for `tool_calls.check_tools`. `choice`: "auto" (text, calls, or text and then calls), "required"
+    (calls only), "none" (text only), or the name of the one tool that is to be called. `parallel` allows several calls
+    in one reply. `thinking`: "may" allows a thought before all that, "open" begins inside one that is open.
 
-    Raises `EdgeMtpError` naming the tool, the place in its schema and the keyword for what the grammar cannot hold.
+    What a grammar cannot hold is left open and reported; `strict` refuses it, naming the tool, the place in its schema
+    and the keyword. Raises `EdgeMtpError` for that, for what is no declaration, and for a choice that is none.
     """
-    functions = _functions(tools)
+    functions = {tool["function"]["name"]: tool["function"]["parameters"] for tool in check_tools(tools)}
     if choice not in ("auto", "none"):
         if not functions:
             raise EdgeMtpError(f"tool choice {choice!r} needs a tool to call; declare one or use 'auto'")
-        if choice != "required":
-            functions = {name: schema for name, schema in functions.items() if name == choice}
-            if not functions:
-                raise EdgeMtpError(
-                    f"tool choice {choice!r} is no declared tool; use one of {', '.join(_functions(tools))}, "
-                    "'auto', 'required' or 'none'"
-                )
+        if choice != "required" and choice not in functions:
+            raise EdgeMtpError(
+                f"tool choice {choice!r} is no declared tool; use one of {', '.join(functions)}, "
+                "'auto', 'required' or 'none'"
+            )
     rules = Rules()
-    calls = ""
-    if functions and choice != "none":
-        bodies = [f"{literal(name)} {_arguments(rules, name, schema)}" for name, schema in functions.items()]
-        call = f'"{CALL_OPEN}call:" {rules.choice(bodies)} "{CALL_CLOSE}"'
-        calls = rules.add(call) + ("+" if parallel else "")
+    called = {} if choice == "none" else {n: s for n, s in functions.items() if choice in ("auto", "required", n)}
+    compiled = {name: _arguments(rules, name, schema, strict) for name, schema in called.items()}
     text = rules.add_text()
-    replies = {"auto": f"{text} {calls}?" if not parallel else f"{text} ({calls})?", "none": text}
-    reply = calls if choice not in replies else replies[choice] if calls else text
-    return rules.text(reply if thinking == "no" else f"{_thought(rules, thinking)} {reply}")
+    reply = text
+    if called:
+        call = rules.choice([f"{literal(name)} {arguments}" for name, (arguments, _) in compiled.items()])
+        calls = rules.add(f'"{CALL_OPEN}call:" {call} "{CALL_CLOSE}"') + ("+" if parallel else "")
+        reply = f"{text} ({calls})?" if choice == "auto" else calls
+    reply = reply if thinking == "no" else f"{_thought(rules, thinking)} {reply}"
+    return ToolGrammar(rules.text(reply), tuple(report for _, report in compiled.values()))
 
 
-# -- declarations ---------------------------------------------------------------------------------------------------
-
-
-def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, Schema]:
-    """Parameters by name of function."""
-    if isinstance(tools, str | Mapping) or not isinstance(tools, Sequence):
-        raise EdgeMtpError(f"tools: expected a list of tools, found {type(tools).__name__}; wrap it in [ ]")
-    functions: dict[str, Schema] = {}
-    for i, tool in enumerate(tools):
-        function = tool.get("function", tool) if isinstance(tool, Mapping) else tool
-        if not isinstance(function, Mapping):
-            raise EdgeMtpError(f"tool {i}: expected an object, found {function!r}; give a name and parameters")
-        name = function.get("name")
-        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            raise EdgeMtpError(f"tool {i}: name {name!r} is not an identifier; use letters, digits, '_', '.', '-'")
-        if name in functions:
-            raise EdgeMtpError(f"tool {i}: name {name!r} is used twice; rename one")
-        functions[name] = function.get("parameters") or {"type": "object", "properties": {}}
-    return functions
-
-
-def _arguments(rules: Rules, tool: str, schema: Schema) -> str:
+def _arguments(rules: Rules, tool: str, schema: Any, strict: bool) -> tuple[str, ToolReport]:
     """The rule of one tool's arguments."""
     try:
-        return compile_schema(schema, CALL, rules, strict=True, kind="object").expression
+        compiled = compile_schema(schema, CALL, rules, strict=strict, kind="object")
     except EdgeMtpError as error:
-        raise EdgeMtpError(f"tool {tool!r}, parameters {error}") from None
+        if strict:
+            raise EdgeMtpError(f"tool {tool!r}, parameters {error}") from None
+        anything = compile_schema(True, CALL, rules, strict=False, kind="object")
+        return anything.expression, ToolReport(tool, trouble=str(error))
+    return compiled.expression, ToolReport(tool, compiled.unenforced)

@@ -51,7 +51,7 @@ _IDENTIFIER = r"[^\W\d][\w.\-]*"
 _KEY = "(?:" + "|".join(q + _IDENTIFIER + q for q in ("", r"<\|\"\|>", '"', "'", "`")) + r")\s*[:=]"
 _NEXT = re.compile(_KEY)
 _NEXT_KEY = re.compile(rf",\s*{_KEY}")
-_KEY_INSIDE = re.compile(rf"(?<![\w.\-])[\w.\-]*[^\W\d][\w.\-]*\s*(?::(?!//)|=)")
+_KEY_INSIDE = re.compile(r"(?<![\w.\-])[\w.\-]*[^\W\d][\w.\-]*\s*(?::(?!//)|=)")
 # What is behind the end of a string; anything else is still the string. In other quotes than Gemma's own a comma ends
 # it in an object only before a key: such text has commas too.
 _BEHIND = re.compile(rf"\s*(?:[,\]}})]|\Z|{_KEY})")
@@ -101,7 +101,7 @@ def parse_leniently(text: str, tools: Sequence[Mapping[str, Any]] | None = None)
 
 
 def read_calls(body: str, declared: Declared = _PLAIN, *, is_cut: bool = False) -> list[ToolCall]:
-    """The calls in the text between an opening mark and the next mark, or, if `is_cut`, the text's end. Never raises."""
+    """The calls in the text between an opening mark and the next mark, or the text's end (`is_cut`). Never raises."""
     return _Reader(body, declared, is_cut).calls()
 
 
@@ -171,7 +171,7 @@ class _Reader:
         return name
 
     def _arguments(self, arguments: dict[str, Value]) -> None:
-        """The arguments of a call, each added as soon as it is read, and taken out where what follows puts it in doubt."""
+        """The arguments of a call, added as they are read; taken out is what the text behind it puts in doubt."""
         self.unclosed = False
         self._object(arguments)
         if self.unclosed and not self.is_cut and arguments:

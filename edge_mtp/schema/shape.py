@@ -281,5 +281,3 @@ def text_of(value: Any) -> str:
 
 def whole_value(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-
-
