@@ -24,7 +24,7 @@ from edge_mtp.tool_calls import check_tools, resolve
 Told = dict[str, Any]
 
 _LARGEST = 1000  # schemas that one tool's references may unfold to; then they are told by name
-_TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+_PLAINLY = {"array": "A list.", "object": "An object."}
 _NOUNS = {
     **{"string": "a string", "number": "a number", "integer": "an integer", "boolean": "true or false"},
     **{"array": "a list", "object": "an object", "null": "null"},
@@ -45,17 +45,19 @@ _QUOTED = (  # told as JSON, for want of words
 )
 
 
-def declarations(tools: Any, *, untold: Collection[str] = ()) -> list[dict[str, Any]]:
+def declarations(tools: Any, *, untold: Collection[str] = (), described: bool = False) -> list[dict[str, Any]]:
     """Tools as `check_tools` takes them, in the words of a chat template. Raises `EdgeMtpError` as that does.
 
     `untold` are names of properties that the template at hand leaves out (two of Google's take `type` and
-    `description` for keywords wherever they stand): those are told in the description of what has them.
+    `description` for keywords wherever they stand): those are told in the description of what has them. `described`
+    gives every list and object a description, without which the same two misplace a comma.
     """
     told = []
     for tool in check_tools(tools):
         function = tool["function"]
-        root = _Teller(function["parameters"], frozenset(untold)).tell(function["parameters"])
-        description = _joined([function["description"], root.pop("description", "")])
+        root = _Teller(function["parameters"], frozenset(untold), described).tell(function["parameters"])
+        own = root.pop("description", "")
+        description = _joined([function["description"], "" if own == _PLAINLY["object"] else own])
         parameters = {keyword: root[keyword] for keyword in ("type", "properties", "required") if keyword in root}
         told.append(
             {
@@ -67,8 +69,9 @@ def declarations(tools: Any, *, untold: Collection[str] = ()) -> list[dict[str, 
 
 
 class _Teller:
-    def __init__(self, root: Any, untold: frozenset[str]) -> None:
+    def __init__(self, root: Any, untold: frozenset[str], described: bool) -> None:
         self._root = root
+        self._described = described
         self._untold = untold
         self._open: list[str] = []  # references being followed
         self._count = 0
@@ -410,7 +413,7 @@ class _Teller:
 
     def _finished(self, told: Told, words: Iterable[str]) -> Told:
         """The keywords in a settled order, with a type's own ones there even if empty: some templates look for them."""
-        description = _joined(words)
+        description = _joined(words) or (_PLAINLY.get(told["type"], "") if self._described else "")
         told = {**told, **({"description": description} if description else {})}
         if told["type"] == "object":
             told.setdefault("properties", {})

@@ -27,6 +27,8 @@ from edge_mtp.errors import EdgeMtpError
 
 CALL_OPEN = "<|tool_call>"
 CALL_CLOSE = "<tool_call|>"
+RESPONSE_OPEN = "<|tool_response>"
+RESPONSE_CLOSE = "<tool_response|>"
 QUOTE = '<|"|>'
 
 # The texts of control tokens: what no name and no key can hold.
@@ -65,7 +67,7 @@ class ToolCallSyntaxError(ValueError):
 class ToolCall:
     """One call: the tool's name and its arguments by parameter name.
 
-    `id` is what answers refer to it by, where something gave it one; calls that differ in it alone are equal.
+    `id` tells calls of one tool apart, and is what its answer names; two calls are equal whatever their ids.
     """
 
     name: str
@@ -253,29 +255,42 @@ class _Parser:
 # -- formatting -----------------------------------------------------------------------------------------------------
 
 
-def format_calls(calls: Iterable[ToolCall], tools: Tools | None = None) -> str:
+def format_calls(calls: Iterable[ToolCall], tools: Tools | None = None, *, is_read: bool = True) -> str:
     """The wire text of some calls: `parse_calls(format_calls(calls, tools), tools) == calls`.
 
     Raises `EdgeMtpError` for what the format cannot carry: a name or key that holds a control token's text or that
     would be read as something else (see the module; with the declared `tools` there is more that can be told apart), a
-    string that holds the quote mark, a number that is not finite or too long, values nested too deep.
+    string that holds the quote mark, a number that is not finite or too long, values nested too deep. A history, which
+    nobody parses again, is not `is_read`: its names and keys may read as anything.
     """
-    formatter = _Formatter(None if tools is None else Declared(tools))
+    formatter = _Formatter(None if tools is None else Declared(tools), is_read=is_read)
     return "".join(map(formatter.call, calls))
 
 
+def format_response(name: str, answer: Value) -> str:
+    """The wire text of what a tool answered: an object's own keys, or else `value`.
+
+    Raises as `format_calls`, but for names and keys that would be read as something else: nobody reads answers.
+    """
+    body = answer if isinstance(answer, Mapping) else {"value": answer}
+    return f"{RESPONSE_OPEN}response:{name}{_Formatter(None, is_read=False).value(dict(body), name)}{RESPONSE_CLOSE}"
+
+
 class _Formatter:
-    def __init__(self, declared: Declared | None) -> None:
+    """`is_read`: the text is to be parsed again."""
+
+    def __init__(self, declared: Declared | None, *, is_read: bool = True) -> None:
         self._declared = declared
+        self._is_read = is_read
 
     def call(self, call: ToolCall) -> str:
         _check_carried("tool name", call.name)
-        text = call.name + self._value(dict(call.arguments), call.name)
-        if _read(lambda: _parsed(text, self._declared, "").name()) != call.name:
+        text = call.name + self.value(dict(call.arguments), call.name)
+        if self._is_read and _read(lambda: _parsed(text, self._declared, "").name()) != call.name:
             raise EdgeMtpError(f"tool name {call.name!r} cannot be told from what follows it in a call; rename it")
         return f"{CALL_OPEN}call:{text}{CALL_CLOSE}"
 
-    def _value(self, value: Value, tool: str, depth: int = 0) -> str:
+    def value(self, value: Value, tool: str, depth: int = 0) -> str:
         if value is None:
             return "null"
         if isinstance(value, bool):
@@ -298,12 +313,12 @@ class _Formatter:
             # The order of the chat template's `dictsort`, so that a call reads the same in a reply and in the history.
             items = sorted(value.items(), key=lambda item: item[0].lower())
             return "{" + ",".join(self._pair(key, inner, tool, depth) for key, inner in items) + "}"
-        return "[" + ",".join(self._value(inner, tool, depth + 1) for inner in value) + "]"
+        return "[" + ",".join(self.value(inner, tool, depth + 1) for inner in value) + "]"
 
     def _pair(self, key: str, value: Value, tool: str, depth: int) -> str:
         _check_carried("argument name", key)
-        pair = f"{key}:{self._value(value, tool, depth + 1)}"
-        if _IDENTIFIER.fullmatch(key):
+        pair = f"{key}:{self.value(value, tool, depth + 1)}"
+        if not self._is_read or _IDENTIFIER.fullmatch(key):
             return pair
         if key.startswith("}") or _read(lambda: _parsed(pair + ",", self._declared, tool).key()) != key:
             raise EdgeMtpError(f"argument name {key!r} reads as something else in a call; rename it")
