@@ -20,6 +20,7 @@ from typing import Any
 import tokenizers
 
 from edge_mtp.control_text import ControlTokens, looks_special, new_mark
+from edge_mtp.declarations import declarations
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.messages import Form, Message, canonical
 from edge_mtp.template import ChatTemplate
@@ -383,6 +384,24 @@ class ChatFormat:
             "add_generation_prompt": generation_prompt,
         }
 
+    @cached_property
+    def _declared_with(self) -> dict[str, Any]:
+        """How `declarations` works around what the template does wrong, found by a probe.
+
+        Two of Google's leave out properties whose names are keywords, and misplace a comma in a list undescribed.
+        """
+        names = ("description", "type", "properties", "required", "nullable", "items", "enum")
+        properties: dict[str, Any] = {name: {"type": "string", "description": f"probe of {name}"} for name in names}
+        properties["list"] = {"type": "array", "items": {"type": "string"}}
+        parameters = {"type": "object", "properties": {"p": {"type": "object", "properties": properties}}}
+        tool = {"type": "function", "function": {"name": "probe", "description": "", "parameters": parameters}}
+        try:
+            text = self._template.render(self._variables([{"role": "user", "content": ""}], [tool], True, {}))
+        except EdgeMtpError:
+            return {}
+        told = {name for name in names if f"probe of {name}" in text}
+        return {"untold": frozenset(names) - told if told else frozenset(), "described": "list:{," in text}
+
     def _rendered(
         self,
         clean: Sequence[Message],
@@ -392,13 +411,14 @@ class ChatFormat:
         variables: Mapping[str, Any],
     ) -> _Rendered:
         """Canonical messages as marked text (`edge_mtp.control_text`)."""
+        tools = declarations(tools, **self._declared_with)
         mark = new_mark(self.template + _json([clean, tools]))
         if not control_tokens:
             marked = self.tokenizer.control_tokens.marked
             clean, tools = marked(clean, mark), marked(tools, mark)
 
         def rendered(messages: Sequence[Message]) -> str:
-            given = self._variables(self.form.dressed(messages), list(tools) or None, generation_prompt, variables)
+            given = self._variables(self.form.dressed(messages), tools or None, generation_prompt, variables)
             return self._template.render(given)
 
         # Models write first the text and then the calls; most templates have it the other way round.
@@ -489,7 +509,7 @@ def _in_wire_format(text: str, clean: Sequence[Message]) -> str | None:
             answers.append(format_response(message["name"], message["content"]))
         before = _plain(message["content"]) if "tool_calls" in message else ""
         for call in message.get("tool_calls", ()):
-            calls.append(before + format_calls([ToolCall(**call["function"])]))
+            calls.append(before + format_calls([ToolCall(**call["function"])], is_read=False))
             before = ""
     found = [each[0].startswith(CALL_OPEN) for each in _BLOCK.finditer(text)]
     if found.count(True) != len(calls) or found.count(False) != len(answers):

@@ -13,19 +13,19 @@ from edge_mtp.engine import Engine, Reply, ReplyOptions
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.json_file import read_json, write_json
 from edge_mtp.messages import Message, canonical
-from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCall, ToolCallSyntaxError, check_tools, parse_calls
+from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCall, ToolCallSyntaxError, Tools, check_tools, parse_calls
 
 _VERSION = 2
 _CALL = re.compile(f"{re.escape(CALL_OPEN)}.*?{re.escape(CALL_CLOSE)}", re.DOTALL)
 
 
-def model_message(text: str, reasoning: str = "", first: int = 0) -> Message:
-    """The message that a reply is in a history; its calls have ids from `call_<first>` on."""
+def model_message(text: str, reasoning: str = "", first: int = 0, tools: Tools | None = None) -> Message:
+    """The message that a reply is in a history; its calls, of `tools`, have ids from `call_<first>` on."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if reasoning:
         message["reasoning"] = reasoning
     with contextlib.suppress(ToolCallSyntaxError):  # calls that cannot be read stay the text that they are
-        if calls := parse_calls(text):
+        if calls := parse_calls(text, tools):
             message["content"] = _CALL.sub("", text)
             message["tool_calls"] = [
                 {"id": f"call_{first + n}", "type": "function", "function": call.to_json()}
@@ -104,7 +104,7 @@ class Dialogue:
         """Makes a reply to this dialogue, complete or cancelled, a part of it."""
         place = len(self.messages)
         calls = sum(len(message.get("tool_calls") or ()) for message in self.messages)
-        self.messages.append(model_message(reply.text, reply.reasoning, calls))
+        self.messages.append(model_message(reply.text, reply.reasoning, calls, self.tools or None))
         tokens = list(reply.tokens)
         stops = self.engine.chat_format.stop_token_ids
         stopped = reply.outcome is not None and reply.outcome.finish == "stop"

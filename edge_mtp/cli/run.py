@@ -233,7 +233,12 @@ def run(
                 f"{bundle}: no verify graph (exported with --lean?), so it cannot draft and there is nothing to"
                 " compare; export it again, or drop --compare"
             )
-        return _dialogue(engine, load, read, declared), _options(engine, reply)
+        dialogue, options = _dialogue(engine, load, read, declared), _options(engine, reply)
+        if not as_json:
+            for report in engine.tool_reports(dialogue.tools, options):
+                if report.enforced != "whole":
+                    click.echo(str(report), err=True)
+        return dialogue, options
 
     if len(devices) > 1:
         from edge_mtp.cli.several import on_each
@@ -360,6 +365,7 @@ def _answer(
         show_calls(reply)
     shown = result(reply)
     shown["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
+    shown["tools"] = [report.to_json() for report in dialogue.engine.tool_reports(dialogue.tools, options)]
     if rounds:
         shown["comparison"] = _compare(reply, dialogue, options, rounds, stop)
     return _Answer(reply, tokens, shown, stream)
