@@ -425,5 +425,3 @@ def test_tools_that_are_refused(tools: Any) -> None:
 def test_choices_that_are_refused(choice: str) -> None:
     with pytest.raises(EdgeMtpError, match=choice):
         tool_grammar([], choice=choice)
-
-
