@@ -81,8 +81,8 @@ def tool_grammar(
 
     `tools` are in OpenAI's form, as for `tool_calls.check_tools`, or bare functions. `choice`: "auto" (text, calls, or
     text and then calls), "required" (calls only), "none" (text only), or the name of the one tool that is to be
-    called. `parallel` allows several calls in one reply. `thinking`: "may" allows a thought before all that, "open" begins
-    inside one that is open.
+    called. `parallel` allows several calls in one reply. `thinking`: "may" allows a thought before all that,
+    "open" begins inside one that is open.
 
     Raises `EdgeMtpError` naming the tool, the place in its schema and the keyword for what the grammar cannot hold.
     """

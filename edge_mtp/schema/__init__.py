@@ -31,15 +31,13 @@ class Unenforced:
 
 @dataclass(frozen=True)
 class Compiled:
-    """`expression`: of the texts of a schema's values, over the rules given; `unenforced`: empty if it is kept whole."""
+    """`expression`: of a schema's values, over the rules given; `unenforced`: empty if the schema is kept whole."""
 
     expression: str
     unenforced: tuple[Unenforced, ...] = ()
 
 
-def compile_schema(
-    schema: Any, notation: Notation, rules: Rules, *, strict: bool, kind: str | None = None
-) -> Compiled:
+def compile_schema(schema: Any, notation: Notation, rules: Rules, *, strict: bool, kind: str | None = None) -> Compiled:
     """The texts of the values of a JSON schema, as rules: those of a grammar that never allows another value.
 
     `strict` refuses what cannot be kept; else it is left wider, and named in the result. `kind` keeps the values of

@@ -383,7 +383,7 @@ class Writer:
             return Pick((), tuple(values), low, most) if low <= most else None
         used: set[str] = set()
         kept: list[Goal] = []
-        for i, slot in enumerate(slots):
+        for slot in slots:
             kinds = [kind for kind in TYPES if kind not in used and self.possible(slot | self._kinds[kind])]
             if not kinds:
                 break
@@ -391,9 +391,7 @@ class Writer:
             used.add(kinds[0])
             kept.append(slot | self._kinds[kinds[0]])
         if len(kept) == len(slots) and rest is not None:
-            kept_rest = [
-                rest | self._kinds[k] for k in TYPES if k not in used and self.possible(rest | self._kinds[k])
-            ]
+            kept_rest = [rest | self._kinds[k] for k in TYPES if k not in used and self.possible(rest | self._kinds[k])]
             if not slots:
                 most = len(kept_rest) if high is None else min(high, len(kept_rest))
                 return Pick(tuple(kept_rest), (), low, most) if low <= most else None
@@ -547,7 +545,9 @@ class Writer:
         if isinstance(layout, Pick):
             items = [self._rule(goal) for goal in layout.goals]
             items += [str(self.notation.value(value)) for value in layout.values]
-            return self.rules.add(f'"[" {self._chain([(item, False) for item in items], "", layout.low, layout.high)} "]"')
+            return self.rules.add(
+                f'"[" {self._chain([(item, False) for item in items], "", layout.low, layout.high)} "]"'
+            )
         return self._members(layout)
 
     def _content(self, text: Text) -> str:
