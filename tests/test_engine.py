@@ -171,7 +171,7 @@ def test_tools_constrain_a_reply_by_themselves(scripted: Scripted, tools: list[d
 
 def test_options_that_cannot_be_served_are_one_line(scripted: Scripted, tools: list[dict[str, Any]]) -> None:
     engine, script = scripted()
-    endless = {"type": "object", "properties": {"a": {"type": "object", "$ref": "#"}}}
+    endless = {"type": "object", "properties": {"a": {"type": "object", "$ref": "#"}}, "required": ["a"]}
     wrong = {"type": "function", "function": {"name": "f", "description": "", "parameters": endless}}
     for changes, message in (
         ({"draft_length": 9}, "draft length 9 is beyond the 7"),
