@@ -441,12 +441,9 @@ class Engine:
             raise EdgeMtpError(f"tool choice '{choice}' holds by constraining calls; drop it, or --unconstrained")
         if grammar is not None and not grammar.strip():
             raise EdgeMtpError("the grammar is empty; give it a rule `root`")
-        for asked_for, option in (
-            (not options.parallel_calls, "a single call"),
-            (options.strict_tools, "strict tools"),
-        ):
-            if asked_for and options.constrained is False:
-                raise EdgeMtpError(f"{option} holds by constraining calls; drop it, or --unconstrained")
+        if options.constrained is False and (options.strict_tools or not options.parallel_calls):
+            option = "--strict-tools" if options.strict_tools else "--single-call"
+            raise EdgeMtpError(f"{option} holds by constraining calls; drop it, or --unconstrained")
         by_tools = choice is not None if options.constrained is None else options.constrained
         kinds = {"a response schema": schema is not None, "a grammar": grammar is not None, "tool calls": by_tools}
         asked = [kind for kind, wanted in kinds.items() if wanted]
