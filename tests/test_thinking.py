@@ -122,7 +122,7 @@ def test_a_budget_gives_way_to_a_grammar_that_needs_the_thought(engine: Engine) 
     chat = engine.chat_format
     prompt = chat.encode([{"role": "user", "content": "Hello"}], enable_thinking=True)
     thoughts = Thoughts(OPEN, CLOSE, chat.tokenizer.encode("thought\n"), budget=0)
-    grammar = 'root ::= "<|channel>" "thought\\n" "abc" [a-z]* "<channel|>" "Hi"'
+    grammar = 'root ::= "<|channel>" "thought\\n" "abc" [0-9]* "<channel|>" "Hi"'
     for arm in ({}, *ARMS):
         request = Request(prompt, 30, sorted(chat.stop_token_ids), grammar=grammar, thoughts=thoughts, **arm)
         tokens, _, outcome = generate(engine.runner, request)
