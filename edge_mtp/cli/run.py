@@ -112,6 +112,10 @@ _FILE = click.Path(path_type=Path)
     "--template-var", "template_variables", multiple=True, callback=_variables, metavar="NAME=VALUE",
     help="Give the chat template a variable; VALUE is JSON, or else text. Can be given several times.",
 )  # fmt: skip
+@_talk(
+    "--control-tokens", is_flag=True,
+    help="Read control tokens in messages, tools and answers as such; without it they are text.",
+)  # fmt: skip
 @_draft(
     "--mtp", "draft_length", default="auto", show_default=True, callback=_mtp, metavar="auto|off|K",
     help="A controller picks each step's drafts; plain decoding; or K drafts in every step.",
@@ -229,7 +233,12 @@ def run(
                 f"{bundle}: no verify graph (exported with --lean?), so it cannot draft and there is nothing to"
                 " compare; export it again, or drop --compare"
             )
-        return _dialogue(engine, load, read, declared), _options(engine, reply)
+        dialogue, options = _dialogue(engine, load, read, declared), _options(engine, reply)
+        if not as_json:
+            for report in engine.tool_reports(dialogue.tools, options):
+                if report.enforced != "whole":
+                    click.echo(str(report), err=True)
+        return dialogue, options
 
     if len(devices) > 1:
         from edge_mtp.cli.several import on_each
@@ -356,6 +365,7 @@ def _answer(
         show_calls(reply)
     shown = result(reply)
     shown["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
+    shown["tools"] = [report.to_json() for report in dialogue.engine.tool_reports(dialogue.tools, options)]
     if rounds:
         shown["comparison"] = _compare(reply, dialogue, options, rounds, stop)
     return _Answer(reply, tokens, shown, stream)
