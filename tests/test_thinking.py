@@ -5,15 +5,19 @@ The tiny pair does not think: a bias on the marks makes it.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from published_templates import gemma4
 
 from edge_mtp.device import Outcome, Request, Runner, Sampling, Step, Thoughts
+from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import Engine, ReplyOptions, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.tiny.bundle import TOOLS
@@ -74,7 +78,7 @@ def random_request(draw: random.Random, engine: Engine, items: list[dict[str, An
     grammar = None
     if item["tools"] and draw.random() < 0.5:
         thinking = "open" if opened else draw.choice(("no", "may", "may"))
-        grammar = tool_grammar(item["tools"], choice=draw.choice(("auto", "required")), thinking=thinking)
+        grammar = tool_grammar(item["tools"], choice=draw.choice(("auto", "required")), thinking=thinking).text
     return Request(
         prompt,
         40,
@@ -171,6 +175,45 @@ def test_a_reply_has_its_thought_apart_and_a_tool_call_behind_it(engine: Engine)
     assert off.tool_calls
 
 
+@pytest.mark.parametrize("draft_length", [0, 2, 5, None])
+def test_published_templates_think_before_whatever_holds_the_reply(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, draft_length: int | None
+) -> None:
+    """The newest opens the thought itself behind a tool's answer; the reply then begins inside it."""
+    opened = 0
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    options = ReplyOptions(
+        thinking=True, thinking_budget=4, max_tokens=50, draft_length=draft_length,
+        sampling=Sampling(logit_bias={OPEN: 12.0}),
+    )  # fmt: skip
+    for template in gemma4().values():
+        monkeypatch.setattr(engine, "chat_format", replace(engine.chat_format, template=template))
+        engine.__dict__.pop("_template_thinks", None)
+        dialogue = Dialogue(engine, tools=load_tools(TOOLS))
+        dialogue.say("Wake me at 6:40")
+        reply = dialogue.reply(options).wait()
+        dialogue.add(reply)
+        assert reply.reasoning
+        assert [call.name for call in reply.tool_calls] == ["set_alarm"]
+        dialogue.respond("set_alarm", {"ok": True})
+        prompt = engine.chat_format.tokenizer.decode(dialogue.prompt(options))
+        second = dialogue.reply(options).wait()
+        wire = engine.chat_format.tokenizer.decode(second.tokens)
+        begun = prompt.endswith("<|channel>thought\n")
+        opened += begun
+        if begun:
+            assert "<channel|>" in wire
+            assert second.reasoning == split_thoughts(wire, opened=True)[0] != ""
+        assert "<channel|>" not in second.text
+        json_reply = engine.chat("Hi", options=options, response_schema=schema).wait()
+        assert json_reply.reasoning
+        jsonschema.validate(json.loads(json_reply.text), schema)
+        listed = engine.chat("Hi", options=options, grammar='root ::= "Yes" | "No"  # "root"').wait()
+        assert listed.reasoning
+        assert listed.text in ("Yes", "No")
+    assert opened == 1
+
+
 def test_options_that_cannot_hold_are_refused(engine: Engine) -> None:
     for changes, message in (
         ({"thinking_budget": -1}, "budget is -1"),
@@ -178,6 +221,7 @@ def test_options_that_cannot_hold_are_refused(engine: Engine) -> None:
         ({"template_variables": {"bos_token": "x"}}, "'bos_token' is given"),
         ({"thinking": True, "template_variables": {"enable_thinking": False}}, "drop one of them"),
         ({"parallel_calls": False, "constrained": False}, "--single-call holds by constraining"),
+        ({"parallel_calls": False, "tools": load_tools(TOOLS), "grammar": 'root ::= "a"'}, "another is given"),
         ({"strict_tools": True, "constrained": False}, "--strict-tools holds by constraining"),
     ):
         with pytest.raises(EdgeMtpError, match=message):
