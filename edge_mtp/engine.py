@@ -13,13 +13,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from edge_mtp.bundle import Bundle
-from edge_mtp.chat import ChatFormat, Detokenizer, Message, Tokenizer
+from edge_mtp.chat import ChatFormat, Detokenizer, Tokenizer
 from edge_mtp.device import Device, Outcome, Request, Runner, Sampling, Sensors, Step, Thoughts, find_device
 from edge_mtp.device.find import Notice
 from edge_mtp.device.request import DraftPolicy, DraftSource
 from edge_mtp.device.sensors import Sampler
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.grammar import Thinking, ToolGrammar, ToolReport, response_grammar, tool_grammar, with_thought
+from edge_mtp.messages import Message
 from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.thoughts import Channel, Channels, is_opened, thoughts_in
 from edge_mtp.tool_calls import ToolCall, parse_calls
@@ -426,9 +427,12 @@ class Engine:
     def _template_thinks(self) -> tuple[bool, bool]:
         """Whether `enable_thinking` changes what the template writes, and whether it is on where nobody sets it."""
         turn: list[Message] = [{"role": "user", "content": "Hi"}]
-        default = self.chat_format.render(turn)
-        on = self.chat_format.render(turn, enable_thinking=True)
-        switches = on != self.chat_format.render(turn, enable_thinking=False)
+        try:
+            default = self.chat_format.render(turn)
+            on = self.chat_format.render(turn, enable_thinking=True)
+            switches = on != self.chat_format.render(turn, enable_thinking=False)
+        except EdgeMtpError:  # it takes other conversations only
+            return True, False
         return switches, switches and default == on
 
     def _constraint(self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions, thinking: Thinking) -> str | None:
@@ -442,12 +446,14 @@ class Engine:
             raise EdgeMtpError(f"tool choice '{choice}' holds by constraining calls; drop it, or --unconstrained")
         if grammar is not None and not grammar.strip():
             raise EdgeMtpError("the grammar is empty; give it a rule `root`")
-        for asked_for, option in (
-            (not options.parallel_calls, "a single call"),
-            (options.strict_tools, "strict tools"),
-        ):
-            if asked_for and options.constrained is False:
+        if options.strict_tools or not options.parallel_calls:
+            option = "--strict-tools" if options.strict_tools else "--single-call"
+            if options.constrained is False:
                 raise EdgeMtpError(f"{option} holds by constraining calls; drop it, or --unconstrained")
+            if tools and grammar is not None:
+                raise EdgeMtpError(f"{option} holds by a grammar of the tools, and another is given; drop one of them")
+            if tools and not self.has_token_bytes:
+                raise EdgeMtpError(f"{self.bundle.path}: {_NO_BYTES}, so {option} cannot hold; export it again")
         by_tools = choice is not None if options.constrained is None else options.constrained
         kinds = {"a response schema": schema is not None, "a grammar": grammar is not None, "tool calls": by_tools}
         asked = [kind for kind, wanted in kinds.items() if wanted]

@@ -375,8 +375,71 @@ def test_commands(command: Command) -> None:
     assert "Be brief." in command.prompts[2]
 
 
+THOUGHT = "<|channel>thought\nThe alarm.\n\nYes.\n<channel|>Done"
+
+
+def test_a_thought_is_shown_and_given_apart(command: Command) -> None:
+    options = ["Hi", "--thinking", "--thinking-budget", "50", "--template-var", "tone=[1]", "--template-var", "x=calm"]
+    shown = command(*options, replies=[says(THOUGHT)])
+    assert shown.stdout.startswith("| The alarm.\n| \n| Yes.\nDone\n"), shown.output
+    (request,) = command.requests
+    assert (request["thought_marks"], request["thought_opened"], request["thought_budget"]) == ([100, 101], False, 50)
+    assert command.prompts[0].startswith("<bos><|turn>system\n<|think|>")
+    given = json.loads(command(*options, "--json", replies=[says(THOUGHT)]).stdout)
+    assert (given["text"], given["reasoning"]) == ("Done", "The alarm.\n\nYes.")
+    assert "thought_budget" not in (command("Hi", replies=[says("yes")]), command.requests)[1][0]
+
+
+def test_a_thought_is_dimmed_where_there_are_colours() -> None:
+    from edge_mtp.cli.transcript import Writer
+    from edge_mtp.engine import Token
+
+    with CliRunner().isolation(color=True) as (output, *_):
+        writer = Writer("colour")
+        for token in (Token(1, "So", channel="reasoning"), Token(2, " be", "drafter"), Token(3, " it")):
+            writer.write(token)
+        writer.finish()
+    assert output.getvalue().decode() == "\x1b[2m| So\x1b[0m\n\x1b[32m be\x1b[0m it\n"
+    with CliRunner().isolation() as (output, *_):
+        writer = Writer("brackets")
+        for token in (
+            Token(1, "A", "drafter", channel="reasoning"),
+            Token(2, "\n\nB", channel="reasoning"),
+            Token(3, "C"),
+        ):
+            writer.write(token)
+        writer.finish()
+    assert output.getvalue().decode() == "| \u2039A\u203a\n| \n| B\nC\n"
+
+
+def test_thinking_is_switched_in_the_chat(command: Command) -> None:
+    lines = ["/thinking on", "One", "/thinking off", "Two", "/thinking auto", "Three"]
+    result = command(replies=[says("a"), says("b"), says("c")], lines=lines)
+    assert result.exit_code == 0, result.output
+    assert ["<|think|>" in prompt for prompt in command.prompts] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--template-var", "x"], "'x' is not NAME=VALUE"),
+        (["--template-var", "=1"], "'=1' is not NAME=VALUE"),
+        (["--template-var", "x=1", "--template-var", "x=2"], "'x' is given twice"),
+        (["--template-var", "tools=[]"], "template variable 'tools' is given by the conversation"),
+        (["--thinking", "--template-var", "enable_thinking=false"], "'enable_thinking' is False and thinking is True"),
+        (["--single-call", "--unconstrained"], "--single-call holds by constraining calls"),
+        (["--strict-tools", "--unconstrained"], "--strict-tools holds by constraining calls"),
+    ],
+)
+def test_options_that_cannot_hold_are_one_line(command: Command, options: list[str], message: str) -> None:
+    result = command("Hi", *options, replies=[])
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
 def test_wrong_commands_say_what_there_is_and_the_chat_goes_on(command: Command) -> None:
-    lines = ["/dance", "/mtp", "/mtp 9", "/marks", "/save", "/save absent/talk.json", "/stats", "Hi"]
+    lines = ["/dance", "/mtp", "/mtp 9", "/thinking", "/marks", "/save", "/save absent/talk.json", "/stats", "Hi"]
     result = command(replies=[says("yes")], lines=lines)
     assert result.exit_code == 1
     assert result.stdout == "yes\n"
@@ -385,8 +448,9 @@ def test_wrong_commands_say_what_there_is_and_the_chat_goes_on(command: Command)
     for error, message in zip(
         errors,
         (
-            "/dance is no command; use /help, /stats, /mtp, /marks, /save, /reset, /quit",
-            "use auto, off, or K", "beyond the 7", "use /marks on", "use /save FILE", "cannot write 'absent/talk.json'",
+            "/dance is no command; use /help, /stats, /mtp, /thinking, /marks, /save, /reset, /quit",
+            "use auto, off, or K", "beyond the 7", "use /thinking on", "use /marks on", "use /save FILE",
+            "cannot write 'absent/talk.json'",
             "before the first reply",
         ),
         strict=True,
