@@ -144,8 +144,6 @@ class _Writer:
         }
         if type(node) in writers:
             return writers[type(node)](node, depth)
-        if type(node).__name__ in ("Break", "Continue"):
-            return _line(type(node).__name__.lower(), depth)
         raise _refusal(node, f"'{type(node).__name__.lower()}' statement")
 
     def _output(self, node: nodes.Output, depth: int) -> str:
@@ -234,7 +232,7 @@ class _Writer:
             case nodes.CondExpr():
                 return self._is_text(node.expr1) and (node.expr2 is None or self._is_text(node.expr2))
             case nodes.Filter():
-                return node.name in _TEXT_FILTERS | {"tojson", "string", "join"}
+                return node.name in _TEXT_FILTERS | {"tojson", "safe", "string", "join"}
             case nodes.Call(node=nodes.Name(name=name)):
                 return name in self.macros
         return False
@@ -308,7 +306,7 @@ class _Writer:
             raise _refusal(node, "filter block")
         arguments = self._arguments(node, f"filter '{name}'")
         given = f"({', '.join(arguments)})" if arguments else ""
-        if name == "string":
+        if name in ("string", "safe"):  # nothing is escaped
             return self.text(subject)
         if name in _TEXT_FILTERS:
             return f"({self.text(subject)} | {name}{given})"
@@ -393,7 +391,7 @@ class _Writer:
                 return f"({value} | replace{listed})"
             case "join", [items]:
                 return f"({items} | join({value}))"
-            case ("upper" | "lower" | "capitalize"), []:
+            case (("upper" | "lower" | "capitalize"), []):
                 return f"({value} | {method})"
         raise _refusal(node, f"method '.{method}()'")
 
