@@ -445,4 +445,15 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
             stop_texts.append(token if isinstance(token, str) else tokenizer.decode(ids))
     start = metadata.start_token
     bos = start if isinstance(start, str) else tokenizer.decode(start or ())
-    return ChatFormat(tokenizer, bundle.chat_template, frozenset(stop), bos, tuple(stop_texts))
+    return ChatFormat(
+        tokenizer, bundle.chat_template, frozenset(stop), bos, tuple(stop_texts), _special_tokens(bundle, tokenizer)
+    )
+
+
+def _special_tokens(bundle: Bundle, tokenizer: Tokenizer) -> dict[str, str]:
+    """The template's variables for them: what the export wrote down, or what Gemma's tokenizer calls by such names."""
+    usual = {f"{name}_token": f"<{name}>" for name in ("eos", "pad", "unk")}
+    found = {name: text for name, text in usual.items() if text in tokenizer.control_tokens.texts}
+    told = (bundle.manifest or {}).get("special_tokens")
+    told = told if isinstance(told, dict) else {}
+    return found | {name: text for name, text in told.items() if isinstance(text, str)}

@@ -20,6 +20,8 @@ from edge_mtp.errors import EdgeMtpError
 
 CALL_OPEN = "<|tool_call>"
 CALL_CLOSE = "<tool_call|>"
+RESPONSE_OPEN = "<|tool_response>"
+RESPONSE_CLOSE = "<tool_response|>"
 QUOTE = '<|"|>'
 
 Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
@@ -46,10 +48,14 @@ class ToolCallSyntaxError(ValueError):
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call: the tool's name and its arguments by parameter name."""
+    """One call: the tool's name and its arguments by parameter name.
+
+    `id` tells calls of one tool apart, and is what its answer names; two calls are equal whatever their ids.
+    """
 
     name: str
     arguments: Mapping[str, Value] = field(default_factory=dict)
+    id: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "arguments": dict(self.arguments)}
@@ -179,6 +185,12 @@ def format_calls(calls: Iterable[ToolCall]) -> str:
     holds the quote mark, a number that is not finite or too long, values nested too deep.
     """
     return "".join(f"{CALL_OPEN}call:{_name(c.name)}{_format(dict(c.arguments))}{CALL_CLOSE}" for c in calls)
+
+
+def format_response(name: str, answer: Value) -> str:
+    """The wire text of what a tool answered: an object's own keys, or else `value`. Raises as `format_calls`."""
+    body = answer if isinstance(answer, Mapping) else {"value": answer}
+    return f"{RESPONSE_OPEN}response:{_name(name)}{_format(dict(body))}{RESPONSE_CLOSE}"
 
 
 def _format(value: Value, depth: int = 0) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_mtp.chat import special_tokens
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter
@@ -69,6 +70,7 @@ class Pair:
     tokenizer: Path
     chat_template: str
     generation: dict[str, Any]
+    special_tokens: dict[str, str]
 
     def start_hashing(self) -> Callable[[], dict[str, Hashes]]:
         """Hash both checkpoints in the background; what is returned waits, and gives `target` and `drafter`.
@@ -134,6 +136,7 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pa
         tokenizer=tokenizer,
         chat_template=_chat_template(folders),
         generation=read_json(generation) if generation.is_file() else {},
+        special_tokens=special_tokens(tokenizer.parent),
     )
 
 
@@ -166,6 +169,7 @@ def random_pair(name: str, seed: int, folder: Path) -> Pair:
         kv_layers=_check_fit(target, drafter),
         tokenizer=tokenizer,
         chat_template=_chat_template([tiny]),
+        special_tokens=special_tokens(tiny),
         generation=read_json(tiny / "generation_config.json"),
     )
 

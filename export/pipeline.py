@@ -237,7 +237,7 @@ def _identity(pair: Pair, options: Options) -> str:
             "options": asdict(options),
             "files": [_stamp(path) for path in (pair.tokenizer, *pair.target.files, *pair.drafter.files)],
             "seeds": [pair.target.seed, pair.drafter.seed],
-            "chat": [pair.chat_template, pair.generation],
+            "chat": [pair.chat_template, pair.generation, pair.special_tokens],
             "exporter": [_versions(), code.hexdigest()],
         }
     )
@@ -405,6 +405,8 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) 
         # The drafter's graphs take input_pos = P - 1 and add this: transformers' position of a draft is P.
         "drafter_position_offset": pieces.DRAFTER_POSITION_OFFSET,
         "chat": {"format": "gemma4", **asdict(chat)},
+        # Variables of the chat template, which nothing else in the bundle names.
+        "special_tokens": pair.special_tokens,
         "model": {
             "hidden_size": config.hidden_size,
             "layers": config.num_hidden_layers,
