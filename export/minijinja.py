@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jinja2
 from jinja2 import nodes
@@ -149,7 +150,7 @@ class _Writer:
     def _output(self, node: nodes.Output, depth: int) -> str:
         lines = []
         for part in node.nodes:
-            text = _literal(part.data) if isinstance(part, nodes.TemplateData) else self.text(part)
+            text = literal(part.data) if isinstance(part, nodes.TemplateData) else self.text(part)
             lines.append(f"{'  ' * depth}{{{{- {text} -}}}}\n")
         return "".join(lines)
 
@@ -422,7 +423,7 @@ def _is_list(node: nodes.Expr) -> bool:
 def _constant(node: nodes.Const) -> str:
     value = node.value
     if isinstance(value, str):
-        return _literal(value)
+        return literal(value)
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) or (isinstance(value, float) and "e" not in repr(value) and value - value == 0):
@@ -430,8 +431,18 @@ def _constant(node: nodes.Const) -> str:
     raise _refusal(node, f"constant {value!r}")
 
 
-def _literal(text: str) -> str:
-    return _EDITED.sub(r"\\u002e", json.dumps(text, ensure_ascii=False))
+def literal(value: Any) -> str:
+    """A JSON value in minijinja's language."""
+    match value:
+        case str():
+            return _EDITED.sub(r"\\u002e", json.dumps(value, ensure_ascii=False))
+        case bool() | None:
+            return str(value).lower()
+        case Mapping():
+            return f"{{{', '.join(f'{literal(key)}: {literal(item)}' for key, item in value.items())}}}"
+        case Sequence():
+            return f"[{', '.join(map(literal, value))}]"
+    return repr(value)
 
 
 def _refusal(node: nodes.Node, construct: str) -> UntranslatableError:

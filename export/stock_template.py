@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import minijinja
@@ -23,7 +24,7 @@ from edge_mtp.battery import CONVERSATIONS, Conversation
 from edge_mtp.chat import ChatFormat
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.checkpoint import tiny_pair
-from edge_mtp.export.minijinja import translate
+from edge_mtp.export.minijinja import literal, translate
 
 Kind = Literal["own", "translated", "general", "refused"]
 
@@ -53,75 +54,8 @@ _EDITS = [
 # The engine's own test `none`, which it says is true of what is undefined.
 _NONE_TEST = re.compile(r"\bis(\s+not)?\s+none\b")
 
-# The stock engine's messages, in minijinja, as a template of transformers' knows them: content of one text is that text,
-# a thought is `reasoning`, and the model is the assistant. The engine subtracts the text of a conversation from that of
-# the next turn's, so what a later turn leaves out (thoughts of a turn that is over) must not stand in the earlier text.
-_HEAD = """
-{%- set edge = namespace(messages=[], open=none, answers=[], content=none, over=false) -%}
-{%- for message in messages -%}
-{%- set edge.over = message['role'] in ['assistant', 'model'] and not message['tool_calls'] -%}
-{%- endfor -%}
-{%- for message in messages -%}
-"""
-_TAIL = """
-{%- set edge.content = message['content'] -%}
-{%- if edge.content is sequence and edge.content is not string and edge.content | length == 1 -%}
-{%- if edge.content[0]['type'] == 'text' -%}{%- set edge.content = edge.content[0]['text'] -%}{%- endif -%}
-{%- endif -%}
-{%- set edge.open = dict(message, content=edge.content) -%}
-{%- if message['role'] == 'model' -%}{%- set edge.open = dict(edge.open, role='assistant') -%}{%- endif -%}
-{%- if message['channels'] and message['channels']['thought'] and not edge.over -%}
-{%- set edge.open = dict(edge.open, reasoning=(message['channels']['thought'] | trim)) -%}
-{%- endif -%}
-{%- endif -%}
-{%- endfor -%}
-"""
-_CLOSE = """
-{%- if edge.open and edge.answers -%}{%- set edge.open = dict(edge.open, tool_responses=edge.answers) -%}{%- endif -%}
-{%- if edge.open -%}{%- set edge.messages = edge.messages + [edge.open] -%}{%- endif -%}
-"""
-_ANSWERS = """
-{%- if message['role'] == 'tool' and message['content'] is sequence and message['content'] is not string -%}
-{%- for part in message['content'] -%}
-"""
-_OWN_MESSAGES = {
-    # Answers inside the message of the calls, as Google's templates have them.
-    "responses": _HEAD
-    + _ANSWERS
-    + "{%- set edge.answers = edge.answers + [{'name': part['name'], 'response': part['response']}] -%}{%- endfor -%}"
-    + "{%- else -%}"
-    + _CLOSE
-    + "{%- set edge.answers = [] -%}"
-    + _TAIL
-    + _CLOSE,
-    # A message for each answer, which is its content.
-    "named": _HEAD
-    + _CLOSE
-    + "{%- set edge.open = none -%}"
-    + _ANSWERS
-    + "{%- set edge.messages = edge.messages"
-    + " + [{'role': 'tool', 'name': part['name'], 'content': part['response']}] -%}{%- endfor -%}"
-    + "{%- else -%}"
-    + _TAIL
-    + _CLOSE,
-    # Answers as the engine gives them.
-    "parts": _HEAD
-    + _CLOSE
-    + "{%- set edge.open = none -%}"
-    + "{%- if message['role'] == 'tool' -%}{%- set edge.messages = edge.messages + [message] -%}"
-    + "{%- else -%}"
-    + _TAIL
-    + _CLOSE,
-}
-# A turn that waits for answers, as far as every later text has it too.
-_UNFINISHED = (
-    "{%- set edge_text_so_far -%}",
-    "{%- endset -%}"
-    "{%- set edge_last = messages | last -%}"
-    "{%- if edge_last and edge_last['tool_calls'] and not edge_last['tool_responses'] and not add_generation_prompt -%}"
-    "{{- ((edge_text_so_far | split('<tool_call|>') | list)[:-1] | join('<tool_call|>')) ~ '<tool_call|>' -}}"
-    "{%- else -%}{{- edge_text_so_far -}}{%- endif -%}",
-)
+_AROUND = Path(__file__).with_name("stock.jinja")
+_PLACE = "TEMPLATE"  # the line of that file where a template goes
 
 
 @dataclass(frozen=True)
@@ -142,7 +76,6 @@ class StockTemplate:
     """A template as the stock engine renders it."""
 
     def __init__(self, source: str) -> None:
-        """Raises EdgeMtpError for one that minijinja does not read."""
         for pattern, replacement in _EDITS:
             source = pattern.sub(replacement, source)
         source = _NONE_TEST.sub(r"is\1 undefined", source)
@@ -152,23 +85,25 @@ class StockTemplate:
         self._environment.add_filter("rstrip", lambda text, characters=None: text.rstrip(characters))
         self._environment.add_function("raise_exception", _raise_exception)
         self._environment.add_function("strftime_now", lambda form: time.strftime(form, time.gmtime()))
-        with _one_line():
-            self._environment.add_template("template", source)
+        self._source = source
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = True) -> str:
         """The text of a canonical conversation without its start token, which the engine puts there itself.
 
         Raises EdgeMtpError where the template refuses it or is wrong.
         """
+        given = {
+            "messages": [stock_message(message) for message in conversation.messages],
+            "tools": list(conversation.tools) or None,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": "",
+            "eos_token": "",
+            **conversation.variables,
+        }
+        # As literals: what comes from Python stays Python's in minijinja and is written as such.
+        values = "".join(f"{{%- set {name} = {literal(value)} -%}}" for name, value in given.items())
         with _one_line():
-            return self._environment.render_template(
-                "template",
-                messages=[stock_message(message) for message in conversation.messages],
-                tools=list(conversation.tools),
-                add_generation_prompt=add_generation_prompt,
-                bos_token="",
-                **conversation.variables,
-            )
+            return self._environment.render_str(values + self._source, "template")
 
 
 def stock_message(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +148,7 @@ def choose(chat: ChatFormat, conversations: Sequence[Conversation] = CONVERSATIO
         reason = next(iter(refused.values()))
         raise EdgeMtpError(f"{reason}; every conversation that was tried is refused: give the checkpoint its template")
     failure = ""
-    for kind, make in _candidates(chat.template):
+    for kind, make in _candidates(chat):
         try:
             template = make()
             trouble = _difference(StockTemplate(template), prompts)
@@ -225,23 +160,30 @@ def choose(chat: ChatFormat, conversations: Sequence[Conversation] = CONVERSATIO
     return Trial(len(conversations), refused, StockChoice(chat.template, "refused", failure))
 
 
-def _candidates(template: str) -> Iterator[tuple[Kind, Callable[[], str]]]:
+def _candidates(chat: ChatFormat) -> Iterator[tuple[Kind, Callable[[], str]]]:
     """The templates that are tried, the checkpoint's own first. Each is made when it is its turn."""
-    general = (tiny_pair()[0] / "chat_template.jinja").read_text(encoding="utf-8")
-    yield "own", lambda: template
-    for prelude in _OWN_MESSAGES.values():
-        yield "own", lambda prelude=prelude: _behind(prelude, template)  # type: ignore[misc]
-    for prelude in _OWN_MESSAGES.values():
-        yield "translated", lambda prelude=prelude: _behind(prelude, translate(template))  # type: ignore[misc]
-    for prelude in _OWN_MESSAGES.values():
-        before, after = _UNFINISHED
-        yield "translated", lambda prelude=prelude: _behind(prelude, before + translate(template) + after)  # type: ignore[misc]
-    yield "general", lambda: general
+    yield "own", lambda: chat.template
+    yield "own", lambda: _adapted(chat.template, chat)
+    yield "translated", lambda: _adapted(translate(chat.template), chat)
+    target = tiny_pair()[0]
+    general = (target / "chat_template.jinja").read_text(encoding="utf-8")
+    yield "general", lambda: _adapted(general, replace(chat, template=general))
 
 
-def _behind(prelude: str, template: str) -> str:
-    """`template`, whose lines keep their numbers, on the messages that `prelude` makes."""
-    return "".join(prelude.splitlines()) + "{%- set messages = edge.messages -%}" + template
+def _adapted(template: str, chat: ChatFormat) -> str:
+    """`template`, whose lines keep their numbers, given the messages in the form that `chat` knows it to take."""
+    before, after = (_on_one_line(part) for part in _AROUND.read_text(encoding="utf-8").split(f"{_PLACE}\n"))
+    form, special = chat.form, {**chat.special_tokens, "documents": None}
+    given = {"edge_answers": form.answers, "edge_parts": sorted(form.parts)}
+    # The engine knows no other special token than the first, which it puts before the prompt itself.
+    given |= {name: text for name, text in special.items() if name != "bos_token" and name in template}
+    values = "".join(f"{{%- set {name} = {literal(value)} -%}}" for name, value in given.items())
+    return values + before + template + after
+
+
+def _on_one_line(template: str) -> str:
+    without_comments = re.sub(r"\{#-.*?-#\}", "", template, flags=re.DOTALL)
+    return "".join(line.strip() for line in without_comments.splitlines())
 
 
 def _difference(stock: StockTemplate, prompts: Sequence[tuple[Conversation, str]]) -> str:
