@@ -36,7 +36,7 @@ _TEXT_MACROS = r"""
             {{- ', ' if not loop.first -}}{{- edge_repr(key) -}}{{- ': ' -}}{{- edge_repr(item) -}}
         {%- endfor -%}
         {{- '}' -}}
-    {%- elif value is sequence -%}
+    {%- elif value is iterable and value != none -%}
         {{- '[' -}}
         {%- for item in value -%}{{- ', ' if not loop.first -}}{{- edge_repr(item) -}}{%- endfor -%}
         {{- ']' -}}
@@ -51,7 +51,7 @@ _TEXT_MACROS = r"""
         {{- 'True' if value else 'False' -}}
     {%- elif value == none -%}
         {{- 'None' -}}
-    {%- elif value is mapping or value is sequence -%}
+    {%- elif value is iterable -%}
         {{- edge_repr(value) -}}
     {%- else -%}
         {{- value -}}
@@ -341,7 +341,7 @@ class _Writer:
         if name == "none":
             return f"({subject} == none)"
         if name == "sequence":
-            return f"({subject} is sequence or {subject} is string or {subject} is mapping)"
+            return f"({subject} is iterable and {subject} != none)"  # a slice of a list is no sequence there
         if name == "number":
             return f"({subject} is integer or {subject} is float or {subject} is boolean)"
         if name in ("true", "false"):

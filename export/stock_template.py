@@ -1,7 +1,7 @@
 """What chat template a bundle gives the stock LiteRT-LM engine.
 
 That engine renders with minijinja and gives a template its messages in a form of its own, so that most checkpoints'
-templates are refused there or write something else. `choose` takes the first of these that writes every prompt of
+templates are refused there or write something else. `tried` takes the first of these that writes every prompt of
 `edge_mtp.battery` as the checkpoint's own does in our runtime: the checkpoint's own; its own behind a prelude that
 changes the form of the messages; its translation (`edge_mtp.export.minijinja`); the general one that comes with the
 tiny pair. `StockTemplate` renders as the engine does (docs/templates.md).
@@ -56,6 +56,14 @@ _NONE_TEST = re.compile(r"\bis(\s+not)?\s+none\b")
 
 _AROUND = Path(__file__).with_name("stock.jinja")
 _PLACE = "TEMPLATE"  # the line of that file where a template goes
+
+
+_KINDS: Mapping[Kind, str] = {
+    "own": "the checkpoint's own",
+    "translated": "the checkpoint's, translated",
+    "general": "a general one, which writes the same",
+    "refused": "the checkpoint's own, though it writes something else there",
+}
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,17 @@ class Trial:
     refused: dict[str, str]
     stock: StockChoice
 
+    def lines(self) -> Iterator[str]:
+        """For people: what the stock engine gets, and each refusal."""
+        yield f"chat template: {self.conversations - len(self.refused)} of {self.conversations} conversations render"
+        for name, reason in self.refused.items():
+            yield f"chat template refuses '{name}': {reason}"
+        yield f"stock engine's chat template: {_KINDS[self.stock.kind]}"
+        if self.stock.reason:
+            yield f"  {self.stock.reason}"
 
-def choose(chat: ChatFormat, conversations: Sequence[Conversation] = CONVERSATIONS) -> Trial:
+
+def tried(chat: ChatFormat, conversations: Sequence[Conversation] = CONVERSATIONS) -> Trial:
     """Tries the template of `chat` on `conversations` and chooses the stock engine's.
 
     Raises EdgeMtpError where the template is no jinja, or refuses every conversation.
