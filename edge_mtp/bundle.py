@@ -268,6 +268,18 @@ class Bundle:
             return TokenBytes(section.data)
 
     @cached_property
+    def chat_template(self) -> str | None:
+        """The checkpoint's own. The metadata's can be another, for the stock engine; it counts where no own is kept."""
+        section = self._edge_section("chat_template")
+        if section is None:
+            return self.metadata.chat_template
+        with self._reading(str(section)):
+            try:
+                return bytes(section.data).decode()
+            except UnicodeDecodeError as error:
+                raise MalformedError(f"the chat template is not UTF-8: {error.reason}") from error
+
+    @cached_property
     def mtp(self) -> Mtp:
         """Whether MTP is present and complete, with the reasons if not."""
         signatures = self.models["prefill_decode"].signatures if "prefill_decode" in self.models else {}

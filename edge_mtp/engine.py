@@ -574,7 +574,7 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
         )
     metadata = bundle.metadata
     tokenizer = Tokenizer(bundle.tokenizer_json)
-    if metadata.chat_template is None:
+    if bundle.chat_template is None:
         raise EdgeMtpError(f"{bundle.path}: no chat template inside; export the checkpoint with 'edge-mtp export'")
     stop: set[int] = set()
     stop_texts = []
@@ -587,7 +587,7 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
     start = metadata.start_token
     bos = start if isinstance(start, str) else tokenizer.decode(start or ())
     return ChatFormat(
-        tokenizer, metadata.chat_template, frozenset(stop), bos, tuple(stop_texts), _special_tokens(bundle, tokenizer)
+        tokenizer, bundle.chat_template, frozenset(stop), bos, tuple(stop_texts), _special_tokens(bundle, tokenizer)
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_mtp.chat import ChatFormat, Tokenizer
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import download, recipes
 from edge_mtp.export.checkpoint import Pair, open_pair, tokenizer_ids
@@ -23,6 +24,7 @@ from edge_mtp.quiet import quiet
 
 if TYPE_CHECKING:
     from edge_mtp.export.signatures import Graphs, Section
+    from edge_mtp.export.stock_template import Trial
     from edge_mtp.export.store import Store
 
 # Called as an export goes on: what it does, and the share of all the work that is done, 0 to 1.
@@ -49,12 +51,14 @@ WORKING_DISK = 1 << 28
 
 @dataclass(frozen=True)
 class Summary:
-    """What an export made: bytes of each section, seconds of each kind of work, what was not taken along."""
+    """What an export made: bytes of each section, seconds of each kind of work, what was not taken along, and what the
+    chat templates were found to do with the battery."""
 
     path: Path
     sections: dict[str, int]
     seconds: dict[str, float]
     left_out: tuple[str, ...]
+    templates: Trial
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ def export_bundle(
     _check(options, pair)
     sizes = options.recipe.sizes(pair.target.weights.names, pair.drafter.weights.names, lean=options.lean)
     chat, table = _chat(pair), token_table(pair.tokenizer, pair.target.config.vocab_size)
+    templates = _tried_templates(pair, chat)
     _check_memory(pair, options)
     work = Work(progress)
     # Each section lies there twice while the bundle is put together.
@@ -164,16 +169,28 @@ def export_bundle(
         bundle = parts.scratch / "bundle"
         sections = write_bundle(
             bundle,
-            metadata=llm_metadata(chat, pair.chat_template, options.context - max(VERIFY_WIDTHS)),
+            metadata=llm_metadata(chat, templates.stock.template, options.context - max(VERIFY_WIDTHS)),
             tokenizer=pair.tokenizer,
             models=models,
-            manifest=_manifest(pair, options, chat, hashes() | {"origins": dict(origins or {})}),
+            manifest=_manifest(pair, options, chat, hashes() | {"origins": dict(origins or {})}, templates),
             token_table=table,
+            chat_template=pair.chat_template if templates.stock.template != pair.chat_template else None,
             scratch=parts.scratch,
         )
         parts.publish(bundle)
         work.end()
-    return Summary(output, sections, work.seconds, pair.target.weights.left_out)
+    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates)
+
+
+def _tried_templates(pair: Pair, chat: Chat) -> Trial:
+    with quiet():
+        from edge_mtp.export.stock_template import tried
+
+    texts = {"special_tokens": pair.special_tokens}
+    if "bos_token" in pair.special_tokens:
+        texts["bos_token"] = pair.special_tokens["bos_token"]
+    tokenizer = Tokenizer.from_file(pair.tokenizer)
+    return tried(ChatFormat(tokenizer, pair.chat_template, frozenset(chat.stop_tokens), **texts))
 
 
 def _check(options: Options, pair: Pair) -> None:
@@ -230,7 +247,7 @@ def _identity(pair: Pair, options: Options) -> str:
     each time.
     """
     code = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted([*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.glob("*.jinja")]):
         code.update(source.read_bytes())
     return json.dumps(
         {
@@ -374,7 +391,7 @@ def _chat(pair: Pair) -> Chat:
     )
 
 
-def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) -> dict[str, Any]:
+def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any], templates: Trial) -> dict[str, Any]:
     """The record of how the bundle was made and how it wants to be run."""
     from edge_mtp.export import ops, pieces
 
@@ -405,6 +422,8 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) 
         # The drafter's graphs take input_pos = P - 1 and add this: transformers' position of a draft is P.
         "drafter_position_offset": pieces.DRAFTER_POSITION_OFFSET,
         "chat": {"format": "gemma4", **asdict(chat)},
+        # What the metadata's template is: see `export.stock_template`. The checkpoint's own has a section.
+        "stock_template": {"kind": templates.stock.kind, "reason": templates.stock.reason},
         # Variables of the chat template, which nothing else in the bundle names.
         "special_tokens": pair.special_tokens,
         "model": {

@@ -204,6 +204,12 @@ def export(
                     "sections": summary.sections,
                     "seconds": {stage: round(value, 2) for stage, value in summary.seconds.items()},
                     "left_out": summary.left_out,
+                    "templates": {
+                        "conversations": summary.templates.conversations,
+                        "refused": summary.templates.refused,
+                        "stock": summary.templates.stock.kind,
+                        "reason": summary.templates.stock.reason,
+                    },
                 }
                 | ({} if measured is None else {"report": measured.to_json()})
             )
@@ -213,6 +219,8 @@ def export(
         click.echo(f"{section:>20} {length / 1e6:10.2f} MB")
     for group in summary.left_out:
         click.echo(f"left out: {group}")
+    for line in summary.templates.lines():
+        click.echo(line)
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())
     click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {seconds:.0f} s")
     if measured is not None:

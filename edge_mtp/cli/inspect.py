@@ -56,6 +56,7 @@ def as_dict(bundle: Bundle) -> dict[str, Any]:
         "models": {name: _model_dict(model) for name, model in bundle.models.items()},
         "tokenizer": {"kind": bundle.tokenizer_kind, "vocab_size": bundle.vocab_size},
         "metadata": asdict(bundle.metadata) if has_metadata else None,
+        "chat_template": bundle.chat_template if has_metadata else None,
         "mtp": asdict(bundle.mtp) | {"complete": bundle.mtp.complete, "edge_complete": bundle.mtp.edge_complete},
         "manifest": bundle.manifest,
         "token_bytes": len(bundle.token_bytes) if bundle.token_bytes else None,
@@ -96,6 +97,7 @@ def report(bundle: Bundle) -> Iterator[str]:
     )
     if bundle.section("LlmMetadata"):
         yield from _metadata(bundle.metadata)
+        yield from _templates(bundle)
     if bundle.manifest is not None:
         yield "manifest:"
         yield from (f"  {key}: {json.dumps(value)}" for key, value in bundle.manifest.items())
@@ -123,6 +125,16 @@ def _mtp(bundle: Bundle) -> Iterator[str]:
     else:
         yield f"edge signatures: {'incomplete' if mtp.edge_widths else 'absent'}"
         yield from (f"  {reason}" for reason in mtp.edge_missing)
+
+
+def _templates(bundle: Bundle) -> Iterator[str]:
+    """Which chat template who renders with; nothing where there is only the metadata's."""
+    if bundle.chat_template in (None, bundle.metadata.chat_template):
+        return
+    yield f"chat template: the checkpoint's own, {len(bundle.chat_template or '')} characters"
+    told = (bundle.manifest or {}).get("stock_template")
+    kind = told.get("kind") if isinstance(told, dict) else None
+    yield f"  the stock engine has the metadata's{f' ({kind})' if isinstance(kind, str) else ''}"
 
 
 def _metadata(metadata: LlmMetadata) -> Iterator[str]:

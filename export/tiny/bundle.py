@@ -32,7 +32,8 @@ def cached_bundle(
 
 def _version(*checkpoints: Path) -> str:
     """Changes with the checkpoints and with the exporter's own sources."""
-    sources = sorted(Path(__file__).parents[1].glob("*.py"))
+    exporter = Path(__file__).parents[1]
+    sources = sorted([*exporter.glob("*.py"), *exporter.glob("*.jinja")])
     digest = hashlib.sha256()
     for path in [*sources, *(file for folder in checkpoints for file in sorted(folder.iterdir()))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
