@@ -23,7 +23,7 @@ import tokenizers
 from edge_mtp.errors import EdgeMtpError
 
 Message = Mapping[str, Any]
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte of Gemma's byte fallback
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte of Gemma's byte fallback
 
 
 class Tokenizer:
