@@ -36,7 +36,7 @@ from edge_mtp.tool_calls import (
     format_response,
 )
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte of Gemma's byte fallback
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte of Gemma's byte fallback
 
 
 class Tokenizer:
