@@ -46,6 +46,8 @@ class Device(ctypes.Structure):
         ("hot_verify", ctypes.c_double),
         ("growth_plain", ctypes.c_double),
         ("growth_verify", ctypes.c_double),
+        ("slow", ctypes.c_double),
+        ("slow_tokens", ctypes.c_double),
         ("first_position", ctypes.c_double),
         ("segment_count", ctypes.c_int32),
         ("segment_end", ctypes.c_double * SEGMENTS),
@@ -103,6 +105,17 @@ class Run(ctypes.Structure):
     )
 
 
+class Drift(ctypes.Structure):
+    """How far beliefs part from the truth over many replies, as logarithms."""
+
+    _fields_ = (
+        ("mean", ctypes.c_double),
+        ("rms", ctypes.c_double),
+        ("most", ctypes.c_double),
+        ("seen", ctypes.c_int64),
+    )
+
+
 # Conditional acceptance by draft position.
 FREEFORM = (0.58, 0.54, 0.50, 0.47, 0.44)
 CHAT = (0.75, 0.70, 0.67, 0.64, 0.62)
@@ -144,6 +157,7 @@ class Profile:
             hot_verify=self.hot[1],
             growth_plain=self.growth[0],
             growth_verify=self.growth[1],
+            slow=1.0,
             first_position=self.first_position,
             segment_count=len(self.acceptance),
             spread=self.spread,
@@ -251,7 +265,9 @@ class Library:
             ("controller_restore", b, p, ctypes.c_char_p, n),
             ("allocations", n),
             ("device_calibrate", d, p, p, seed, i),
-            ("device_reply", Run, p, p, i, seed, i, b),
+            ("device_reply", Run, p, p, i, seed, i, b, i),
+            ("device_drift", Drift, p, p, seed, i, i, d),
+            ("controller_believed_us", d, p, i, i, i),
         ):
             function = getattr(c, name)
             function.restype, function.argtypes = result, arguments
@@ -321,15 +337,25 @@ class Controller:
         """Times invocations as a session does at load; returns their microseconds."""
         return float(self._c.device_calibrate(ctypes.byref(self.device), self.handle, seed, times))
 
-    def reply(self, seed: int, tokens: int, cut: bool = False) -> Run:
-        run = self._c.device_reply(ctypes.byref(self.device), self.handle, 0, seed, tokens, cut)
+    def believed_us(self, position: int, rows: int, k: int = 0) -> float:
+        return float(self._c.controller_believed_us(self.handle, position, rows, k))
+
+    def reply(self, seed: int, tokens: int, cut: bool = False, fixed: int | None = None, late: int = 0) -> Run:
+        """Of its own choice, or looking on at `fixed` drafts. The time is that from token `late` on."""
+        k = -1 if fixed is None else fixed
+        run = self._c.device_reply(ctypes.byref(self.device), self.handle, k, seed, tokens, cut, late)
         assert isinstance(run, Run)
         return run
 
+    def drift(self, seed: int, replies: int, tokens: int = 60, cold: float = 0.1) -> Drift:
+        drift = self._c.device_drift(ctypes.byref(self.device), self.handle, seed, replies, tokens, cold)
+        assert isinstance(drift, Drift)
+        return drift
 
-def fixed_reply(device: Device, k: int, seed: int, tokens: int) -> Run:
+
+def fixed_reply(device: Device, k: int, seed: int, tokens: int, late: int = 0) -> Run:
     """The same reply with K drafts in every step."""
-    run = library().c.device_reply(ctypes.byref(device), None, k, seed, tokens, False)
+    run = library().c.device_reply(ctypes.byref(device), None, k, seed, tokens, False, late)
     assert isinstance(run, Run)
     return run
 
