@@ -186,6 +186,15 @@ void controller_calibrate(void* controller, int32_t position, int32_t rows, int3
 double controller_believed_us(const void* controller, int32_t position, int32_t rows, int32_t k) {
   return static_cast<const Controller*>(controller)->believed_us(position, rows, k);
 }
+bool controller_check(void* controller, int32_t position, const Controller::Timing* timings, int32_t count) {
+  return static_cast<Controller*>(controller)->check(position, {timings, timings + count});
+}
+int64_t controller_first_drafts(const void* controller) {
+  return static_cast<const Controller*>(controller)->first_drafts();
+}
+int64_t controller_first_accepted(const void* controller) {
+  return static_cast<const Controller*>(controller)->first_accepted();
+}
 bool controller_calibrated(const void* controller) { return static_cast<const Controller*>(controller)->calibrated(); }
 // Copies at most `size` bytes of the saved text, without a terminator; returns its length.
 size_t controller_save(const void* controller, char* text, size_t size) {

@@ -79,6 +79,12 @@ class Proposal(ctypes.Structure):
         return proposal
 
 
+class Timing(ctypes.Structure):
+    """`edge_mtp::Controller::Timing`."""
+
+    _fields_ = (("rows", ctypes.c_int32), ("k", ctypes.c_int32), ("us", ctypes.c_double))
+
+
 class Plan(ctypes.Structure):
     """`edge_mtp::Plan`."""
 
@@ -136,6 +142,7 @@ class Profile:
     outlier_share: float = 0.0
     cold: float = 1.0  # factor of a graph's first run after another one
     hot: tuple[float, float] = (1.0, 1.0)  # factors of plain and verify in the second half of the text
+    slow: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factors of plain, verify and the drafter: a busy machine
     growth: tuple[float, float] = (0.0, 0.0)  # of plain and verify, a thousand positions
     first_position: int = 200
     spread: float = 2.0
@@ -147,7 +154,7 @@ class Profile:
         device = Device(
             length_count=len(self.drafts),
             width_count=len(self.verifies),
-            plain_us=PLAIN_US,
+            plain_us=self.slow[0] * PLAIN_US,
             noise=self.noise,
             outlier_share=self.outlier_share,
             cold=self.cold,
@@ -166,9 +173,9 @@ class Profile:
             confidence_slope=self.confidence_slope,
         )
         for i, (k, cost) in enumerate(self.drafts.items()):
-            device.lengths[i], device.draft_us[i] = k, cost * PLAIN_US
+            device.lengths[i], device.draft_us[i] = k, self.slow[2] * cost * PLAIN_US
         for i, (rows, cost) in enumerate(self.verifies.items()):
-            device.widths[i], device.verify_us[i] = rows, cost * PLAIN_US
+            device.widths[i], device.verify_us[i] = rows, self.slow[1] * cost * PLAIN_US
         for part, accept in enumerate(self.acceptance):
             device.segment_end[part] = (part + 1) / len(self.acceptance)
             for j in range(POSITIONS):
@@ -261,6 +268,9 @@ class Library:
             ("controller_observe", None, p, i, i, i, p, i, d, d),
             ("controller_calibrate", None, p, i, i, i, d),
             ("controller_calibrated", b, p),
+            ("controller_check", b, p, i, p, i),
+            ("controller_first_drafts", ctypes.c_int64, p),
+            ("controller_first_accepted", ctypes.c_int64, p),
             ("controller_save", n, p, ctypes.c_char_p, n),
             ("controller_restore", b, p, ctypes.c_char_p, n),
             ("allocations", n),
@@ -315,6 +325,15 @@ class Controller:
 
     def calibrate(self, position: int, rows: int, k: int, us: float) -> None:
         self._c.controller_calibrate(self.handle, position, rows, k, us)
+
+    def check(self, timings: list[tuple[int, int, float]], position: int = 0) -> bool:
+        """Rows, K and microseconds of each."""
+        return bool(self._c.controller_check(self.handle, position, (Timing * len(timings))(*timings), len(timings)))
+
+    @property
+    def first_drafts(self) -> tuple[int, int]:
+        """Judged, and right."""
+        return int(self._c.controller_first_drafts(self.handle)), int(self._c.controller_first_accepted(self.handle))
 
     @property
     def calibrated(self) -> bool:

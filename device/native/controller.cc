@@ -30,6 +30,7 @@ constexpr int32_t kColdWitnesses = 16;         // or so many that ran after anot
 constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: what slows a machine down is often a moment's
 constexpr double kFar = 0.69;    // remembered costs that part so far from those timed at load are forgotten;
 constexpr double kFarAll = 2.1;  // or all of them together
+constexpr double kBack = 0.6;    // of what a cost is above the usual one, gone in one measurement: it is the usual again
 // How soon a cost above the usual one becomes the usual: a share of it for each look, and for each other measurement.
 constexpr double kUsualLook = 1.0 / 64.0, kUsual = 1.0 / 2048.0, kUsualFall = 1.0 / 16.0;
 // Where nothing was measured: shares of a plain step.
@@ -50,12 +51,13 @@ constexpr double kLeastOdds = 1e-3;
 constexpr double kErrorWeight = 6.0, kFirstConfidenceError = 0.16, kFirstPositionError = 0.24, kTrustSkill = 2.5;
 
 constexpr double kMostFirst = 1e5;            // first drafts, beyond which half of the count is forgotten
+constexpr double kTurn = 3.5, kTurnKeeps = 2.0;  // log likelihood ratio of a text that became easier; drafts kept then
 constexpr double kBlend = 0.5;                // of a trusted confidence in what a draft tells of its text
 
 // ---- choice
 constexpr double kBetter = 1.02;              // hysteresis: what a change of draft length must promise
 constexpr double kExploreShare = 0.005;       // of the time spent
-constexpr double kLookShare = 0.02, kLookMost = 4.0;  // while drafting is given up for costs that are not the usual ones
+constexpr double kLookShare = 0.025, kLookMost = 4.0;  // while drafting is given up for costs that are not the usual ones
 constexpr double kCredit = 0.4;               // plain steps for it at a text's start, while no text is known
 constexpr double kExploreMost = 2.0;          // plain steps that may be saved up for it
 constexpr double kHopeful = 0.95;             // acceptance of a text that deserves a look
@@ -131,6 +133,7 @@ void Controller::begin() {
   whole_ = {};
   recent_ = {};
   shift_ = {};
+  turn_ = 0.0;
   drafts_seen_ = 0;
   current_ = -1;
   force_ = false;
@@ -322,14 +325,17 @@ void Controller::measure(int32_t position, int32_t arm, double us) {
     surprises_ += kind != kDraft ? word : 0;
     throttled = kind != kDraft && surprises_ >= kColdWitnesses;
     levels[kind].surprises += word;
-    if (levels[kind].surprises < kColdWitnesses && !throttled) return;
+    if (levels[kind].surprises < (dear_[kind] ? kColdWitnesses / 2 : kColdWitnesses) && !throttled) return;
+    dear_[kind] = kind != kPlain;
     if (throttled) spread(0, 0) = kRested;
   }
   if (kind != kDraft) surprises_ = 0;
   levels[kind].surprises = 0;
   // Back to the usual cost: no witness is needed.
-  if (residual < -kSurprise && levels[kind].excess > kSurprise) {
+  if (residual < -std::max(kSurprise, kBack * levels[kind].excess) && levels[kind].excess > kSurprise) {
     loosen(kind, std::max(0.0, kMostVariance - doubt(kind)), false);
+    dear_[kind] = false;
+    looks_ = kLookMost;  // see it again at once
   }
 
   ++stays_[static_cast<size_t>(arm)].runs;
@@ -397,7 +403,7 @@ bool Controller::check(int32_t position, const std::vector<Timing>& timings) {
   bool holds = bucket >= 0;
   for (const Timing& timing : timings) {  // the plain step is the first
     const int32_t arm = timing.rows > 0 ? arm_of_rows(timing.rows) : arm_of_draft(timing.k);
-    if (!holds || arm < 0 || !(timing.us > 0.0) || !(arm == 0 ? !plain_known_ : !cost(bucket, arm).known())) continue;
+    if (!holds || arm < 0 || !(timing.us > 0.0) || (arm == 0 ? !plain_known_ : !cost(bucket, arm).known())) continue;
     const double parted = std::log(timing.us / believed_us(bucket, arm));
     if (arm == 0) {
       plain = parted;
@@ -578,7 +584,16 @@ void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accep
     shift.expected_misses = shift.expected_misses * kKeepShift + 1.0 - usual;
     bins_[from][bin].add(hit, 1.0, kKeepBin);
     if (source != Source::kDrafter) continue;
-    if (i == 0) first_.add(hit, 1.0, 1.0);
+    if (i == 0) {
+      first_.add(hit, 1.0, 1.0);
+      if (turned_easier(hit, by_position[0])) {
+        for (Count& count : recent_) {
+          const double keep = kTurnKeeps / std::max(kTurnKeeps, count.trials);
+          count = {count.hits * keep, count.trials * keep};
+        }
+        shift_[from] = {};
+      }
+    }
     const double position_error = hit - by_position[drafter_position], confidence_error = hit - expected;
     position_error_ = position_error_ * kKeepBin + position_error * position_error;
     confidence_error_ = confidence_error_ * kKeepBin + confidence_error * confidence_error;
@@ -587,6 +602,17 @@ void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accep
     recent_[drafter_position].add((1.0 - blend) * hit + blend * expected, 1.0 + trusted, 1.0);
     whole_[drafter_position++].add(hit, 1.0, 1.0);
   }
+}
+
+// Whether the last first drafts, of which this one was right or not, are better told by a text that is half way to certain
+// than by what is believed of it (Page, "Continuous inspection schemes", 1954). Hard texts are drafted seldom: their few drafts
+// must not have to outweigh all that was drafted before.
+bool Controller::turned_easier(double hit, double believed) {
+  const double p = std::clamp(believed, 0.01, 0.99), easier = 0.5 + p / 2.0;
+  turn_ = std::max(0.0, turn_ + (hit > 0.0 ? std::log(easier / p) : std::log((1.0 - easier) / (1.0 - p))));
+  if (turn_ < kTurn) return false;
+  turn_ = 0.0;
+  return true;
 }
 
 // How much better than verifying all K drafts it is to verify as many as their confidences are worth: over the last
@@ -733,9 +759,11 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
     }
     return spend(k, now.draft_us[at] / plain_us, rate);
   }
-  if (stale > kStale) {
+  // In a text that was verified for long both are in doubt; where plain steps just ran, only the other is.
+  const double plain_stale = std::min(stale, spread(0, 0));
+  if (plain_stale > kStale) {
     // What plain decoding would give is in doubt: one look is due, whatever it costs by the old belief.
-    const double credit = stale > kVeryStale ? 1.0 : 0.0;
+    const double credit = plain_stale > kVeryStale ? 1.0 : 0.0;
     if (spend(0, std::max(0.0, 1.0 - 1.0 / (plain_us * rate_)), 1.0 / plain_us, credit)) return true;
   }
   const auto longer = std::upper_bound(lengths_.begin(), lengths_.end(), plan.drafts);

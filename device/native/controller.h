@@ -158,6 +158,7 @@ class Controller {
   double accept_bin(Source source, size_t bin) const;
   double trust() const;
   double accept(const Proposal& proposal, int32_t i, double at_position, double trust) const;
+  bool turned_easier(double hit, double believed);
   void learn(const Proposal& proposal, int32_t verified, int32_t accepted);
   // Calls visit(n, expected tokens, microseconds) for each number n of leading drafts that fills a graph, or is all.
   template <typename Visit>
@@ -183,6 +184,7 @@ class Controller {
   std::vector<double> covariance_, with_;                         // [arms_][arms_] in `bucket_`; 0 is the heat
   bool plain_known_ = false;
   int32_t bucket_ = -1;                    // of the last step, -1 = this text has none yet
+  std::array<bool, kKinds> dear_{};        // found so in one context: in the others fewer witnesses are needed
   int32_t surprises_ = 0;                  // as a Level's, over all
   std::array<int32_t, 2> last_arm_{-1, -1};  // of the target's graphs, of the drafter's
   double worn_ = 0.0, apart_ = 0.0;        // clocks of costs_ and levels_: variance gained since the start
@@ -202,6 +204,7 @@ class Controller {
   };
   std::array<Shift, kSources> shift_;      // how this text departs from what confidence says
   std::array<Draft, kRecent> drafts_;      // a ring
+  double turn_ = 0.0;                      // evidence that the text has become easier
   int32_t drafts_seen_ = 0;
   int32_t current_ = -1;                   // the draft length in use, -1 = none chosen yet
   bool force_ = false;                     // this step verifies whatever trim() believes, to learn its cost
