@@ -297,12 +297,12 @@ void generate(edge_mtp_session* session, const std::string& name, Fields& fields
   StepContext context{name};
   edge_mtp_outcome outcome{};
   if (edge_mtp_generate(session, &wanted.request, emit_step, &context, &outcome) != 0) throw Error(edge_mtp_error());
-  char numbers[240];
+  char numbers[320];
   std::snprintf(numbers, sizeof numbers,
                 ",\"finish\":\"%s\",\"prompt_tokens\":%d,\"reused_tokens\":%d,\"restored_tokens\":%d,\"tokens\":%d,"
-                "\"prefill_us\":%.1f,\"total_us\":%.1f}",
+                "\"prefill_us\":%.1f,\"total_us\":%.1f,\"first_drafts\":%" PRId64 ",\"first_accepted\":%" PRId64 "}",
                 kFinishNames[outcome.finish], outcome.prompt_tokens, outcome.reused_tokens, outcome.restored_tokens,
-                outcome.tokens, outcome.prefill_us, outcome.total_us);
+                outcome.tokens, outcome.prefill_us, outcome.total_us, outcome.first_drafts, outcome.first_accepted);
   emit("{\"event\":\"done\",\"request\":" + json::quote(name) + numbers);
 }
 

@@ -24,6 +24,7 @@ from edge_mtp.cli.transcript import (
     Writer,
     controller_lines,
     logprob_lines,
+    remember_drafts,
     result,
     show_calls,
     summary_lines,
@@ -120,6 +121,7 @@ class Chat:
         if reply.outcome is None:
             return False
         self._traces.append((reply.steps, reply.outcome))
+        remember_drafts(self._dialogue.engine.bundle, reply)
         if reply.outcome.finish == "context":
             _note("the context is full; /reset starts over")
         elif reply.outcome.finish == "length":

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from edge_mtp.acceptance import recall, unfit, warning
 from edge_mtp.bundle import Bundle, Section
 from edge_mtp.metadata import LlmMetadata
 from edge_mtp.tflite import Model, Signature, Tensor
@@ -36,6 +37,7 @@ def inspect(file: Path, as_json: bool) -> None:
 
 def as_dict(bundle: Bundle) -> dict[str, Any]:
     """Everything that `inspect` knows, as JSON types."""
+    known = recall(Path(bundle.path))
     has_metadata = bundle.section("LlmMetadata") is not None
     return {
         "file": bundle.path,
@@ -58,6 +60,7 @@ def as_dict(bundle: Bundle) -> dict[str, Any]:
         "metadata": asdict(bundle.metadata) if has_metadata else None,
         "chat_template": bundle.chat_template if has_metadata else None,
         "mtp": asdict(bundle.mtp) | {"complete": bundle.mtp.complete, "edge_complete": bundle.mtp.edge_complete},
+        "drafter": {"first_drafts": known[0], "accepted": known[1], "unfit": unfit(*known)} if known else None,
         "manifest": bundle.manifest,
         "token_bytes": len(bundle.token_bytes) if bundle.token_bytes else None,
     }
@@ -120,6 +123,11 @@ def _mtp(bundle: Bundle) -> Iterator[str]:
         length = f", draft length {mtp.draft_length}" if mtp.draft_length is not None else ""
         yield f"MTP: present, {'complete' if mtp.complete else 'incomplete'}{length}"
     yield from (f"  {reason}" for reason in mtp.missing)
+    if (known := recall(Path(bundle.path))) is not None and known[0] > 0:
+        drafted, accepted = known
+        yield f"  first drafts that were right in runs so far: {accepted:,} of {drafted:,}"
+        if (said := warning(drafted, accepted)) is not None:
+            yield f"  {said}"
     if mtp.edge_complete:
         yield f"edge signatures: complete, verify widths {ranges(mtp.edge_widths)}"
     else:

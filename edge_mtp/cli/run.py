@@ -349,7 +349,7 @@ def _answer(
     dialogue: Dialogue, options: ReplyOptions, rounds: int, stop: Event | None = None, *, stream: bool = False
 ) -> _Answer:
     """One reply, and a comparison over so many rounds. Raises EdgeMtpError when `stop` is set meanwhile."""
-    from edge_mtp.cli.transcript import Writer, result, show_calls
+    from edge_mtp.cli.transcript import Writer, remember_drafts, result, show_calls
 
     reply = dialogue.reply(options)
     writer = Writer("colour") if stream else None
@@ -364,6 +364,7 @@ def _answer(
         writer.finish()
         show_calls(reply)
     shown = result(reply)
+    remember_drafts(dialogue.engine.bundle, reply)
     shown["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
     shown["tools"] = [report.to_json() for report in dialogue.engine.tool_reports(dialogue.tools, options)]
     if rounds:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edge_mtp.acceptance import remember, warning
+
 if TYPE_CHECKING:
+    from edge_mtp.bundle import Bundle
     from edge_mtp.engine import Reply, Token
     from edge_mtp.summary import Summary
 
@@ -109,7 +113,15 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.restored_tokens:
         lines.append(f"{summary.restored_tokens} tokens of the prompt came from the kept prefix")
     lines.append(f"{summary.prompt_tokens} + {summary.tokens} tokens, ended by {summary.finish}")
+    if (said := warning(summary.first_drafts, summary.first_accepted)) is not None:
+        lines.append(said)
     return lines
+
+
+def remember_drafts(bundle: Bundle, reply: Reply) -> None:
+    """For `inspect`: how often the drafter was right so far, as the device tells."""
+    if reply.outcome is not None and reply.outcome.first_drafts:
+        remember(Path(bundle.path), reply.outcome.first_drafts, reply.outcome.first_accepted)
 
 
 def controller_lines(summary: Summary) -> list[str]:
