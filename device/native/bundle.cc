@@ -6,9 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 
-#include "hash.h"
+#include "file_identity.h"
 
 namespace edge_mtp {
 namespace {
@@ -38,17 +37,6 @@ std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs, s
 
 }  // namespace
 
-uint64_t file_identity(const std::string& path) {
-  struct stat status{};
-  stat(path.c_str(), &status);
-  char* resolved = realpath(path.c_str(), nullptr);
-  const std::string name = resolved == nullptr ? path : resolved;
-  free(resolved);
-  uint64_t hash = hash_bytes(kHashSeed, name.data(), name.size());
-  hash = hash_bytes(hash, &status.st_size, sizeof status.st_size);
-  return hash_bytes(hash, &status.st_mtim, sizeof status.st_mtim);
-}
-
 std::vector<Section> read_sections(flatbuffer::Bytes file) {
   if (std::memcmp(file.range(0, kHeaderBegin), kMagic, 8) != 0) throw Error("it does not start with LITERTLM");
   if (const uint32_t major = file.read<uint32_t>(8); major != kMajorVersion) {
@@ -77,28 +65,38 @@ std::vector<Section> read_sections(flatbuffer::Bytes file) {
 }
 
 Bundle::Bundle(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) throw Error("cannot open the bundle '" + path + "': " + std::strerror(errno));
+  file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file_ < 0) throw Error("cannot open the bundle '" + path + "': " + std::strerror(errno));
   struct stat status{};
-  const bool found = fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
+  const bool found = fstat(file_, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
   void* mapped = MAP_FAILED;
   if (found) {
     size_ = static_cast<size_t>(status.st_size);
-    mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file_, 0);
   }
-  close(file);
-  if (mapped == MAP_FAILED) throw Error("cannot read the bundle '" + path + "': it is empty or no regular file");
+  if (mapped == MAP_FAILED) {
+    close(file_);
+    throw Error("cannot read the bundle '" + path + "': it is empty or no regular file");
+  }
   data_ = static_cast<uint8_t*>(mapped);
 
   try {
     sections_ = read_sections({data_, size_});
   } catch (const Error& error) {
     munmap(data_, size_);
+    close(file_);
     throw Error("'" + path + "' is not a usable .litertlm bundle: " + error.what());
   }
 }
 
-Bundle::~Bundle() { munmap(data_, size_); }
+Bundle::~Bundle() {
+  munmap(data_, size_);
+  close(file_);
+}
+
+uint64_t Bundle::identity(const std::string& path, const std::string& folder) const {
+  return file_identity(file_, path, folder);
+}
 
 const Section* Bundle::model(const std::string& model_type) const {
   return find(Section::kTfliteModel, "model_type", model_type);
