@@ -19,6 +19,7 @@ from edge_mtp.export.checkpoint import Pair, open_pair, tokenizer_ids
 from edge_mtp.export.parts import Parts
 from edge_mtp.export.token_bytes import token_table
 from edge_mtp.export.writer import STOPS, THINKING_TOKENS, TOOL_TOKENS, Chat, llm_metadata, write_bundle
+from edge_mtp.output_file import refuse_inputs
 from edge_mtp.quiet import quiet
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ KV_TYPES = ("fp32", "int8")
 # What work weighs: a traced piece as much as so many encoded weights (on the machine this was measured on).
 WEIGHTS_PER_PIECE = 60_000_000
 # What does not grow with the weights: libraries, tracing and object trees in memory; graphs and their pieces on disk.
+HEADER_BYTES = 1 << 20
 WORKING_MEMORY = 3 << 29
 WORKING_DISK = 1 << 28
 
@@ -151,6 +153,17 @@ def export_bundle(
     options = Options(context, tuple(sorted(set(prefill))), chosen, kv, recipes.load(recipe))
     with quiet():
         pair = target if isinstance(target, Pair) else open_pair(target, drafter or Path())
+    refuse_inputs(
+        [output],
+        [
+            pair.tokenizer.parent,
+            *pair.target.files,
+            *pair.drafter.files,
+            pair.target.directory,
+            pair.drafter.directory,
+            recipe if recipe.endswith(".toml") else None,
+        ],
+    )
     _check(options, pair)
     sizes = options.recipe.sizes(pair.target.weights.names, pair.drafter.weights.names, lean=options.lean)
     chat, table = _chat(pair), token_table(pair.tokenizer, pair.target.config.vocab_size)
@@ -248,8 +261,12 @@ def _stamp(path: Path) -> list[str | int]:
     if commit is not None:
         return [path.parents[2].name, commit, path.name]
     if path.suffix == ".safetensors":
+        # Too large to be read for this. One that was replaced by another of its size and time has another time of
+        # change, which no program can set back (POSIX, st_ctim); the header says what lies where.
         status = path.stat()
-        return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+        with path.open("rb") as file:
+            header = hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()
+        return [str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, header]
     return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from edge_mtp.bundle import Bundle
 from edge_mtp.device.host import HostDevice
 from edge_mtp.device.request import Request
 from edge_mtp.device.runner import Runner
 from edge_mtp.device.trace import Outcome
-
-from edge_mtp.bundle import Bundle
 
 PROMPT = [2, *range(40, 110)]
 REQUEST = Request(PROMPT, 24, draft_length=3, keep_prefix=50)
@@ -151,7 +151,8 @@ def test_a_strange_entry_is_ignored_and_replaced(kind: str, harm: str, tiny_bund
         HARMS[harm](path)
     assert answer(tiny_bundle)[0] == expected
     for path in entries:
-        assert path.is_file() and not path.is_symlink(), path.name
+        assert path.is_file(), path.name
+        assert not path.is_symlink(), path.name
     if harm == "link elsewhere":
         assert (cache.parents[1] / "elsewhere").read_bytes() == b"mine"
     assert answer(tiny_bundle)[0] == expected

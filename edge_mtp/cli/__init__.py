@@ -1,11 +1,17 @@
 """The command line: a group of verbs, one module each, imported only when called."""
 
+import contextlib
+import errno
 import importlib
+import io
+import os
+import sys
 from typing import Any, NamedTuple
 
 import click
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.safe_text import shown
 
 
 class Verb(NamedTuple):
@@ -62,10 +68,22 @@ class Verbs(click.Group):
             formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as an escape
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except EdgeMtpError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(shown(" ".join(str(error).split()))) from error
+        except OSError as error:
+            if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG):
+                raise
+            # Of the streams, for what is opened by a name has one. Nothing more can be written there, at exit either.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.ClickException(f"cannot write the output: {error.strerror}; send it elsewhere") from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package not in EXPORT_EXTRA:

@@ -14,6 +14,7 @@ import click
 
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from threading import Event
@@ -107,7 +108,7 @@ _FILE = click.Path(path_type=Path)
     help="Keep the likeliest tokens that make up this share; 1 keeps all.",
 )  # fmt: skip
 @_choice(
-    "--min-p", type=click.FloatRange(0, 1), default=0.0, metavar="P",
+    "--min-p", type=click.FloatRange(0, 1, max_open=True), default=0.0, metavar="P",
     help="Keep tokens at least this likely, the likeliest being 1; 0 keeps all.",
 )  # fmt: skip
 @_choice("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Same seed, same text.")
@@ -214,16 +215,16 @@ def run(
 
         def told(result: Result[_Answer]) -> None:
             if result.value is None:
-                click.echo(f"{result.device}: {result.error}", err=True)
+                click.echo(shown(f"{result.device}: {result.error}"), err=True)
             elif not as_json:
-                click.echo(f"--- {result.device}")
+                click.echo(shown(f"--- {result.device}"))
                 _print(result.value)
 
         with device_progress(len(devices)) as report_of:
             results = on_each(devices, job, told)
         if as_json:
-            shown = [{"device": r.device, "error": r.error, **(r.value.shown if r.value else {})} for r in results]
-            click.echo(json.dumps({"devices": shown}))
+            answers = [{"device": r.device, "error": r.error, **(r.value.shown if r.value else {})} for r in results]
+            click.echo(json.dumps({"devices": answers}))
         if any(result.error is not None for result in results):
             raise SystemExit(1)
         return
@@ -326,11 +327,11 @@ def _answer(
     if writer is not None:
         writer.finish()
         show_calls(reply)
-    shown = result(reply)
-    shown["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
+    told = result(reply)
+    told["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
     if rounds:
-        shown["comparison"] = _compare(reply, dialogue, options, rounds, stop)
-    return _Answer(reply, tokens, shown, stream)
+        told["comparison"] = _compare(reply, dialogue, options, rounds, stop)
+    return _Answer(reply, tokens, told, stream)
 
 
 def _print(answer: _Answer) -> None:

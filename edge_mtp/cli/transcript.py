@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edge_mtp.safe_text import shown, shown_lines
+
 if TYPE_CHECKING:
     from edge_mtp.engine import Reply, Token
     from edge_mtp.summary import Summary
@@ -30,7 +32,7 @@ class Writer:
     def write(self, token: Token) -> None:
         if not token.text:
             return
-        text = token.text
+        text = shown_lines(token.text)
         if self._marks == "colour" and token.source is not None:
             text = click.style(text, fg=COLOURS[token.source])
         elif self._marks == "brackets" and token.drafted != self._bracket:
@@ -50,7 +52,7 @@ def call_lines(reply: Reply) -> list[str]:
     lines = []
     for call in reply.tool_calls:
         arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in call.arguments.items())
-        lines.append(f"call  {call.name}({arguments})")
+        lines.append(shown(f"call  {call.name}({arguments})"))
     return lines
 
 
@@ -62,13 +64,13 @@ def show_calls(reply: Reply) -> None:
         for line in call_lines(reply):
             click.echo(line)
     except ToolCallSyntaxError as error:
-        click.echo(f"call  not readable: {error}", err=True)
+        click.echo(shown(f"call  not readable: {error}"), err=True)
 
 
 def logprob_lines(reply: Reply) -> list[str]:
     """One line a token: its log-probability, and the token as the vocabulary spells it."""
     spelled = map(reply.tokenizer.token_text, reply.tokens)
-    return [f"{logprob:9.4f}  {text}" for logprob, text in zip(reply.logprobs, spelled, strict=True)]
+    return [f"{logprob:9.4f}  {shown(text)}" for logprob, text in zip(reply.logprobs, spelled, strict=True)]
 
 
 def summary_lines(summary: Summary) -> list[str]:
