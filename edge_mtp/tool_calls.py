@@ -416,7 +416,7 @@ def load_tools(path: str | Path) -> list[dict[str, Any]]:
     cannot be read or that holds what is no declaration (see `check_tools`).
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise EdgeMtpError(f"cannot read tools file {str(path)!r}: {reason}; pass a JSON file of tools") from None
@@ -427,7 +427,7 @@ def load_tools(path: str | Path) -> list[dict[str, Any]]:
             f"tools file {str(path)!r} is not JSON: {error.msg} in line {error.lineno}; correct that line"
         ) from None
     except RecursionError:
-        raise EdgeMtpError(f"tools file {str(path)!r} is nested too deep; flatten it") from None
+        raise EdgeMtpError(f"tools file {str(path)!r} is nested too deeply to be read; give another file") from None
     return check_tools(tools, f"tools file {str(path)!r}")
 
 

@@ -1,20 +1,18 @@
 #include "session.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
+#include "cache_entry.h"
 #include "error.h"
 #include "select.h"
 
 namespace edge_mtp {
 namespace {
 
+constexpr size_t kMostRemembered = 1 << 20;
 constexpr char kCosts[] = ".costs", kPrefillCosts[] = ".prefill";
 constexpr int32_t kLeastMatch = 3;        // tokens that a look-up must agree on
 constexpr float kTrustedLookup = 0.75f;   // of whose first draft it goes before the drafter
@@ -33,18 +31,6 @@ constexpr float kTapeConfidence = 0.5f;   // of every draft of a tape: it tells 
     default:
       throw Error("the verify op of this bundle cannot serve the request" + where + "; export the bundle again");
   }
-}
-
-std::string read_text(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-// What was learnt is worth keeping and not worth an error.
-void write_text(const std::string& path, const std::string& text) {
-  const std::string part = path + "." + std::to_string(getpid());
-  const bool written = static_cast<bool>(std::ofstream(part) << text << std::flush);
-  if (!written || std::rename(part.c_str(), path.c_str()) != 0) std::remove(part.c_str());
 }
 
 std::vector<int32_t> draft_lengths(const Drafter* drafter) {
@@ -74,10 +60,10 @@ Session::Session(Engine& engine)
   cached_.reserve(static_cast<size_t>(engine.context_length()) + 1);
   scratch_.resize(edge_select_scratch_bytes(engine.vocabulary()) / sizeof(uint64_t) + 1);
 
-  prefill_plan_.restore(read_text(engine.memory_file(kPrefillCosts)));
+  prefill_plan_.restore(read_entry(engine.memory_file(kPrefillCosts), kMostRemembered));
   if (engine.max_drafts() > 0) {
     controller_.emplace(Capabilities{draft_lengths(drafter_.get()), decoder_->widths()});
-    controller_->restore(read_text(engine.memory_file(kCosts)));
+    controller_->restore(read_entry(engine.memory_file(kCosts), kMostRemembered));
     calibrate();
   }
 }
@@ -528,8 +514,8 @@ void Session::calibrate() {
 
 void Session::remember() const {
   if (engine_.cache_dir().empty()) return;
-  if (controller_ && !taped_) write_text(engine_.memory_file(kCosts), controller_->save());
-  write_text(engine_.memory_file(kPrefillCosts), prefill_plan_.save());
+  if (controller_ && !taped_) write_entry(engine_.memory_file(kCosts), controller_->save());
+  write_entry(engine_.memory_file(kPrefillCosts), prefill_plan_.save());
 }
 
 }  // namespace edge_mtp

@@ -14,6 +14,7 @@ import click
 from edge_mtp.acceptance import recall, unfit, warning
 from edge_mtp.bundle import Bundle, Section
 from edge_mtp.metadata import LlmMetadata
+from edge_mtp.safe_text import shown
 from edge_mtp.tflite import Model, Signature, Tensor
 
 WIDTH = 110
@@ -31,7 +32,7 @@ def inspect(file: Path, as_json: bool) -> None:
     """
     bundle = Bundle(file)
     # Compose first: a damaged bundle is refused before anything is printed.
-    text = json.dumps(as_dict(bundle), indent=2) if as_json else "\n".join(report(bundle))
+    text = json.dumps(as_dict(bundle), indent=2) if as_json else "\n".join(map(shown, report(bundle)))
     click.echo(text)
 
 
@@ -207,13 +208,13 @@ def _named(tensors: dict[str, str], already: dict[str, str] | None = None) -> It
     """
     numbers_of: dict[tuple[str, str], list[int]] = {}
     for name, shape in tensors.items():
-        shown = "" if already and already.get(name) == shape else f" {shape}"
+        kind = "" if already and already.get(name) == shape else f" {shape}"
         stem, number = _split(name)
-        numbers = numbers_of.setdefault((stem, shown), [])
+        numbers = numbers_of.setdefault((stem, kind), [])
         if number is not None:
             numbers.append(number)
-    for (stem, shown), numbers in numbers_of.items():
-        yield f"{stem}{ranges(numbers)}{shown}"
+    for (stem, kind), numbers in numbers_of.items():
+        yield f"{stem}{ranges(numbers)}{kind}"
 
 
 def _split(name: str) -> tuple[str, int | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edge_mtp.acceptance import remember, warning
+from edge_mtp.safe_text import shown, shown_lines
 
 if TYPE_CHECKING:
     from edge_mtp.bundle import Bundle
@@ -46,7 +47,8 @@ class Writer:
         if self._marks == "brackets" and token.drafted != self._bracket:
             mark = OPEN if token.drafted else CLOSE
             self._bracket = token.drafted
-        text = self._behind_bar(mark + token.text) if thinks else mark + token.text
+        said = mark + shown_lines(token.text)
+        text = self._behind_bar(said) if thinks else said
         self._line_begins = text.endswith("\n")
         colour = COLOURS[token.source] if self._marks == "colour" and token.source is not None else None
         if thinks or colour is not None:
@@ -77,7 +79,7 @@ def call_lines(reply: Reply) -> list[str]:
     lines = []
     for call in reply.tool_calls:
         arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in call.arguments.items())
-        lines.append(f"call  {call.name}({arguments})")
+        lines.append(shown(f"call  {call.name}({arguments})"))
     return lines
 
 
@@ -89,13 +91,13 @@ def show_calls(reply: Reply) -> None:
         for line in call_lines(reply):
             click.echo(line)
     except ToolCallSyntaxError as error:
-        click.echo(f"call  not readable: {error}", err=True)
+        click.echo(shown(f"call  not readable: {error}"), err=True)
 
 
 def logprob_lines(reply: Reply) -> list[str]:
     """One line a token: its log-probability, and the token as the vocabulary spells it."""
     spelled = map(reply.tokenizer.token_text, reply.tokens)
-    return [f"{logprob:9.4f}  {text}" for logprob, text in zip(reply.logprobs, spelled, strict=True)]
+    return [f"{logprob:9.4f}  {shown(text)}" for logprob, text in zip(reply.logprobs, spelled, strict=True)]
 
 
 def summary_lines(summary: Summary) -> list[str]:
