@@ -101,11 +101,12 @@ def test_an_error_before_the_first_answer_leaves_no_file(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("", "hold no run"),
-        ("{}\n", "line 1: no record of a run"),
-        ("[1]\n", "line 1: no record of a run"),
-        ("not json\n", "line 1: no record of a run"),
+        ("{}\n", "line 1: it is no record"),
+        ("[1]\n", "line 1: it is no record"),
+        ("not json\n", "line 1: not JSON"),
         ('{"event":"run","schema":99}\n', "another schema than 1"),
-        ('{"event":"answer"}\n', "line 1: no record"),
+        ('{"event":"run","schema":true}\n', "another schema than 1"),
+        ('{"event":"answer"}\n', "line 1: the first record is no run, but 'answer'"),
     ],
 )
 def test_what_is_no_results_file_is_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:

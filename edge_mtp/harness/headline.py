@@ -29,7 +29,12 @@ class Headline:
     calls: Comparison | None
 
     @property
-    def speed_tone(self) -> Tone:
+    def refusal(arm: str, reason: str) -> str:
+    """Of an arm that refused all that it was asked."""
+    return f"{arm} refused everything that it was asked, so nothing can be said of it: {reason}"
+
+
+def speed_tone(self) -> Tone:
         return "unsettled" if self.speed is None else speed_tone(self.speed)
 
     @property
@@ -62,6 +67,11 @@ class Headline:
             "calls": None if self.calls is None else self.calls.verdict,
             "words": self.words,
         }
+
+
+def refusal(arm: str, reason: str) -> str:
+    """Of an arm that refused all that it was asked."""
+    return f"{arm} refused everything that it was asked, so nothing can be said of it: {reason}"
 
 
 def speed_tone(speed_up: SpeedUp) -> Tone:
