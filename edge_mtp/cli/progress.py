@@ -39,7 +39,7 @@ def export_progress() -> Iterator[Callable[[str, float], None]]:
 
 @contextmanager
 def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Of so many things so many are done. Elsewhere than on a terminal a line every tenth of the way, and at its end."""
+    """Of so many things so many are done. Elsewhere than on a terminal a line every tenth, and at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

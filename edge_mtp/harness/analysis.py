@@ -16,8 +16,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Analysis:
-    """`calls` and `comparisons` are empty where no item has gold. `scores` by arm and item. `refused`: arms that refused
-    all that they were asked, and why; nothing else is said of them."""
+    """`calls` and `comparisons` are empty where no item has gold. `scores` by arm and item. `refused`: the arms that
+    refused all that they were asked, and why; nothing else is said of them."""
 
     run: Run
     latencies: list[Latency]
@@ -29,7 +29,7 @@ class Analysis:
 
     @property
     def misfits(self) -> dict[str, str]:
-        """By arm: a sentence on a drafter that does not fit its target. Of simulated drafts none, which are nobody's."""
+        """By arm: a sentence on a drafter that does not fit its target; none on drafts that were simulated."""
         drafting = [each for each in self.latencies if each.kind is None and each.first_drafts is not None]
         if self.run.simulated is not None:
             return {}

@@ -30,8 +30,8 @@ from edge_mtp.harness.summary import read_summary
 SCHEMA = 1
 # What the table of a pair shows, where it was measured.
 TABLE = (
-    "speed", "decode", "prefill", "first_token", "first_token.p95", "first_answer", "call", "token.p95", "speedup", "acceptance[1]",
-    "tokens_per_verify", "memory.rss", "failed", "toolcall.exact", "toolcall.lenient", "same_text", "changed_text",
+    "speed", "decode", "prefill", "first_token", "first_token.p95", "first_answer", "call", "token.p95", "speedup",
+    "acceptance[1]", "tokens_per_verify", "memory.rss", "failed", "toolcall.exact", "toolcall.lenient", "same_text", "changed_text",
 )  # fmt: skip
 
 
@@ -321,8 +321,8 @@ class Versus:
         for arm, reason in self.b.refused.items():
             if rule.arm in (None, arm):
                 raise EdgeMtpError(
-                    f"rule '{rule}': arm '{arm}' of '{self.b.name}' refused everything ({reason}), so nothing can be said"
-                    " of it; ask it what it can do, or leave it out"
+                    f"rule '{rule}': arm '{arm}' of '{self.b.name}' refused everything ({reason}), so nothing can be"
+                    " said of it; ask it what it can do, or leave it out"
                 )
         if rule.kind is not None and rule.kind not in self.b.kinds:
             raise EdgeMtpError(

@@ -58,8 +58,7 @@ def decoded(kind: Any, value: Any, where: str = "") -> Any:
     if origin is dict:
         _check(value, dict, where)
         return {
-            _key(arguments[0], key, where): decoded(arguments[1], each, f"{where}.{key}")
-            for key, each in value.items()
+            _key(arguments[0], key, where): decoded(arguments[1], each, f"{where}.{key}") for key, each in value.items()
         }
     if kind is float and type(value) is int:
         _check_size(value, where)

@@ -29,12 +29,7 @@ class Headline:
     calls: Comparison | None
 
     @property
-    def refusal(arm: str, reason: str) -> str:
-    """Of an arm that refused all that it was asked."""
-    return f"{arm} refused everything that it was asked, so nothing can be said of it: {reason}"
-
-
-def speed_tone(self) -> Tone:
+    def speed_tone(self) -> Tone:
         return "unsettled" if self.speed is None else speed_tone(self.speed)
 
     @property
@@ -67,6 +62,11 @@ def speed_tone(self) -> Tone:
             "calls": None if self.calls is None else self.calls.verdict,
             "words": self.words,
         }
+
+
+def refusal(arm: str, reason: str) -> str:
+    """Of an arm that refused all that it was asked."""
+    return f"{arm} refused everything that it was asked, so nothing can be said of it: {reason}"
 
 
 def refusal(arm: str, reason: str) -> str:

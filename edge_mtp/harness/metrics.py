@@ -109,7 +109,8 @@ def comparison_of(at: Place) -> Comparison | None:
 
 
 def same_texts(results: Results, arm: str, base: str) -> Estimate | None:
-    """The share of items, by cluster, to which two arms say and think the same in every turn and round that both answered."""
+    """The share of items, by cluster, to which two arms say and think the same in every turn and round that both
+    answered."""
     told = {(each.item, each.turn, each.round): each.whole for each in results.of(base) if each.is_complete}
     same: dict[str, bool] = {}
     for each in results.of(arm):

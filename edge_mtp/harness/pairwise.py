@@ -71,9 +71,9 @@ class Parting:
 
     `index` counts tokens, or characters where an engine does not tell its tokens (`unit`). What stands there is read
     off the texts: `chosen` ("" where one had ended), and `token_class` of the base's as `numerics.token_kind` names it,
-    thought inside one, stop where the base had ended, None where tokens differ and texts do not. `margins`: of the logits that each chose
-    from, the largest less the second; None where not known. `texts` whole. `primary`: each arm's primary label, None
-    for right.
+    thought inside one, stop where the base had ended, None where tokens differ and texts do not. `margins`: of the
+    logits that each chose from, the largest less the second; None where not known. `texts` whole, thoughts included.
+    `primary`: each arm's primary label, None for right.
     """
 
     item: str
@@ -123,12 +123,13 @@ def score_all(results: Results) -> dict[str, dict[str, Score]]:
     """By arm and item: the score of its first wrong turn (`later_turn` tells), or of its last with gold where all are
     right.
 
-    A crash, a timeout or a refusal is wrong in any turn; of an arm that refused everything nothing is said. Items without gold are left out, and those that an arm has
-    answered neither to their end nor to a wrong turn.
+    A crash, a timeout or a refusal is wrong in any turn; of an arm that refused everything nothing is said. Items
+    without gold are left out, and those that an arm has answered neither to their end nor to a wrong turn.
     """
     scores: dict[str, dict[str, Score]] = {}
+    refused = results.refused
     for arm, replies in _replies(results).items():
-        if arm in results.refused:
+        if arm in refused:
             replies = {}
         found = {name: _score_of(results.items[name], turns) for name, turns in replies.items()}
         scores[arm] = {name: each for name, each in found.items() if each is not None}

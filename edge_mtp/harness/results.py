@@ -293,7 +293,9 @@ def read_results(path: str | Path) -> Results:
             raise EdgeMtpError(f"{where}, line {number}: {error}; give the file as it was written") from None
         except ValueError as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number that is too long"
-            raise EdgeMtpError(f"{where}, line {number}: not JSON ({reason}); give the file as it was written") from None
+            raise EdgeMtpError(
+                f"{where}, line {number}: not JSON ({reason}); give the file as it was written"
+            ) from None
     if reader is None:
         raise EdgeMtpError(f"{where} hold no run; give a file that bench or eval wrote")
     reader.results.answers = list(reader.answers.values())

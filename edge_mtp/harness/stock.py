@@ -110,9 +110,7 @@ class Stock(Contender):
             messages.append(message)
             yield answer
 
-    def read(
-        self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int, *, opened: bool = False
-    ) -> Answer:
+    def read(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int, *, opened: bool = False) -> Answer:
         """`blank` with what the reply to a prompt of so many tokens tells, at most `most` of which were asked for.
 
         `opened`: the prompt ended inside a thought.
