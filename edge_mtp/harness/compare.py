@@ -31,7 +31,8 @@ SCHEMA = 1
 # What the table of a pair shows, where it was measured.
 TABLE = (
     "speed", "decode", "prefill", "first_token", "first_token.p95", "first_answer", "call", "token.p95", "speedup",
-    "acceptance[1]", "tokens_per_verify", "memory.rss", "failed", "toolcall.exact", "toolcall.lenient", "same_text", "changed_text",
+    "acceptance[1]", "tokens_per_verify", "memory.rss", "failed", "toolcall.exact", "toolcall.lenient", "same_text",
+    "changed_text",
 )  # fmt: skip
 
 

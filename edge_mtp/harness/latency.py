@@ -62,12 +62,13 @@ class Latency:
 
     `token` is per token: a step's time over the tokens that it gave out, each counted. `first_token` is the time to the
     first token of all, `first_answer` to the first that is none of a thought, where the engine tells; so many answers
-    had `thoughts`. `call` is the time to the token that closes the first tool call. `prefill_tokens_per_s` (of prompts, without what was in the cache),
-    `decode_tokens_per_s` (tokens after each answer's first) and `tokens_per_verify` are sums over sums, with intervals
-    over items. Of drafts only those count that a token given out answers: what lies beyond a text's end is neither
-    right nor wrong. `first_drafts`: those of the drafter that came first in their step, which tell whether it fits its
-    target (`misfit`). `planned`: share of steps by the K asked of the drafter. Energy is None unless the battery could
-    tell, `energy_note` says why. None elsewhere: too little to tell, or the engine does not tell.
+    had `thoughts`. `call` is the time to the token that closes the first tool call.
+    `prefill_tokens_per_s` (of prompts, without what was in the cache), `decode_tokens_per_s` (tokens after each
+    answer's first) and `tokens_per_verify` are sums over sums, with intervals over items. Of drafts only those count
+    that a token given out answers: what lies beyond a text's end is neither right nor wrong. `first_drafts`: those of
+    the drafter that came first in their step, which tell whether it fits its target (`misfit`). `planned`: share of
+    steps by the K asked of the drafter. Energy is None unless the battery could tell, `energy_note` says why. None
+    elsewhere: too little to tell, or the engine does not tell.
     """
 
     arm: str

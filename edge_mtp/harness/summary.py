@@ -31,10 +31,9 @@ def read_summary(path: str | Path) -> Analysis:
 def _check_arms(analysis: Analysis) -> None:
     """Raises WrongError where figures are of an arm that the run does not have."""
     labels = {arm.label for arm in analysis.run.arms}
-    named = [
-        *((each.arm,) for each in (*analysis.latencies, *analysis.calls)),
-        *((each.arm, each.base) for each in (*analysis.speed_ups, *analysis.comparisons)),
-        tuple(analysis.scores),
-    ]
-    for unknown in {label for of in named for label in of} - labels:
+    named = {*analysis.scores, *analysis.refused}
+    named |= {each.arm for each in analysis.latencies} | {each.arm for each in analysis.calls}
+    named |= {label for each in analysis.speed_ups for label in (each.arm, each.base)}
+    named |= {label for each in analysis.comparisons for label in (each.arm, each.base)}
+    for unknown in sorted(named - labels):
         raise WrongError(f"figures are of arm {unknown[:40]!r}, which the run does not have")
