@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.find import find_device
 from edge_mtp.device.host import HostDevice
-from edge_mtp.device.request import Request, Sampling
+from edge_mtp.device.request import Request, Sampling, Thoughts
 from edge_mtp.device.runner import Runner
 from edge_mtp.device.trace import Outcome, Ready, Sensors, Step
 
@@ -20,5 +20,6 @@ __all__ = [
     "Sampling",
     "Sensors",
     "Step",
+    "Thoughts",
     "find_device",
 ]

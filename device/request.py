@@ -35,6 +35,21 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Thoughts:
+    """How a model marks its thoughts: the control tokens `open` and `close`, and the ids of the `header` between.
+
+    `opened`: the prompt ends inside a thought. `budget` is the most tokens that the thoughts of a text have together,
+    headers and marks not counted: then the next token is `close`, and no further thought is opened.
+    """
+
+    open: int
+    close: int
+    header: Sequence[int] = ()
+    opened: bool = False
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """One text to generate: token ids in, at most `max_tokens` token ids out.
 
@@ -49,7 +64,8 @@ class Request:
 
     `grammar` (EBNF, docs/grammar.md) or `json_schema` (JSON text) constrains the output. `logprobs` asks for the
     log-probability of every chosen token. `keep_prefix` is the number of leading prompt tokens whose cache is kept on
-    the device's disk, and read from there by the next request that starts with them.
+    the device's disk, and read from there by the next request that starts with them. In `thoughts` no stop string is
+    looked for, and they can be limited.
 
     Two are for measurements. `fresh`: nothing of the runner's cache is used, so that requests do not profit from one
     another. `draft_tape`: entry i is proposed in place of whatever the drafter drafts as the reply's token i (from 0);
@@ -67,6 +83,7 @@ class Request:
     stop_texts: Sequence[str] = ()
     grammar: str | None = None
     json_schema: str | None = None
+    thoughts: Thoughts | None = None
     logprobs: bool = False
     keep_prefix: int = 0
     fresh: bool = False
@@ -74,7 +91,8 @@ class Request:
 
     def to_json(self, name: str) -> dict[str, Any]:
         """The request record of the runner's protocol (docs/trace.md)."""
-        sampling = self.sampling
+        sampling, thoughts = self.sampling, self.thoughts
+        limit = {} if thoughts is None or thoughts.budget is None else {"thought_budget": thoughts.budget}
         return {
             "op": "generate",
             "request": name,
@@ -98,6 +116,10 @@ class Request:
             "suppress": list(sampling.suppress),
             "grammar": self.grammar or "",
             "json_schema": self.json_schema or "",
+            "thought_marks": [] if thoughts is None else [thoughts.open, thoughts.close],
+            "thought_header": [] if thoughts is None else list(thoughts.header),
+            "thought_opened": thoughts is not None and thoughts.opened,
+            **limit,
             "logprobs": self.logprobs,
             "keep_prefix": self.keep_prefix,
             "fresh": self.fresh,

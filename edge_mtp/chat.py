@@ -205,17 +205,22 @@ class ChatFormat:
         return self.tokenizer.encode(text)
 
     def prefix_length(
-        self, prompt: Sequence[int], messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        prompt: Sequence[int],
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        **variables: Any,
     ) -> int:
         """Leading ids of `prompt` that every conversation with the same system message and `tools` begins with.
 
-        `prompt` is the encoded `messages`. 0 where there is neither a system message nor a tool: a few control tokens
-        are not worth keeping.
+        `prompt` is the encoded `messages`, rendered with the same `variables`. 0 where there is neither a system
+        message nor a tool: a few control tokens are not worth keeping.
         """
         system = [m for m in messages[:1] if m["role"] in ("system", "developer")]
         if not system and not tools:
             return 0
-        others = [self.encode([*system, {"role": "user", "content": text}], tools) for text in ("a", "Z")]
+        asked: list[list[Message]] = [[*system, {"role": "user", "content": text}] for text in ("a", "Z")]
+        others = [self.encode(each, tools, **variables) for each in asked]
         alike = takewhile(lambda ids: len(set(ids)) == 1, zip(prompt, *others, strict=False))
         return sum(1 for _ in alike)
 

@@ -61,14 +61,16 @@ class Dialogue:
             content = json.dumps(content)
         self.messages.append({"role": "tool", "name": tool, "content": content})
 
-    def prompt(self) -> list[int]:
+    def prompt(self, options: ReplyOptions | None = None) -> list[int]:
         """The ids of all messages and of the beginning of the model's turn."""
         chat = self.engine.chat_format
-        return chat.encode_after(self._known, chat.render(self.messages, self.tools))
+        variables = (options or ReplyOptions()).variables
+        return chat.encode_after(self._known, chat.render(self.messages, self.tools, **variables))
 
     def reply(self, options: ReplyOptions | None = None) -> Reply:
         """The model's turn; `add` it when it is generated. Raises as `Engine.chat`."""
-        return self.engine.answer(self.prompt(), self.messages, self.tools, options or ReplyOptions())
+        options = options or ReplyOptions()
+        return self.engine.answer(self.prompt(options), self.messages, self.tools, options)
 
     def add(self, reply: Reply) -> None:
         """Makes a reply to this dialogue, complete or cancelled, a part of it."""

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from edge_mtp.bundle import Bundle
 from edge_mtp.chat import ChatFormat, Detokenizer, Message, Tokenizer
-from edge_mtp.device import Device, Outcome, Request, Runner, Sampling, Sensors, Step, find_device
+from edge_mtp.device import Device, Outcome, Request, Runner, Sampling, Sensors, Step, Thoughts, find_device
 from edge_mtp.device.find import Notice
 from edge_mtp.device.request import DraftPolicy, DraftSource
 from edge_mtp.device.sensors import Sampler
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.grammar import response_schema, tool_grammar
+from edge_mtp.grammar import Thinking, response_schema, tool_grammar
 from edge_mtp.summary import SOURCES, Summary, summarize
+from edge_mtp.thoughts import Channel, Channels, is_opened, thoughts_in
 from edge_mtp.tool_calls import ToolCall, parse_calls
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 DEFAULT_DRAFT_LENGTH = 4  # where a fixed K is wanted, such as for measurements
 DEFAULT_MAX_TOKENS = 256
+_NO_MARKS = "its vocabulary has no <|channel>, so the model cannot think"
 _NO_BYTES = "no token bytes inside, and its tokenizer gives none"
+# What a template is given by the conversation and the bundle, and by nobody else.
+_TEMPLATE_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class ContextOverflowError(EdgeMtpError):
@@ -40,15 +44,17 @@ class ContextOverflowError(EdgeMtpError):
 class Token:
     """One generated token.
 
-    `text` is what the token adds to the reply; empty while the bytes of a character are still missing, or while the
-    text may become a stop string. `source` proposed it as a draft that the target confirmed; None: the target chose it
-    by itself. `logprob` is its log-probability, where asked for.
+    `text` is what the token adds to the reply's text, or where `channel` is "reasoning" to its reasoning; empty while
+    the bytes of a character are still missing, or while the text may become a stop string, and for the marks of a
+    thought, which are of its channel. `source` proposed it as a draft that the target confirmed; None: the target chose
+    it by itself. `logprob` is its log-probability, where asked for.
     """
 
     id: int
     text: str
     source: str | None = None
     logprob: float | None = None
+    channel: Channel = "text"
 
     @property
     def drafted(self) -> bool:
@@ -60,7 +66,11 @@ class Token:
 class ReplyOptions:
     """How a reply is generated; the defaults are what is best where nothing is known.
 
-    `max_tokens` is exact. `stop_texts` end the reply and are not part of its text.
+    `max_tokens` is exact. `stop_texts` end the reply and are not part of its text; in thoughts they are not looked for.
+
+    `thinking` gives the template `enable_thinking`; None leaves it at the template's default. `thinking_budget` is the
+    most tokens that the reply's thoughts have together, 0 for none: then the thought is closed, and no further one
+    opened. `template_variables` are given to the template too.
 
     Drafting never changes the text. `draft_length` None leaves it to the controller, which chooses every step's K, 0
     included (docs/controller.md); a number is K in every step, 0 for plain decoding. `draft_policy` overrides that:
@@ -72,6 +82,8 @@ class ReplyOptions:
     name (calls of that one). `constrained` holds calls to the tools' schemas. None does so where tools are declared,
     nothing else constrains the reply and the bytes of the tokens are known: a call that cannot be run helps
     nobody, text is left as it is, and what the grammar forces are drafts for free. False leaves calls to the model.
+    Without `parallel_calls` a reply has at most one call. `strict_tools` refuses a tool whose schema the grammar cannot
+    enforce whole. Where the reply may think, a thought may come before what the constraint holds.
 
     `logprobs` gives every token its log-probability. `keep_prefix` keeps the cache of system message and tools on the
     device's disk, for the next time that the same ones are used. `fresh` and `draft_tape` are for measurements: see
@@ -89,10 +101,31 @@ class ReplyOptions:
     grammar: str | None = None
     tool_choice: str | None = None
     constrained: bool | None = None
+    parallel_calls: bool = True
+    strict_tools: bool = False
+    thinking: bool | None = None
+    thinking_budget: int | None = None
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
     logprobs: bool = False
     keep_prefix: bool = False
     fresh: bool = False
     draft_tape: Sequence[int] = ()
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `ChatFormat.render` is given beside the conversation. Raises EdgeMtpError for a name that is taken."""
+        variables = dict(self.template_variables)
+        for name in variables:
+            if name in _TEMPLATE_OWN:
+                raise EdgeMtpError(f"template variable '{name}' is given by the conversation or the bundle; drop it")
+        if self.thinking is not None:
+            if variables.get("enable_thinking", self.thinking) is not self.thinking:
+                raise EdgeMtpError(
+                    f"template variable 'enable_thinking' is {variables['enable_thinking']!r} and thinking is"
+                    f" {self.thinking}; drop one of them"
+                )
+            variables["enable_thinking"] = self.thinking
+        return variables
 
 
 class Reply:
@@ -100,7 +133,8 @@ class Reply:
 
     Leaving the iteration early cancels the reply; what was generated so far stays readable.
     `prompt` is the ids that it replies to. `tokens` includes the stop token or the tokens of the stop string that
-    ended it, `text` does not.
+    ended it, `text` does not. `text` is what the model answers and `reasoning` what it thought, the thoughts of a reply
+    one after another with an empty line between; the marks of thoughts are in neither, and in `tokens`.
     """
 
     def __init__(
@@ -111,11 +145,12 @@ class Reply:
         stop: frozenset[int],
         stop_texts: Sequence[str] = (),
         sampler: Sampler | None = None,
+        thoughts: Thoughts | None = None,
     ) -> None:
         self.prompt = prompt
         self.tokenizer = tokenizer
         self._events = events
-        self._detokenizer = Detokenizer(tokenizer, stop_texts)
+        self._channels = Channels(tokenizer, stop_texts, thoughts, prompt)
         self._stop = stop
         self._sampler = sampler
         self.tokens: list[int] = []
@@ -123,8 +158,16 @@ class Reply:
         self.steps: list[Step] = []
         self.outcome: Outcome | None = None
         self.text = ""
+        self.reasoning = ""
+        self._left = False  # the iteration is over, at its end or early
 
     def __iter__(self) -> Generator[Token, None, None]:
+        try:
+            yield from self._tokens()
+        finally:
+            self._left = True
+
+    def _tokens(self) -> Generator[Token, None, None]:
         last: Token | None = None  # waits for what its text may become
         with self._sampler or contextlib.nullcontext(), contextlib.closing(self._events):
             for event in self._events:
@@ -135,19 +178,27 @@ class Reply:
                 for index, token in enumerate(event.tokens):
                     self.tokens.append(token)
                     self.logprobs += event.logprobs[index : index + 1]
-                    text = "" if token in self._stop else self._detokenizer.push(token)
-                    self.text += text
+                    rest, text = ("", "") if token in self._stop else self._channels.push(token)
                     if last is not None:
-                        yield last
+                        yield self._lengthened(last, rest)
                     source = SOURCES.get(event.source[index]) if index < event.accepted else None
-                    last = Token(token, text, source, event.logprobs[index] if event.logprobs else None)
-                    if not self._detokenizer.holds:
+                    logprob = event.logprobs[index] if event.logprobs else None
+                    last = self._lengthened(Token(token, "", source, logprob, self._channels.channel), text)
+                    if not self._channels.holds:
                         yield last
                         last = None
         if last is not None:
-            rest = self._detokenizer.finish()
-            self.text += rest
-            yield replace(last, text=last.text + rest)
+            yield self._lengthened(last, self._channels.finish())
+
+    def _lengthened(self, token: Token, text: str) -> Token:
+        """`token` with more text, which is the reply's too."""
+        if not text:
+            return token
+        if token.channel == "text":
+            self.text += text
+        else:
+            self.reasoning += text
+        return replace(token, text=token.text + text)
 
     def wait(self) -> Reply:
         """Generates to the end. Returns itself."""
@@ -169,7 +220,13 @@ class Reply:
 
     @cached_property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls in the text. Raises ToolCallSyntaxError where they are not in Gemma 4's format."""
+        """The calls in the text; what looks like one in a thought is none.
+
+        Raises ToolCallSyntaxError where they are not in Gemma 4's format, and EdgeMtpError while the reply is being
+        generated.
+        """
+        if self.outcome is None and not self._left:
+            raise EdgeMtpError("the reply is not complete; iterate it to its end first")
         return parse_calls(self.text)
 
 
@@ -194,6 +251,7 @@ class Engine:
         self.device = device
         self._sensors = sensors
         self.chat_format = chat_format_of(bundle, has_token_bytes)
+        self._marks = thoughts_in(self.chat_format.tokenizer)
 
     @property
     def context_length(self) -> int:
@@ -224,7 +282,8 @@ class Engine:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         options = replace(options or ReplyOptions(), **changes)
-        return self.answer(self.chat_format.encode(messages, tools), messages, tools, options)
+        prompt = self.chat_format.encode(messages, tools, **options.variables)
+        return self.answer(prompt, messages, tools, options)
 
     def answer(
         self,
@@ -240,8 +299,11 @@ class Engine:
                 " shorten it or export with a larger --context"
             )
         length, policy, sources = self._drafting(options)
-        grammar, schema = self._constraint(tools, options)
+        thoughts = self._thoughts_of(options, prompt)
+        thinking: Thinking = "open" if thoughts is not None and thoughts.opened else self._thinking(options)
+        grammar, schema = self._constraint(tools, options, thinking)
         self._check_sampling(options.sampling)
+        variables = options.variables
         request = Request(
             prompt=prompt,
             max_tokens=options.max_tokens,
@@ -254,8 +316,11 @@ class Engine:
             sampling=options.sampling,
             grammar=grammar,
             json_schema=schema,
+            thoughts=thoughts,
             logprobs=options.logprobs,
-            keep_prefix=self.chat_format.prefix_length(prompt, messages, tools) if options.keep_prefix else 0,
+            keep_prefix=(
+                self.chat_format.prefix_length(prompt, messages, tools, **variables) if options.keep_prefix else 0
+            ),
             fresh=options.fresh,
             draft_tape=options.draft_tape,
         )
@@ -265,7 +330,8 @@ class Engine:
         """Raises the EdgeMtpError that a reply with these options and tools would, as far as the host can tell."""
         Detokenizer(self.chat_format.tokenizer, options.stop_texts)
         self._drafting(options)
-        self._constraint(tools, options)
+        self._thoughts_of(options, ())
+        self._constraint(tools, options, self._thinking(options))
         self._check_sampling(options.sampling)
 
     def generate(self, request: Request) -> Reply:
@@ -274,7 +340,8 @@ class Engine:
         assert isinstance(events, Generator)  # so that it can be closed, which cancels
         tokenizer = self.chat_format.tokenizer
         sampler = Sampler(self.device.link, self.runner.pid) if self.device is not None and self._sensors else None
-        return Reply(request.prompt, events, tokenizer, frozenset(request.stop), request.stop_texts, sampler)
+        stop = frozenset(request.stop)
+        return Reply(request.prompt, events, tokenizer, stop, request.stop_texts, sampler, request.thoughts)
 
     def token(self, text: str) -> int:
         """The id that `text` names: a number, a token as the vocabulary spells it, or text that is one token.
@@ -327,7 +394,43 @@ class Engine:
             return most, options.draft_policy or "auto", sources
         return length, options.draft_policy or "fixed", sources
 
-    def _constraint(self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions) -> tuple[str | None, str | None]:
+    def _thoughts_of(self, options: ReplyOptions, prompt: Sequence[int]) -> Thoughts | None:
+        """How thoughts are marked and limited in the reply to `prompt`; None where the vocabulary has no marks."""
+        marks, budget = self._marks, options.thinking_budget
+        if budget is not None and budget < 0:
+            raise EdgeMtpError(f"the thinking budget is {budget}; give 0 tokens or more")
+        if marks is None:
+            if budget is not None:
+                raise EdgeMtpError(f"{self.bundle.path}: {_NO_MARKS}; drop the thinking budget")
+            return None
+        return replace(marks, opened=is_opened(prompt, marks, self.chat_format.tokenizer), budget=budget)
+
+    def _thinking(self, options: ReplyOptions) -> Thinking:
+        """Whether a reply may begin with a thought, as far as the options tell."""
+        variables = options.variables
+        asked = variables.get("enable_thinking")
+        if options.thinking and self._marks is None:
+            raise EdgeMtpError(f"{self.bundle.path}: {_NO_MARKS}; drop --thinking")
+        if options.thinking and not self._template_thinks[0]:
+            raise EdgeMtpError(
+                f"{self.bundle.path}: the chat template has no thinking to switch on (enable_thinking changes nothing);"
+                " drop --thinking, or name its own variable (--template-var)"
+            )
+        thinks = self._template_thinks[1] if asked is None else bool(asked)
+        return "may" if thinks and self._marks is not None else "no"
+
+    @cached_property
+    def _template_thinks(self) -> tuple[bool, bool]:
+        """Whether `enable_thinking` changes what the template writes, and whether it is on where nobody sets it."""
+        turn: list[Message] = [{"role": "user", "content": "Hi"}]
+        default = self.chat_format.render(turn)
+        on = self.chat_format.render(turn, enable_thinking=True)
+        switches = on != self.chat_format.render(turn, enable_thinking=False)
+        return switches, switches and default == on
+
+    def _constraint(
+        self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions, thinking: Thinking
+    ) -> tuple[str | None, str | None]:
         """Grammar and JSON schema of a request: one of them, or neither."""
         choice, schema, grammar = options.tool_choice, options.response_schema, options.grammar
         if choice is not None and not tools:
@@ -338,6 +441,12 @@ class Engine:
             raise EdgeMtpError(f"tool choice '{choice}' holds by constraining calls; drop it, or --unconstrained")
         if grammar is not None and not grammar.strip():
             raise EdgeMtpError("the grammar is empty; give it a rule `root`")
+        for asked_for, option in (
+            (not options.parallel_calls, "a single call"),
+            (options.strict_tools, "strict tools"),
+        ):
+            if asked_for and options.constrained is False:
+                raise EdgeMtpError(f"{option} holds by constraining calls; drop it, or --unconstrained")
         by_tools = choice is not None if options.constrained is None else options.constrained
         kinds = {"a response schema": schema is not None, "a grammar": grammar is not None, "tool calls": by_tools}
         asked = [kind for kind, wanted in kinds.items() if wanted]
@@ -350,10 +459,12 @@ class Engine:
         if options.stop_texts and not self.has_token_bytes:
             raise EdgeMtpError(f"{self.bundle.path}: {_NO_BYTES}, so no stop string can be found; export it again")
         if by_tools:
-            return tool_grammar(tools, choice=choice or "auto"), None
+            return tool_grammar(
+                tools, choice=choice or "auto", parallel=options.parallel_calls, thinking=thinking
+            ), None
         if options.constrained is None and not asked and self.has_token_bytes and tools:
             try:
-                return tool_grammar(tools), None
+                return tool_grammar(tools, parallel=options.parallel_calls, thinking=thinking), None
             except EdgeMtpError as error:
                 raise EdgeMtpError(f"{error}; or leave calls to the model (--unconstrained)") from None
         return grammar, None if schema is None else response_schema(json.dumps(schema))

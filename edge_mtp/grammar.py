@@ -20,6 +20,7 @@ from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, ToolCall, format_c
 
 Schema = Mapping[str, Any]
 Choice = Literal["auto", "required", "none"]
+Thinking = Literal["no", "may", "open"]  # whether a reply may begin with a thought, or begins inside one
 
 _NAME = re.compile(r"[^\W\d][\w.\-]*")
 _DIGITS = 40  # before a number's point; the strict parser follows 1000, but each is a state of the automaton
@@ -47,13 +48,14 @@ _COMMON = {"type", "nullable"}
 
 
 def tool_grammar(
-    tools: Sequence[Mapping[str, Any]], *, choice: str = "auto", parallel: bool = True, thinking: bool = False
+    tools: Sequence[Mapping[str, Any]], *, choice: str = "auto", parallel: bool = True, thinking: Thinking = "no"
 ) -> str:
     """The grammar of a reply that calls some tools, as EBNF in the dialect of docs/grammar.md.
 
     `tools` are in OpenAI's form, as for `tool_calls.check_tools`, or bare functions. `choice`: "auto" (text, calls, or
     text and then calls), "required" (calls only), "none" (text only), or the name of the one tool that is to be
-    called. `parallel` allows several calls in one reply. `thinking` allows a thought channel before all that.
+    called. `parallel` allows several calls in one reply. `thinking` "may" allows a thought channel before all that;
+    "open" is for a prompt that has opened the thought already.
 
     Raises `EdgeMtpError` naming the tool, the place in its schema and the keyword for what the grammar cannot hold.
     """
@@ -75,10 +77,14 @@ def tool_grammar(
         call = f'"{CALL_OPEN}call:" {rules.choice(bodies)} "{CALL_CLOSE}"'
         calls = rules.add(call) + ("+" if parallel else "")
     text = rules.add_text()
-    channel = f'("<|channel>" {text} "<channel|>")? ' if thinking else ""
     replies = {"auto": f"{text} {calls}?" if not parallel else f"{text} ({calls})?", "none": text}
     reply = calls if choice not in replies else replies[choice] if calls else text
-    return rules.text(channel + reply)
+    thoughts = {
+        "no": "",
+        "may": f'("<|channel>thought\\n" {text} "<channel|>")? ',
+        "open": f'{text} "<channel|>" ',
+    }
+    return rules.text(thoughts[thinking] + reply)
 
 
 def response_schema(source: str) -> str:

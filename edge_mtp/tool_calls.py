@@ -21,6 +21,10 @@ from edge_mtp.errors import EdgeMtpError
 CALL_OPEN = "<|tool_call>"
 CALL_CLOSE = "<tool_call|>"
 QUOTE = '<|"|>'
+CHANNEL_OPEN = "<|channel>"
+CHANNEL_CLOSE = "<channel|>"
+THOUGHT_HEADER = "thought\n"
+THOUGHT_SEPARATOR = "\n\n"  # between the thoughts of one reply
 
 Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
 
@@ -167,6 +171,35 @@ class _Parser:
             raise ToolCallSyntaxError(f"expected {what}", self.position, what)
         self.position = found.end()
         return found.group()
+
+
+# -- thoughts -------------------------------------------------------------------------------------------------------
+
+
+def split_thoughts(text: str, *, opened: bool = False) -> tuple[str, str]:
+    """A reply's wire text as its reasoning (`edge_mtp.thoughts`) and the rest: the texts between the marks.
+
+    `opened`: the prompt ended inside a thought, behind its header. An unfinished thought is one too.
+    """
+    pieces = _CHANNEL_MARKS.split(text)  # texts and marks in turn
+    thoughts: list[str] = []
+    rest = ""
+    inside, has_header = opened, False
+    for i in range(0, len(pieces), 2):
+        piece, closed = pieces[i], i + 1 < len(pieces)
+        if not inside:
+            rest += piece
+        else:
+            if has_header and (piece == THOUGHT_HEADER.rstrip() if closed else THOUGHT_HEADER.startswith(piece)):
+                piece = ""
+            elif has_header:
+                piece = piece.removeprefix(THOUGHT_HEADER)
+            thoughts.append(piece.removesuffix("\n") if closed else piece)
+        inside = has_header = closed and pieces[i + 1] == CHANNEL_OPEN
+    return THOUGHT_SEPARATOR.join(filter(None, thoughts)), rest
+
+
+_CHANNEL_MARKS = re.compile(f"({re.escape(CHANNEL_OPEN)}|{re.escape(CHANNEL_CLOSE)})")
 
 
 # -- formatting -----------------------------------------------------------------------------------------------------

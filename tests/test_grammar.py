@@ -253,8 +253,8 @@ TEXTS = ["", "Hi < |!\n", A, A + B, "Hi" + B, A + "Hi", "<|channel>thought\nHm<c
         ({"choice": "required", "parallel": False}, [2]),
         ({"choice": "none"}, [0, 1]),
         ({"choice": "a"}, [2]),
-        ({"thinking": True}, [0, 1, 2, 3, 4, 6]),
-        ({"thinking": True, "choice": "required"}, [2, 3, 6]),
+        ({"thinking": "may"}, [0, 1, 2, 3, 4, 6]),
+        ({"thinking": "may", "choice": "required"}, [2, 3, 6]),
     ],
 )
 def test_choice(compiler: Compiler, options: dict[str, Any], accepted: list[int]) -> None:

@@ -370,6 +370,8 @@ Constraint::Constraint(GrammarCompiler& compiler, const std::string& grammar, bo
   impl_ = std::make_unique<Impl>(std::move(vocabulary), compiled);
 }
 
+Constraint::Constraint(Constraint&& other) noexcept = default;
+
 Constraint::~Constraint() = default;
 
 void Constraint::mask(int32_t* words) {

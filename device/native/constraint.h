@@ -28,6 +28,7 @@ class Constraint {
   // `grammar`: EBNF with `root`, special tokens written as docs/grammar.md says; or, with `json_schema`, a JSON
   // schema. Throws Error with the place and the cure when it does not compile.
   Constraint(GrammarCompiler& compiler, const std::string& grammar, bool json_schema);
+  Constraint(Constraint&& other) noexcept;
   ~Constraint();
 
   // The tokens allowed next, as edge_verify's mask row: [edge_mask_words(vocabulary)] words. None is where the text is

@@ -29,7 +29,7 @@ class FoldedDrafter : public Drafter {
 
   const std::vector<int32_t>& lengths() const override { return lengths_; }
 
-  void draft(int32_t token, int32_t position, int32_t count, Constraint*, Proposal& proposal) override {
+  void draft(int32_t token, int32_t position, int32_t count, Bounds*, Proposal& proposal) override {
     Bound& bound = *bound_.at(count);
     *bound.token = token;
     *bound.input_pos = position - 1;
@@ -62,8 +62,8 @@ class FoldedDrafter : public Drafter {
   std::map<int32_t, std::unique_ptr<Bound>> bound_;
 };
 
-// One step an invocation, as the stock runtime calls the drafter: a constraint can mask every step, and the text that
-// it forces is fed through, so that the drafts after it follow from it.
+// One step an invocation, as the stock runtime calls the drafter: bounds can mask every step, and the text that
+// they force is fed through, so that the drafts after it follow from it.
 class StepwiseDrafter : public Drafter {
  public:
   StepwiseDrafter(Engine& engine, BufferPool& pool)
@@ -88,7 +88,7 @@ class StepwiseDrafter : public Drafter {
 
   const std::vector<int32_t>& lengths() const override { return lengths_; }
 
-  void draft(int32_t token, int32_t position, int32_t count, Constraint* constraint, Proposal& proposal) override {
+  void draft(int32_t token, int32_t position, int32_t count, Bounds* bounds, Proposal& proposal) override {
     const auto width = static_cast<size_t>(engine_.hidden_size());
     control_[EDGE_CONTROL_POSITION] = position + 1;
     *input_pos_ = position - 1;
@@ -103,26 +103,26 @@ class StepwiseDrafter : public Drafter {
       hidden = projected_;
       float confidence = 1.0f;
       Source source = Source::kDrafter;
-      token = choose(j, constraint, confidence, source);
+      token = choose(j, bounds, confidence, source);
       if (token < 0) break;
       proposal.add(token, confidence, source);
-      if (constraint == nullptr) continue;
-      constraint->accept(token);
+      if (bounds == nullptr) continue;
+      if (!bounds->accept(token)) break;
       ++taken;
-      if (constraint->finished()) break;
+      if (bounds->finished()) break;
     }
-    if (constraint != nullptr) constraint->rollback(taken);
+    if (bounds != nullptr) bounds->rollback(taken);
   }
 
  private:
-  int32_t choose(int32_t step, Constraint* constraint, float& confidence, Source& source) {
-    if (constraint != nullptr) {
-      constraint->forced(1, forced_);
+  int32_t choose(int32_t step, Bounds* bounds, float& confidence, Source& source) {
+    if (bounds != nullptr && bounds->binds()) {
+      bounds->forced(1, forced_);
       if (!forced_.empty()) {
         source = Source::kGrammar;
         return forced_.front();
       }
-      constraint->mask(allowed_.data());
+      bounds->mask(allowed_.data());
       for (int32_t v = 0; v < engine_.vocabulary(); ++v) {
         if ((static_cast<uint32_t>(allowed_[static_cast<size_t>(v / 32)]) >> (v % 32) & 1) == 0) logits_[v] = -kInfinity;
       }

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "constraint.h"
+#include "bounds.h"
 #include "engine.h"
 #include "graph.h"
 #include "proposal.h"
@@ -19,9 +19,9 @@ class Drafter {
   // The numbers of drafts that one call can make, ascending.
   virtual const std::vector<int32_t>& lengths() const = 0;
   // Appends `count` (one of lengths()) drafts to `proposal`: what may follow `token`, which stands at `position` and
-  // is not cached yet. `constraint`, where given, may be followed: fewer drafts then, all of them allowed by it; it is
-  // left as it was. Reads the operands `control` and `scalars` of the op edge_mtp.draft.
-  virtual void draft(int32_t token, int32_t position, int32_t count, Constraint* constraint, Proposal& proposal) = 0;
+  // is not cached yet. `bounds`, where given, may be followed: fewer drafts then, all of them allowed by them; they are
+  // left as they were. Reads the operands `control` and `scalars` of the op edge_mtp.draft.
+  virtual void draft(int32_t token, int32_t position, int32_t count, Bounds* bounds, Proposal& proposal) = 0;
 
   // The engine's drafter on the memory that the decoder shares, or nullptr. Reserve before any user of the pool is
   // constructed.

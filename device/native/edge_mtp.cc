@@ -57,6 +57,16 @@ edge_mtp::Request read(const edge_mtp_request& from) {
   request.processing.frequency_penalty = from.frequency_penalty;
   if (from.grammar != nullptr) request.grammar = from.grammar;
   if (from.json_schema != nullptr) request.json_schema = from.json_schema;
+  if (from.thought_marks != nullptr) {
+    request.thoughts.open = from.thought_marks[0];
+    request.thoughts.close = from.thought_marks[1];
+  }
+  request.thoughts.header.assign(from.thought_header, from.thought_header + from.thought_header_length);
+  request.thoughts.opened = from.thought_opened != 0;
+  if (from.limits_thoughts != 0 && from.thought_budget < 0) {
+    throw edge_mtp::Error("the budget of thoughts is " + std::to_string(from.thought_budget) + "; give 0 or more");
+  }
+  if (from.limits_thoughts != 0) request.thoughts.budget = from.thought_budget;
   request.logprobs = from.logprobs != 0;
   request.keep_prefix = from.keep_prefix;
   request.fresh = from.fresh != 0;

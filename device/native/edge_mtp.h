@@ -48,7 +48,7 @@ typedef struct {
   size_t prompt_length;
   const int32_t* stop; /* [stop_length], tokens that end the text; the one met is given out last */
   size_t stop_length;
-  const char* const* stop_texts; /* [stop_texts_length], UTF-8: the token that completes one ends the text */
+  const char* const* stop_texts; /* [stop_texts_length], UTF-8: the token that completes one ends the text, in no thought */
   size_t stop_texts_length;
   int32_t max_tokens;    /* of output, exact */
   int32_t draft_length;  /* K, the most drafts a step; 0 = plain decoding */
@@ -69,6 +69,12 @@ typedef struct {
   size_t suppress_length;
   const char* grammar;     /* EBNF (docs/grammar.md) that the output must match */
   const char* json_schema; /* or a JSON schema */
+  const int32_t* thought_marks;  /* [2], the tokens that open and close a thought; NULL = the model has none */
+  const int32_t* thought_header; /* [thought_header_length], tokens behind the first that are no text of the thought */
+  size_t thought_header_length;
+  int32_t thought_opened;  /* the prompt ends inside a thought */
+  int32_t limits_thoughts; /* thought_budget holds */
+  int32_t thought_budget;  /* most tokens of the text's thoughts together; then the thought is closed */
   int32_t logprobs;        /* fill the steps' logprobs and margins */
   int32_t keep_prefix;     /* leading prompt tokens whose cache is kept in cache_dir and restored from there */
   int32_t fresh;           /* use nothing of what the session has cached, nor a compiled grammar; for measurements */

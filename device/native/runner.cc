@@ -214,6 +214,14 @@ struct GenerateRequest {
     fields.biases("logit_bias", bias_tokens, biases);
     grammar = fields.text("grammar", "");
     json_schema = fields.text("json_schema", "");
+    thought_marks = fields.tokens("thought_marks");
+    if (!thought_marks.empty() && thought_marks.size() != 2) {
+      throw Error("'thought_marks' must be two token ids, the one that opens a thought and the one that closes it");
+    }
+    thought_header = fields.tokens("thought_header");
+    request.thought_opened = fields.flag("thought_opened", false) ? 1 : 0;
+    request.limits_thoughts = fields.has("thought_budget") ? 1 : 0;
+    request.thought_budget = integer("thought_budget", 0, 0);
     request.max_tokens = integer("max_tokens", 0, 1);
     request.draft_length = integer("draft_length", 0, 0);
     request.adaptive = policy(fields.text("draft_policy", "fixed"));
@@ -248,6 +256,9 @@ struct GenerateRequest {
     request.suppress_length = suppress.size();
     request.draft_tape = draft_tape.data();
     request.draft_tape_length = draft_tape.size();
+    request.thought_marks = thought_marks.empty() ? nullptr : thought_marks.data();
+    request.thought_header = thought_header.data();
+    request.thought_header_length = thought_header.size();
     request.grammar = grammar.c_str();
     request.json_schema = json_schema.c_str();
   }
@@ -274,7 +285,7 @@ struct GenerateRequest {
     return flags;
   }
 
-  std::vector<int32_t> prompt, stop, suppress, bias_tokens, draft_tape;
+  std::vector<int32_t> prompt, stop, suppress, bias_tokens, draft_tape, thought_marks, thought_header;
   std::vector<float> biases;
   std::vector<std::string> stop_texts;
   std::vector<const char*> stop_pointers;

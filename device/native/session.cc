@@ -105,7 +105,7 @@ Outcome Session::generate(const Request& request, const std::function<void(const
       break;
     }
     Step done = step(request, std::min({request.draft_length, request.max_tokens - outcome.tokens - 1, room - 1}));
-    ended = ends(request, done);
+    ended = done.ended;
     if (ended) outcome.finish = Finish::kStop;
     commit(done);
     outcome.tokens += done.count;
@@ -137,14 +137,11 @@ Step Session::step(const Request& request, int32_t most) {
   decoder_->run();
   step.verify_us = clock.lap();
 
-  if (step.rows > 1 && decoder_->verifies_inside() && !processes_ && !constraint_) {
-    step.accepted = decoder_->accepted();
-    step.tokens = decoder_->tokens();
-    if (step.accepted < 0) refuse_selection(step.accepted, step.position);
+  if (step.rows > 1 && decoder_->verifies_inside() && !processes_ && !bounds_) {
+    take_selected(request, step);
   } else {
-    select_on_host(step);
+    select_on_host(request, step);
   }
-  step.count = step.accepted + 1;
   if (request.logprobs) {
     for (int32_t j = 0; j < step.count; ++j) {
       chosen_[static_cast<size_t>(j)] = describe_choice(decoder_->logits(j), engine_.vocabulary(), step.tokens[j]);
@@ -175,8 +172,8 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   }
   if (request.adaptive) step.plan = controller_->plan(position, most);
 
-  if (constraint_ && request.use_grammar) {
-    constraint_->forced(most, forced_);
+  if (bounds_ && request.use_grammar) {
+    bounds_->forced(most, forced_);
     for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
   }
   if (proposal_.count == 0 && looks_up_) lookup_.propose(kLeastMatch, most, proposal_);
@@ -189,7 +186,7 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
       proposal_.count = 0;
       decoder_->control()[EDGE_CONTROL_FLAGS] = draft_flags_;
       clock.lap();
-      drafter_->draft(pending_, position, asked, constraint_ ? &*constraint_ : nullptr, proposal_);
+      drafter_->draft(pending_, position, asked, bounds_ ? &*bounds_ : nullptr, proposal_);
       replay(request, step.position);
       step.draft_us = clock.lap();
     }
@@ -220,44 +217,62 @@ bool Session::suffices(const Request& request, const Plan& plan) const {
   return proposal_.source[0] == Source::kLookup && proposal_.confidence[0] >= kTrustedLookup;
 }
 
-// Walks the grammar along the proposal: cuts it at the first token that is not allowed and lengthens it to `most` by what
+// Walks the bounds along the proposal: cuts it at the first token that is not allowed and lengthens it to `most` by what
 // is forced from there.
 void Session::constrain(int32_t most) {
-  if (!constraint_) return;
+  if (!bounds_) return;
   int32_t taken = 0;
   const auto is_allowed = [&] {
-    return taken < proposal_.count && constraint_->accept(proposal_.tokens[static_cast<size_t>(taken)]);
+    return taken < proposal_.count && bounds_->accept(proposal_.tokens[static_cast<size_t>(taken)]);
   };
-  while (!constraint_->finished()) {
+  while (!bounds_->finished()) {
     if (!is_allowed()) {
       proposal_.count = taken;
       if (taken >= most) break;
-      constraint_->forced(most - taken, forced_);
+      bounds_->forced(most - taken, forced_);
       for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
       if (!is_allowed()) break;
     }
     ++taken;
   }
   proposal_.count = taken;
-  constraint_->rollback(taken);
+  bounds_->rollback(taken);
 }
 
-// edge_verify on the host, row by row, for what the op inside the graph does not serve.
-void Session::select_on_host(Step& step) {
+// What the op inside the graph selected, up to the text's end. Rows behind that are none of the text, whatever failed
+// there.
+void Session::take_selected(const Request& request, Step& step) {
+  step.tokens = decoder_->tokens();
+  const int32_t accepted = decoder_->accepted();
+  int32_t selected = accepted + 1;
+  if (accepted == EDGE_ERROR_NAN || accepted == EDGE_ERROR_EMPTY) {  // in the first row that has no token
+    for (selected = 0; selected < step.rows && step.tokens[selected] >= 0;) ++selected;
+  }
+  while (step.count < selected && !step.ended) step.ended = ends(request, step.tokens[step.count++]);
+  if (accepted < 0 && !step.ended) refuse_selection(accepted, step.position + std::max(selected, 0));
+  step.accepted = step.ended && accepted < 0 ? step.count : accepted;
+}
+
+// edge_verify on the host, row by row up to the text's end, for what the op inside the graph does not serve.
+void Session::select_on_host(const Request& request, Step& step) {
   // Greedy rows that the op did select, before anything changed their logits, need not be searched again.
   const bool known = step.rows > 1 && decoder_->verifies_inside() && !processes_ && verify_flags_ == 0;
   const int32_t known_rows = known ? decoder_->accepted() + 1 : 0;
   for (int32_t row = 0;; ++row) {
-    const int32_t token = row < known_rows ? decoder_->tokens()[row] : -1;
-    tokens_[static_cast<size_t>(row)] = select_row(row, step.position + row, token);
-    step.accepted = row;
-    if (row == proposal_.count || tokens_[static_cast<size_t>(row)] != proposal_.tokens[static_cast<size_t>(row)]) break;
+    const auto at = static_cast<size_t>(row);
+    const int32_t known_token = row < known_rows ? decoder_->tokens()[row] : -1;
+    tokens_[at] = select_row(row, step.position + row, known_token);
+    const bool matches = row < proposal_.count && tokens_[at] == proposal_.tokens[at];
+    step.accepted = row + (matches ? 1 : 0);
+    step.count = row + 1;
+    step.ended = ends(request, tokens_[at]);
+    if (step.ended || !matches) break;
   }
   step.tokens = tokens_.data();
 }
 
-// The token of one row, under the processors, which see the row's own draft prefix, and the grammar, which has taken
-// that prefix and takes the token too. `token` is what the row selects without either, or -1 when not known.
+// The token of one row, under the processors, which see the row's own draft prefix, and the bounds, which have taken
+// that prefix and take the token too. `token` is what the row selects without either, or -1 when not known.
 int32_t Session::select_row(int32_t row, int32_t position, int32_t token) {
   const int32_t vocabulary = engine_.vocabulary();
   const float* logits = decoder_->logits(row);
@@ -274,28 +289,30 @@ int32_t Session::select_row(int32_t row, int32_t position, int32_t token) {
   // The largest logit is the largest allowed one wherever it is allowed: then no mask is needed, and a model that
   // follows its grammar hardly ever needs one. A drawn token depends on all that is allowed.
   const bool greedy = verify_flags_ == 0;
-  const bool bound = constraint_ && !constraint_->finished();  // not behind a stop token
+  const bool bound = bounds_ && bounds_->binds();
   if (token < 0 && (greedy || !bound)) token = select(nullptr);
-  if (bound && !(greedy && token >= 0 && constraint_->accept(token))) {
-    constraint_->mask(mask_.data());
+  if (bound && !(greedy && token >= 0 && bounds_->accept(token))) {
+    bounds_->mask(mask_.data());
     token = select(mask_.data());
-    if (token >= 0) constraint_->accept(token);
+    if (token >= 0) bounds_->accept(token);
+  } else if (bounds_ && !bound && token >= 0) {
+    bounds_->accept(token);
   }
   if (token < 0) refuse_selection(token, position);
   if (processes_) processors_.push(token);
   return token;
 }
 
-// Whether the text ends in this step; what lies behind its end is cut off.
-bool Session::ends(const Request& request, Step& step) {
-  for (int32_t i = 0; i < step.count; ++i) {
-    const int32_t token = step.tokens[i];
-    const bool stops = std::find(request.stop.begin(), request.stop.end(), token) != request.stop.end();
-    if (!stops && (!stop_text_ || stop_text_->push(token) < 0)) continue;
-    step.count = i + 1;
-    return true;
+// Whether the text ends with `token`, the next that is given out. In a thought, marks included, no string ends it.
+bool Session::ends(const Request& request, int32_t token) {
+  if (std::find(request.stop.begin(), request.stop.end(), token) != request.stop.end()) return true;
+  if (thought_) {
+    const bool was_inside = thought_->inside();
+    thought_->push(token);
+    if (stop_text_ && thought_->inside() && !was_inside) stop_text_->reset();
+    if (was_inside || thought_->is_mark(token)) return false;
   }
-  return false;
+  return stop_text_ && stop_text_->push(token) >= 0;
 }
 
 void Session::commit(const Step& step) {
@@ -305,10 +322,12 @@ void Session::commit(const Step& step) {
     if (looks_up_) lookup_.push(pending_);
   }
   if (!controller_) return;
-  // Drafts that were cut away teach too: the last token of the step shows whether the next one was right.
-  const int32_t verified = std::exchange(proposal_.count, proposed_);
+  // Drafts that were cut away teach too: the last token of the step shows whether the next one was right. Those behind
+  // the text's end are neither right nor wrong.
+  const int32_t shown = step.ended ? std::min(proposed_, step.count) : proposed_;
+  const int32_t verified = std::exchange(proposal_.count, shown);
   int32_t right = 0;
-  while (right < std::min(proposed_, step.accepted + 1) &&
+  while (right < std::min(shown, step.count) &&
          proposal_.tokens[static_cast<size_t>(right)] == step.tokens[right]) {
     ++right;
   }
@@ -326,7 +345,9 @@ void Session::check(const Request& request) const {
     refuse("the prompt has " + std::to_string(request.prompt.size()) + " tokens and the bundle's context holds " +
            std::to_string(context) + "; shorten it or export with a larger --context");
   }
-  for (const std::vector<int32_t>* tokens : {&request.prompt, &request.draft_tape}) {
+  const ThoughtMarks& thoughts = request.thoughts;
+  const std::vector<int32_t> marks = {std::max(thoughts.open, 0), std::max(thoughts.close, 0)};
+  for (const std::vector<int32_t>* tokens : {&request.prompt, &request.draft_tape, &marks, &thoughts.header}) {
     for (const int32_t token : *tokens) {
       if (token >= 0 && token < vocabulary) continue;
       refuse("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary));
@@ -342,7 +363,8 @@ void Session::check(const Request& request) const {
            std::to_string(engine_.max_drafts()));
   }
   if (request.draft_length > 0 && request.use_drafter && !request.use_lookup && drafter_ == nullptr &&
-      (!request.use_grammar || (request.grammar.empty() && request.json_schema.empty()))) {
+      (!request.use_grammar ||
+       (request.grammar.empty() && request.json_schema.empty() && request.thoughts.budget < 0))) {
     refuse("this bundle has no drafter; use draft length 0, or the draft source lookup");
   }
   if (request.draft_length > 0 && !request.draft_tape.empty() && (drafter_ == nullptr || !request.use_drafter)) {
@@ -351,6 +373,12 @@ void Session::check(const Request& request) const {
   if (!(sampling.temperature >= 0.0f) || sampling.temperature > 1e6f || sampling.top_k < 0 ||
       !(sampling.top_p > 0.0f && sampling.top_p <= 1.0f) || !(sampling.min_p >= 0.0f && sampling.min_p < 1.0f)) {
     refuse_selection(EDGE_ERROR_PARAMETER, 0);
+  }
+  if (thoughts.open < 0 && (thoughts.opened || thoughts.budget >= 0)) {
+    refuse("a thought is known by its marks, and none are given; give 'thought_marks'");
+  }
+  if (thoughts.open >= 0 && thoughts.open == thoughts.close) {
+    refuse("token " + std::to_string(thoughts.open) + " both opens and closes a thought; give two marks");
   }
   const bool constrained = !request.grammar.empty() || !request.json_schema.empty();
   if (!request.grammar.empty() && !request.json_schema.empty()) refuse("give a grammar or a JSON schema, not both");
@@ -368,7 +396,10 @@ void Session::begin(const Request& request, Outcome& outcome) {
   if (processes_) row_.resize(static_cast<size_t>(engine_.vocabulary()));
   stop_text_.reset();
   if (!request.stop_texts.empty()) stop_text_.emplace(*engine_.token_bytes(), request.stop_texts);
-  constraint_.reset();
+  thought_.reset();
+  if (request.thoughts.open >= 0) thought_.emplace(request.thoughts, request.prompt);
+  bounds_.reset();
+  std::optional<Constraint> grammar;
   if (!request.grammar.empty() || !request.json_schema.empty()) {
     if (compiler_ == nullptr || compiler_stop_ != request.stop) {
       compiler_ = std::make_unique<GrammarCompiler>(*engine_.token_bytes(), request.stop);
@@ -376,7 +407,11 @@ void Session::begin(const Request& request, Outcome& outcome) {
     }
     if (request.fresh) compiler_->forget();
     const bool schema = request.grammar.empty();
-    constraint_.emplace(*compiler_, schema ? request.json_schema : request.grammar, schema);
+    grammar.emplace(*compiler_, schema ? request.json_schema : request.grammar, schema);
+  }
+  const bool limits = thought_ && thought_->limited();
+  if (grammar || limits) {
+    bounds_.emplace(engine_.vocabulary(), std::move(grammar), limits ? thought_ : std::nullopt);
   }
   if (!request.draft_tape.empty() && !taped_) {
     remember();

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "bounds.h"
 #include "clock.h"
-#include "constraint.h"
 #include "controller.h"
 #include "decoder.h"
 #include "drafter.h"
@@ -21,6 +21,7 @@
 #include "processors.h"
 #include "proposal.h"
 #include "stop_text.h"
+#include "thought.h"
 
 namespace edge_mtp {
 
@@ -35,7 +36,7 @@ struct Sampling {
 struct Request {
   std::vector<int32_t> prompt;          // the whole context, at least one token; what is cached of it is not run again
   std::vector<int32_t> stop;            // a token that ends the text; it is the last one given out
-  std::vector<std::string> stop_texts;  // so does the token whose bytes complete one of these
+  std::vector<std::string> stop_texts;  // so does the token whose bytes complete one of these, in no thought
   int32_t max_tokens = 0;               // of output
   int32_t draft_length = 0;             // K, the most drafts a step; 0 = plain decoding
   bool adaptive = false;                // the controller chooses each step's K, up to draft_length
@@ -44,6 +45,7 @@ struct Request {
   Sampling sampling;
   Processing processing;
   std::string grammar, json_schema;  // what the output must match; at most one of them
+  ThoughtMarks thoughts;
   bool logprobs = false;             // describe every chosen token
   int32_t keep_prefix = 0;           // leading prompt tokens whose cache is kept on disk
   bool fresh = false;                // nothing of the session's cache is used, nor a compiled grammar
@@ -55,10 +57,11 @@ struct Step {
   int32_t position = 0;                  // of the first token below
   int32_t rows = 1;                      // of the graph that ran; 1 = plain decoding
   const Proposal* proposal = nullptr;    // the drafts that were verified
-  int32_t accepted = 0;                  // of them, matched by the target
+  int32_t accepted = 0;                  // of them, matched by the target before the text's end
   Plan plan;                             // what was meant to be drafted
   int32_t count = 0;                     // tokens given out: accepted + 1, fewer when the text ends inside the step
   const int32_t* tokens = nullptr;       // [count]
+  bool ended = false;                    // by the last of them
   const Chosen* chosen = nullptr;        // [count], or nullptr
   double draft_us = 0, mask_us = 0, embed_us = 0, verify_us = 0, select_us = 0, total_us = 0;
 };
@@ -95,9 +98,10 @@ class Session {
   void replay(const Request& request, int32_t position);
   bool suffices(const Request& request, const Plan& plan) const;
   void constrain(int32_t most);
-  void select_on_host(Step& step);
+  void take_selected(const Request& request, Step& step);
+  void select_on_host(const Request& request, Step& step);
   int32_t select_row(int32_t row, int32_t position, int32_t token);
-  bool ends(const Request& request, Step& step);
+  bool ends(const Request& request, int32_t token);
   void commit(const Step& step);
   int32_t width_for(int32_t drafts) const;
   void calibrate();
@@ -124,8 +128,9 @@ class Session {
   bool looks_up_ = false;
   std::unique_ptr<GrammarCompiler> compiler_;
   std::vector<int32_t> compiler_stop_;
-  std::optional<Constraint> constraint_;
+  std::optional<Bounds> bounds_;
   std::optional<StopText> stop_text_;
+  std::optional<Thought> thought_;  // of the tokens given out; what drafts do to it is in bounds_
   int32_t verify_flags_ = 0, draft_flags_ = 0;  // of the ops' control operand
   bool processes_ = false;                      // logits are changed before a token is selected
 

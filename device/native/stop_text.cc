@@ -43,4 +43,8 @@ int32_t StopText::push(int32_t token) {
   return found;
 }
 
+void StopText::reset() {
+  for (Pattern& pattern : patterns_) pattern.matched = 0;
+}
+
 }  // namespace edge_mtp

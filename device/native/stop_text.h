@@ -16,6 +16,8 @@ class StopText {
   // Takes the next token of the output; the index of the string that its bytes complete, or -1. A string may begin
   // in one token and end in another; when several end in one token, the one that ends first, then the longest.
   int32_t push(int32_t token);
+  // Forgets the output so far: no string reaches across from here.
+  void reset();
 
  private:
   // One string and how much of it the text ends with (Knuth, Morris and Pratt, "Fast pattern matching in strings").

@@ -43,6 +43,7 @@ HELP = {
     "/help": "this list",
     "/stats": "speed, acceptance, reuse and the controller's choices: of the last reply, and of all",
     "/mtp auto|off|K": "how the next replies are drafted",
+    "/thinking on|off|auto": "whether the next replies may think first; auto: as the template has it",
     "/marks on|off": f"accepted drafts between {OPEN} and {CLOSE}, or only in colour at a terminal: {_LEGEND}",
     "/save FILE": "write the conversation, for --load",
     "/reset": "start over, with the same system prompt and tools",
@@ -74,6 +75,7 @@ class Chat:
             "/help": self._help,
             "/stats": self._stats,
             "/mtp": self._mtp,
+            "/thinking": self._think,
             "/marks": self._mark,
             "/save": self._save,
             "/reset": self._reset,
@@ -202,6 +204,14 @@ class Chat:
 
     def _mtp(self, argument: str) -> None:
         options = replace(self._options, draft_length=parse_mtp(argument), draft_policy=None)
+        self._dialogue.engine.check(options, self._dialogue.tools)
+        self._options = options
+
+    def _think(self, argument: str) -> None:
+        words = {"on": True, "off": False, "auto": None}
+        if argument not in words:
+            raise EdgeMtpError(f"/thinking '{argument}' is none of on, off and auto; use /thinking on")
+        options = replace(self._options, thinking=words[argument])
         self._dialogue.engine.check(options, self._dialogue.tools)
         self._options = options
 

@@ -66,6 +66,21 @@ def _biases(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     return pairs
 
 
+def _variables(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    variables: dict[str, Any] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"'{value}' is not NAME=VALUE, such as enable_thinking=true")
+        if name in variables:
+            raise click.BadParameter(f"'{name}' is given twice; drop one")
+        try:
+            variables[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            variables[name] = text
+    return variables
+
+
 _model = option_group("Model and device")
 _talk = option_group("Conversation")
 _draft = option_group("Drafting (never changes the text)")
@@ -92,6 +107,11 @@ _FILE = click.Path(path_type=Path)
 )  # fmt: skip
 @_talk("--load", type=_FILE, metavar="FILE", help="Go on with a conversation that /save wrote.")
 @_talk("--keep-prefix", is_flag=True, help="Keep the cache of system prompt and tools on disk, for the next run.")
+@_talk("--thinking/--no-thinking", default=None, help="Let the model think first, or not; default: the template's.")
+@_talk(
+    "--template-var", "template_variables", multiple=True, callback=_variables, metavar="NAME=VALUE",
+    help="Give the chat template a variable; VALUE is JSON, or else text. Can be given several times.",
+)  # fmt: skip
 @_draft(
     "--mtp", "draft_length", default="auto", show_default=True, callback=_mtp, metavar="auto|off|K",
     help="A controller picks each step's drafts; plain decoding; or K drafts in every step.",
@@ -123,7 +143,13 @@ _FILE = click.Path(path_type=Path)
 )  # fmt: skip
 @_choice("--suppress", multiple=True, metavar="TOKEN", help="Never choose it. Can be given several times.")
 @_limits("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N", help="Most of a reply.")
-@_limits("--stop", "stop_texts", multiple=True, metavar="TEXT", help="End before it. Can be given several times.")
+@_limits(
+    "--thinking-budget", type=click.IntRange(0), metavar="N", help="Most tokens of thoughts; then they are closed."
+)
+@_limits(
+    "--stop", "stop_texts", multiple=True, metavar="TEXT",
+    help="End the answer before it. Can be given several times.",
+)  # fmt: skip
 @_limits(
     "--tool-choice", metavar="CHOICE",
     help="auto: text or calls; required: calls; none: text; or the name of the tool to call.",
@@ -132,6 +158,8 @@ _FILE = click.Path(path_type=Path)
     "--constrained/--unconstrained", default=None,
     help="Whether calls must fit the tools' schemas; default: where there are tools and the bundle can.",
 )  # fmt: skip
+@_limits("--parallel-calls/--single-call", default=True, help="Several calls in a reply, or one at most.")
+@_limits("--strict-tools", is_flag=True, help="Refuse a tool whose schema cannot be enforced whole.")
 @_limits("--response-schema", type=_FILE, metavar="FILE", help="JSON schema that the reply must fit.")
 @_limits("--grammar", type=_FILE, metavar="FILE", help="EBNF grammar that the reply must fit.")
 @_output("--logprobs", is_flag=True, help="Show the log-probability of every token.")

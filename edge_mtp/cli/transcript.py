@@ -1,4 +1,4 @@
-"""What a person sees of a reply: its text with the accepted drafts marked, its calls, its figures."""
+"""What a person sees of a reply: thoughts and text with the accepted drafts marked, calls, figures."""
 
 from __future__ import annotations
 
@@ -13,31 +13,54 @@ if TYPE_CHECKING:
 
 Marks = Literal["colour", "brackets"]
 COLOURS = {"drafter": "green", "lookup": "cyan", "grammar": "magenta"}
+BAR = "| "  # before each line of a thought
 OPEN, CLOSE = "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
 
 
 class Writer:
     """Writes tokens to standard output as they come, accepted drafts in their source's colour or in brackets.
 
-    Colours are left out where standard output is no terminal.
+    Thoughts have lines of their own, dimmed and each behind a bar. Colours are left out where standard output is no
+    terminal.
     """
 
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
         self._bracket = False
+        self._thinks = False
+        self._line_begins = True
         self.begun = False  # whether there is text on standard output
 
     def write(self, token: Token) -> None:
         if not token.text:
             return
-        text = token.text
-        if self._marks == "colour" and token.source is not None:
-            text = click.style(text, fg=COLOURS[token.source])
-        elif self._marks == "brackets" and token.drafted != self._bracket:
-            text = (OPEN if token.drafted else CLOSE) + text
+        thinks = token.channel == "reasoning"
+        if thinks != self._thinks:
+            self._end_line()
+            self._thinks = thinks
+        mark = ""
+        if self._marks == "brackets" and token.drafted != self._bracket:
+            mark = OPEN if token.drafted else CLOSE
             self._bracket = token.drafted
+        text = self._behind_bar(mark + token.text) if thinks else mark + token.text
+        self._line_begins = text.endswith("\n")
+        colour = COLOURS[token.source] if self._marks == "colour" and token.source is not None else None
+        if thinks or colour is not None:
+            text = click.style(text, fg=colour, dim=thinks or None)
         click.echo(text, nl=False)
         self.begun = True
+
+    def _behind_bar(self, text: str) -> str:
+        lines = text.split("\n")
+        barred = [BAR + line if n or self._line_begins else line for n, line in enumerate(lines)]
+        if barred[-1] == BAR:  # of a line that may not come
+            barred[-1] = ""
+        return "\n".join(barred)
+
+    def _end_line(self) -> None:
+        if self._bracket or not self._line_begins:
+            click.echo(CLOSE if self._bracket else "")
+        self._bracket, self._line_begins = False, True
 
     def finish(self) -> None:
         """Ends the reply's last line."""
@@ -103,7 +126,13 @@ def result(reply: Reply) -> dict[str, Any]:
     from edge_mtp.device.trace import to_json
     from edge_mtp.tool_calls import ToolCallSyntaxError
 
-    result: dict[str, Any] = {"text": reply.text, "tokens": reply.tokens, "tool_calls": [], "tool_call_error": None}
+    result: dict[str, Any] = {
+        "text": reply.text,
+        "reasoning": reply.reasoning,
+        "tokens": reply.tokens,
+        "tool_calls": [],
+        "tool_call_error": None,
+    }
     try:
         result["tool_calls"] = [call.to_json() for call in reply.tool_calls]
     except ToolCallSyntaxError as error:
