@@ -340,4 +340,7 @@ def metric_names() -> str:
         if not name.startswith("toolcall.error.") and not name.endswith((".p50", ".p95", ".p99"))
     ]
     at = names.index("toolcall.error") + 1
-    return ", ".join([*names[:at], "toolcall.error.LABEL", *names[at:]]) + " (first_token, call, token also .p95, .p99)"
+    return (
+        ", ".join([*names[:at], "toolcall.error.LABEL", *names[at:]])
+        + " (first_token, first_answer, call, token also .p95, .p99)"
+    )

@@ -290,7 +290,9 @@ def read_results(path: str | Path) -> Results:
         except RecursionError:
             raise EdgeMtpError(f"{where}, line {number}: it is nested too deeply; give the file whole") from None
         except (WrongError, EdgeMtpError) as error:
-            raise EdgeMtpError(f"{where}, line {number}: {error}; give the file as it was written") from None
+            raise EdgeMtpError(
+                f"{where}, line {number}: {shown(str(error))}; give the file as it was written"
+            ) from None
         except ValueError as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number that is too long"
             raise EdgeMtpError(
@@ -324,7 +326,10 @@ class _Reader:
             raise WrongError("a second run begins here; give each run a file of its own")
         if event == "item":
             check_depth(value)
-            item = Item.from_json({key: of for key, of in value.items() if key != "event"})
+            try:
+                item = Item.from_json({key: of for key, of in value.items() if key != "event"})
+            except (TypeError, AttributeError, KeyError, RecursionError):  # of schemas and values that are none
+                raise WrongError("its tools, messages or gold are none") from None
             if item.id in self.results.items:
                 raise WrongError(f"item '{shown(item.id)}' is there twice")
             self.results.items[item.id] = item
