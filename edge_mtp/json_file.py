@@ -31,6 +31,8 @@ def read_json(path: str | Path, what: str) -> Any:
         raise EdgeMtpError(
             f"{what} '{path}' is not JSON: {error.msg} in line {error.lineno}; correct that line"
         ) from None
+    except ValueError:  # more digits than Python reads
+        raise EdgeMtpError(f"{what} '{path}' has a number that is too long to be read; correct it") from None
     except RecursionError:
         raise EdgeMtpError(f"{what} '{path}' is nested too deeply to be read; give another file") from None
 

@@ -41,7 +41,7 @@ def export_progress() -> Iterator[Callable[[str, float], None]]:
 
 @contextmanager
 def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Of so many things so many are done. Elsewhere than on a terminal a line every tenth of the way."""
+    """Of so many things so many are done. Elsewhere than on a terminal a line every tenth, and at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -49,7 +49,7 @@ def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
 
         def line(done: int, total: int) -> None:
-            if done % max(1, total // 10) == 0 and done < total:
+            if done % max(1, total // 10) == 0 or done == total:
                 click.echo(f"{what}: {done} of {total}", err=True)
 
         yield line

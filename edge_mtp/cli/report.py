@@ -9,6 +9,7 @@ import click
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.output_file import refuse_inputs
+from edge_mtp.safe_text import shown
 
 
 @click.command()
@@ -67,7 +68,8 @@ def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_js
 
     for source in sources:
         if len(sources) > 1:
-            click.echo(source.name)
+            click.echo(shown(source.name))
         show(source.analysis)
     names = [written.page, written.table, *written.analyses, *written.pictures]
-    click.echo(f"\nwritten: {', '.join(map(str, names))}")
+    click.echo()
+    click.echo(shown(f"written: {', '.join(map(str, names))}"))
