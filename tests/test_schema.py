@@ -164,9 +164,9 @@ def test_a_call_carries_valid_values(compiler: Compiler, schema: Any, seed: int)
     try:
         (call,) = parse_calls(f"<|tool_call>call:f{{v:{text}}}<tool_call|>")
     except ToolCallSyntaxError as error:
-        assert "duplicate key" in str(error)  # a free name may come twice (docs/grammar.md)
-        assume(False)
-        return
+        if "duplicate key" in str(error):  # a free name may come twice (docs/grammar.md)
+            return
+        raise
     assert judge.is_valid(call.arguments["v"]), text
 
 
