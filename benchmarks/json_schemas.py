@@ -8,7 +8,6 @@ REPLIES random replies a schema (default 10) are validated. Needs the test extra
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -32,25 +31,23 @@ def main() -> None:
     kept = ROOT / ".pytest_cache" / "d" / "native-constraint"
     kept.mkdir(parents=True, exist_ok=True)
     compiler = Native(build(kept)).tokens(token_table(pair, tokenizer.vocab_size)).compiler([STOP])
-    with tempfile.TemporaryDirectory() as folder:
-        tests = suite(Path(folder))
+    (kept.parent / "schema-suite").mkdir(exist_ok=True)
+    tests = suite(kept.parent / "schema-suite")
+    print("| draft | schemas | enforced | allow nothing | refused | accept a valid instance | replies | wrong | s |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    told = []
+    for draft in VALIDATORS:
+        start = time.monotonic()
+        found = tally(cases(tests, draft), draft, compiler, tokenizer, STOP, replies)
+        useful = f"{found.useful} of {found.useful + len(found.useless)}"
         print(
-            "| draft | schemas | enforced | allow nothing | refused | accept a valid instance | replies | wrong | s |"
+            f"| {draft} | {found.schemas} (and {found.remote} remote) | {found.enforced} | {found.impossible} "
+            f"| {len(found.refused)} | {useful} | {found.replies} | {len(found.wrong)} "
+            f"| {time.monotonic() - start:.0f} |"
         )
-        print("|---|---|---|---|---|---|---|---|---|")
-        told = []
-        for draft in VALIDATORS:
-            start = time.monotonic()
-            found = tally(cases(tests, draft), draft, compiler, tokenizer, STOP, replies)
-            useful = f"{found.useful} of {found.useful + len(found.useless)}"
-            print(
-                f"| {draft} | {found.schemas} (and {found.remote} remote) | {found.enforced} | {found.impossible} "
-                f"| {len(found.refused)} | {useful} | {found.replies} | {len(found.wrong)} "
-                f"| {time.monotonic() - start:.0f} |"
-            )
-            told += [f"refused, {line}" for line in found.refused] + [f"none accepted, {n}" for n in found.useless]
-            told += [f"WRONG, {line}" for line in found.wrong]
-        print("", *told, sep="\n")
+        told += [f"refused, {line}" for line in found.refused] + [f"none accepted, {n}" for n in found.useless]
+        told += [f"WRONG, {line}" for line in found.wrong]
+    print("", *told, sep="\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from edge_mtp.schema import CALL, JSON, Notation, Rules, compile_schema
 from edge_mtp.schema.language import ANY, Language, lengths, words
 from edge_mtp.schema.numbers import Numbers
 from edge_mtp.schema.pattern import pattern_language
-from edge_mtp.tool_calls import parse_calls
+from edge_mtp.tool_calls import ToolCallSyntaxError, parse_calls
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOKENIZER = Tokenizer.from_file(TINY / "target" / "tokenizer.json")
@@ -161,7 +161,12 @@ def test_a_call_carries_valid_values(compiler: Compiler, schema: Any, seed: int)
     text = reply(constraint, TOKENIZER, STOP, seed, longest=60)
     assume(text is not None)
     judge = jsonschema.Draft202012Validator(schema)
-    (call,) = parse_calls(f"<|tool_call>call:f{{v:{text}}}<tool_call|>")
+    try:
+        (call,) = parse_calls(f"<|tool_call>call:f{{v:{text}}}<tool_call|>")
+    except ToolCallSyntaxError as error:
+        if "duplicate key" in str(error):  # a free name may come twice (docs/grammar.md)
+            return
+        raise
     assert judge.is_valid(call.arguments["v"]), text
 
 

@@ -53,6 +53,7 @@ _SPARE = 16  # items that may be what `maxContains` counts
 _MOST_FORCED = 256  # items or properties that a schema asks for by number
 _MOST_CLASSES = 16  # of free names
 _MOST_DISTINCT = 32  # listed values of which an array may hold each once
+_SPELLED = 4  # characters of a string that are a state each: beyond, the engine counts, which is slow near the end
 _PRODUCT = 2_000  # states of a counted pattern
 
 
@@ -205,6 +206,8 @@ class Writer:
                 new = self._language_of(atom)
                 if new is not None:
                     found = new if found is None else found & new
+            if found is None and high is not None and high <= _SPELLED:
+                found = languages.lengths(low, high)
             if found is None:
                 return self._annotated(branch, low, high) or Text(low, high, None)
             kept = self._within(self.notation.content(found), low, high)
