@@ -5,7 +5,8 @@ own way of writing None, truth and lists as text, and loop bodies that see what 
 parses a template as jinja2 does, and writes every node down in constructs that mean the same to minijinja 2.12 to 3 and
 to the stock engine, which replaces its test `none` and edits what looks like a Python method (LiteRT-LM,
 `runtime/components/prompt_template.cc` and `rust/minijinja_template.rs`). What has no such construct is refused by its
-name and line.
+name and line. Two things remain: Python trims U+001C to U+001F too, and writes numbers below 1e-4 and from 1e16 on with
+an exponent.
 """
 
 from __future__ import annotations
