@@ -102,6 +102,14 @@ def test_a_stock_conversation_goes_on(name: str, tiny_bundle: Path) -> None:
     prompts(tiny_bundle, [turn(prompt, found.stock.template) for prompt in asked], answer=True)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_our_runtime_renders_it_too(name: str) -> None:
+    """Of a bundle whose own sections were left out there is only the metadata's."""
+    chat, found = trial(name)
+    alone = chat_of(found.stock.template)
+    assert [ours(alone, prompt) for prompt in all_prompts()] == [ours(chat, prompt) for prompt in all_prompts()]
+
+
 # Without what Python takes for white space and minijinja does not.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<>|\x02\x03\x1c\x1d\x1e\x1f"), max_size=12)
 VALUE = st.recursive(
