@@ -239,7 +239,7 @@ class _Writer:
                 return name in self.macros
         return False
 
-    def expression(self, node: nodes.Expr | None) -> str:
+    def expression(self, node: nodes.Node | None) -> str:
         match node:
             case nodes.Const():
                 return _constant(node)
@@ -326,7 +326,7 @@ class _Writer:
 
     def _default(self, node: nodes.Filter) -> str:
         values = dict(zip(("default_value", "boolean"), node.args, strict=False))
-        values |= {pair.key: pair.value for pair in node.kwargs}
+        values |= {str(pair.key): pair.value for pair in node.kwargs}
         subject = self.expression(node.node)
         other = self.expression(values["default_value"]) if "default_value" in values else "''"
         match values.get("boolean"):
