@@ -137,6 +137,7 @@ def _conversations() -> Iterator[Conversation]:
     both = [question, _say(None, tool_calls=[_ROME, _OSLO])]
     warm, cold = _answer(1, "get_weather", _SUNNY), _answer(2, "get_weather", "cold")
     yield Conversation("two calls of one tool", [*both, warm, cold, _say("So."), question], TOOLS)
+    yield Conversation("an answer is missing", [*both, cold, _say("Cold."), question], TOOLS)
     yield Conversation(
         "calls of several tools",
         [

@@ -116,6 +116,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
         self.filters["tojson"] = _tojson
         self.filters = {name: _modest(name, function) for name, function in self.filters.items()}
+        # minijinja's, for templates that were written for the stock engine, such as ours (edge_mtp.export.minijinja).
+        self.filters |= {"split": _split, "lstrip": str.lstrip, "rstrip": str.rstrip}
+        self.tests |= {"startingwith": str.startswith, "endingwith": str.endswith}
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
         self.globals["dict"] = lambda *args, **kwargs: dict(*args, **kwargs)
@@ -147,6 +150,10 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _split(text: str, separator: str | None = None, times: int = -1) -> list[str]:
+    return text.split(separator, times)
 
 
 def _raise_exception(message: str) -> None:

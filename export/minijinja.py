@@ -5,7 +5,8 @@ own way of writing None, truth and lists as text, and loop bodies that see what 
 parses a template as jinja2 does, and writes every node down in constructs that mean the same to minijinja 2.12 to 3 and
 to the stock engine, which replaces its test `none` and edits what looks like a Python method (LiteRT-LM,
 `runtime/components/prompt_template.cc` and `rust/minijinja_template.rs`). What has no such construct is refused by its
-name and line.
+name and line. Two things remain: Python trims U+001C to U+001F too, and writes numbers below 1e-4 and from 1e16 on with
+an exponent.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ class _Writer:
                 return name in self.macros
         return False
 
-    def expression(self, node: nodes.Expr | None) -> str:
+    def expression(self, node: nodes.Node | None) -> str:
         match node:
             case nodes.Const():
                 return _constant(node)
@@ -325,7 +326,7 @@ class _Writer:
 
     def _default(self, node: nodes.Filter) -> str:
         values = dict(zip(("default_value", "boolean"), node.args, strict=False))
-        values |= {pair.key: pair.value for pair in node.kwargs}
+        values |= {str(pair.key): pair.value for pair in node.kwargs}
         subject = self.expression(node.node)
         other = self.expression(values["default_value"]) if "default_value" in values else "''"
         match values.get("boolean"):

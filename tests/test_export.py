@@ -278,7 +278,7 @@ class TestBundle:
         assert metadata.start_token == (2,)
         assert set(metadata.stop_tokens) == {(1,), (50,), (106,)}
         assert metadata.max_num_tokens == 160 - VERIFY_WIDTHS[-1]
-        assert metadata.chat_template == tiny_checkpoints.CHAT_TEMPLATE
+        assert bundle.chat_template == tiny_checkpoints.CHAT_TEMPLATE
         assert metadata.supports_thinking
         assert metadata.supports_function_calling
         assert metadata.tool_marks is not None

@@ -93,3 +93,15 @@ def test_exported_bundle(tiny_bundle: Path, tiny_int8_bundle: Path) -> None:
         assert "MTP: present, complete, draft length 3" in text
         assert "edge signatures: complete, verify widths 2..8" in text
     assert tiny_int8_bundle.stat().st_size < tiny_bundle.stat().st_size
+
+
+def test_both_chat_templates_are_told(tmp_path: Path) -> None:
+    manifest = json.dumps({"edge_mtp": 1, "stock_template": {"kind": "translated", "reason": ""}}).encode()
+    bundle = Parts(manifest=manifest, chat_template="stock's", own_template="own one").write(tmp_path / "both.litertlm")
+    text = inspect(bundle)
+    assert "chat template: the checkpoint's own, 7 characters\n" in text
+    assert "  the stock engine has the metadata's (translated)\n" in text
+    found = json.loads(inspect("--json", bundle))
+    assert (found["chat_template"], found["metadata"]["chat_template"]) == ("own one", "stock's")
+    alone = inspect(Parts(chat_template="one").write(tmp_path / "one.litertlm"))
+    assert "the stock engine has" not in alone

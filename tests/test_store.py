@@ -416,6 +416,7 @@ def test_more_than_two_gib(tmp_path: Path) -> None:
             models={"prefill_decode": path},
             manifest={"edge_mtp": 1},
             token_table=token_table(tokenizer, tiny_checkpoints.VOCAB),
+            chat_template=None,
             scratch=tmp_path,
         )
         section = Bundle(bundle).section("TFLiteModel", "prefill_decode")

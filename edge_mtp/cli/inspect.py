@@ -143,7 +143,8 @@ def _templates(bundle: Bundle) -> Iterator[str]:
     yield f"chat template: the checkpoint's own, {len(bundle.chat_template or '')} characters"
     told = (bundle.manifest or {}).get("stock_template")
     kind = told.get("kind") if isinstance(told, dict) else None
-    yield f"  the stock engine has the metadata's{f' ({kind})' if isinstance(kind, str) else ''}"
+    known = kind in ("own", "translated", "general", "refused")
+    yield f"  the stock engine has the metadata's{f' ({kind})' if known else ''}"
 
 
 def _metadata(metadata: LlmMetadata) -> Iterator[str]:
