@@ -117,7 +117,8 @@ def test_every_option_reaches_the_request(command: Command) -> None:
         "max_tokens": 40, "stop": [50, 106], "stop_texts": ["END", "\n\n"], "draft_length": 3, "draft_policy": "fixed",
         "draft_sources": ["lookup", "drafter"], "temperature": 0.7, "top_k": 9, "top_p": 0.9, "min_p": 0.1, "seed": 5,
         "repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": -0.4,
-        "logit_bias": [[106, -2.5], [48, 1.0]], "suppress": [7, 106], "grammar": response_grammar({"type": "object"}), "logprobs": True,
+        "logit_bias": [[106, -2.5], [48, 1.0]], "suppress": [7, 106], "logprobs": True,
+        "grammar": response_grammar({"type": "object"}),
     }  # fmt: skip
     assert {name: request[name] for name in expected} == expected
     kept = CHAT.tokenizer.decode(request["prompt"][: request["keep_prefix"]])
