@@ -23,6 +23,7 @@ from edge_mtp.control_text import ControlTokens, looks_special, new_mark
 from edge_mtp.declarations import declarations
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.messages import Form, Message, canonical
+from edge_mtp.safe_text import utf8
 from edge_mtp.template import ChatTemplate
 from edge_mtp.tool_calls import (
     CALL_CLOSE,
@@ -36,7 +37,7 @@ from edge_mtp.tool_calls import (
     format_response,
 )
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte of Gemma's byte fallback
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte of Gemma's byte fallback
 
 
 class Tokenizer:
@@ -121,15 +122,7 @@ class Tokenizer:
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
-    try:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-    except (UnicodeEncodeError, TypeError) as error:
-        raise EdgeMtpError(f"a text has {half_character(text)!r}, half a character; take it out") from error
-
-
-def half_character(text: str) -> str:
-    """The first half of a surrogate pair in a text; empty if there is none."""
-    return next((character for character in text if "\ud800" <= character <= "\udfff"), "")
+    return list(tokenizer.encode(utf8(text, "the text").decode(), add_special_tokens=False).ids)
 
 
 class Detokenizer:
@@ -145,7 +138,7 @@ class Detokenizer:
         if not all(stop_texts):
             raise EdgeMtpError("a stop string is empty; give at least one character")
         self._tokenizer = tokenizer
-        self._stops = [text.encode() for text in stop_texts]
+        self._stops = [utf8(text, f"the stop string {text!r}") for text in stop_texts]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = b""  # may be the beginning of a stop string
         self.stopped = False  # a stop string is complete: what follows is no part of the text
@@ -234,8 +227,8 @@ class ChatFormat:
         """
         directory = Path(directory)
         try:
-            template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
-            config = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
+            template = (directory / "chat_template.jinja").read_text(encoding="utf-8-sig")
+            config = json.loads((directory / "generation_config.json").read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise EdgeMtpError(f"cannot read {error.filename!r}: {error.strerror}") from None
         except json.JSONDecodeError as error:

@@ -197,7 +197,7 @@ class _Reader:
         latest = None
         while True:
             self._skip(_FILLING)
-            if self._peek() == closer:
+            if self._peek() == closer or (not self.depth and self._peek() in ("}", ")")):
                 self.position += 1
                 return result
             if self._peek() == "":

@@ -8,8 +8,8 @@ escapes, numbers are JSON numbers. The strict grammar has no white space between
 A name or key may hold any character, so where it ends is a rule. A name ends at the first `{`. A key ends at the first
 `:` behind which a value begins: `{`, `[`, `<|"|>`, or a number or literal that a `,` or `}` follows. Nothing holds the
 text of a control token. A parser that is told the declared tools knows their names and keys, whatever they hold, and
-takes others only where they are plain (`PLAIN_KEY`): so `{"city":..}` is no key with quotation marks unless one was
-declared.
+takes others only where they are identifiers, or a schema allows keys of any name: so `{"city":..}` has no key with
+quotation marks unless one was declared.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ THOUGHT_SEPARATOR = "\n\n"  # between the thoughts of one reply
 CONTROL = re.compile(r"<\|\"\|>|<\|[a-z_]+\|?>|<[a-z_]+\|>|<(?:bos|eos|pad|unk|unused[0-9]+)>")
 SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a character in UTF-16; a Python string can hold one, UTF-8 cannot
 
-# Keys that need no declaration to be told from damage: without white space, quotation marks, separators and brackets.
+_IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
+# What cannot be damage: without white space, quotation marks, separators and most brackets.
 PLAIN_KEY = re.compile(r"[^\s:={}()\[\],\"'`<>|;][^\s:={}(),\"'`<>|;]*")
 PLAIN_NAME = re.compile(r"[^\s={}()\[\],\"'`<>|;][^\s={}(),\"'`<>|;]*")
 
@@ -161,7 +162,7 @@ class _Parser:
             if self._at(name + "{"):
                 self.position += len(name)
                 return name
-        return self._match(PLAIN_NAME, "a tool name")
+        return self._match(_IDENTIFIER, "a tool name")
 
     def key(self) -> str:
         declared = [key for key in self.keys if self._at(key + ":")]
@@ -178,7 +179,7 @@ class _Parser:
         if declared:
             self.position += len(declared[-1])
             return declared[-1]
-        return self._match(PLAIN_KEY, "a key")
+        return self._match(_IDENTIFIER, "a key")
 
     def _mark(self, behind: str = "") -> int:
         """Where the next control token begins, or, where that is `behind`, ends."""
@@ -358,9 +359,6 @@ class _Formatter:
         return pair
 
 
-_IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
-
-
 def _parsed(text: str, declared: Declared | None, tool: str) -> _Parser:
     parser = _Parser(text, 0, declared)
     if declared is not None:
@@ -418,7 +416,7 @@ def load_tools(path: str | Path) -> list[dict[str, Any]]:
     cannot be read or that holds what is no declaration (see `check_tools`).
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise EdgeMtpError(f"cannot read tools file {str(path)!r}: {reason}; pass a JSON file of tools") from None
@@ -429,7 +427,7 @@ def load_tools(path: str | Path) -> list[dict[str, Any]]:
             f"tools file {str(path)!r} is not JSON: {error.msg} in line {error.lineno}; correct that line"
         ) from None
     except RecursionError:
-        raise EdgeMtpError(f"tools file {str(path)!r} is nested too deep; flatten it") from None
+        raise EdgeMtpError(f"tools file {str(path)!r} is nested too deeply to be read; give another file") from None
     return check_tools(tools, f"tools file {str(path)!r}")
 
 

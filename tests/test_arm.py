@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,16 +24,25 @@ ARMS = st.builds(
     temperature=st.floats(0, 3),
     constrained=st.booleans(),
     threads=st.one_of(st.none(), st.integers(1, 8)),
+    thinking=st.sampled_from([None, True, False]),
 )
+SOURCES = st.lists(st.sampled_from(["drafter", "lookup", "grammar"]), min_size=1, unique=True).map(tuple)
 
 
-@given(arm=ARMS)
-def test_an_arm_is_read_as_it_was_written(arm: Arm) -> None:
+@given(arm=ARMS, sources=st.one_of(st.none(), SOURCES), is_parallel=st.booleans())
+def test_an_arm_is_read_as_it_was_written(arm: Arm, sources: tuple[Any, ...] | None, is_parallel: bool) -> None:
+    if arm.mtp not in ("off", "blank"):
+        arm = replace(arm, draft_sources=sources)
+    arm = replace(arm, parallel_calls=is_parallel or not arm.constrained)
     assert Arm.from_json(json.loads(json.dumps(arm.to_json()))) == arm
     switch = "on" if arm.constrained else "off"
+    thinking = {None: "auto", True: "on", False: "off"}[arm.thinking]
     text = (
         f"label={arm.label},bundle={arm.bundle},mtp={arm.mtp},device={arm.device},temperature={arm.temperature!r},"
-        f"constrained={switch}" + (f",threads={arm.threads}" if arm.threads else "")
+        f"constrained={switch},thinking={thinking},"
+        f"calls={'parallel' if arm.parallel_calls else 'single'}"
+        + (f",threads={arm.threads}" if arm.threads else "")
+        + (f",draft_sources={'+'.join(arm.draft_sources)}" if arm.draft_sources else "")
     )
     assert parse_arm(text, {}) == arm
 
@@ -69,9 +80,62 @@ def test_a_label_says_what_differs_and_nothing_else() -> None:
     assert [arm.label for arm in cross(both, {"mtp": ["auto"]}, {"tiny.litertlm": "fp32"})] == ["fp32", "tiny-int8"]
 
 
-def test_what_an_engine_cannot_do_otherwise_is_no_part_of_its_label() -> None:
+def test_the_stock_engine_is_asked_what_ours_is_or_its_label_says_so() -> None:
     arms = cross([{"bundle": "a"}], {"constrained": [True], "engine": ["ours", "litert-lm"], "mtp": ["off", 3]})
-    assert [arm.label for arm in arms] == ["ours, mtp off", "ours, mtp 3", "litert-lm, mtp off", "litert-lm, mtp auto"]
+    assert [arm.label for arm in arms] == [
+        "constrained, ours, mtp off", "constrained, ours, mtp 3",
+        "free, litert-lm, mtp off", "free, litert-lm, mtp auto",
+    ]  # fmt: skip
+    axes = {"constrained": [False], "thinking": [True], "engine": ["ours", "litert-lm"], "mtp": ["auto"]}
+    arms = cross([{"bundle": "a"}], axes)
+    assert [(arm.label, arm.thinking) for arm in arms] == [("ours", True), ("litert-lm", True)]
+    axes = {
+        "constrained": [True], "parallel_calls": [False], "engine": ["ours", "litert-lm"],
+        "draft_sources": [("lookup",)], "mtp": ["auto"],
+    }  # fmt: skip
+    arms = cross([{"bundle": "a"}], axes)
+    assert [arm.label for arm in arms] == [
+        "constrained, single calls, ours, lookup drafts", "free, parallel calls, litert-lm, drafter drafts",
+    ]  # fmt: skip
+
+
+def test_sources_of_drafts_are_of_arms_that_draft_and_never_change_the_text() -> None:
+    sources: list[tuple[str, ...]] = [("drafter", "grammar"), ("lookup",)]
+    axes = {"thinking": [None, True], "draft_sources": sources, "mtp": ["off", "blank", "auto"]}
+    arms = cross([{"bundle": "a"}], axes)
+    assert [arm.label for arm in arms[:4]] == [
+        "thinking by default, mtp off", "thinking by default, mtp blank",
+        "thinking by default, drafter+grammar drafts, mtp auto", "thinking by default, lookup drafts, mtp auto",
+    ]  # fmt: skip
+    assert len(arms) == 8
+    plain, blank, *drafting = arms[:4]
+    for arm in (blank, *drafting):
+        assert baseline_of(arm, arms) == plain
+        assert arm.is_sibling(drafting[0])
+        assert not arm.is_sibling(arms[4])  # which thinks
+    assert not replace(plain, parallel_calls=False).is_sibling(plain)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"draft_sources": [("lookup",)], "mtp": ["off"]}, "no arm drafts, so none drafts from lookup drafts"),
+        ({"engine": ["litert-lm"], "mtp": ["off", 3]}, "no arm can have mtp 3: litert-lm drafts at a"),
+        (
+            {"engine": ["litert-lm"], "parallel_calls": [False], "mtp": ["off"]},
+            "no arm can have single calls: litert-lm cannot be held to single calls; add --engine ours",
+        ),
+        (
+            {"engine": ["litert-lm"], "draft_sources": [("grammar",)], "mtp": ["auto"]},
+            "no arm can have grammar drafts: litert-lm drafts from the drafter alone",
+        ),
+        ({"constrained": [False], "parallel_calls": [False], "mtp": ["off"]}, "single calls hold by the tools'"),
+    ],
+)
+def test_what_no_arm_can_have_is_refused(axes: dict[str, list[Any]], message: str) -> None:
+    with pytest.raises(EdgeMtpError, match=message) as caught:
+        cross([{"bundle": "a.litertlm"}], axes)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_the_stock_engine_has_one_way_to_draft_and_constrains_nothing() -> None:
@@ -98,6 +162,16 @@ def test_the_stock_engine_has_one_way_to_draft_and_constrains_nothing() -> None:
         ("bundle=a,accelerator=tpu", "accelerator 'tpu' is unknown; use cpu or gpu"),
         ("bundle=a,accelerator=gpu", "has no accelerator gpu; use cpu, or engine=litert-lm"),
         ("bundle=a,engine=litert-lm,device=pixel", "litert-lm runs on host only, not on pixel"),
+        ("bundle=a,engine=litert-lm,mtp=3", "litert-lm drafts at a length of its own; use mtp=auto or mtp=off"),
+        ("bundle=a,engine=litert-lm,constrained=on", "litert-lm constrains nothing; use constrained=off"),
+        ("bundle=a,engine=litert-lm,calls=single", "litert-lm cannot be held to single calls; use calls=parallel"),
+        ("bundle=a,engine=litert-lm,draft_sources=lookup", "litert-lm drafts from the drafter alone"),
+        ("bundle=a,mtp=off,draft_sources=lookup", "mtp off drafts from no source; drop draft_sources"),
+        ("bundle=a,draft_sources=lookup+oracle", "'lookup.oracle' are no sources of drafts; use some of"),
+        ("bundle=a,draft_sources=lookup+lookup", "each once, joined by"),
+        ("bundle=a,thinking=maybe", "thinking is 'maybe'; use auto or on or off"),
+        ("bundle=a,calls=two", "calls is 'two'; use parallel or single"),
+        ("bundle=a,constrained=off,calls=single", "single calls hold by the tools' grammar; use constrained=on"),
     ],
 )
 def test_what_is_no_arm_is_refused_in_a_line(text: str, message: str) -> None:

@@ -10,16 +10,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_results import ARMS, synthetic_results
 
 from edge_mtp.cli import main
+from edge_mtp.cli.measuring import tell
+from edge_mtp.cli.progress import count_progress
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.analysis import analyse
 from edge_mtp.harness.arm import Arm
 from edge_mtp.harness.bench import MOST_DEATHS, WARM_UP_TOKENS, Progress, Schedule, bench, shape
 from edge_mtp.harness.clock import Clock
@@ -345,6 +351,12 @@ def test_simulated_acceptance_is_what_was_asked_for_and_said_to_be(
         (["--simulate-acceptance", "0.5", "--engine", "ours,litert-lm"], "the drafts of litert-lm cannot be chosen"),
         (["--simulate-acceptance", "0.5", "--mtp", "off"], "no arm drafts"),
         (["--engine", "litert-lm", "--mtp", "auto", "--temperature", "1"], "ignores the temperature"),
+        (["--mtp", "off,99"], "arm 'mtp 99': draft length 99 is beyond the"),
+        (["--mtp", "off", "--draft-sources", "lookup"], "no arm drafts, so none drafts from lookup drafts"),
+        (["--draft-sources", "oracle"], "'oracle' are no sources of drafts"),
+        (["--engine", "litert-lm", "--calls", "single"], "litert-lm cannot be held to single calls"),
+        (["--calls", "single", "--constrained", "off"], "single calls hold by the tools' grammar"),
+        (["--thinking", "maybe"], "--thinking 'maybe' is none of auto, on, off"),
         (["--workload", "juggling"], "workload 'juggling' is unknown"),
         (["--baseline", "nobody"], "no arm is called 'nobody'"),
     ],
@@ -356,6 +368,51 @@ def test_what_cannot_be_measured_is_refused_and_leaves_no_file(
     assert (result.exit_code, message in result.stderr) == (1, True), result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_in_which_an_arm_refused_everything_has_failed(tmp_path: Path) -> None:
+    """It says why, says nothing else of the arm, and does not end with status 0; nor does a rule pass it by."""
+    made = synthetic_results(2, kind="eval", arms=ARMS[:2], items=8, crashes=0)
+    arm = made.run.arms[1].label
+    reason = "draft length 99 is beyond the 7\x1b[2J"
+    answers = [
+        replace(each, finish="refused", error=reason, text="") if each.arm == arm else each for each in made.answers
+    ]
+    path = tmp_path / "r.jsonl"
+    with ResultsWriter.create(path, made.run, made.items) as writer:
+        for answer in answers:
+            writer.write(answer)
+    told = CliRunner().invoke(click.command()(lambda: tell(path, as_json=False)))
+    assert isinstance(told.exception, EdgeMtpError)
+    assert "refused everything: draft length 99" in str(told.exception)
+    assert f"{arm} refused everything that it was asked" in " ".join(told.stdout.split())
+    assert "\x1b" not in told.stdout
+    analysis = analyse(read_results(path))
+    assert arm not in {each.arm for each in analysis.calls} | {each.arm for each in analysis.comparisons}
+    result = CliRunner().invoke(main, ["compare", str(path), "--fail-if", "toolcall.error > 50%"])
+    assert (result.exit_code, "refused everything" in result.stderr) == (1, True), result.stderr
+
+
+def test_progress_ends_at_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with count_progress("questions") as tell_of:
+        for done in range(61):
+            tell_of(done, 60)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"questions: {done} of 60" for done in range(0, 61, 6)]
+
+
+@given(LABELS, TURNS)
+def test_progress_of_a_run_ends_at_all_of_it(labels: list[str], turns: list[int]) -> None:
+    told: list[tuple[float, float]] = []
+
+    class Told(Progress):
+        def step(self, done: float, total: float, what: str) -> None:
+            told.append((done, total))
+
+    with tempfile.TemporaryDirectory() as folder:
+        Bench(Path(folder), labels, items_of(turns), frozenset()).run(Schedule(1, 64, warm_up=0), progress=Told())
+    assert [done for done, total in told if done >= total] == [1]
+    assert told[-1] == (1, 1)
 
 
 @pytest.mark.parametrize("option", [["--rounds", "2"], ["--cool-down", "1"], ["--thermal", "off"]])

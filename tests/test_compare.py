@@ -673,7 +673,8 @@ def section(name: str) -> str:
 
 DOCUMENTED = [
     *(Run, Arm, Answer, Sample, Sensors, Pause, StepFigures, Analysis, Estimate),
-    *(latency.Latency, latency.Distribution, latency.DraftPosition, latency.SpeedUp, latency.ItemSpeed),
+    *(latency.Latency, latency.Distribution, latency.DraftPosition, latency.FirstDrafts),
+    *(latency.SpeedUp, latency.ItemSpeed),
     *(pairwise.ArmCalls, pairwise.Errors, pairwise.Comparison, pairwise.Parting, score.Score, score.Finding),
 ]
 

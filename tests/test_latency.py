@@ -20,9 +20,10 @@ from synthetic_results import ARMS, synthetic_results
 from edge_mtp.device import Step
 from edge_mtp.device.trace import Sensors
 from edge_mtp.harness import energy, ratios
+from edge_mtp.harness.analysis import analyse
 from edge_mtp.harness.arm import Arm
 from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.latency import Latency, SpeedUp, latencies, speed_ups
+from edge_mtp.harness.latency import Latency, SpeedUp, first_drafts, latencies, misfit, speed_ups
 from edge_mtp.harness.quality import count_drafts
 from edge_mtp.harness.results import Answer, Results, Run, Sample, StepFigures
 
@@ -491,6 +492,67 @@ def test_a_corrupted_drafter_is_slower_with_the_same_text() -> None:
     assert speed_up(results, FIXED, PLAIN).slower.low > 0.9
     assert speed_up(results, AUTO, PLAIN).ratio.low > 0.9
     assert latency(results, AUTO).planned[0] > 0.8
+
+
+def simulated_drafter(generator: np.random.Generator, share: float, correlation: float, prompts: int) -> Any:
+    """60 first drafts of each prompt; prompts differ as a beta law of that intra-prompt correlation has them."""
+    scale = (1 - correlation) / correlation
+    of_prompt = generator.beta(share * scale, (1 - share) * scale, prompts)
+    return first_drafts(generator.binomial(60, of_prompt).tolist(), [60] * prompts)
+
+
+@pytest.mark.parametrize("prompts", [8, 24])
+@pytest.mark.parametrize(
+    ("share", "correlation", "least", "most"),
+    [(0.003, 0.05, 0.7, 1.0), (0.08, 0.1, 0.0, 0.004), (0.15, 0.2, 0.0, 0.004), (0.5, 0.3, 0.0, 0.0)],
+)
+def test_a_drafter_that_does_not_fit_is_named_and_no_other(
+    share: float, correlation: float, least: float, most: float, prompts: int
+) -> None:
+    generator = np.random.default_rng(1)
+    runs = 500
+    named = sum(misfit(simulated_drafter(generator, share, correlation, prompts)) is not None for _ in range(runs))
+    assert least <= named / runs <= most
+
+
+def test_a_drafter_that_is_never_right_is_named_once_there_are_prompts_and_drafts_enough() -> None:
+    def said(prompts: int, of_each: int) -> str | None:
+        first = first_drafts([0] * prompts, [of_each] * prompts)
+        assert first is not None
+        return misfit(first)
+
+    assert said(7, 1000) is None  # prompts of one drafter are alike
+    assert said(8, 10) is None
+    assert "0 of its 480 first drafts were right" in (said(8, 60) or "")
+    assert first_drafts([], []) is None
+
+
+def test_first_drafts_are_the_drafters_and_not_those_of_others() -> None:
+    results = synthetic_results(5, arms=ARMS[:3], items=28, acceptance={FIXED: 0.0})
+    steps = [(a.item, step) for a in results.of(FIXED) for step in a.steps if step.source.startswith("d")]
+    found = latency(results, FIXED).first_drafts
+    assert found is not None
+    assert (found.drafted, found.accepted, found.prompts) == (len(steps), 0, len({item for item, _ in steps}))
+    assert latency(results, PLAIN).first_drafts is None
+    told = analyse(results).misfits
+    assert list(told) == [FIXED]
+    assert "the drafter does not fit this target" in told[FIXED]
+    assert not analyse(dataclasses.replace(results, run=dataclasses.replace(results.run, simulated=0.0))).misfits
+
+
+def test_the_time_to_the_answer_is_compared_where_thoughts_are_the_same() -> None:
+    results = synthetic_results(3, arms=ARMS[:2], items=14, rounds=1, crashes=0)
+    answers = [
+        dataclasses.replace(a, reasoning=f"on {a.item}", first_answer_us=(3 if a.arm == PLAIN else 2) * 1e5)
+        for a in results.answers
+    ]
+    results = dataclasses.replace(results, answers=answers)
+    found = speed_up(results, AUTO, PLAIN, "first_answer")
+    assert [each.ratio for each in found.items] == pytest.approx([1.5] * 14)
+    first = next(iter(results.items))
+    other = [dataclasses.replace(a, reasoning="else") if (a.arm, a.item) == (AUTO, first) else a for a in answers]
+    verdict = speed_up(dataclasses.replace(results, answers=other), AUTO, PLAIN, "first_answer").verdict
+    assert "(the 13 of 14 items with the same thoughts)" in verdict
 
 
 def test_too_few_items_say_so() -> None:

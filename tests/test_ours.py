@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from edge_mtp.engine import Engine, open_engine
+from edge_mtp.device import Outcome, Step
+from edge_mtp.engine import Engine, Reply, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.arm import Arm, cross
 from edge_mtp.harness.contender import ask
 from edge_mtp.harness.item import Item, Turn
 from edge_mtp.harness.ours import Ours, SharedEngine, open_ours
 from edge_mtp.harness.quality import TINY
+from edge_mtp.harness.results import Answer
 from edge_mtp.harness.suites import read_items
+from edge_mtp.thoughts import thoughts_in
 
 ITEMS = read_items(TINY / "splits" / "iid.jsonl", 12)
 TOKENS = 96
@@ -82,6 +85,37 @@ def test_times_add_up(contenders: dict[str, Ours]) -> None:
             assert (answer.call_us is not None) == ("<tool_call|>" in answer.text)
             if answer.call_us is not None:
                 assert answer.first_token_us < answer.call_us <= answer.total_us
+
+
+def replied(contender: Ours, pieces: list[int]) -> Answer:
+    """What becomes of a reply of these tokens, a step of 10 ms each after a prefill of 5 ms."""
+    times = (0.0, 0.0, 0.0, 10_000.0, 0.0, 10_000.0)
+    steps = [Step("r", n, "plain", n, [token], [], [], "", 0, 0, False, *times) for n, token in enumerate(pieces)]
+    events = [*steps, Outcome("r", "stop", 9, 0, 0, len(pieces), 5_000.0, 5_000.0 + 10_000.0 * len(pieces))]
+    tokenizer = contender.engine.chat_format.tokenizer
+    stop = contender.engine.chat_format.stop_token_ids
+    reply = Reply([], (each for each in events), tokenizer, frozenset(stop), (), None, thoughts_in(tokenizer))
+    return contender._answer(Answer("a", "i", 0, 0, 0.0, "", "refused"), reply)
+
+
+def test_thoughts_are_told_apart_and_so_are_the_times_to_them_and_to_the_answer(contenders: dict[str, Ours]) -> None:
+    contender = contenders["free, mtp off"]
+    tokenizer = contender.engine.chat_format.tokenizer
+    stop = min(contender.engine.chat_format.stop_token_ids)
+    call = tokenizer.encode("<|tool_call>call:stop{}<tool_call|>")
+    thought = tokenizer.encode("<|channel>thought\nStop? ") + call
+    closed = [*thought, tokenizer.token_id("<channel|>")]
+    answer = replied(contender, [*closed, *call, stop])
+    assert answer.text == "<|tool_call>call:stop{}<tool_call|>"
+    assert answer.reasoning.startswith("Stop?")
+    assert not answer.in_thought
+    assert answer.first_token_us == 15_000
+    assert answer.first_answer_us == 5_000 + 10_000 * (len(closed) + 1)
+    assert answer.call_us == 5_000 + 10_000 * (len(closed) + len(call))  # of the answer, not of the thought
+    cut = replied(contender, thought)
+    assert (cut.text, cut.in_thought, cut.first_answer_us, cut.call_us) == ("", True, None, None)
+    silent = replied(contender, [*closed, stop])
+    assert (silent.text, silent.in_thought) == ("", False)
 
 
 def test_a_reply_may_be_left(contenders: dict[str, Ours]) -> None:

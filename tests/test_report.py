@@ -41,6 +41,7 @@ from edge_mtp.harness.results import Answer, Results, ResultsWriter, StepFigures
 from edge_mtp.harness.statistics import Estimate
 from edge_mtp.harness.summary import read_summary
 from edge_mtp.harness.summary_table import summary
+from edge_mtp.safe_text import shown
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 PHONE = tuple(cross([{"bundle": next(iter(BUNDLES)), "device": "pixel"}], {"mtp": ("off", "auto")}))
@@ -538,6 +539,39 @@ def test_a_text_is_no_formula() -> None:
     assert {row["text"][0] for row in rows} | {row["error"][0] for row in rows} == {'"'}
 
 
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_no_name_is_a_formula(begin: str) -> None:
+    """Of a file, an arm, an item, a kind or a template: each may come from somebody else."""
+    results = synthetic_results(items=1, rounds=1, arms=PHONE[:1], crashes=0)
+    name = f"{begin}cmd|' /C calc'!A0\x1b[2J\ud800"
+    item = replace(next(iter(results.items.values())), id=name, kind=name, cluster=name)
+    run = replace(results.run, arms=[replace(PHONE[0], label=name)], baseline=name)
+    answers = [replace(each, arm=name, item=name) for each in results.answers]
+    text = answers_csv([source(replace(results, run=run, items={name: item}, answers=answers), name)])
+    [row, *_] = csv.DictReader(io.StringIO(text))
+    for column in ("results", "arm", "item", "kind", "cluster"):
+        assert row[column].startswith(f"'{shown(begin)}cmd|'")
+    assert text.replace("\n", "").isprintable()
+
+
+def test_times_to_the_answer_stand_beside_those_to_the_first_token_where_there_are_thoughts() -> None:
+    results = synthetic_results(items=3, rounds=1, arms=PHONE[:2], crashes=0)
+    answers = [
+        replace(each, reasoning="Hm.", first_answer_us=2 * each.first_token_us) if each.arm == PHONE[1].label else each
+        for each in results.answers
+    ]
+    thinking = source(replace(results, answers=answers))
+    [plain, other] = [each for each in thinking.analysis.latencies if each.kind is None]
+    assert (plain.thoughts, other.thoughts) == (0, len(answers) // 2)
+    assert other.first_answer is not None
+    assert other.first_token is not None
+    assert other.first_answer.p50 == pytest.approx(2 * other.first_token.p50)
+    assert "first of the answer" in render([thinking])
+    assert "first of the answer" not in render([source(results)])
+    rows = list(csv.DictReader(io.StringIO(answers_csv([thinking]))))
+    assert {row["reasoning"] for row in rows} == {"", '"Hm."'}
+
+
 def test_json_is_the_summary_that_compare_reads(tmp_path: Path) -> None:
     written = write_report([bench(), evaluation()], tmp_path / "report.html")
     assert [path.name for path in written.analyses] == ["report.1.json", "report.2.json"]
@@ -706,7 +740,7 @@ def test_pictures_of_calls_are_of_the_eval(tmp_path: Path) -> None:
         (["{tmp}/none.jsonl", "-o", "{tmp}/page.html"], "cannot read results"),
         (["{results}", "-o", "{tmp}/none/page.html"], "cannot write"),
         (["{results}", "-o", "{tmp}/page.html", "--pictures", "{results}"], "cannot make"),
-        (["{tmp}/same.json", "-o", "{tmp}/same.html"], "would overwrite its results"),
+        (["{tmp}/same.json", "-o", "{tmp}/same.html"], "would be overwritten"),
     ],
 )
 def test_refusals_are_one_line(results_file: Path, tmp_path: Path, words: list[str], message: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic_results import synthetic_results
+from rich.console import Console
+from synthetic_results import ARMS, synthetic_results
 
+from edge_mtp.cli.compare import text_lines
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.analysis import analyse
+from edge_mtp.harness.compare import Side, Versus
+from edge_mtp.harness.item import Item, Turn
 from edge_mtp.harness.results import Results, ResultsWriter, read_results
+from edge_mtp.harness.summary_table import summary
 
 RESULTS = synthetic_results(3)
 
@@ -41,7 +50,7 @@ def test_a_file_cut_anywhere_reads_as_what_was_whole_and_is_gone_on_with(tmp_pat
     path.unlink(missing_ok=True)
     write(path, RESULTS)
     whole = path.read_bytes()
-    head = whole.index(b"\n") + 1
+    head = len(b"\n".join(whole.split(b"\n")[: 1 + len(RESULTS.items)])) + 1  # all items come before the first answer
     cut = head + int(share * (len(whole) - head))
     path.write_bytes(whole[:cut])
     read = read_results(path)
@@ -101,11 +110,12 @@ def test_an_error_before_the_first_answer_leaves_no_file(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("", "hold no run"),
-        ("{}\n", "line 1: no record of a run"),
-        ("[1]\n", "line 1: no record of a run"),
-        ("not json\n", "line 1: no record of a run"),
+        ("{}\n", "line 1: it is no record"),
+        ("[1]\n", "line 1: it is no record"),
+        ("not json\n", "line 1: not JSON"),
         ('{"event":"run","schema":99}\n', "another schema than 1"),
-        ('{"event":"answer"}\n', "line 1: no record"),
+        ('{"event":"run","schema":true}\n', "another schema than 1"),
+        ('{"event":"answer"}\n', "line 1: the first record is no run, but 'answer'"),
     ],
 )
 def test_what_is_no_results_file_is_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:
@@ -114,6 +124,110 @@ def test_what_is_no_results_file_is_refused_in_a_line(tmp_path: Path, text: str,
     with pytest.raises(EdgeMtpError, match=message) as caught:
         read_results(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+SMALL = synthetic_results(5, arms=ARMS[:2], items=2, rounds=1, crashes=0)
+JUNK: list[Any] = [
+    None, True, -1, 10**9, 10**30, 1e300, -0.5, math.nan, math.inf, "", "x", "\ud800", "\x1b[2J\u202e", [], [[1, 2]],
+    {}, {"a": {"b": [None]}}, [1] * 9,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The lines of a small file."""
+    path = tmp_path_factory.mktemp("small") / "r.jsonl"
+    write(path, SMALL)
+    return path.read_text().split("\n")[:-1]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused_in_a_line(tmp_path: Path, small: list[str], data: st.DataObject) -> None:
+    """And what is read can be analysed, told and compared: nothing in it breaks that, or steers a terminal."""
+    lines = list(small)
+    number = data.draw(st.one_of(st.just(0), st.integers(0, len(lines) - 1)))
+    how = data.draw(
+        st.sampled_from(["field", "field", "deep field", "drop", "double", "swap", "cut", "append", "nest"])
+    )
+    if how in ("field", "deep field"):
+        value = json.loads(lines[number])
+        holder = value
+        if how == "deep field":
+            inner = [each for each in nested(value) if each]
+            holder = data.draw(st.sampled_from(inner)) if inner else value
+        key = data.draw(st.sampled_from(list(holder) if isinstance(holder, dict) else range(len(holder))))
+        holder[key] = data.draw(st.sampled_from(JUNK))
+        lines[number] = json.dumps(value)
+    elif how == "drop":
+        del lines[number]
+    elif how == "double":
+        lines.insert(number, lines[number])
+    elif how == "swap":
+        other = data.draw(st.integers(0, len(lines) - 1))
+        lines[number], lines[other] = lines[other], lines[number]
+    elif how == "cut":
+        lines[number] = lines[number][: data.draw(st.integers(0, len(lines[number])))]
+    elif how == "append":
+        lines += lines
+    else:
+        depth = data.draw(st.sampled_from([50, 500, 100_000]))
+        lines[number] = lines[number][:-1] + ',"settings":' + '{"a":' * depth + "1" + "}" * depth + "}"
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    read, refusal = None, ""
+    try:
+        read = read_results(path)
+    except EdgeMtpError as error:
+        refusal = str(error)
+    if read is None:
+        assert str(path) in refusal
+        assert len(refusal.splitlines()) == 1
+        assert refusal.isprintable()
+        return
+    analysis = analyse(read)
+    json.dumps(analysis.to_json(), allow_nan=False)
+    console = Console(file=io.StringIO(), width=80)
+    for part in summary(analysis):
+        console.print(part)
+    versus = Versus(Side("a", read), Side("b", SMALL), [f"{read.run.arms[0].label}={SMALL.run.arms[0].label}"])
+    shown_lines = text_lines(versus, [])
+    assert shown_lines
+    assert all(character.isprintable() or character == "\n" for character in console.file.getvalue())
+
+
+def nested(value: Any) -> Iterator[Any]:
+    """All lists and objects inside a value."""
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, dict | list):
+            yield each
+            yield from nested(each)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines + lines, "line {n}: a second run begins here; give each run a file of its own"),
+        (lambda lines: [lines[0], *lines[1:2], *lines[1:]], "line 3: item 'bench-0000' is there twice"),
+        (lambda lines: [lines[0], lines[-1]], "line 2: item '.*' is none of those above"),
+    ],
+)
+def test_what_was_put_together_wrongly_is_named_with_its_line(
+    tmp_path: Path, change: Any, message: str, small: list[str]
+) -> None:
+    answers = [line for line in small if line.startswith('{"event":"run"') or '"event":"item"' in line[:16]]
+    lines = [*answers, *(line for line in small if line.startswith('{"event":"answer"'))]
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(f"{line}\n" for line in change(lines)))
+    with pytest.raises(EdgeMtpError, match=message.format(n=len(lines) + 1)):
+        read_results(path)
+
+
+def test_half_a_surrogate_pair_of_an_item_is_written_and_read(tmp_path: Path) -> None:
+    item = Item("x", "chat", "x", (Turn(({"role": "user", "content": "a\ud800b"},)),))
+    path = tmp_path / "r.jsonl"
+    ResultsWriter.create(path, SMALL.run, {"x": item}).close()
+    assert read_results(path).items["x"].to_json() == item.to_json()
 
 
 def test_events_and_fields_of_later_versions_are_ignored(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import edge_mtp
+from edge_mtp.harness.evaluate import scored
 from edge_mtp.harness.gold import Gold, GoldCall
-from edge_mtp.harness.results import Finish
+from edge_mtp.harness.item import Item, Turn
+from edge_mtp.harness.results import Answer, Finish
 from edge_mtp.harness.score import LABELS, LEVELS, Score, score
 from edge_mtp.tool_calls import (
     CALL_CLOSE,
@@ -279,6 +281,38 @@ def test_channel_leak(mark: str) -> None:
     found = Case([ToolCall("stop")]).score(f"Hm. {mark}thought\nthe user wants me to stop")
     assert [f.label for f in found.findings] == ["no_call", "channel_leak"]
     assert found.findings[1].text.startswith(mark)
+
+
+WEIGHED = "<|tool_call>call:stop{}<tool_call|> or not?"  # a thought
+
+
+@pytest.mark.parametrize(("finish", "labels"), [("stop", ["open_thought"]), ("length", ["open_thought", "truncated"])])
+@pytest.mark.parametrize("gold", [Gold.of([ToolCall("stop")]), Gold()])
+def test_a_reply_that_ends_inside_a_thought_has_not_answered(finish: Finish, labels: list[str], gold: Gold) -> None:
+    """Even where no call is right; and a call in the thought is none, so it is neither missing nor spurious."""
+    found = score("", finish, None, gold, TOOLS, open_thought=WEIGHED)
+    assert [each.label for each in found.findings] == labels
+    assert {each.text for each in found.findings} == {WEIGHED}
+    assert not found.is_right
+
+
+def test_a_thought_that_repeats_itself_is_a_loop() -> None:
+    found = score("", "length", None, Gold(), TOOLS, open_thought="So " + "over and " * 30)
+    assert [each.label for each in found.findings] == ["open_thought", "truncated", "degenerate_loop"]
+
+
+def test_an_answer_is_judged_by_its_text_alone() -> None:
+    """As `eval` has it: what was thought, calls and marks included, changes nothing."""
+    item = Item("i", "single", "i", (Turn(({"role": "user", "content": "Stop"},), Gold.of([ToolCall("stop")])),), TOOLS)
+    right = Answer("a", "i", 0, 0, 0.0, format_calls([ToolCall("stop")]), "stop", reasoning="<|turn> call:stop{} twice")
+    wrong = replace(right, text="No.", reasoning=format_calls([ToolCall("stop")]))
+    assert scored(right, item) == Score((), lenient=True)
+    found = scored(wrong, item)
+    assert found is not None
+    assert [each.label for each in found.findings] == ["no_call"]
+    unended = scored(replace(right, text="", in_thought=True), item)
+    assert unended is not None
+    assert unended.primary == "open_thought"
 
 
 # -- syntax ---------------------------------------------------------------------------------------------------------

@@ -45,6 +45,13 @@ def arm_options(mtp: str) -> Callable[[F], F]:
                   help="Of off, auto, a number of drafts, and blank (the verify graph with nothing to verify)."),
             _arms("--constrained", "constraints", callback=_list, default="on", show_default=True, metavar="LIST",
                   help="Whether calls are held to the tools' schemas: on, off or on,off."),
+            _arms("--draft-sources", "draft_sources", callback=_list, metavar="LIST",
+                  help="Where drafts come from, of drafter, lookup and grammar joined by +:"
+                  " drafter+grammar,lookup+grammar. Default: the drafter and the grammar."),
+            _arms("--calls", "calls", callback=_list, default="parallel", show_default=True, metavar="LIST",
+                  help="parallel (as many calls in a reply as it likes), single (one at most), or both."),
+            _arms("--thinking", "thoughts", callback=_list, default="auto", show_default=True, metavar="LIST",
+                  help="Whether the model thinks first: auto (as the template has it), on, off or several of them."),
             _arms("--temperature", "temperatures", callback=_list, default="0", show_default=True, metavar="LIST",
                   help="0 is greedy; sampled arms of one round draw the same random numbers."),
             _arms("--engine", "engines", callback=_list, default="ours", show_default=True, metavar="LIST",
@@ -57,7 +64,8 @@ def arm_options(mtp: str) -> Callable[[F], F]:
             _arms("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice."),
             _arms("--arm", "arms", multiple=True, metavar="KEY=VALUE,...",
                   help="One more arm, or instead of the combinations where no other option of theirs is given: label,"
-                  " bundle, mtp, engine, device, accelerator, temperature, constrained, threads."),
+                  " bundle, mtp, engine, device, accelerator, temperature, constrained, threads, draft_sources,"
+                  " thinking, calls."),
             _arms("--baseline", metavar="LABEL", help="The arm that others are held against; default: the first."),
         ]  # fmt: skip
         for option in reversed(options):
@@ -75,6 +83,9 @@ class ArmChoice:
     recipes: Sequence[str] | None
     mtps: Sequence[str]
     constraints: Sequence[str]
+    draft_sources: Sequence[str] | None
+    calls: Sequence[str]
+    thoughts: Sequence[str]
     temperatures: Sequence[str]
     engines: Sequence[str]
     accelerators: Sequence[str]
@@ -112,7 +123,9 @@ class ArmChoice:
     def _combines(self) -> bool:
         """Whether combinations were asked for, and not only the arms of --arm on one bundle and device."""
         source = click.get_current_context().get_parameter_source
-        axes = ("mtps", "constraints", "temperatures", "engines", "accelerators")
+        axes = (
+            "mtps", "constraints", "draft_sources", "calls", "thoughts", "temperatures", "engines", "accelerators",
+        )  # fmt: skip
         return any(source(name) is click.core.ParameterSource.COMMANDLINE for name in axes)
 
     def _bundles(self) -> dict[str, str]:
@@ -125,14 +138,17 @@ class ArmChoice:
         return dict(zip(map(homely, tiny_bundles(recipes)), recipes, strict=True))
 
     def _combinations(self, names: Mapping[str, str]) -> list[Arm]:
-        from edge_mtp.harness.arm import cross, parse_mtp
+        from edge_mtp.harness.arm import CALLS, SWITCHES, THINKING, cross, parse_mtp, parse_sources
 
         axes: dict[str, Sequence[Any]] = {
-            "constrained": [_switch(value) for value in self.constraints],
+            "constrained": [_choice("--constrained", value, SWITCHES) for value in self.constraints],
+            "parallel_calls": [_choice("--calls", value, CALLS) for value in self.calls],
+            "thinking": [_choice("--thinking", value, THINKING) for value in self.thoughts],
             "engine": list(self.engines),
             "accelerator": list(self.accelerators),
             "device": list(self.devices),
             "temperature": [_number(value) for value in self.temperatures],
+            "draft_sources": [parse_sources(value) for value in self.draft_sources or ()] or [None],
             "mtp": [parse_mtp(value) for value in self.mtps],
         }
         bases = [{"bundle": bundle, "threads": self.threads} for bundle in names]
@@ -153,10 +169,10 @@ def homely(path: Path) -> str:
     return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
-def _switch(value: str) -> bool:
-    if value not in ("on", "off"):
-        raise EdgeMtpError(f"--constrained '{value}' is neither on nor off; use on, off or on,off")
-    return value == "on"
+def _choice(option: str, value: str, choices: Mapping[str, bool | None]) -> bool | None:
+    if value not in choices:
+        raise EdgeMtpError(f"{option} '{value}' is none of {', '.join(choices)}; use one of them, or several")
+    return choices[value]
 
 
 def _number(value: str) -> float:

@@ -224,7 +224,7 @@ def _shown_progress() -> Iterator[Progress]:
             self._due = 0.0
 
         def step(self, done: float, total: float, what: str) -> None:
-            if time.monotonic() >= self._due:
+            if time.monotonic() >= self._due or done >= total:
                 self._due = time.monotonic() + LINE_EVERY_S
                 click.echo(f"[{done / total:4.0%}] {what}", err=True)
 

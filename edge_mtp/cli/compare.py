@@ -12,6 +12,7 @@ import click
 
 from edge_mtp.cli.table import table
 from edge_mtp.harness.figures import size
+from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.harness.changes import Figure
@@ -81,11 +82,11 @@ def compare(
     elif strict and Verdict.CANNOT_TELL in verdicts:
         status = CANNOT_TELL
     if as_json:
-        click.echo(json.dumps(to_json(versus, judged, status), ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(to_json(versus, judged, status), allow_nan=False))
     elif markdown:
-        click.echo("\n".join(markdown_lines(versus, judged)))
+        click.echo("\n".join(map(shown, markdown_lines(versus, judged))))
     else:
-        click.echo("\n".join(text_lines(versus, judged)))
+        click.echo("\n".join(map(shown, text_lines(versus, judged))))
     ctx.exit(status)
 
 

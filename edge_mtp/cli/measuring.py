@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.device.put import Report
@@ -133,7 +134,10 @@ def results_path(kind: str, output: Path | None, *, resume: bool) -> Path:
 
 
 def tell(path: Path, *, as_json: bool) -> None:
-    """What the results at `path` say, on standard output."""
+    """What the results at `path` say, on standard output.
+
+    Raises EdgeMtpError where an arm refused all that it was asked: it was not measured, whatever the others were.
+    """
     from edge_mtp.harness.analysis import analyse
     from edge_mtp.harness.results import read_results
     from edge_mtp.harness.summary_table import show
@@ -141,9 +145,12 @@ def tell(path: Path, *, as_json: bool) -> None:
     analysis = analyse(read_results(path))
     if as_json:
         click.echo(json.dumps({"results": str(path), **analysis.to_json()}))
-        return
-    show(analysis)
-    click.echo(f"\nresults in {path}; see them with: edge-mtp report {shlex.quote(str(path))}")
+    else:
+        show(analysis)
+        click.echo()
+        click.echo(shown(f"results in {path}; see them with: edge-mtp report {shlex.quote(str(path))}"))
+    for arm, reason in analysis.refused.items():
+        raise EdgeMtpError(f"arm '{arm}' refused everything: {reason}")
 
 
 def command_line() -> str:

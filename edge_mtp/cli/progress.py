@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import click
 
+from edge_mtp.safe_text import shown
+
 LINE_EVERY_S = 10.0
 
 
@@ -29,17 +31,17 @@ def export_progress() -> Iterator[Callable[[str, float], None]]:
         yield _lines()
         return
     columns = (
-        TextColumn("{task.description:<28}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description:<28}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("check checkpoints", total=1.0)
-        yield lambda what, done: bar.update(task, description=what, completed=done)
+        yield lambda what, done: bar.update(task, description=shown(what), completed=done)
 
 
 @contextmanager
 def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Of so many things so many are done. Elsewhere than on a terminal a line every tenth of the way."""
+    """Of so many things so many are done. Elsewhere than on a terminal a line every tenth, and at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -47,12 +49,12 @@ def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
 
         def line(done: int, total: int) -> None:
-            if done % max(1, total // 10) == 0 and done < total:
+            if done % max(1, total // 10) == 0 or done == total:
                 click.echo(f"{what}: {done} of {total}", err=True)
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -69,11 +71,11 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def line(stage: str, done: int, total: int) -> None:
             if done == 0:
-                click.echo(f"{stage}: 0 of {total}", err=True)
+                click.echo(shown(f"{stage}: 0 of {total}"), err=True)
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -81,7 +83,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
             for other, task in tasks.items():
                 bars.update(task, visible=other == stage)
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(shown(stage), total=total)
             bars.update(tasks[stage], completed=done)
 
         yield update
@@ -99,6 +101,6 @@ def _lines() -> Callable[[str, float], None]:
         last = (what, now)
         elapsed = now - started
         left = f", {elapsed * (1 - done) / done:.0f} s left" if done > 0.02 else ""
-        click.echo(f"[{done:4.0%}] {what} ({elapsed:.0f} s{left})", err=True)
+        click.echo(shown(f"[{done:4.0%}] {what} ({elapsed:.0f} s{left})"), err=True)
 
     return line

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edge_mtp.harness.latency import Latency, SpeedUp, latencies, speed_ups
+from edge_mtp.harness.latency import Latency, SpeedUp, latencies, misfit, speed_ups
 from edge_mtp.harness.pairwise import ArmCalls, Comparison, arm_calls, comparisons, score_all
 from edge_mtp.harness.results import Results, Run
 from edge_mtp.harness.score import Score
@@ -16,7 +16,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Analysis:
-    """`calls` and `comparisons` are empty where no item has gold. `scores` by arm and item."""
+    """`calls` and `comparisons` are empty where no item has gold. `scores` by arm and item. `refused`: the arms that
+    refused all that they were asked, and why; nothing else is said of them."""
 
     run: Run
     latencies: list[Latency]
@@ -24,6 +25,16 @@ class Analysis:
     calls: list[ArmCalls]
     comparisons: list[Comparison]
     scores: dict[str, dict[str, Score]]
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def misfits(self) -> dict[str, str]:
+        """By arm: a sentence on a drafter that does not fit its target; none on drafts that were simulated."""
+        drafting = [each for each in self.latencies if each.kind is None and each.first_drafts is not None]
+        if self.run.simulated is not None:
+            return {}
+        told = {each.arm: misfit(each.first_drafts) for each in drafting if each.first_drafts is not None}
+        return {arm: sentence for arm, sentence in told.items() if sentence is not None}
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = finite({"schema": SCHEMA, **asdict(self)})
@@ -40,4 +51,5 @@ def analyse(results: Results) -> Analysis:
         calls=arm_calls(results, scores),
         comparisons=comparisons(results, scores),
         scores=scores,
+        refused=results.refused,
     )

@@ -40,7 +40,7 @@ class Progress:
     """What a person is told of a run; the default is nothing."""
 
     def step(self, done: float, total: float, what: str) -> None:
-        """So much of it is done: answers, or seconds of a sustained run."""
+        """So much of it is done: answers, or seconds of a sustained run. The last time all of it is."""
 
     def note(self, line: str) -> None:
         """Something happened that a person wants to know."""
@@ -108,6 +108,7 @@ class _Bench:
                 if index == 0:
                     self._warm_up()
                 self._ask_all(item, round)
+            self._progress.step(1, 1, "done")
         finally:
             self._write_samples()
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analysis import Analysis, analyse
 from edge_mtp.harness.changes import Figure, correlation, difference, less_one, negated, quotient, reciprocal
-from edge_mtp.harness.headline import NO_SPEED
-from edge_mtp.harness.metrics import METRICS, Metric, Place, comparison_of, sibling_of, speed_up_of
+from edge_mtp.harness.headline import NO_SPEED, refusal
+from edge_mtp.harness.metrics import METRICS, Metric, Place, comparison_of, latency_of, sibling_of, speed_up_of
 from edge_mtp.harness.pairwise import Comparison
 from edge_mtp.harness.quantiles import quantile_change, times
 from edge_mtp.harness.ratios import median_ratio
@@ -30,8 +30,9 @@ from edge_mtp.harness.summary import read_summary
 SCHEMA = 1
 # What the table of a pair shows, where it was measured.
 TABLE = (
-    "speed", "decode", "prefill", "first_token", "first_token.p95", "call", "token.p95", "speedup", "acceptance[1]",
-    "tokens_per_verify", "memory.rss", "failed", "toolcall.exact", "toolcall.lenient", "same_text", "changed_text",
+    "speed", "decode", "prefill", "first_token", "first_token.p95", "first_answer", "call", "token.p95", "speedup",
+    "acceptance[1]", "tokens_per_verify", "memory.rss", "failed", "toolcall.exact", "toolcall.lenient", "same_text",
+    "changed_text",
 )  # fmt: skip
 
 
@@ -48,6 +49,11 @@ class Side:
     @property
     def labels(self) -> list[str]:
         return [arm.label for arm in self.run.arms]
+
+    @cached_property
+    def refused(self) -> Mapping[str, str]:
+        """The arms that refused all that they were asked, and why."""
+        return self._analyses[None].refused if self.results is None else self.results.refused
 
     @cached_property
     def kinds(self) -> list[str]:
@@ -118,7 +124,7 @@ def read_side(path: str | Path) -> Side:
     """A results file, or the summary of one. Raises EdgeMtpError for what is neither."""
     name = str(path)
     try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
+        with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
             first = file.readline()
     except OSError as error:
         raise EdgeMtpError(
@@ -191,6 +197,7 @@ class Versus:
         inverted = {
             "speed": ("decode", False),
             "speed.first_token": ("first_token", True),
+            "speed.first_answer": ("first_answer", True),
             "speed.call": ("call", True),
         }
         name, is_time = inverted.get(metric.name.replace("speedup", "speed"), (None, False))
@@ -251,7 +258,7 @@ class Versus:
         rows = []
         for name in TABLE:
             metric, position = METRICS[name.removesuffix("[1]")], 1 if name.endswith("[1]") else None
-            if metric.is_speed and not self.measures_speed:
+            if (metric.is_speed and not self.measures_speed) or (name == "first_answer" and not self._thinks(pair)):
                 continue
             if metric.scope == "pair":
                 if self.is_one_run and self._sibling(self.b, pair.b) == pair.a:
@@ -270,6 +277,11 @@ class Versus:
             if row.change is not None or row.a is not None or row.b is not None:
                 rows.append(row)
         return rows
+
+    def _thinks(self, pair: Pair) -> bool:
+        """Whether one of the two had thoughts: without any the first token is the answer's."""
+        told = (latency_of(side.place(arm)) for side, arm in zip((self.a, self.b), pair, strict=True))
+        return any(each is not None and each.thoughts for each in told)
 
     # -- rules ------------------------------------------------------------------------------------------------------
 
@@ -307,6 +319,12 @@ class Versus:
             raise EdgeMtpError(
                 f"rule '{rule}': '{self.b.name}' has no arm '{rule.arm}'; its arms are {_listed(self.b.labels)}"
             )
+        for arm, reason in self.b.refused.items():
+            if rule.arm in (None, arm):
+                raise EdgeMtpError(
+                    f"rule '{rule}': arm '{arm}' of '{self.b.name}' refused everything ({reason}), so nothing can be"
+                    " said of it; ask it what it can do, or leave it out"
+                )
         if rule.kind is not None and rule.kind not in self.b.kinds:
             raise EdgeMtpError(
                 f"rule '{rule}': '{self.b.name}' has no items of kind '{rule.kind}'; its kinds are "
@@ -338,9 +356,11 @@ class Versus:
     def notes(self) -> list[str]:
         """What a reader of the figures must know, a line each."""
         notes = [] if self.measures_speed else [NO_SPEED]
+        a, b = self.a, self.b
+        for side in dict.fromkeys((a, b)):
+            notes += [refusal(arm, reason) for arm, reason in side.refused.items()]
         if self.is_one_run:
             return notes
-        a, b = self.a, self.b
         if self.is_paired and self.measures_speed:
             notes.append(
                 "The two runs were not interleaved: a drift of the machine between them is in speed, decode and all "

@@ -64,7 +64,8 @@ def scored(answer: Answer, item: Item) -> Score | None:
         return None
     messages = itertools.chain.from_iterable(turn.messages for turn in item.turns[: answer.turn + 1])
     prompt = "\n".join(str(message.get("content", "")) for message in messages)
-    return score(answer.text, answer.finish, answer.error, gold, item.tools, prompt)
+    thought = answer.reasoning if answer.in_thought else None
+    return score(answer.text, answer.finish, answer.error, gold, item.tools, prompt, open_thought=thought)
 
 
 def answered_questions(results: Results) -> set[Question]:

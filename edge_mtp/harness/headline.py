@@ -64,6 +64,11 @@ class Headline:
         }
 
 
+def refusal(arm: str, reason: str) -> str:
+    """Of an arm that refused all that it was asked."""
+    return f"{arm} refused everything that it was asked, so nothing can be said of it: {reason}"
+
+
 def speed_tone(speed_up: SpeedUp) -> Tone:
     if speed_up.verdict.startswith("no difference"):
         return "same"

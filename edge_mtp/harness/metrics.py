@@ -109,13 +109,14 @@ def comparison_of(at: Place) -> Comparison | None:
 
 
 def same_texts(results: Results, arm: str, base: str) -> Estimate | None:
-    """The share of items, by cluster, to which two arms say the same in every turn and round that both answered."""
-    told = {(each.item, each.turn, each.round): each.text for each in results.of(base) if each.is_complete}
+    """The share of items, by cluster, to which two arms say and think the same in every turn and round that both
+    answered."""
+    told = {(each.item, each.turn, each.round): each.whole for each in results.of(base) if each.is_complete}
     same: dict[str, bool] = {}
     for each in results.of(arm):
         text = told.get((each.item, each.turn, each.round))
         if each.is_complete and text is not None:
-            same[each.item] = same.get(each.item, True) and each.text == text
+            same[each.item] = same.get(each.item, True) and each.whole == text
     clusters: dict[str, list[bool]] = {}
     for item, is_same in same.items():
         clusters.setdefault(results.items[item].cluster, []).append(is_same)
@@ -277,6 +278,7 @@ def _times(name: Timed, what: str, paired: str | None) -> list[Metric]:
 _MEASURES = {
     "": ("decode", "time per token after the first"),
     ".first_token": ("first_token", "time to the first token"),
+    ".first_answer": ("first_answer", "time to the first token behind the same thoughts"),
     ".call": ("call", "time to the complete tool call"),
     ".total": ("total", "time to the last token"),
 }
@@ -289,6 +291,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("prefill", RATE, "higher", "prompt tokens per second", _field("prefill_tokens_per_s"),
                parts=_prefill_parts),
         *_times("first_token", "time to the first token", "first_token"),
+        *_times("first_answer", "time to the first token behind the thoughts", "first_answer"),
         *_times("call", "time to the complete tool call", "call"),
         *_times("token", "time per token", None),
         *(
@@ -337,4 +340,7 @@ def metric_names() -> str:
         if not name.startswith("toolcall.error.") and not name.endswith((".p50", ".p95", ".p99"))
     ]
     at = names.index("toolcall.error") + 1
-    return ", ".join([*names[:at], "toolcall.error.LABEL", *names[at:]]) + " (first_token, call, token also .p95, .p99)"
+    return (
+        ", ".join([*names[:at], "toolcall.error.LABEL", *names[at:]])
+        + " (first_token, first_answer, call, token also .p95, .p99)"
+    )

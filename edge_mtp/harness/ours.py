@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from edge_mtp.chat import Tokenizer
 from edge_mtp.device import Sampling, Step
 from edge_mtp.device.find import Notice
 from edge_mtp.device.fingerprint import parse_meminfo
@@ -18,13 +19,14 @@ from edge_mtp.engine import Engine, Reply, ReplyOptions, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.arm import Arm
 from edge_mtp.harness.contender import Contender
-from edge_mtp.harness.item import Item
+from edge_mtp.harness.item import Item, Turn
 from edge_mtp.harness.results import Answer, Finish, StepFigures
-from edge_mtp.tool_calls import CALL_CLOSE
+from edge_mtp.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN
 
 MEMORY_EVERY = 20  # answers, at most; reading it is a command on the device
 PATIENCE_S = 60.0  # for a device whose link broke to be there again: Wi-Fi comes back, adbd restarts
 RETRY_S = 2.0
+_ANYTHING = Item("", "", "", (Turn(({"role": "user", "content": ""},)),))  # that an arm may be asked
 
 
 class SharedEngine:
@@ -88,6 +90,13 @@ class Ours(Contender):
     def engine(self) -> Engine:
         return self.shared.engine
 
+    def check(self) -> None:
+        """Raises EdgeMtpError, which names the arm, where the bundle can answer nothing as the arm asks."""
+        try:
+            self.engine.check(self._options(_ANYTHING, 0, 0, 1))
+        except EdgeMtpError as error:
+            raise EdgeMtpError(f"arm '{self.arm.label}': {error}") from None
+
     @property
     def is_alive(self) -> bool:
         return self.shared.is_alive
@@ -104,7 +113,7 @@ class Ours(Contender):
             reply: Reply | None = None
             try:
                 reply = dialogue.reply(self._options(item, turn, round, max_tokens))
-                answer = self._answer(blank, reply.wait())
+                answer = self._answer(blank, reply)
             except EdgeMtpError as error:
                 yield replace(blank, finish=self._fate(error), error=str(error), text=reply.text if reply else "")
                 return
@@ -115,29 +124,36 @@ class Ours(Contender):
         return ReplyOptions(
             max_tokens=item.max_tokens or max_tokens,
             draft_length=self.arm.draft_length,
-            draft_sources=() if self.arm.mtp == "blank" else None,
+            draft_sources=() if self.arm.mtp == "blank" else self.arm.draft_sources,
             draft_tape=self.tapes.get((item.id, turn), ()),
             sampling=Sampling(temperature=self.arm.temperature, seed=round),
             constrained=bool(item.tools) and self.arm.constrained,
+            parallel_calls=self.arm.parallel_calls or not item.tools,
+            thinking=self.arm.thinking,
             logprobs=self._margins,
             fresh=turn == 0,
         )
 
     def _answer(self, blank: Answer, reply: Reply) -> Answer:
+        channels = [token.channel for token in reply]
         outcome, steps = reply.outcome, reply.steps
         assert outcome is not None
         ends = _ends(steps, outcome.prefill_us)
+        of_answer = _of_answer(reply, channels, ends)
         rss, anonymous = self._known_memory()
         return replace(
             blank,
             text=reply.text,
+            reasoning=reply.reasoning,
+            in_thought=_ended_in_thought(reply, channels),
             finish="stop" if outcome.finish == "cancelled" else outcome.finish,
             prompt_tokens=outcome.prompt_tokens,
             reused_tokens=outcome.reused_tokens + outcome.restored_tokens,
             count=len(reply.tokens),
             first_token_us=ends[0] if ends else outcome.prefill_us,
+            first_answer_us=of_answer[0][1] if of_answer else None,
             prefill_us=outcome.prefill_us,
-            call_us=self._call_us(reply, ends),
+            call_us=_call_us(reply.tokenizer, of_answer),
             total_us=ends[-1] if ends else outcome.prefill_us,
             tokens=reply.tokens,
             margins=[margin for step in steps for margin in step.margins],
@@ -145,14 +161,6 @@ class Ours(Contender):
             rss_bytes=rss,
             anonymous_bytes=anonymous,
         )
-
-    def _call_us(self, reply: Reply, ends: Sequence[float]) -> float | None:
-        with contextlib.suppress(EdgeMtpError):
-            close = reply.tokenizer.token_id(CALL_CLOSE)
-            for step, end in zip(reply.steps, ends, strict=True):
-                if close in step.tokens:
-                    return end
-        return None
 
     def _known_memory(self) -> tuple[int | None, int | None]:
         """As last read. It grows with the first answers, whose number at most doubles until it is read again."""
@@ -183,6 +191,8 @@ def open_ours(
 ) -> Iterator[list[Ours]]:
     """A contender for each arm of our engine, in their order; engines end with the context.
 
+    Raises EdgeMtpError where an engine does not start, or its bundle cannot do what an arm asks.
+
     Arms that differ in what a request says share an engine. One under the controller has its own, since a controller
     learns from all that its runner does. `notice` and `report` by the device's name: as `open_engine` takes them.
     """
@@ -199,6 +209,7 @@ def open_ours(
                 )
                 stack.callback(engines[key].close)
             contenders.append(Ours(arm, engines[key], margins=margins, began=began))
+            contenders[-1].check()
         yield contenders
 
 
@@ -221,6 +232,28 @@ def _ends(steps: Sequence[Step], prefill_us: float) -> list[float]:
         now += step.total_us
         ends.append(now)
     return ends
+
+
+def _of_answer(reply: Reply, channels: Sequence[str], ends: Sequence[float]) -> list[tuple[int, float]]:
+    """The tokens that are none of a thought, and when each came."""
+    of_token = [end for step, end in zip(reply.steps, ends, strict=True) for _ in step.tokens]
+    told = zip(reply.tokens, channels, of_token, strict=True)
+    return [(token, end) for token, channel, end in told if channel == "text"]
+
+
+def _call_us(tokenizer: Tokenizer, of_answer: Sequence[tuple[int, float]]) -> float | None:
+    with contextlib.suppress(EdgeMtpError):
+        close = tokenizer.token_id(CALL_CLOSE)
+        return next((end for token, end in of_answer if token == close), None)
+    return None
+
+
+def _ended_in_thought(reply: Reply, channels: Sequence[str]) -> bool:
+    with contextlib.suppress(EdgeMtpError):
+        opens, closes = (reply.tokenizer.token_id(mark) for mark in (CHANNEL_OPEN, CHANNEL_CLOSE))
+        last = next((token for token in reversed(reply.tokens) if token in (opens, closes)), None)
+        return channels[:1] == ["reasoning"] if last is None else last == opens
+    return False
 
 
 def _figures(step: Step) -> StepFigures:

@@ -71,9 +71,9 @@ class Parting:
 
     `index` counts tokens, or characters where an engine does not tell its tokens (`unit`). What stands there is read
     off the texts: `chosen` ("" where one had ended), and `token_class` of the base's as `numerics.token_kind` names it,
-    stop where the base had ended, None where tokens differ and texts do not. `margins`: of the logits that each chose
-    from, the largest less the second; None where not known. `texts` whole. `primary`: each arm's primary label, None
-    for right.
+    thought inside one, stop where the base had ended, None where tokens differ and texts do not. `margins`: of the
+    logits that each chose from, the largest less the second; None where not known. `texts` whole, thoughts included.
+    `primary`: each arm's primary label, None for right.
     """
 
     item: str
@@ -123,11 +123,14 @@ def score_all(results: Results) -> dict[str, dict[str, Score]]:
     """By arm and item: the score of its first wrong turn (`later_turn` tells), or of its last with gold where all are
     right.
 
-    A crash, a timeout or a refusal is wrong in any turn. Items without gold are left out, and those that an arm has
-    answered neither to their end nor to a wrong turn.
+    A crash, a timeout or a refusal is wrong in any turn; of an arm that refused everything nothing is said. Items
+    without gold are left out, and those that an arm has answered neither to their end nor to a wrong turn.
     """
     scores: dict[str, dict[str, Score]] = {}
+    refused = results.refused
     for arm, replies in _replies(results).items():
+        if arm in refused:
+            replies = {}
         found = {name: _score_of(results.items[name], turns) for name, turns in replies.items()}
         scores[arm] = {name: each for name, each in found.items() if each is not None}
     return scores
@@ -266,13 +269,14 @@ def _parting(name: str, arm: Turns, base: Turns, primary: tuple[str | None, str 
         if not (one.is_complete and other.is_complete):
             return None
         by_token = bool(one.tokens and other.tokens)
-        index = first_difference(one.tokens, other.tokens) if by_token else first_difference(one.text, other.text)
+        texts = one.whole, other.whole
+        index = first_difference(one.tokens, other.tokens) if by_token else first_difference(*texts)
         if index is None:
             continue
-        at = _parts_at(one.text, other.text)
-        chosen = _piece(one.text, at), _piece(other.text, at)
-        kind: str | None = token_kind(other.text[:at], chosen[1]) if chosen[1] else "stop"
-        if one.text == other.text and index + 1 < max(len(one.tokens), len(other.tokens)):
+        at = _parts_at(*texts)
+        chosen = _piece(texts[0], at), _piece(texts[1], at)
+        kind: str | None = _kind_at(other, at) if chosen[1] else "stop"
+        if texts[0] == texts[1] and index + 1 < max(len(one.tokens), len(other.tokens)):
             kind = None  # other tokens for the same text
         return Parting(
             item=name,
@@ -281,11 +285,19 @@ def _parting(name: str, arm: Turns, base: Turns, primary: tuple[str | None, str 
             token_class=kind,
             margins=(_margin(one, index), _margin(other, index)) if by_token else (None, None),
             chosen=chosen,
-            texts=(one.text, other.text),
+            texts=texts,
             primary=primary,
             unit="token" if by_token else "character",
         )
     return None
+
+
+def _kind_at(answer: Answer, at: int) -> str:
+    """What stands at a character of all that was said."""
+    answer_begins = len(answer.whole) - len(answer.text)
+    if at < answer_begins:
+        return "thought"
+    return token_kind(answer.text[: at - answer_begins], _piece(answer.whole, at))
 
 
 def _parts_at(one: str, other: str) -> int:
@@ -364,7 +376,7 @@ class _Pair:
 
 
 def _said(turns: Turns) -> dict[int, tuple[str, bool]]:
-    return {turn: (answer.text, answer.is_complete) for turn, answer in turns.items()}
+    return {turn: (answer.whole, answer.is_complete) for turn, answer in turns.items()}
 
 
 def _partings(

@@ -20,6 +20,7 @@ from edge_mtp.device.trace import Ready
 from edge_mtp.engine import Engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.item import Item
+from edge_mtp.harness.latency import first_drafts, misfit
 from edge_mtp.harness.pairs import paired_ratio
 from edge_mtp.harness.statistics import Estimate, share
 
@@ -116,13 +117,15 @@ class StepCost:
 class Acceptance:
     """Shares of right drafts by position, given that those before were right; the last holds beyond its position.
 
-    `measured` are their intervals over `prompts`, empty where somebody only supposes them.
+    `measured` are their intervals over `prompts`, empty where somebody only supposes them; `misfit` is then a sentence
+    where the drafter does not fit its target.
     """
 
     label: str
     by_position: Sequence[float]
     measured: Sequence[Estimate] = ()
     prompts: int = 0
+    misfit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,8 @@ class Plan:
 
     def verdict(self, costs: Costs) -> list[str]:
         """Sentences: whether MTP can pay at all, and at each acceptance with which K."""
-        return [_whether(costs), *(_which(costs, acceptance) for acceptance in self.acceptances)]
+        misfits = [f"{of.label}: {of.misfit}." for of in self.acceptances if of.misfit is not None]
+        return [_whether(costs), *(_which(costs, acceptance) for acceptance in self.acceptances), *misfits]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -403,4 +407,7 @@ def measure_acceptance(
     ]
     if not shares:
         raise EdgeMtpError(f"the replies to {label} are too short for a draft; use prompts with longer ones")
-    return Acceptance(label, [each.value for each in shares], shares, len(items))
+    asked = drafts.reached[:, 0] > 0
+    first = first_drafts(drafts.accepted[asked, 0].tolist(), drafts.reached[asked, 0].tolist())
+    assert first is not None  # else there are no shares
+    return Acceptance(label, [each.value for each in shares], shares, len(items), misfit(first))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from edge_mtp.harness.results import Answer, Results
 from edge_mtp.harness.statistics import Estimate, t_quantile
 
-Timed = Literal["first_token", "call", "token"]
+Timed = Literal["first_token", "first_answer", "call", "token"]
 Times = tuple[npt.NDArray[np.float64], Sequence[str]]  # [n], and the item of each
 
 LEAST_ITEMS = 10  # of a bootstrap
@@ -99,6 +99,8 @@ def _times(answer: Answer, what: Timed) -> list[float]:
         return []
     if what == "first_token":
         return [answer.first_token_us] if answer.first_token_us > 0 else []
+    if what == "first_answer":
+        return [answer.first_answer_us] if answer.first_answer_us else []
     if what == "call":
         return [] if answer.call_us is None else [answer.call_us]
     return [step.total_us / step.tokens for step in answer.steps for _ in range(step.tokens)]

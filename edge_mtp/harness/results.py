@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 from edge_mtp.device.trace import Sensors
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.arm import Arm
+from edge_mtp.harness.decoded import WrongError, check_depth, decoded
 from edge_mtp.harness.item import Item
+from edge_mtp.json_file import read_text
+from edge_mtp.safe_text import shown
+from edge_mtp.summary import SOURCES
+from edge_mtp.tool_calls import CHANNEL_CLOSE, CHANNEL_OPEN, THOUGHT_HEADER
 
 SCHEMA = 1
 Finish = Literal["stop", "length", "context", "crash", "timeout", "refused"]
+FINISHES = get_args(Finish)
+WIDEST = 1024  # tokens of a step: beyond any verify graph
 
 
 class StepFigures(NamedTuple):
@@ -46,7 +53,9 @@ class Answer:
     """What an arm said in one turn of an item. Times in microseconds on the runner's clock, `at_s` in seconds since
     the run began.
 
-    `first_token_us`: from the request to its first token. `call_us`: to the token that closes the first tool call,
+    `text` is the answer and `reasoning` what was thought before it, without the marks of thoughts; `in_thought`: the
+    reply ended inside a thought. `first_token_us`: from the request to its first token. `first_answer_us`: to the first
+    token that is none of a thought, None where there is none. `call_us`: to the token that closes the first tool call,
     None without one. `total_us`: to the last token. `tokens` are ids, the stop token included; empty, like `steps`
     and `margins`, where the engine does not tell them, and `count` is then what is known of their number. `margins`: of
     each token its logit less the runner-up's, where asked for. `error` says what became of a crash, a timeout or a
@@ -74,11 +83,21 @@ class Answer:
     rss_bytes: int | None = None
     anonymous_bytes: int | None = None
     error: str | None = None
+    reasoning: str = ""
+    in_thought: bool = False
+    first_answer_us: float | None = None
 
     @property
     def is_complete(self) -> bool:
         """Whether there is an answer at all, right or wrong."""
         return self.error is None
+
+    @property
+    def whole(self) -> str:
+        """All that was said: the thoughts, in their marks, and then the answer."""
+        if not (self.reasoning or self.in_thought):
+            return self.text
+        return f"{CHANNEL_OPEN}{THOUGHT_HEADER}{self.reasoning}{'' if self.in_thought else CHANNEL_CLOSE}{self.text}"
 
 
 @dataclass(frozen=True)
@@ -129,10 +148,15 @@ class Run:
     def arm(self, label: str) -> Arm:
         return next(arm for arm in self.arms if arm.label == label)
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Run:
-        known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
-        return cls(**{**known, "arms": [Arm.from_json(arm) for arm in value["arms"]]})
+    def check(self) -> None:
+        """Raises WrongError where it is no run that can be spoken of."""
+        labels = [arm.label for arm in self.arms]
+        if not labels:
+            raise WrongError("run has no arms")
+        if len(set(labels)) < len(labels):
+            raise WrongError("run has two arms of one label")
+        if self.baseline not in labels:
+            raise WrongError("the run's baseline is none of its arms")
 
 
 @dataclass
@@ -148,6 +172,18 @@ class Results:
     def of(self, arm: str) -> list[Answer]:
         """The answers of an arm, in the order in which they were given."""
         return [answer for answer in self.answers if answer.arm == arm]
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The arms that refused all that they were asked, with a reason of theirs: nothing else can be said of them."""
+        asked: dict[str, list[Answer]] = {}
+        for answer in self.answers:
+            asked.setdefault(answer.arm, []).append(answer)
+        return {
+            arm: answers[-1].error or ""
+            for arm, answers in asked.items()
+            if all(answer.finish == "refused" and answer.error is not None for answer in answers)
+        }
 
 
 Record = Answer | Sample | Pause
@@ -207,7 +243,10 @@ class ResultsWriter:
         self._is_empty = False
 
     def _line(self, value: Mapping[str, Any]) -> None:
-        left = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        try:
+            left = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        except UnicodeEncodeError:  # half a surrogate pair, of an item's text
+            left = json.dumps(value, separators=(",", ":")).encode() + b"\n"
         begin = self._file.tell()
         try:
             while left:  # a disk that fills up takes a part
@@ -233,51 +272,159 @@ class ResultsWriter:
 
 
 def read_results(path: str | Path) -> Results:
-    """Reads a results file. Raises EdgeMtpError for one that is none, or of another schema; unknown events and fields
-    are ignored, and so is a last line that was cut."""
-    where = f"results '{path}'"
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise EdgeMtpError(f"cannot read {where}: {reason}; give a file that bench or eval wrote") from None
-    lines = text.split("\n")[:-1]  # not splitlines: a reply may hold other line breaks; the last one has none
-    results: Results | None = None
-    answers: dict[tuple[str, str, int, int], Answer] = {}
+    """Reads a results file. Raises EdgeMtpError for one that is none, or of another schema, or damaged: then with the
+    line. Unknown events and fields are ignored, and so is a last line that was cut."""
+    where = f"results '{shown(str(path))}'"
+    # Not splitlines: a reply may hold other line breaks. The last line has none, or was cut.
+    lines = read_text(path, "results").removeprefix("\ufeff").split("\n")[:-1]
+    reader: _Reader | None = None
     for number, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
-            event = value.pop("event")
-            if results is None:
-                if event != "run":
-                    raise KeyError("run")
-                if value.pop("schema") != SCHEMA:
-                    raise EdgeMtpError(f"{where} are of another schema than {SCHEMA}; read them with their own version")
-                results = Results(Run.from_json(value), {})
-            elif event == "item":
-                item = Item.from_json(value)
-                results.items[item.id] = item
-            elif event == "answer":
-                answer = _answer(value)
-                answers[(answer.arm, answer.item, answer.turn, answer.round)] = answer  # asked again: the later one
-            elif event == "sample":
-                sensors = Sensors(**_known(Sensors, value["sensors"]))
-                results.samples.append(Sample(value["device"], value["at_s"], sensors))
-            elif event == "pause":
-                results.pauses.append(Pause(**_known(Pause, value)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EdgeMtpError(f"{where}, line {number}: no record of a run ({error!r}); give the file whole") from None
-    if results is None:
+            if not isinstance(value, dict) or not isinstance(value.get("event"), str):
+                raise WrongError("it is no record")
+            if reader is None:
+                reader = _Reader(value)
+            else:
+                reader.take(value)
+        except RecursionError:
+            raise EdgeMtpError(f"{where}, line {number}: it is nested too deeply; give the file whole") from None
+        except (WrongError, EdgeMtpError) as error:
+            raise EdgeMtpError(
+                f"{where}, line {number}: {shown(str(error))}; give the file as it was written"
+            ) from None
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number that is too long"
+            raise EdgeMtpError(
+                f"{where}, line {number}: not JSON ({reason}); give the file as it was written"
+            ) from None
+    if reader is None:
         raise EdgeMtpError(f"{where} hold no run; give a file that bench or eval wrote")
-    results.answers = list(answers.values())
-    return results
+    reader.results.answers = list(reader.answers.values())
+    return reader.results
 
 
-def _answer(value: dict[str, Any]) -> Answer:
-    known = _known(Answer, value)
-    known["steps"] = [StepFigures(*step) for step in known.get("steps", [])]
-    return Answer(**known)
+class _Reader:
+    """Records as they come, each checked. All methods raise WrongError for what no run has written."""
+
+    def __init__(self, value: Mapping[str, Any]) -> None:
+        """`value` is the first record."""
+        if value["event"] != "run":
+            raise WrongError(f"the first record is no run, but '{shown(value['event'][:20])}'")
+        if type(value.get("schema")) is not int or value["schema"] != SCHEMA:
+            raise WrongError(f"it is of another schema than {SCHEMA}; read it with its own version")
+        check_depth(value)
+        run: Run = decoded(Run, value)
+        run.check()
+        self.results = Results(run, {})
+        self.answers: dict[tuple[str, str, int, int], Answer] = {}
+        self._labels = {arm.label for arm in run.arms}
+
+    def take(self, value: Mapping[str, Any]) -> None:
+        event = value["event"]
+        if event == "run":
+            raise WrongError("a second run begins here; give each run a file of its own")
+        if event == "item":
+            check_depth(value)
+            try:
+                item = Item.from_json({key: of for key, of in value.items() if key != "event"})
+            except (TypeError, AttributeError, KeyError, RecursionError):  # of schemas and values that are none
+                raise WrongError("its tools, messages or gold are none") from None
+            if item.id in self.results.items:
+                raise WrongError(f"item '{shown(item.id)}' is there twice")
+            self.results.items[item.id] = item
+        elif event == "answer":
+            answer = self._answer(value)
+            # Asked again, the later one counts.
+            self.answers[(answer.arm, answer.item, answer.turn, answer.round)] = answer
+        elif event == "sample":
+            self.results.samples.append(decoded(Sample, value))
+        elif event == "pause":
+            self.results.pauses.append(decoded(Pause, value))
+
+    def _answer(self, value: Mapping[str, Any]) -> Answer:
+        """As `decoded`, but quick: most of a file are answers, and most of an answer are numbers."""
+        known = {name: of for name, of in value.items() if name in _ANSWER}
+        for name, of in known.items():
+            _ANSWER[name](name, of)
+        if missing := next((name for name in _NEEDED if name not in known), None):
+            raise WrongError(f"{missing} is missing")
+        if known["arm"] not in self._labels:
+            raise WrongError(f"arm '{shown(known['arm'])}' is none of the run's")
+        item = self.results.items.get(known["item"])
+        if item is None:
+            raise WrongError(f"item '{shown(known['item'])}' is none of those above")
+        if known["turn"] >= len(item.turns):
+            raise WrongError(f"turn {known['turn']} is none of the {len(item.turns)} of item '{shown(item.id)}'")
+        return Answer(**{**known, "steps": [StepFigures(*step) for step in known.get("steps", ())]})
 
 
-def _known(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
-    return {each.name: value[each.name] for each in fields(kind) if each.name in value}
+def _text(name: str, value: Any) -> None:
+    if type(value) is not str:
+        raise WrongError(f"{name} is no text")
+
+
+def _flag(name: str, value: Any) -> None:
+    if type(value) is not bool:
+        raise WrongError(f"{name} is neither true nor false")
+
+
+def _whole(name: str, value: Any, most: int = 2**53) -> None:
+    if type(value) is not int or not 0 <= value <= most:
+        raise WrongError(f"{name} is no whole number from 0 on, or too large")
+
+
+def _figure(name: str, value: Any) -> None:
+    if type(value) not in (int, float) or not 0 <= value <= 1e15:  # NaN is not
+        raise WrongError(f"{name} is no number from 0 on, or too large")
+
+
+def _or_none(check: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+    def checked(name: str, value: Any) -> None:
+        if value is not None:
+            check(name, value)
+
+    return checked
+
+
+def _finish(name: str, value: Any) -> None:
+    if value not in FINISHES:
+        raise WrongError(f"{name} is none of {', '.join(FINISHES)}")
+
+
+def _tokens(name: str, value: Any) -> None:
+    if type(value) is not list or not all(type(each) is int and 0 <= each < 2**31 for each in value):
+        raise WrongError(f"{name} are no list of token ids")
+
+
+def _margins(name: str, value: Any) -> None:
+    """Infinite where all but one token are forbidden."""
+    if type(value) is not list or not all(type(each) in (int, float) and each == each for each in value):
+        raise WrongError(f"{name} are no list of numbers")
+
+
+def _steps(name: str, value: Any) -> None:
+    if type(value) is not list:
+        raise WrongError(f"{name} are no list")
+    for step in value:
+        if type(step) is not list or len(step) != len(StepFigures._fields):
+            raise WrongError(f"a step is no list of {len(StepFigures._fields)} figures")
+        kind, tokens, source, accepted, planned, *times = step
+        if kind not in ("p", "v") or type(source) is not str or not set(source) <= SOURCES.keys():
+            raise WrongError("a step is of no kind, or of no source, that there is")
+        if not all(type(each) is int and 0 <= each <= WIDEST for each in (tokens, accepted, planned, len(source))):
+            raise WrongError(f"a step has a number of tokens or drafts that is none from 0 to {WIDEST}")
+        if accepted > len(source):
+            raise WrongError("a step accepted more drafts than it verified")
+        if not all(type(each) in (int, float) and 0 <= each <= 1e15 for each in times):
+            raise WrongError("a step has a time that is no number from 0 on, or too large")
+
+
+_ANSWER: dict[str, Callable[[str, Any], None]] = {
+    "arm": _text, "item": _text, "turn": _whole, "round": _whole, "at_s": _figure, "text": _text, "finish": _finish,
+    "prompt_tokens": _whole, "reused_tokens": _whole, "count": _whole, "first_token_us": _figure,
+    "prefill_us": _figure, "call_us": _or_none(_figure), "total_us": _figure, "tokens": _tokens, "margins": _margins,
+    "steps": _steps, "rss_bytes": _or_none(_whole), "anonymous_bytes": _or_none(_whole), "error": _or_none(_text),
+    "reasoning": _text, "in_thought": _flag, "first_answer_us": _or_none(_figure),
+}  # fmt: skip
+_NEEDED = ("arm", "item", "turn", "round", "at_s", "text", "finish")

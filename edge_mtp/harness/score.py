@@ -20,7 +20,7 @@ LATER_TURN = "later_turn"
 # Levels from the first to go wrong to the last, with their labels. The primary label is the first that applies.
 LEVELS: dict[str, tuple[str, ...]] = {
     "harness": ("crash", "timeout", "oom", "refused"),
-    "emission": ("no_call", "spurious_call", "truncated", "degenerate_loop", "channel_leak"),
+    "emission": ("open_thought", "no_call", "spurious_call", "truncated", "degenerate_loop", "channel_leak"),
     "syntax": ("unclosed", "bad_delimiter", "bad_key", "wrong_quote"),
     "schema": (
         "unknown_tool", "wrong_tool", "missing_required", "extra_argument", "duplicate_key", "wrong_type",
@@ -77,24 +77,35 @@ class Score:
 
 
 def score(
-    text: str, finish: Finish, error: str | None, gold: Gold, tools: Sequence[Mapping[str, Any]], prompt: str = ""
+    text: str,
+    finish: Finish,
+    error: str | None,
+    gold: Gold,
+    tools: Sequence[Mapping[str, Any]],
+    prompt: str = "",
+    *,
+    open_thought: str | None = None,
 ) -> Score:
     """Holds a reply against what is right. `prompt` is what the values of arguments may be copied from.
 
-    A reply is right, and has no findings, if it ended by itself (`finish` is "stop", and no `error`), each call in it
-    is in the strict format, and together they match `gold`.
+    `text` is the answer alone: what was thought is not judged. `open_thought` is the thought inside which the reply
+    ended, None where it did not.
+
+    A reply is right, and has no findings, if it ended by itself (`finish` is "stop", and no `error`) and not inside a
+    thought, each call in it is in the strict format, and together they match `gold`.
     """
     if error is not None or finish not in ("stop", "length", "context"):
         return Score((Finding(_fate(finish, error), _excerpt(error or "")),), lenient=False)
-    made = attempts(text)
-    lenient = gold.matches(parse_leniently(text))
-    if finish == "stop" and not any(each.labels for each in made) and gold.matches([c for a in made for c in a.calls]):
+    made = attempts(text, tools)
+    lenient = gold.matches(parse_leniently(text, tools))
+    ended = finish == "stop" and open_thought is None
+    if ended and not any(each.labels for each in made) and gold.matches([c for a in made for c in a.calls]):
         return Score((), lenient)
     declared = declarations(tools)
     findings = [
-        *_emission(text, finish, gold, made, declared),
+        *_emission(text, finish, gold, made, declared, open_thought),
         *(Finding(label, each.shown) for each in made for label in each.labels),
-        *_comparison(made, gold, declared, prompt, is_cut=finish != "stop"),
+        *_comparison(made, gold, declared, prompt, is_cut=not ended),
     ]
     unique = dict.fromkeys(Finding(f.label, _excerpt(f.text)) for f in findings)
     return Score(tuple(sorted(unique, key=lambda finding: LABELS.index(finding.label))), lenient)
@@ -114,9 +125,16 @@ def _excerpt(text: str) -> str:
 
 
 def _emission(
-    text: str, finish: Finish, gold: Gold, made: Sequence[Attempt], declared: Mapping[str, Any]
+    text: str,
+    finish: Finish,
+    gold: Gold,
+    made: Sequence[Attempt],
+    declared: Mapping[str, Any],
+    open_thought: str | None,
 ) -> Iterator[Finding]:
-    if gold.calls and not made:
+    if open_thought is not None:
+        yield Finding("open_thought", open_thought[-_LONGEST:])
+    elif gold.calls and not made:
         begins = [found.start() for found in _CALL_BEGIN.finditer(text) if found.group(1) in declared]
         if begins or CALL_CLOSE in text:  # a call but for its opening mark
             yield Finding("bad_delimiter", text[min(begins, default=0) :])
@@ -124,9 +142,10 @@ def _emission(
             yield Finding("no_call", text)
     if made and not gold.calls:
         yield Finding("spurious_call", made[0].text)
+    last = text if open_thought is None else open_thought  # what was said last
     if finish != "stop":
-        yield Finding("truncated", text[-_LONGEST:])
-    if unit := _repeated(text):
+        yield Finding("truncated", last[-_LONGEST:])
+    if unit := _repeated(last):
         yield Finding("degenerate_loop", unit)
     for mark in MARK.finditer(text):
         if mark.group() not in (CALL_OPEN, CALL_CLOSE):

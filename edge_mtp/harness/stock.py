@@ -11,14 +11,15 @@ from dataclasses import replace
 from edge_mtp.bundle import Bundle
 from edge_mtp.chat import Message
 from edge_mtp.dialogue import model_message
-from edge_mtp.engine import chat_format_of
+from edge_mtp.engine import ReplyOptions, chat_format_of
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.arm import Arm
 from edge_mtp.harness.contender import Contender
 from edge_mtp.harness.item import Item
 from edge_mtp.harness.results import Answer, Finish, StepFigures
 from edge_mtp.harness.stock_engine import DeadStockError, SilentStockError, StockEngine, StockReply
-from edge_mtp.tool_calls import CALL_CLOSE
+from edge_mtp.thoughts import is_opened, thoughts_in
+from edge_mtp.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN, split_thoughts
 
 
 class Stock(Contender):
@@ -46,9 +47,18 @@ class Stock(Contender):
         self.arm = arm
         self._began = time.monotonic() if began is None else began
         self.chat = chat_format_of(bundle)
+        self._variables = ReplyOptions(thinking=arm.thinking).variables
+        if arm.thinking and self._rendered(True) == self._rendered(False):
+            raise EdgeMtpError(
+                f"arm '{arm.label}': the chat template of {arm.bundle} has no thinking to switch on; use thinking=auto"
+            )
+        self._marks = thoughts_in(self.chat.tokenizer)
         self._draft_length = (bundle.mtp.draft_length or 0) if arm.mtp != "off" else 0
         self._context = bundle.metadata.max_num_tokens
         self._engine = self._open()
+
+    def _rendered(self, thinking: bool) -> str:
+        return self.chat.render([{"role": "user", "content": "Hi"}], (), enable_thinking=thinking)
 
     def _open(self) -> StockEngine:
         arm = self.arm
@@ -78,7 +88,7 @@ class Stock(Contender):
             messages.extend(asked.messages)
             most = item.max_tokens or max_tokens
             try:
-                prompt = self.chat.render(messages, item.tools)
+                prompt = self.chat.render(messages, item.tools, **self._variables)
                 reply = self._engine.reply(
                     prompt.removeprefix(self.chat.bos_token), most, temperature=self.arm.temperature, seed=round
                 )
@@ -91,13 +101,23 @@ class Stock(Contender):
             except EdgeMtpError as error:
                 yield replace(blank, error=str(error))
                 return
-            messages.append(model_message(reply.text))
-            yield self.read(blank, len(self.chat.tokenizer.encode(prompt)), reply, most)
+            ids = self.chat.tokenizer.encode(prompt)
+            opened = self._marks is not None and is_opened(ids, self._marks, self.chat.tokenizer)
+            answer = self.read(blank, len(ids), reply, most, opened=opened)
+            message = dict(model_message(answer.text))
+            if answer.reasoning:
+                message["reasoning"] = answer.reasoning
+            messages.append(message)
+            yield answer
 
-    def read(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int) -> Answer:
-        """`blank` with what the reply to a prompt of so many tokens tells, at most `most` of which were asked for."""
+    def read(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int, *, opened: bool = False) -> Answer:
+        """`blank` with what the reply to a prompt of so many tokens tells, at most `most` of which were asked for.
+
+        `opened`: the prompt ended inside a thought.
+        """
         encode = self.chat.tokenizer.encode
         texts = list(itertools.accumulate(text for text, _ in reply.chunks))
+        split = [split_thoughts(text, opened=opened) for text in texts]
         ends = [at_us for _, at_us in reply.chunks]
         steps = self._steps([len(encode(text)) for text in texts], ends, reply.prefill_us)
         count = sum(step.tokens for step in steps)
@@ -118,13 +138,16 @@ class Stock(Contender):
                 steps.append(self._step(1, rest_us, drafted=False))
         return replace(
             blank,
-            text=reply.text,
+            text=split[-1][1] if split else "",
+            reasoning=split[-1][0] if split else "",
+            in_thought=_is_in_thought(reply.text, opened),
             finish=finish,
             prompt_tokens=prompt_tokens,
             count=count,
             first_token_us=ends[0] if ends else reply.total_us,
             prefill_us=reply.prefill_us,
-            call_us=next((end for text, end in zip(texts, ends, strict=True) if CALL_CLOSE in text), None),
+            first_answer_us=next((end for (_, rest), end in zip(split, ends, strict=True) if rest), None),
+            call_us=next((end for (_, rest), end in zip(split, ends, strict=True) if CALL_CLOSE in rest), None),
             total_us=reply.total_us,
             steps=steps,
             rss_bytes=reply.rss_bytes,
@@ -157,6 +180,12 @@ class Stock(Contender):
             verify_us=0.0,
             total_us=total_us,
         )
+
+
+def _is_in_thought(text: str, opened: bool) -> bool:
+    """Whether a reply's text ends inside a thought."""
+    begun, ended = text.rfind(CHANNEL_OPEN), text.rfind(CHANNEL_CLOSE)
+    return opened if begun == ended == -1 else begun > ended
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from edge_mtp.harness.analysis import Analysis
 from edge_mtp.harness.figures import NONE, factor, interval, milliseconds, percent, points, rate
-from edge_mtp.harness.headline import NO_SPEED, SIGNS, Headline, headlines, is_identical
+from edge_mtp.harness.headline import NO_SPEED, SIGNS, Headline, headlines, is_identical, refusal
 from edge_mtp.harness.latency import Distribution
 from edge_mtp.harness.pairwise import Comparison
 from edge_mtp.harness.statistics import Estimate
+from edge_mtp.safe_text import shown, shown_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,14 +43,16 @@ def summary(analysis: Analysis) -> list[RenderableType]:
         parts.append(_pairs_table(found))
         told = {each.arm: each.echoes for each in analysis.calls if each.echoes is not None}
         if told:
-            parts.append(Text(f"MTP changed no word of {'; '.join(told)}."))
+            parts.append(Text(shown(f"MTP changed no word of {'; '.join(told)}.")))
         parts += [
-            Text(f"{each.arm} against {each.base}: {each.calls.explanation}")
+            Text(shown(f"{each.arm} against {each.base}: {each.calls.explanation}"))
             for each in found
             if each.calls is not None and told.get(each.arm) != each.base
         ]
+    parts += [Text(shown(refusal(arm, reason))) for arm, reason in analysis.refused.items()]
     if not parts:
         return [Text("no arm has answered anything yet")]
+    parts += [Text(shown(f"{arm}: {sentence}")) for arm, sentence in analysis.misfits.items()]
     if analysis.run.simulated is not None:
         parts.insert(0, Text(simulated_notice(analysis.run.simulated), style="bold"))
     return parts if analysis.run.measures_speed else [*parts, Text(NO_SPEED)]
@@ -66,10 +69,12 @@ def _speed_table(analysis: Analysis) -> Table | None:
     latencies = [each for each in analysis.latencies if each.kind is None and each.answers]
     if not latencies or not analysis.run.measures_speed:
         return None
+    thinks = any(each.thoughts for each in latencies)
     rows = [
         [
             each.arm,
             _median(each.first_token),
+            *([_median(each.first_answer)] if thinks else []),
             _median(each.call),
             _estimate(each.decode_tokens_per_s),
             _per_verify(each.tokens_per_verify),
@@ -77,7 +82,8 @@ def _speed_table(analysis: Analysis) -> Table | None:
         ]
         for each in latencies
     ]
-    header = ["arm", "first token ms", "call ms", "tokens/s", "tokens a verify", "failed"]
+    answer = ["first of answer ms"] if thinks else []
+    header = ["arm", "first token ms", *answer, "call ms", "tokens/s", "tokens a verify", "failed"]
     return _table("Speed (medians, 95% intervals)", header, rows)
 
 
@@ -133,7 +139,7 @@ def _table(title: str, header: list[str], rows: list[list[str]]) -> Table:
         is_words = index == 0 or name in ("against", "tool calls", "what goes wrong first")
         table.add_column(name, justify="left" if is_words else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # as it is: a label may look like markup
+        table.add_row(*(Text(shown_lines(cell)) for cell in row))  # as it is: a label may look like markup
     return table
 
 

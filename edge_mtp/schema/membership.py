@@ -47,7 +47,7 @@ def _holds(reader: Reader, value: Any, atom: Atom) -> bool:
         return satisfies(reader, inner, goal)
 
     if isinstance(atom, OneOf):
-        return (key_of(value) in atom.values) == atom.wanted
+        return (key_of(value) in atom.keys) == atom.wanted
     if isinstance(atom, Length):
         return atom.low <= len(value) and (atom.high is None or len(value) <= atom.high)
     if isinstance(atom, Matches):

@@ -14,6 +14,7 @@ DIGITS = 40  # before the point of a number without limits; the strict parser of
 _EXACT = 15  # significant digits that a double keeps: two numbers of so many are still two when they are read
 _FRACTION = 6  # digits behind the point of a number with limits; so many fit with what may stand before it
 _MOST_REST = 400  # of a division that an automaton follows
+_WIDE = 18  # digits of a limit that is wider than any that matters
 _FEW_RESTS = 20
 _MULTIPLES = 16  # that are listed where a divisor is larger
 
@@ -79,6 +80,9 @@ class Numbers:
         """The texts of members: a regular expression for the engine, a language, or a few; None if there is none."""
         if self.empty:
             return None
+        bounded = self._within_digits()
+        if bounded is not self:
+            return bounded.texts()
         whole = self.whole or any(wanted and of.denominator == 1 for of, wanted in self.divisors)
         if self.low is None and self.high is None and not self.divisors and not self.without and self.whole is None:
             return _REAL
@@ -96,6 +100,15 @@ class Numbers:
         except TooLargeError:
             return self._listed()
         return None if language.empty else language
+
+    def _within_digits(self) -> Numbers:
+        """With limits of no more than `_WIDE` digits, where they leave room."""
+        result, largest = self, Fraction(10**_WIDE)
+        if self.high is not None and self.high[0] > largest and (self.low is None or self.low[0] < largest):
+            result = replace(result, high=(largest, True))
+        if self.low is not None and self.low[0] < -largest and (self.high is None or self.high[0] > -largest):
+            result = replace(result, low=(-largest, True))
+        return result
 
     def _limits_are_whole(self) -> bool:
         return all(limit is None or (limit[0].denominator == 1 and not limit[1]) for limit in (self.low, self.high))
@@ -172,7 +185,8 @@ class _Machine:
 
     def _steps(self, state: tuple[object, ...]) -> Iterator[tuple[str, tuple[object, ...]]]:
         place, negative, before, after, orders, rests = state
-        assert isinstance(before, int) and isinstance(after, int)
+        assert isinstance(before, int)
+        assert isinstance(after, int)
         if place == "begin":
             if not negative:
                 yield "-", ("begin", True, 0, 0, (), ())
@@ -182,7 +196,8 @@ class _Machine:
                 kind = "zero" if digit == 0 else "whole"
                 yield str(digit), (kind, negative, 1, 0, *self._read(equal, nothing, digit, 0, 0))
             return
-        assert isinstance(orders, tuple) and isinstance(rests, tuple)
+        assert isinstance(orders, tuple)
+        assert isinstance(rests, tuple)
         if place == "whole" and before < self.longest:
             for digit in range(10):
                 yield str(digit), ("whole", negative, before + 1, 0, *self._read(orders, rests, digit, before, 0))
@@ -203,10 +218,8 @@ class _Machine:
             if order == 0:
                 digits, at = (fraction, after - 1) if after else (whole, before)
                 there = int(digits[at]) if at < len(digits) else 0
-                if not after and at >= len(whole):
-                    order = 0  # longer than the limit, which `_measured` sees
-                else:
-                    order = (digit > there) - (digit < there)
+                # Before the point, digits beyond the limit's make the number longer, which `_measured` sees.
+                order = 0 if not after and at >= len(whole) else (digit > there) - (digit < there)
             new_orders.append(order)
         new_rests = [(10 * rest + digit) % int(of) for rest, of in zip(rests, self.rests, strict=True)]
         return tuple(new_orders), tuple(new_rests)
@@ -222,8 +235,10 @@ class _Machine:
         place, negative, before, after, orders, rests = state
         if place in ("begin", "point"):
             return False
-        assert isinstance(before, int) and isinstance(after, int)
-        assert isinstance(orders, tuple) and isinstance(rests, tuple)
+        assert isinstance(before, int)
+        assert isinstance(after, int)
+        assert isinstance(orders, tuple)
+        assert isinstance(rests, tuple)
         if not after:
             orders = self._measured(orders, before)
         compared = {}

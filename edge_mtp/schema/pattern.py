@@ -15,6 +15,7 @@ from edge_mtp.schema.characters import ALL, DIGITS, LINE_ENDS, SPACE, WORD, Rang
 from edge_mtp.schema.language import MOST_STATES, NOTHING, Language, TooLargeError
 
 _MOST_STEPS = 20_000  # states of an automaton with empty steps
+_MOST_WORK = 1_000_000  # empty steps that are followed
 _DEEPEST = 100  # groups
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 
@@ -44,6 +45,7 @@ class _Steps:
     def __init__(self) -> None:
         self.over: list[list[tuple[Ranges, int]]] = []
         self.empty: list[list[tuple[str, int]]] = []
+        self._work = 0
 
     def state(self) -> int:
         if len(self.over) >= _MOST_STEPS:
@@ -56,6 +58,9 @@ class _Steps:
         found = set(states)
         queue = list(states)
         while queue:
+            self._work += 1
+            if self._work > _MOST_WORK:
+                raise TooLargeError
             for where, to in self.empty[queue.pop()]:
                 if to not in found and (not where or (where == "^" and begin) or (where == "$" and end)):
                     found.add(to)
@@ -119,7 +124,7 @@ class _Parser:
 
     def _lookaheads(self) -> list[tuple[bool, _Part]]:
         """Lookaheads behind a `^` that begins a branch."""
-        found = []
+        found: list[tuple[bool, _Part]] = []
         if re.match(r"\^\(\?[=!]", self._pattern[self._at :]) is None:
             return []
         start = self._at

@@ -15,6 +15,7 @@ from edge_mtp.schema.pattern import pattern_language
 from edge_mtp.schema.shape import (
     ALWAYS,
     EVERYTHING,
+    MOST_BRANCHES,
     NEVER,
     TYPES,
     Atom,
@@ -41,7 +42,7 @@ from edge_mtp.schema.shape import (
     Some,
     Unique,
     Whole,
-    both,
+    contradict,
     either,
     key_of,
     kind_of,
@@ -49,6 +50,8 @@ from edge_mtp.schema.shape import (
 )
 
 _LARGEST = 10**9  # of a count
+_DEEPEST_LOOK = 3  # objects in one another that are looked into for goals that exclude one another
+_MOST_MERGED = 20_000  # pairs of branches that are combined for one schema
 
 # Keywords that a draft does not know yet are annotations in it.
 _SINCE_2019 = {
@@ -74,6 +77,9 @@ class Reader:
         self._numbers: dict[int, int] = {}
         self._found: dict[tuple[Literal, str], Branches] = {}
         self._open: set[tuple[Literal, str]] = set()
+        self._known_empty: dict[Goal, bool] = {}
+        self._merged = 0
+        self._looking = 0
 
     # -- literals and goals
 
@@ -99,8 +105,47 @@ class Reader:
         """The branches of a goal for values of one type."""
         result = ALWAYS
         for literal in sorted(goal):
-            result = both(result, self.literal_branches(literal, kind))
+            result = self.both(result, self.literal_branches(literal, kind))
         return result
+
+    def both(self, a: Branches, b: Branches) -> Branches:
+        """The conjunction, without branches that are seen to be empty: discriminators decide most."""
+        if a == ALWAYS or b == ALWAYS:
+            return b if a == ALWAYS else a
+        result: list[Branch] = []
+        for left in a:
+            for right in b:
+                self._merged += 1
+                if self._merged > _MOST_MERGED:
+                    raise EdgeMtpError("#: the schema has too many combinations for a grammar; split it")
+                if contradict(left, right) or self._needs_nothing(left, right):
+                    continue
+                result.append(left + tuple(atom for atom in right if atom not in left))
+                if len(result) == MOST_BRANCHES:
+                    return tuple(result)
+        return tuple(result)
+
+    def _needs_nothing(self, left: Branch, right: Branch) -> bool:
+        """Whether a property that has to be there has two goals that exclude one another."""
+        asked = {atom.name for atom in right if isinstance(atom, Has | Property)}
+        needed = {atom.name for atom in (*left, *right) if isinstance(atom, Has)}
+        for name in asked & needed:
+            goals = [atom.goal for atom in (*left, *right) if isinstance(atom, Property) and atom.name == name]
+            if self._empty(EVERYTHING.union(*goals)):
+                return True
+        return False
+
+    def _empty(self, goal: Goal) -> bool:
+        """Whether a goal has no branch of any type. Not asked while one of its literals is being read."""
+        if not goal or any((literal, kind) in self._open for literal in goal for kind in TYPES):
+            return False
+        if goal not in self._known_empty:
+            if self._looking == _DEEPEST_LOOK:
+                return False
+            self._looking += 1
+            self._known_empty[goal] = not any(self.branches(goal, kind) for kind in TYPES)
+            self._looking -= 1
+        return self._known_empty[goal]
 
     def literal_branches(self, literal: Literal, kind: str) -> Branches:
         key = (literal, kind)
@@ -136,7 +181,7 @@ class Reader:
                 parts.append(found[1](self, schema, wanted, kind))
         result = ALWAYS if wanted else NEVER
         for part in parts:
-            result = both(result, part) if wanted else either(result, part)
+            result = self.both(result, part) if wanted else either(result, part)
         if wanted:
             result = self._unevaluated(schema, kind, result)
         return result
@@ -199,13 +244,13 @@ class Reader:
     def _all_of(self, schema: Any, wanted: bool, kind: str) -> Branches:
         result = ALWAYS if wanted else NEVER
         for inner in self._list(schema, "allOf"):
-            result = (both if wanted else either)(result, self._of(inner, wanted, kind))
+            result = (self.both if wanted else either)(result, self._of(inner, wanted, kind))
         return result
 
     def _any_of(self, schema: Any, wanted: bool, kind: str) -> Branches:
         result = NEVER if wanted else ALWAYS
         for inner in self._list(schema, "anyOf"):
-            result = (either if wanted else both)(result, self._of(inner, wanted, kind))
+            result = (either if wanted else self.both)(result, self._of(inner, wanted, kind))
         return result
 
     def _one_of(self, schema: Any, wanted: bool, kind: str) -> Branches:
@@ -216,16 +261,16 @@ class Reader:
                 alone = self._of(option, True, kind)
                 for j, other in enumerate(options):
                     if i != j and alone and not self.apart(option, other, kind):
-                        alone = both(alone, self._of(other, False, kind))
+                        alone = self.both(alone, self._of(other, False, kind))
                 result = either(result, alone)
             return result
         none = ALWAYS
         for option in options:
-            none = both(none, self._of(option, False, kind))
+            none = self.both(none, self._of(option, False, kind))
         result = none
         for i, option in enumerate(options):
             for other in options[:i]:
-                result = either(result, both(self._of(option, True, kind), self._of(other, True, kind)))
+                result = either(result, self.both(self._of(option, True, kind), self._of(other, True, kind)))
         return result
 
     def _not(self, schema: Any, wanted: bool, kind: str) -> Branches:
@@ -233,8 +278,8 @@ class Reader:
 
     def _if(self, schema: Any, wanted: bool, kind: str) -> Branches:
         condition = schema["if"]
-        yes = both(self._of(condition, True, kind), self._of(schema.get("then", True), wanted, kind))
-        no = both(self._of(condition, False, kind), self._of(schema.get("else", True), wanted, kind))
+        yes = self.both(self._of(condition, True, kind), self._of(schema.get("then", True), wanted, kind))
+        no = self.both(self._of(condition, False, kind), self._of(schema.get("else", True), wanted, kind))
         return either(yes, no)
 
     def _ref(self, schema: Any, wanted: bool, kind: str) -> Branches:
@@ -433,9 +478,9 @@ class Reader:
                 broken: Branches = tuple((Has(name), self.absent(other)) for other in demand)
             else:
                 then = self._of(demand, True, "object")
-                broken = both(((Has(name),),), self._of(demand, False, "object"))
-            kept = either(both(((Has(name),),), then), ((self.absent(name),),))
-            result = both(result, kept) if wanted else either(result, broken)
+                broken = self.both(((Has(name),),), self._of(demand, False, "object"))
+            kept = either(self.both(((Has(name),),), then), ((self.absent(name),),))
+            result = self.both(result, kept) if wanted else either(result, broken)
         return result
 
     # -- what no other keyword looks at
@@ -527,7 +572,7 @@ class Reader:
             return False
         for name in {*lists[0], *lists[1]}:
             inner = [found.get(name, True) for found in maps]
-            if all(self.apart(*inner, other, depth - 1) for other in TYPES):
+            if all(self.apart(inner[0], inner[1], other, depth - 1) for other in TYPES):
                 return True
             for schema, properties in zip((a, b), maps, strict=True):
                 closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from edge_mtp.schema.language import Language
@@ -46,8 +47,12 @@ class Names:
 class OneOf:
     """Of any type: the value is one of some, or none of them."""
 
-    values: tuple[Any, ...]
+    values: tuple[Any, ...]  # keys, as `key_of` makes them
     wanted: bool = True
+
+    @cached_property
+    def keys(self) -> frozenset[Any]:
+        return frozenset(self.values)
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Some:
-    """Of objects: there is a property with a name that has a goal (if any) outside some names, and its value has one."""
+    """Of objects: there is a property whose name is outside some, of a language and of a goal; its value has a goal."""
 
     language: Language | None
     outside: Names
@@ -210,28 +215,15 @@ Branches: TypeAlias = tuple[Branch, ...]
 
 ALWAYS: Branches = ((),)
 NEVER: Branches = ()
-MOST_BRANCHES = 96
-
-
-def both(a: Branches, b: Branches) -> Branches:
-    """The conjunction. Values that are listed twice are intersected at once: discriminators decide most branches."""
-    if a == ALWAYS or b == ALWAYS:
-        return b if a == ALWAYS else a
-    result: list[Branch] = []
-    for left in a:
-        for right in b:
-            if not _contradict(left, right):
-                result.append(left + tuple(atom for atom in right if atom not in left))
-                if len(result) == MOST_BRANCHES:
-                    return tuple(result)
-    return tuple(result)
+MOST_BRANCHES = 64
 
 
 def either(a: Branches, b: Branches) -> Branches:
     return tuple(dict.fromkeys((*a, *b)))[:MOST_BRANCHES]
 
 
-def _contradict(left: Branch, right: Branch) -> bool:
+def contradict(left: Branch, right: Branch) -> bool:
+    """Whether two branches list values of which none is common, or differ about integers."""
     for a in left:
         if not isinstance(a, OneOf | Whole):
             continue
@@ -240,7 +232,7 @@ def _contradict(left: Branch, right: Branch) -> bool:
                 return True
             if isinstance(a, OneOf) and isinstance(b, OneOf) and (a.wanted or b.wanted):
                 inside, other = (a, b) if a.wanted else (b, a)
-                if all((key in other.values) != other.wanted for key in inside.values):
+                if all((key in other.keys) != other.wanted for key in inside.values):
                     return True
     return False
 

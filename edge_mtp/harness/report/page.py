@@ -28,6 +28,7 @@ from edge_mtp.harness.headline import (
     headlines,
     is_identical,
     main_speed_ups,
+    refusal,
     speed_tone,
 )
 from edge_mtp.harness.latency import ItemSpeed, Latency, SpeedUp
@@ -40,13 +41,17 @@ from edge_mtp.harness.statistics import Estimate
 from edge_mtp.harness.summary_table import simulated_notice
 
 TEMPLATES = Path(__file__).parent / "templates"
+_ANSWER_TITLE = "Time to the first token of the answer, behind its thoughts"
 MOST_PARTINGS = 12  # of a comparison, with texts
 MOST_WRONG = 25  # of an arm, with texts
 MOST_TEXT = 3000  # letters of a text
 MOST_PROMPTS = 20  # at either end of a table
 MOST_STEPS = 40  # of a time line
 MOST_LINES = 4  # sensors in a chart
-MEASURES = {"decode": "decoding", "first_token": "first token", "call": "complete call", "total": "whole answer"}
+MEASURES = {
+    "decode": "decoding", "first_token": "first token", "first_answer": "first token of the answer",
+    "call": "complete call", "total": "whole answer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,8 @@ class Part:
         rounds = run.settings.get("rounds")
         asked = len(run.arms) * len(self.results.items) * (rounds if isinstance(rounds, int) else 0)
         answered = len({(answer.arm, answer.item, answer.round) for answer in self.results.answers})
+        found += [refusal(arm, reason) for arm, reason in self.analysis.refused.items()]
+        found += [f"{arm}: {sentence}" for arm, sentence in self.analysis.misfits.items()]
         if answered < asked:
             found.append(
                 f"Not complete: {answered:,} of {asked:,} questions were answered. Its command goes on with --resume."
@@ -162,6 +169,11 @@ class Part:
     @cached_property
     def latencies(self) -> list[Latency]:
         return [each for each in self.analysis.latencies if each.kind is None and (each.answers or each.failed)]
+
+    @property
+    def thinks(self) -> bool:
+        """Whether an arm had thoughts: the first token is then not the first of the answer."""
+        return any(each.thoughts for each in self.latencies)
 
     @cached_property
     def workloads(self) -> list[Latency]:
@@ -221,6 +233,9 @@ class Part:
     def spreads(self) -> list[Chart]:
         times: dict[str, tuple[str, Callable[[Answer], list[float]]]] = {
             "first-token": ("Time to first token", lambda answer: [answer.first_token_us]),
+            **(
+                {"first-answer": (_ANSWER_TITLE, lambda answer: [answer.first_answer_us or 0.0])} if self.thinks else {}
+            ),
             "call": ("Time to a complete tool call", lambda answer: [answer.call_us or 0.0]),
             "token": ("Time of a token", _token_times),
         }
@@ -398,7 +413,7 @@ class Part:
         for item, score in self.analysis.scores.get(arm, {}).items():
             if not score.is_right and len(found) < MOST_WRONG:
                 answer = last[item]
-                text = (answer.error or answer.text)[:MOST_TEXT]
+                text = (answer.error or answer.whole)[:MOST_TEXT]
                 found.append(Wrong(item, self.results.items[item].kind, self.asked(item, answer.turn), text, score))
         return found
 

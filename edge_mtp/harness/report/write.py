@@ -14,6 +14,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.report.page import Source, pictures, render, valid_answers
 from edge_mtp.harness.results import Answer
 from edge_mtp.json_file import write_text
+from edge_mtp.safe_text import shown
 from edge_mtp.summary import count_drafts
 
 # The columns of the CSV, one row an answer. Times in milliseconds; empty: not known, or not so.
@@ -32,6 +33,7 @@ COLUMNS = (
     "reused_tokens",
     "tokens",
     "first_token_ms",
+    "first_answer_ms",  # the first that is none of a thought
     "prefill_ms",
     "call_ms",
     "total_ms",
@@ -47,8 +49,11 @@ COLUMNS = (
     "lenient",  # 1 or 0: right to a forgiving parser
     "primary",  # what goes wrong first
     "labels",  # all that goes wrong, with spaces between
-    "text",  # JSON string: one line, and never a formula to a spreadsheet
+    "text",  # JSON string: one line
+    "reasoning",  # JSON string: what was thought
 )
+# What a spreadsheet takes for the beginning of a formula, or skips before one; full-width forms count there too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,15 @@ def answers_csv(sources: Sequence[Source]) -> str:
     writer.writeheader()
     for source in sources:
         for answer in valid_answers(source.results):
-            writer.writerow(_row(source, answer))
+            writer.writerow({column: _cell(value) for column, value in _row(source, answer).items()})
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A value as it is; text in one line, and with an apostrophe before it where a spreadsheet would compute it."""
+    if not isinstance(value, str):
+        return value
+    return shown(f"'{value}" if value.startswith(_FORMULA) else value)
 
 
 def _row(source: Source, answer: Answer) -> dict[str, Any]:
@@ -121,6 +133,7 @@ def _row(source: Source, answer: Answer) -> dict[str, Any]:
         "reused_tokens": answer.reused_tokens,
         "tokens": answer.count,
         "first_token_ms": _ms(answer.first_token_us) if answer.is_complete else None,
+        "first_answer_ms": _ms(answer.first_answer_us),
         "prefill_ms": _ms(answer.prefill_us) if answer.is_complete else None,
         "call_ms": _ms(answer.call_us),
         "total_ms": _ms(answer.total_us) if answer.is_complete else None,
@@ -137,6 +150,7 @@ def _row(source: Source, answer: Answer) -> dict[str, Any]:
         "primary": None if score is None else score.primary,
         "labels": None if score is None else " ".join(finding.label for finding in score.findings),
         "text": json.dumps(answer.text),
+        "reasoning": json.dumps(answer.reasoning) if answer.reasoning else None,
     }
 
 
