@@ -28,7 +28,8 @@ from edge_mtp.cli import main
 from edge_mtp.device import Runner
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
-from edge_mtp.grammar import response_grammar
+from edge_mtp.grammar import response_grammar, tool_grammar
+from edge_mtp.tool_calls import load_tools
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOOLS = str(TINY / "tools.json")
@@ -135,18 +136,18 @@ def test_log_probabilities_stand_beside_their_tokens(command: Command) -> None:
 
 
 def test_grammar_and_tool_choice_constrain(command: Command) -> None:
-    from edge_mtp.grammar import tool_grammar
-    from edge_mtp.tool_calls import load_tools
-
     Path("g.ebnf").write_text('root ::= "yes" | "no"\n')
     assert command("Hi", "--grammar", "g.ebnf", replies=[says("yes")]).exit_code == 0
     assert command.requests[0]["grammar"] == 'root ::= "yes" | "no"\n'
     tools = load_tools(TOOLS)
     for arguments, grammar in (
-        ([], tool_grammar(tools)),
-        (["--constrained"], tool_grammar(tools)),
+        ([], tool_grammar(tools).text),
+        (["--constrained"], tool_grammar(tools).text),
         (["--unconstrained"], ""),
-        (["--tool-choice", "set_timer"], tool_grammar(tools, choice="set_timer")),
+        (["--tool-choice", "set_timer"], tool_grammar(tools, choice="set_timer").text),
+        (["--single-call", "--strict-tools"], tool_grammar(tools, parallel=False).text),
+        (["--thinking"], tool_grammar(tools, thinking="may").text),
+        (["--no-thinking"], tool_grammar(tools).text),
     ):
         assert command("Hi", "--tools", TOOLS, *arguments, replies=[says("yes")]).exit_code == 0
         assert command.requests[0]["grammar"] == grammar
