@@ -144,7 +144,7 @@ def many_tools(count: int) -> list[dict[str, Any]]:
     """Tools as servers declare them: paths, bounded numbers, enumerations, lists, objects, text of bounded length."""
     kinds: list[dict[str, Any]] = [
         {"path": {"type": "string"}, "recursive": {"type": "boolean"}},
-        {"query": {"type": "string", "maxLength": 40}, "limit": {"type": "integer", "minimum": 1, "maximum": 100}},
+        {"query": {"type": "string", "maxLength": 8}, "limit": {"type": "integer", "minimum": 1, "maximum": 100}},
         {"labels": {"type": "array", "items": {"type": "string"}}, "state": {"enum": ["open", "closed", "all"]}},
         {"latitude": {"type": "number", "minimum": -90, "maximum": 90}, "units": {"enum": ["metric", "imperial"]}},
         {
