@@ -28,6 +28,7 @@ from edge_mtp.cli import main
 from edge_mtp.device import Runner
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
+from edge_mtp.grammar import response_grammar
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOOLS = str(TINY / "tools.json")
@@ -115,10 +116,10 @@ def test_every_option_reaches_the_request(command: Command) -> None:
         "max_tokens": 40, "stop": [50, 106], "stop_texts": ["END", "\n\n"], "draft_length": 3, "draft_policy": "fixed",
         "draft_sources": ["lookup", "drafter"], "temperature": 0.7, "top_k": 9, "top_p": 0.9, "min_p": 0.1, "seed": 5,
         "repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": -0.4,
-        "logit_bias": [[106, -2.5], [48, 1.0]], "suppress": [7, 106], "grammar": "", "logprobs": True,
+        "logit_bias": [[106, -2.5], [48, 1.0]], "suppress": [7, 106], "logprobs": True,
+        "grammar": response_grammar({"type": "object"}),
     }  # fmt: skip
     assert {name: request[name] for name in expected} == expected
-    assert json.loads(request["json_schema"]) == {"type": "object"}
     kept = CHAT.tokenizer.decode(request["prompt"][: request["keep_prefix"]])
     assert kept == "<bos><|turn>system\nBe brief.<turn|>\n<|turn>user\n"
     shown = json.loads(result.stdout)
@@ -142,10 +143,10 @@ def test_grammar_and_tool_choice_constrain(command: Command) -> None:
     assert command.requests[0]["grammar"] == 'root ::= "yes" | "no"\n'
     tools = load_tools(TOOLS)
     for arguments, grammar in (
-        ([], tool_grammar(tools)),
-        (["--constrained"], tool_grammar(tools)),
+        ([], tool_grammar(tools).text),
+        (["--constrained"], tool_grammar(tools).text),
         (["--unconstrained"], ""),
-        (["--tool-choice", "set_timer"], tool_grammar(tools, choice="set_timer")),
+        (["--tool-choice", "set_timer"], tool_grammar(tools, choice="set_timer").text),
     ):
         assert command("Hi", "--tools", TOOLS, *arguments, replies=[says("yes")]).exit_code == 0
         assert command.requests[0]["grammar"] == grammar

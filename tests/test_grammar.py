@@ -17,8 +17,7 @@ import edge_mtp
 from edge_mtp.chat import Tokenizer
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import response_grammar, tool_grammar
-from edge_mtp.schema.pattern import pattern_language
+from edge_mtp.grammar import tool_grammar
 from edge_mtp.tool_calls import ToolCall, format_calls, parse_calls
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
@@ -168,7 +167,7 @@ def parameters(tools: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def test_what_a_grammar_generates_is_valid(
     compiler: Compiler, tools: list[dict[str, Any]], choice: str, parallel: bool, seed: int
 ) -> None:
-    tokens = walk(compiler.constraint(tool_grammar(tools, choice=choice, parallel=parallel)), seed)
+    tokens = walk(compiler.constraint(tool_grammar(tools, choice=choice, parallel=parallel).text), seed)
     assume(tokens is not None)
     assert tokens is not None
     text = TOKENIZER.decode(tokens[:-1])
@@ -184,7 +183,7 @@ def test_what_a_grammar_generates_is_valid(
 @QUICK
 @given(tool_lists, st.data())
 def test_every_valid_call_is_accepted(compiler: Compiler, tools: list[dict[str, Any]], data: st.DataObject) -> None:
-    grammar = tool_grammar(tools, choice=data.draw(st.sampled_from(["auto", "required"])))
+    grammar = tool_grammar(tools, choice=data.draw(st.sampled_from(["auto", "required"]))).text
     functions = [tool["function"] for tool in data.draw(st.lists(st.sampled_from(tools), min_size=1, max_size=2))]
     calls = [ToolCall(f["name"], instance(data.draw, f["parameters"])) for f in functions]
     assert accepts(compiler, grammar, format_calls(calls))
@@ -193,7 +192,7 @@ def test_every_valid_call_is_accepted(compiler: Compiler, tools: list[dict[str, 
 @QUICK
 @given(tool_lists, st.data())
 def test_every_invalid_call_is_refused(compiler: Compiler, tools: list[dict[str, Any]], data: st.DataObject) -> None:
-    grammar = tool_grammar(tools)
+    grammar = tool_grammar(tools).text
     function = data.draw(st.sampled_from(tools))["function"]
     schema = function["parameters"]
     arguments = instance(data.draw, schema)
@@ -229,7 +228,7 @@ def test_gold_replies_are_accepted(compiler: Compiler, split: str) -> None:
         item = json.loads(line)
         gold = item["gold"]
         text = format_calls(map(ToolCall.from_json, gold["calls"])) if "calls" in gold else gold["text"]
-        if not accepts(compiler, tool_grammar(item["tools"]), text):
+        if not accepts(compiler, tool_grammar(item["tools"]).text, text):
             refused.append(item["id"])
     assert not refused
 
@@ -258,25 +257,25 @@ TEXTS = ["", "Hi < |!\n", A, A + B, "Hi" + B, A + "Hi", "<|channel>thought\nHm<c
     ],
 )
 def test_choice(compiler: Compiler, options: dict[str, Any], accepted: list[int]) -> None:
-    grammar = tool_grammar(TOOLS, **options)
+    grammar = tool_grammar(TOOLS, **options).text
     assert [i for i, text in enumerate(TEXTS) if accepts(compiler, grammar, text)] == accepted
 
 
 def test_no_tools_leave_text(compiler: Compiler) -> None:
-    assert accepts(compiler, tool_grammar([]), "Hi")
-    assert not accepts(compiler, tool_grammar([]), B)
+    assert accepts(compiler, tool_grammar([]).text, "Hi")
+    assert not accepts(compiler, tool_grammar([]).text, B)
 
 
 def test_marks_spelled_in_ordinary_characters_are_refused(compiler: Compiler) -> None:
     ordinary = [token for c in "<|tool_call>" for token in TOKENIZER.encode(c)]
-    constraint = compiler.constraint(tool_grammar(TOOLS))
+    constraint = compiler.constraint(tool_grammar(TOOLS).text)
     assert [constraint.accept(token) for token in ordinary[:2]] == [True, False]
 
 
 def test_the_grammar_grows_with_the_declaration_not_faster() -> None:
     def size(count: int) -> int:
         properties = {f"p{i:03}": {"type": "string"} for i in range(count)}
-        return len(tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": properties}}]))
+        return len(tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": properties}}]).text)
 
     assert size(200) < 2.5 * size(100)
 
@@ -311,7 +310,7 @@ def test_the_grammar_grows_with_the_declaration_not_faster() -> None:
 def test_values(compiler: Compiler, schema: dict[str, Any], accepted: list[str], refused: list[str]) -> None:
     defs = {"T": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
     declared = {"type": "object", "properties": {"v": schema}, "required": ["v"], "$defs": defs}
-    grammar = tool_grammar([{"name": "f", "parameters": declared}], choice="required")
+    grammar = tool_grammar([{"name": "f", "parameters": declared}], choice="required").text
     call = "<|tool_call>call:f{{v:{}}}<tool_call|>"
     assert [v for v in accepted if not accepts(compiler, grammar, call.format(v))] == []
     assert [v for v in refused if accepts(compiler, grammar, call.format(v))] == []
@@ -322,7 +321,7 @@ def test_integer_ranges(low: int, span: int, open_below: bool, open_above: bool)
     schema = {"type": "integer"}
     schema |= {} if open_below else {"minimum": low}
     schema |= {} if open_above else {"maximum": low + span}
-    grammar = tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": {"v": schema}}}])
+    grammar = tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": {"v": schema}}}]).text
     expression = re.search(r'Regex\("([^"]*)"\)', grammar)
     assert expression is not None
     for n in range(-1100, 1101):
@@ -351,7 +350,7 @@ patterns = st.sampled_from(
 @given(patterns, st.integers(0, 1 << 30))
 def test_patterns(compiler: Compiler, pattern: str, seed: int) -> None:
     schema = {"type": "object", "properties": {"v": {"type": "string", "pattern": pattern}}, "required": ["v"]}
-    grammar = tool_grammar([{"name": "f", "parameters": schema}], choice="required")
+    grammar = tool_grammar([{"name": "f", "parameters": schema}], choice="required").text
     tokens = walk(compiler.constraint(grammar), seed)
     assume(tokens is not None)
     assert tokens is not None
@@ -367,7 +366,7 @@ def test_patterns_accept_what_matches(compiler: Compiler, pattern: str, data: st
     assume(not re.search("[\x1c-\x1f\x85]", text))  # spaces to Python alone
     assume(not re.search("[\r\u2028\u2029]", text))  # ends of lines to ECMAScript alone, which its dot leaves out
     schema = {"type": "object", "properties": {"v": {"type": "string", "pattern": pattern}}}
-    grammar = tool_grammar([{"name": "f", "parameters": schema}])
+    grammar = tool_grammar([{"name": "f", "parameters": schema}]).text
     assert accepts(compiler, grammar, format_calls([ToolCall("f", {"v": text})]))
 
 
@@ -377,45 +376,53 @@ def test_patterns_accept_what_matches(compiler: Compiler, pattern: str, data: st
 @pytest.mark.parametrize(
     ("schema", "named"),
     [
-        ({"type": "string", "minlength": 1}, "minlength"),
         ({"type": "string", "minLength": -1}, "minLength"),
-        ({"type": "string", "maxLength": 1000}, "maxLength"),
-        ({"type": "string", "pattern": "(?=x)"}, "assertion"),
-        ({"type": "string", "pattern": "a", "maxLength": 2}, "pattern"),
-        ({"type": "integer", "multipleOf": 2}, "multipleOf"),
-        ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum"),
-        ({"type": "number", "minimum": 0.5}, "minimum"),
-        ({"type": "number", "exclusiveMinimum": 0}, "exclusiveMinimum"),
-        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-        ({"type": "array", "prefixItems": []}, "prefixItems"),
-        ({"type": "object"}, "properties"),
-        ({"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}, "additionalProperties"),
-        ({"type": "object", "properties": {"a b": {}}}, "a b"),
-        ({"type": "object", "properties": {}, "required": ["z"]}, "'z'"),
+        ({"type": "string", "maxLength": 1.5}, "maxLength"),
+        ({"type": "string", "pattern": "a(?=x)"}, "assertion"),
+        ({"type": "string", "pattern": 3}, "pattern"),
+        ({"type": "integer", "multipleOf": 0}, "multipleOf"),
+        ({"type": "number", "minimum": "0"}, "minimum"),
+        ({"type": "array", "uniqueItems": 1}, "uniqueItems"),
+        ({"type": "array", "prefixItems": {}}, "prefixItems"),
+        ({"type": "object", "properties": []}, "properties"),
+        ({"type": "object", "required": "z"}, "required"),
         ({"type": "text"}, "'text'"),
-        ({"oneOf": [{"type": "string"}]}, "oneOf"),
-        ({"allOf": []}, "allOf"),
+        ({"oneOf": []}, "oneOf"),
+        ({"allOf": {}}, "allOf"),
         ({"anyOf": []}, "anyOf"),
         ({"enum": []}, "enum"),
-        ({"enum": ['<|"|>']}, "quote mark"),
-        ({"enum": ["\udc00"]}, "surrogate"),
-        ({"type": "integer", "enum": ["x"]}, "no value"),
         ({"$ref": "http://x"}, "leads nowhere"),
-        ({"$ref": "#/properties/v"}, "recursive"),
-        (False, "not a schema"),
+        ({"$ref": "#/properties/w"}, "leads nowhere"),
+        (3, "not a schema"),
     ],
 )
 def test_schemas_that_are_refused(schema: Any, named: str) -> None:
     with pytest.raises(EdgeMtpError) as refusal:
-        tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": {"v": schema}}}])
+        tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": {"v": schema}}}], strict=True)
     message = str(refusal.value)
     assert named in message
-    assert "tool 'f'" in message
-    assert "parameters.v" in message
+    assert "tool 'f'" in message or "(f)" in message
+    assert "/properties/v" in message or "parameters.v" in message or named == "properties"
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("tools", [{}, "f", [1], [{}], [{"name": "a b"}], [{"name": "a"}, {"name": "a"}]])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": 3, "maximum": 2},
+        {"enum": ['<|"|>', "\udc00"]},
+        {"type": "integer", "enum": ["x"]},
+        {"$ref": "#/properties/v"},
+        False,
+    ],
+)
+def test_a_required_argument_without_values_is_refused(schema: Any) -> None:
+    parameters = {"type": "object", "properties": {"v": schema}, "required": ["v"]}
+    with pytest.raises(EdgeMtpError, match=r"tool 'f'.*no value satisfies|\(f\).*leads to itself"):
+        tool_grammar([{"name": "f", "parameters": parameters}], strict=True)
+
+
+@pytest.mark.parametrize("tools", [{}, "f", [1], [{}], [{"name": "a<|turn>"}], [{"name": "a"}, {"name": "a"}]])
 def test_tools_that_are_refused(tools: Any) -> None:
     with pytest.raises(EdgeMtpError):
         tool_grammar(tools)
@@ -425,3 +432,37 @@ def test_tools_that_are_refused(tools: Any) -> None:
 def test_choices_that_are_refused(choice: str) -> None:
     with pytest.raises(EdgeMtpError, match=choice):
         tool_grammar([], choice=choice)
+
+
+# -- reports --------------------------------------------------------------------------------------------------------
+
+
+def test_each_tool_is_reported(compiler: Compiler) -> None:
+    pattern = {"type": "string", "pattern": "a(?=x)"}
+    tools = [
+        {"name": "google:mcp:whole", "inputSchema": {"type": "object", "properties": {"$filter": {"type": "integer"}}}},
+        {"name": "partly", "parameters": {"type": "object", "properties": {"v": pattern, "n": {"type": "integer"}}}},
+        {"name": "not", "parameters": {"type": "object", "required": ["v"], "properties": {"v": False}}},
+    ]
+    grammar = tool_grammar(tools)
+    assert [(report.name, report.enforced) for report in grammar.reports] == [
+        ("google:mcp:whole", "whole"),
+        ("partly", "partly"),
+        ("not", "not"),
+    ]
+    assert [each.keyword for each in grammar.reports[1].unenforced] == ["pattern"]
+    assert "/properties/v" in grammar.reports[1].unenforced[0].place
+    lines = [str(report) for report in grammar.reports]
+    assert all(report.name in line and "\n" not in line for report, line in zip(grammar.reports, lines, strict=True))
+    assert grammar.reports[1].to_json()["unenforced"][0]["keyword"] == "pattern"
+    # What is left open is open, and the others are not.
+    call = "<|tool_call>call:{}<tool_call|>"
+    for body in ("google:mcp:whole{$filter:1}", 'partly{n:1,v:<|"|>any<|"|>}', 'not{v:<|"|>x<|"|>}'):
+        assert accepts(compiler, grammar.text, call.format(body)), body
+    for body in ("google:mcp:whole{$filter:true}", "partly{n:true}", "not[]"):
+        assert not accepts(compiler, grammar.text, call.format(body)), body
+    assert [report.name for report in tool_grammar(tools, choice="partly").reports] == ["partly"]
+    assert tool_grammar(tools, choice="none").reports == ()
+    assert tool_grammar(tools[:1], strict=True).reports[0].enforced == "whole"
+    with pytest.raises(EdgeMtpError, match=r"tool 'partly'.*pattern"):
+        tool_grammar(tools[:2], strict=True)

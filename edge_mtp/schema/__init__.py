@@ -31,7 +31,7 @@ class Unenforced:
 
 @dataclass(frozen=True)
 class Compiled:
-    """`expression`: of the texts of a schema's values, over the rules given; `unenforced`: empty if it is kept whole."""
+    """`expression`: of a schema's values, over the rules given; `unenforced`: empty if the schema is kept whole."""
 
     expression: str
     unenforced: tuple[Unenforced, ...] = ()

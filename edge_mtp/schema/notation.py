@@ -100,7 +100,7 @@ class _Json(Notation):
         escapes = rules.choice(self.pieces(complement(_PLAIN)))
         one = f"[^\\u0000-\\u001F\\u0022\\u005C] | {escapes}"
         rules.define("json_text", f'"" | [^\\u0000-\\u001F\\u0022\\u005C] json_text | {escapes} json_text')
-        return _counted(rules, rules.add(one), "json_text", low, high)
+        return _counted(rules, "[^\\u0000-\\u001F\\u0022\\u005C]", rules.add(one), "json_text", low, high)
 
 
 _SPOKEN = ~pattern_language(r"<\|")
@@ -111,7 +111,9 @@ class _Call(Notation):
     comma = ","
     keys = pattern_language(r"^[A-Za-z_][A-Za-z0-9_.\-]*$")
     openapi = True
-    _contents: WeakKeyDictionary[Language, Language] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._contents: WeakKeyDictionary[Language, Language] = WeakKeyDictionary()
 
     def order(self, names: Iterable[str]) -> list[str]:
         """The order of `format_calls` and of the chat template."""
@@ -145,18 +147,25 @@ class _Call(Notation):
         return [characters(ranges)]
 
     def counted(self, rules: Rules, low: int, high: int | None) -> str:
-        return _counted(rules, rules.add("[^<|]"), rules.add_text(), low, high)
+        return _counted(rules, "[^<|]", rules.add("[^<|]"), rules.add_text(), low, high)
 
 
 _QUOTE_IN_LITERAL = QUOTE.replace('"', '\\"')
 
 
-def _counted(rules: Rules, one: str, text: str, low: int, high: int | None) -> str:
-    first = f"{one}{repetition(low, low)}" if low else ""
-    if high == low:
-        return first or '""'
-    rest = text if high is None else rules.at_most(text, high - low)
-    return f"{first} {rest}".strip()
+def _counted(rules: Rules, plain: str, one: str, text: str, low: int, high: int | None) -> str:
+    """`low` characters and then a text. `plain` is a class, `one` any character.
+
+    A text with a budget of characters follows plain ones in one rule: behind a rule of its own, xgrammar 0.2.8 masks
+    with what may follow that rule, and does not count there.
+    """
+    if low > _PLAINLY or high is None or high <= low:
+        first = f"{one}{repetition(low, low)}" if low else '""'
+        return f"{first} {text}" if high is None else first
+    return f"{plain} " * low + rules.at_most(text, high - low)
+
+
+_PLAINLY = 256  # characters that stand one by one in a rule
 
 
 JSON: Notation = _Json()

@@ -172,7 +172,8 @@ class _Machine:
 
     def _steps(self, state: tuple[object, ...]) -> Iterator[tuple[str, tuple[object, ...]]]:
         place, negative, before, after, orders, rests = state
-        assert isinstance(before, int) and isinstance(after, int)
+        assert isinstance(before, int)
+        assert isinstance(after, int)
         if place == "begin":
             if not negative:
                 yield "-", ("begin", True, 0, 0, (), ())
@@ -182,7 +183,8 @@ class _Machine:
                 kind = "zero" if digit == 0 else "whole"
                 yield str(digit), (kind, negative, 1, 0, *self._read(equal, nothing, digit, 0, 0))
             return
-        assert isinstance(orders, tuple) and isinstance(rests, tuple)
+        assert isinstance(orders, tuple)
+        assert isinstance(rests, tuple)
         if place == "whole" and before < self.longest:
             for digit in range(10):
                 yield str(digit), ("whole", negative, before + 1, 0, *self._read(orders, rests, digit, before, 0))
@@ -203,10 +205,8 @@ class _Machine:
             if order == 0:
                 digits, at = (fraction, after - 1) if after else (whole, before)
                 there = int(digits[at]) if at < len(digits) else 0
-                if not after and at >= len(whole):
-                    order = 0  # longer than the limit, which `_measured` sees
-                else:
-                    order = (digit > there) - (digit < there)
+                # Before the point, digits beyond the limit's make the number longer, which `_measured` sees.
+                order = 0 if not after and at >= len(whole) else (digit > there) - (digit < there)
             new_orders.append(order)
         new_rests = [(10 * rest + digit) % int(of) for rest, of in zip(rests, self.rests, strict=True)]
         return tuple(new_orders), tuple(new_rests)
@@ -222,8 +222,10 @@ class _Machine:
         place, negative, before, after, orders, rests = state
         if place in ("begin", "point"):
             return False
-        assert isinstance(before, int) and isinstance(after, int)
-        assert isinstance(orders, tuple) and isinstance(rests, tuple)
+        assert isinstance(before, int)
+        assert isinstance(after, int)
+        assert isinstance(orders, tuple)
+        assert isinstance(rests, tuple)
         if not after:
             orders = self._measured(orders, before)
         compared = {}

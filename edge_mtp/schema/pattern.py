@@ -119,7 +119,7 @@ class _Parser:
 
     def _lookaheads(self) -> list[tuple[bool, _Part]]:
         """Lookaheads behind a `^` that begins a branch."""
-        found = []
+        found: list[tuple[bool, _Part]] = []
         if re.match(r"\^\(\?[=!]", self._pattern[self._at :]) is None:
             return []
         start = self._at

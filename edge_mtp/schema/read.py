@@ -527,7 +527,7 @@ class Reader:
             return False
         for name in {*lists[0], *lists[1]}:
             inner = [found.get(name, True) for found in maps]
-            if all(self.apart(*inner, other, depth - 1) for other in TYPES):
+            if all(self.apart(inner[0], inner[1], other, depth - 1) for other in TYPES):
                 return True
             for schema, properties in zip((a, b), maps, strict=True):
                 closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")

@@ -9,7 +9,7 @@ negated. Where a complement or a disjunction would be too large, branches are le
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -163,7 +163,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Some:
-    """Of objects: there is a property with a name that has a goal (if any) outside some names, and its value has one."""
+    """Of objects: there is a property whose name is outside some, of a language and of a goal; its value has a goal."""
 
     language: Language | None
     outside: Names

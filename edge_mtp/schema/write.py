@@ -383,7 +383,7 @@ class Writer:
             return Pick((), tuple(values), low, most) if low <= most else None
         used: set[str] = set()
         kept: list[Goal] = []
-        for i, slot in enumerate(slots):
+        for slot in slots:
             kinds = [kind for kind in TYPES if kind not in used and self.possible(slot | self._kinds[kind])]
             if not kinds:
                 break
