@@ -125,7 +125,7 @@ class _Teller:
         """Adds to a schema what another one says; what it cannot take is told beside it."""
         rest: dict[str, Any] = {}
         for keyword, value in other.items():
-            mine = flat.get(keyword)
+            mine: Any = flat.get(keyword)
             if keyword not in flat:
                 flat[keyword] = value
             elif mine == value or keyword in ("description", "title", "default", "examples", "$defs", "definitions"):
@@ -235,7 +235,7 @@ class _Teller:
         options = schema[keyword]
         if other := base.pop("oneOf" if keyword == "anyOf" else "anyOf", None):
             words.append(f"Also one of: {'; '.join(_phrase(self.tell(option)) for option in other)}.")
-        names = [option.get("required") for option in options if isinstance(option, Mapping)]
+        names: list[Any] = [option.get("required") for option in options if isinstance(option, Mapping)]
         if len(names) == len(options) and all(names) and all(set(o) <= {"required", "title"} for o in options):
             sets = "; ".join(" and ".join(map(_json, each)) for each in names)
             words.append(f"{'Exactly one' if keyword == 'oneOf' else 'At least one'} of these is needed: {sets}.")
@@ -316,7 +316,7 @@ class _Teller:
         return told
 
     def _values(self, schema: Mapping[str, Any], words: list[str]) -> Told:
-        values = schema.get("enum", [schema.get("const")])
+        values: list[Any] = schema.get("enum", [schema.get("const")])
         if "enum" in schema and "const" in schema:
             values = [schema["const"]]
         allowed = _listed(schema.get("type", []))

@@ -95,6 +95,5 @@ def test_what_the_grammar_allows_is_valid(compiler: Compiler, package: str, tool
     texts = [text for seed in range(3) if (text := drawn(compiler, grammar.text, seed)) is not None]
     for text in texts:
         [call] = parse_calls(text, [tool])
-        assert [call] == parse_calls(text)
         assert call.name == tool["name"]
         jsonschema.validate(dict(call.arguments), tool["inputSchema"])
