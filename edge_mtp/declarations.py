@@ -1,8 +1,8 @@
 """Tool declarations in the words that a chat template has.
 
 Gemma's templates write of a parameter one `type`, its `description`, `enum` (of strings), `nullable`, `items`,
-`properties` and `required`, and nothing else; where one of them finds a list of types or none at all, it writes nonsense.
-`declarations` says a schema in those words and puts the rest of what it says into the descriptions, as short text:
+`properties` and `required`, and nothing else; where one of them finds a list of types or none at all, it writes
+nonsense. `declarations` says a schema in those words, and what else it says as short text in the descriptions:
 
     {"type": ["integer", "string"], "minimum": 1, "description": "Line."}
     -> {"type": "integer", "description": "Line. Either an integer (At least 1.), or a string."}
@@ -73,7 +73,7 @@ class _Teller:
         self._root = root
         self._described = described
         self._untold = untold
-        self._open: list[str] = []  # references being followed
+        self._open = ["#"]  # references being followed
         self._count = 0
 
     def tell(self, schema: Any, key: str = "") -> Told:
@@ -96,7 +96,7 @@ class _Teller:
 
     def _flat(self, schema: Mapping[str, Any], followed: list[str]) -> dict[str, Any] | str:
         """The schema with its reference and its `allOf` merged into it, or the name of the schema that it is in."""
-        flat = {keyword: value for keyword, value in schema.items() if keyword not in ("$ref", "allOf")}
+        flat = {keyword: value for keyword, value in schema.items() if keyword not in ("$ref", "allOf", "also")}
         parts = list(schema.get("allOf", []))
         if "$ref" in schema:
             reference = schema["$ref"]
@@ -125,7 +125,7 @@ class _Teller:
         """Adds to a schema what another one says; what it cannot take is told beside it."""
         rest: dict[str, Any] = {}
         for keyword, value in other.items():
-            mine = flat.get(keyword)
+            mine: Any = flat.get(keyword)
             if keyword not in flat:
                 flat[keyword] = value
             elif mine == value or keyword in ("description", "title", "default", "examples", "$defs", "definitions"):
@@ -235,7 +235,7 @@ class _Teller:
         options = schema[keyword]
         if other := base.pop("oneOf" if keyword == "anyOf" else "anyOf", None):
             words.append(f"Also one of: {'; '.join(_phrase(self.tell(option)) for option in other)}.")
-        names = [option.get("required") for option in options if isinstance(option, Mapping)]
+        names: list[Any] = [option.get("required") for option in options if isinstance(option, Mapping)]
         if len(names) == len(options) and all(names) and all(set(o) <= {"required", "title"} for o in options):
             sets = "; ".join(" and ".join(map(_json, each)) for each in names)
             words.append(f"{'Exactly one' if keyword == 'oneOf' else 'At least one'} of these is needed: {sets}.")
@@ -276,14 +276,17 @@ class _Teller:
     def _one_object(self, options: Sequence[Any], told: Sequence[Told], words: list[str]) -> Told:
         """Objects of several forms as one with the properties of all."""
         schemas: dict[str, list[Any]] = {}
+        followed: list[str] = []
         for option in options:
-            flat = self._flat(option, [])
+            flat = self._flat(option, followed)
             for key, value in (flat.get("properties", {}) if isinstance(flat, dict) else {}).items():
                 if value is not False and value not in schemas.setdefault(key, []):
                     schemas[key].append(value)
+        self._open += followed
         properties = {
             key: self.tell(each[0] if len(each) == 1 else {"anyOf": each}, key) for key, each in schemas.items() if each
         }
+        del self._open[len(self._open) - len(followed) :]
         required = [key for key in told[0].get("required", []) if all(key in each.get("required", []) for each in told)]
         forms = []
         for each in told:
@@ -313,7 +316,7 @@ class _Teller:
         return told
 
     def _values(self, schema: Mapping[str, Any], words: list[str]) -> Told:
-        values = schema.get("enum", [schema.get("const")])
+        values: list[Any] = schema.get("enum", [schema.get("const")])
         if "enum" in schema and "const" in schema:
             values = [schema["const"]]
         allowed = _listed(schema.get("type", []))

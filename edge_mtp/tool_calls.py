@@ -224,7 +224,9 @@ class _Parser:
                 self._expect(",")
             start = self.position
             key = self.key()
-            if key in result:
+            # A grammar cannot keep keys of any name from coming twice; as in JSON, the last counts.
+            is_free = self.declared is not None and self.any_key and key not in self.keys
+            if key in result and not is_free:
                 raise ToolCallSyntaxError(f"duplicate key {key!r}", start, "a new key")
             self._expect(":")
             result[key] = self._value()
@@ -618,7 +620,7 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
         schema["type"] = list(dict.fromkeys([*schema["type"], "null"]))
     if not schema.keys() & {"$ref", "const", "anyOf", "oneOf", "allOf", "not", "if"}:
         return schema
-    said = {
+    said: dict[str, Any] = {
         keyword: schema.pop(keyword) for keyword in ("title", "description", "default", "examples") if keyword in schema
     }
     return {**said, "anyOf": [schema, {"type": "null"}]}

@@ -72,7 +72,7 @@ def test_drafts_do_not_change_a_constrained_text(
 ) -> None:
     for prompt, tools in items:
         for choice in ("auto", "required"):
-            grammar = tool_grammar(tools, choice=choice)
+            grammar = tool_grammar(tools, choice=choice).text
             plain, _, outcome = generate(engine.runner, Request(prompt, 60, stops, grammar=grammar, sampling=sampling))
             for arm in ARMS:
                 request = Request(prompt, 60, stops, grammar=grammar, sampling=sampling, **arm)
@@ -93,7 +93,7 @@ def test_a_greedy_text_takes_the_largest_logit_that_the_grammar_allows(
 ) -> None:
     logits, changed = Logits(Bundle(tiny_bundle)), 0
     for prompt, tools in items:
-        grammar = tool_grammar(tools, choice="required")
+        grammar = tool_grammar(tools, choice="required").text
         tokens, _, _ = generate(engine.runner, Request(prompt, 40, stops, draft_length=5, grammar=grammar))
         constraint = compiler.constraint(grammar)
         for row, token in zip(logits.of_reply(prompt, tokens), tokens, strict=True):
@@ -111,7 +111,7 @@ def test_what_the_grammar_forces_is_drafted_and_accepted(
     drafted = accepted = 0
     for prompt, tools in items:
         request = Request(
-            prompt, 60, stops, 7, draft_sources=("grammar",), grammar=tool_grammar(tools, choice="required")
+            prompt, 60, stops, 7, draft_sources=("grammar",), grammar=tool_grammar(tools, choice="required").text
         )
         _, steps, _ = generate(engine.runner, request)
         assert steps[0].source[:1] == "g"  # before any hidden state is known

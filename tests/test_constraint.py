@@ -268,7 +268,7 @@ def test_forced_tokens_are_allowed_and_no_choice_is_lost(compiler: Compiler, gra
 
 def test_a_call_is_forced_up_to_its_first_choice(compiler: Compiler) -> None:
     schema = {"type": "object", "properties": {"when": {"type": "string"}}, "required": ["when"]}
-    constraint = compiler.constraint(tool_grammar([{"name": "alarm", "parameters": schema}], choice="required"))
+    constraint = compiler.constraint(tool_grammar([{"name": "alarm", "parameters": schema}], choice="required").text)
     forced = constraint.forced()
     assert TOKENIZER.decode(forced) == '<|tool_call>call:alarm{when:<|"|>'
     assert forced[0] == CALL

@@ -167,7 +167,7 @@ def parameters(tools: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def test_what_a_grammar_generates_is_valid(
     compiler: Compiler, tools: list[dict[str, Any]], choice: str, parallel: bool, seed: int
 ) -> None:
-    tokens = walk(compiler.constraint(tool_grammar(tools, choice=choice, parallel=parallel)), seed)
+    tokens = walk(compiler.constraint(tool_grammar(tools, choice=choice, parallel=parallel).text), seed)
     assume(tokens is not None)
     assert tokens is not None
     text = TOKENIZER.decode(tokens[:-1])
@@ -183,7 +183,7 @@ def test_what_a_grammar_generates_is_valid(
 @QUICK
 @given(tool_lists, st.data())
 def test_every_valid_call_is_accepted(compiler: Compiler, tools: list[dict[str, Any]], data: st.DataObject) -> None:
-    grammar = tool_grammar(tools, choice=data.draw(st.sampled_from(["auto", "required"])))
+    grammar = tool_grammar(tools, choice=data.draw(st.sampled_from(["auto", "required"]))).text
     functions = [tool["function"] for tool in data.draw(st.lists(st.sampled_from(tools), min_size=1, max_size=2))]
     calls = [ToolCall(f["name"], instance(data.draw, f["parameters"])) for f in functions]
     assert accepts(compiler, grammar, format_calls(calls))
@@ -192,7 +192,7 @@ def test_every_valid_call_is_accepted(compiler: Compiler, tools: list[dict[str, 
 @QUICK
 @given(tool_lists, st.data())
 def test_every_invalid_call_is_refused(compiler: Compiler, tools: list[dict[str, Any]], data: st.DataObject) -> None:
-    grammar = tool_grammar(tools)
+    grammar = tool_grammar(tools).text
     function = data.draw(st.sampled_from(tools))["function"]
     schema = function["parameters"]
     arguments = instance(data.draw, schema)
@@ -228,7 +228,7 @@ def test_gold_replies_are_accepted(compiler: Compiler, split: str) -> None:
         item = json.loads(line)
         gold = item["gold"]
         text = format_calls(map(ToolCall.from_json, gold["calls"])) if "calls" in gold else gold["text"]
-        if not accepts(compiler, tool_grammar(item["tools"]), text):
+        if not accepts(compiler, tool_grammar(item["tools"]).text, text):
             refused.append(item["id"])
     assert not refused
 
@@ -257,25 +257,25 @@ TEXTS = ["", "Hi < |!\n", A, A + B, "Hi" + B, A + "Hi", "<|channel>thought\nHm<c
     ],
 )
 def test_choice(compiler: Compiler, options: dict[str, Any], accepted: list[int]) -> None:
-    grammar = tool_grammar(TOOLS, **options)
+    grammar = tool_grammar(TOOLS, **options).text
     assert [i for i, text in enumerate(TEXTS) if accepts(compiler, grammar, text)] == accepted
 
 
 def test_no_tools_leave_text(compiler: Compiler) -> None:
-    assert accepts(compiler, tool_grammar([]), "Hi")
-    assert not accepts(compiler, tool_grammar([]), B)
+    assert accepts(compiler, tool_grammar([]).text, "Hi")
+    assert not accepts(compiler, tool_grammar([]).text, B)
 
 
 def test_marks_spelled_in_ordinary_characters_are_refused(compiler: Compiler) -> None:
     ordinary = [token for c in "<|tool_call>" for token in TOKENIZER.encode(c)]
-    constraint = compiler.constraint(tool_grammar(TOOLS))
+    constraint = compiler.constraint(tool_grammar(TOOLS).text)
     assert [constraint.accept(token) for token in ordinary[:2]] == [True, False]
 
 
 def test_the_grammar_grows_with_the_declaration_not_faster() -> None:
     def size(count: int) -> int:
         properties = {f"p{i:03}": {"type": "string"} for i in range(count)}
-        return len(tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": properties}}]))
+        return len(tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": properties}}]).text)
 
     assert size(200) < 2.5 * size(100)
 
@@ -310,7 +310,7 @@ def test_the_grammar_grows_with_the_declaration_not_faster() -> None:
 def test_values(compiler: Compiler, schema: dict[str, Any], accepted: list[str], refused: list[str]) -> None:
     defs = {"T": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
     declared = {"type": "object", "properties": {"v": schema}, "required": ["v"], "$defs": defs}
-    grammar = tool_grammar([{"name": "f", "parameters": declared}], choice="required")
+    grammar = tool_grammar([{"name": "f", "parameters": declared}], choice="required").text
     call = "<|tool_call>call:f{{v:{}}}<tool_call|>"
     assert [v for v in accepted if not accepts(compiler, grammar, call.format(v))] == []
     assert [v for v in refused if accepts(compiler, grammar, call.format(v))] == []
@@ -321,7 +321,7 @@ def test_integer_ranges(low: int, span: int, open_below: bool, open_above: bool)
     schema = {"type": "integer"}
     schema |= {} if open_below else {"minimum": low}
     schema |= {} if open_above else {"maximum": low + span}
-    grammar = tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": {"v": schema}}}])
+    grammar = tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": {"v": schema}}}]).text
     expression = re.search(r'Regex\("([^"]*)"\)', grammar)
     assert expression is not None
     for n in range(-1100, 1101):
@@ -350,7 +350,7 @@ patterns = st.sampled_from(
 @given(patterns, st.integers(0, 1 << 30))
 def test_patterns(compiler: Compiler, pattern: str, seed: int) -> None:
     schema = {"type": "object", "properties": {"v": {"type": "string", "pattern": pattern}}, "required": ["v"]}
-    grammar = tool_grammar([{"name": "f", "parameters": schema}], choice="required")
+    grammar = tool_grammar([{"name": "f", "parameters": schema}], choice="required").text
     tokens = walk(compiler.constraint(grammar), seed)
     assume(tokens is not None)
     assert tokens is not None
@@ -366,7 +366,7 @@ def test_patterns_accept_what_matches(compiler: Compiler, pattern: str, data: st
     assume(not re.search("[\x1c-\x1f\x85]", text))  # spaces to Python alone
     assume(not re.search("[\r\u2028\u2029]", text))  # ends of lines to ECMAScript alone, which its dot leaves out
     schema = {"type": "object", "properties": {"v": {"type": "string", "pattern": pattern}}}
-    grammar = tool_grammar([{"name": "f", "parameters": schema}])
+    grammar = tool_grammar([{"name": "f", "parameters": schema}]).text
     assert accepts(compiler, grammar, format_calls([ToolCall("f", {"v": text})]))
 
 
@@ -398,11 +398,11 @@ def test_patterns_accept_what_matches(compiler: Compiler, pattern: str, data: st
 )
 def test_schemas_that_are_refused(schema: Any, named: str) -> None:
     with pytest.raises(EdgeMtpError) as refusal:
-        tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": {"v": schema}}}])
+        tool_grammar([{"name": "f", "parameters": {"type": "object", "properties": {"v": schema}}}], strict=True)
     message = str(refusal.value)
     assert named in message
-    assert "tool 'f'" in message
-    assert "/properties/v" in message or named == "not a schema"
+    assert "tool 'f'" in message or "(f)" in message
+    assert "/properties/v" in message or "parameters.v" in message or named == "properties"
     assert "\n" not in message
 
 
@@ -418,11 +418,11 @@ def test_schemas_that_are_refused(schema: Any, named: str) -> None:
 )
 def test_a_required_argument_without_values_is_refused(schema: Any) -> None:
     parameters = {"type": "object", "properties": {"v": schema}, "required": ["v"]}
-    with pytest.raises(EdgeMtpError, match=r"tool 'f'.*no value satisfies"):
-        tool_grammar([{"name": "f", "parameters": parameters}])
+    with pytest.raises(EdgeMtpError, match=r"tool 'f'.*no value satisfies|\(f\).*leads to itself"):
+        tool_grammar([{"name": "f", "parameters": parameters}], strict=True)
 
 
-@pytest.mark.parametrize("tools", [{}, "f", [1], [{}], [{"name": "a b"}], [{"name": "a"}, {"name": "a"}]])
+@pytest.mark.parametrize("tools", [{}, "f", [1], [{}], [{"name": "a<|turn>"}], [{"name": "a"}, {"name": "a"}]])
 def test_tools_that_are_refused(tools: Any) -> None:
     with pytest.raises(EdgeMtpError):
         tool_grammar(tools)
@@ -432,3 +432,37 @@ def test_tools_that_are_refused(tools: Any) -> None:
 def test_choices_that_are_refused(choice: str) -> None:
     with pytest.raises(EdgeMtpError, match=choice):
         tool_grammar([], choice=choice)
+
+
+# -- reports --------------------------------------------------------------------------------------------------------
+
+
+def test_each_tool_is_reported(compiler: Compiler) -> None:
+    pattern = {"type": "string", "pattern": "a(?=x)"}
+    tools = [
+        {"name": "google:mcp:whole", "inputSchema": {"type": "object", "properties": {"$filter": {"type": "integer"}}}},
+        {"name": "partly", "parameters": {"type": "object", "properties": {"v": pattern, "n": {"type": "integer"}}}},
+        {"name": "not", "parameters": {"type": "object", "required": ["v"], "properties": {"v": False}}},
+    ]
+    grammar = tool_grammar(tools)
+    assert [(report.name, report.enforced) for report in grammar.reports] == [
+        ("google:mcp:whole", "whole"),
+        ("partly", "partly"),
+        ("not", "not"),
+    ]
+    assert [each.keyword for each in grammar.reports[1].unenforced] == ["pattern"]
+    assert "/properties/v" in grammar.reports[1].unenforced[0].place
+    lines = [str(report) for report in grammar.reports]
+    assert all(report.name in line and "\n" not in line for report, line in zip(grammar.reports, lines, strict=True))
+    assert grammar.reports[1].to_json()["unenforced"][0]["keyword"] == "pattern"
+    # What is left open is open, and the others are not.
+    call = "<|tool_call>call:{}<tool_call|>"
+    for body in ("google:mcp:whole{$filter:1}", 'partly{n:1,v:<|"|>any<|"|>}', 'not{v:<|"|>x<|"|>}'):
+        assert accepts(compiler, grammar.text, call.format(body)), body
+    for body in ("google:mcp:whole{$filter:true}", "partly{n:true}", "not[]"):
+        assert not accepts(compiler, grammar.text, call.format(body)), body
+    assert [report.name for report in tool_grammar(tools, choice="partly").reports] == ["partly"]
+    assert tool_grammar(tools, choice="none").reports == ()
+    assert tool_grammar(tools[:1], strict=True).reports[0].enforced == "whole"
+    with pytest.raises(EdgeMtpError, match=r"tool 'partly'.*pattern"):
+        tool_grammar(tools[:2], strict=True)

@@ -117,6 +117,7 @@ def test_with_declarations_odd_keys_are_those_declared() -> None:
     assert parse_calls("<|tool_call>call:f{town:1}<tool_call|>", tools) == [ToolCall("f", {"town": 1})]
     open_tools = [{"name": "f", "parameters": {"type": "object"}}]
     assert parse_calls("<|tool_call>call:f{a b:1}<tool_call|>", open_tools) == [ToolCall("f", {"a b": 1})]
+    assert parse_calls("<|tool_call>call:f{k:1,k:2}<tool_call|>", open_tools) == [ToolCall("f", {"k": 2})]
     # A brace in a name is no bracket, where the name is known.
     assert parse_calls("<|tool_call>call:a{b{x:1}<tool_call|>", [{"name": "a{b"}]) == [ToolCall("a{b", {"x": 1})]
 
