@@ -66,8 +66,8 @@ class HostDevice(Device):
 def prune(cache: Path, kept_bytes: int) -> None:
     """Deletes what runners keep in `cache`: what a killed one left half done, then the least recently used.
 
-    A runner that has a deleted file open goes on with it. What cannot be deleted stays, and so does a folder: the runner
-    replaces it when it needs the name.
+    A runner that has a deleted file open goes on with it. What cannot be deleted stays, and so does a folder: a runner
+    that needs its name replaces it.
     """
     files: list[tuple[float, int, Path]] = []
     with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ import jinja2.sandbox
 import tokenizers
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.safe_text import utf8
 
 Message = Mapping[str, Any]
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte of Gemma's byte fallback
@@ -51,7 +52,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Control tokens in it become their own ids; nothing is added."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(utf8(text, "the text").decode(), add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of some ids, control tokens included. Bytes that are no UTF-8 become U+FFFD."""
@@ -97,7 +98,7 @@ class Detokenizer:
         if not all(stop_texts):
             raise EdgeMtpError("a stop string is empty; give at least one character")
         self._tokenizer = tokenizer
-        self._stops = [text.encode() for text in stop_texts]
+        self._stops = [utf8(text, f"the stop string {text!r}") for text in stop_texts]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = b""  # may be the beginning of a stop string
         self.stopped = False  # a stop string is complete: what follows is no part of the text
@@ -150,8 +151,8 @@ class ChatFormat:
         """
         directory = Path(directory)
         try:
-            template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
-            config = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
+            template = (directory / "chat_template.jinja").read_text(encoding="utf-8-sig")
+            config = json.loads((directory / "generation_config.json").read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise EdgeMtpError(f"cannot read {error.filename!r}: {error.strerror}") from None
         except json.JSONDecodeError as error:
@@ -193,7 +194,7 @@ class ChatFormat:
         A model need not write its text in the ids that the tokenizer would have chosen. So a rendered history only
         gives the ids that the model saw, and its cache holds, if those it wrote are kept and put in again.
         """
-        whole = text.encode()
+        whole = utf8(text, "the conversation")
         for ids in sorted(known, key=len, reverse=True):
             begins = b"".join(map(self.tokenizer.token_bytes, ids))
             if whole.startswith(begins):

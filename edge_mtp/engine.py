@@ -21,6 +21,7 @@ from edge_mtp.device.request import DraftPolicy, DraftSource
 from edge_mtp.device.sensors import Sampler
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.grammar import response_schema, tool_grammar
+from edge_mtp.safe_text import utf8
 from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.tool_calls import ToolCall, parse_calls
 
@@ -93,6 +94,11 @@ class ReplyOptions:
     keep_prefix: bool = False
     fresh: bool = False
     draft_tape: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("stop_texts", "draft_sources"):  # a string is a sequence too, of its letters
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
 
 
 class Reply:
@@ -283,6 +289,7 @@ class Engine:
         """
         if text.isdecimal():
             return self._in_vocabulary(int(text))
+        utf8(text, f"the token {text!r}")
         tokenizer = self.chat_format.tokenizer
         with contextlib.suppress(EdgeMtpError):
             return tokenizer.token_id(text)
@@ -435,6 +442,13 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
     tokenizer = Tokenizer(bundle.tokenizer_json)
     if metadata.chat_template is None:
         raise EdgeMtpError(f"{bundle.path}: no chat template inside; export the checkpoint with 'edge-mtp export'")
+    start = metadata.start_token
+    for token in (*metadata.stop_tokens, start or ()):
+        if not isinstance(token, str) and any(each >= tokenizer.vocab_size for each in token):
+            raise EdgeMtpError(
+                f"{bundle.path}: its metadata name token {max(token)}, its tokenizer {tokenizer.vocab_size} tokens;"
+                " export the bundle again"
+            )
     stop: set[int] = set()
     stop_texts = []
     for token in metadata.stop_tokens:
@@ -443,6 +457,5 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
             stop.add(ids[0])
         elif ids and has_token_bytes:  # without them a runner finds no text
             stop_texts.append(token if isinstance(token, str) else tokenizer.decode(ids))
-    start = metadata.start_token
     bos = start if isinstance(start, str) else tokenizer.decode(start or ())
     return ChatFormat(tokenizer, metadata.chat_template, frozenset(stop), bos, tuple(stop_texts))

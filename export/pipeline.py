@@ -57,6 +57,7 @@ class Summary:
     sections: dict[str, int]
     seconds: dict[str, float]
     left_out: tuple[str, ...]
+    int8_instead: tuple[str, ...]  # weights whose rows are too short for the recipe's blocks
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ def export_bundle(
         )
         parts.publish(bundle)
         work.end()
-    return Summary(output, sections, work.seconds, pair.target.weights.left_out)
+    instead = _int8_instead(pair, options)
+    return Summary(output, sections, work.seconds, pair.target.weights.left_out, instead)
 
 
 def _check(options: Options, pair: Pair) -> None:
@@ -376,15 +378,26 @@ def _parameters(pair: Pair, section: str, lean: bool) -> int:
 def _chat(pair: Pair) -> Chat:
     """What a runtime must know to hold a conversation: tokens by the text that gives them their role."""
     config, ids = pair.target.config, tokenizer_ids(pair.tokenizer)
-    eos = pair.generation.get("eos_token_id", config.eos_token_id)
-    stops = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
+
+    def token(name: str, value: Any) -> int:
+        if type(value) is not int or not 0 <= value < config.vocab_size:
+            raise EdgeMtpError(
+                f"{pair.target.directory} has {name} {value!r}, which is no id from 0 to {config.vocab_size - 1}:"
+                " correct generation_config.json or config.json"
+            )
+        return value
+
+    def given(name: str) -> Any:
+        return pair.generation.get(name, getattr(config, name))
+
+    eos, start, pad = given("eos_token_id"), given("bos_token_id"), given("pad_token_id")
+    stops = {token("eos_token_id", each) for each in (eos if isinstance(eos, list) else [] if eos is None else [eos])}
     stops |= {ids[text] for text in STOPS if text in ids}
-    start = pair.generation.get("bos_token_id", config.bos_token_id)
     if start is None or not stops:
         raise EdgeMtpError(f"{pair.target.directory} names no start or stop token: add generation_config.json")
     return Chat(
-        start_token=start,
-        pad_token=pair.generation.get("pad_token_id", config.pad_token_id),
+        start_token=token("bos_token_id", start),
+        pad_token=None if pad is None else token("pad_token_id", pad),
         stop_tokens=sorted(stops),
         thinking=ids.keys() >= THINKING_TOKENS,
         tools=ids.keys() >= TOOL_TOKENS,
@@ -412,6 +425,7 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) 
             "roles": {role: encoding.name for role, encoding in options.recipe.roles.items()},
             "overrides": {pattern: encoding.name for pattern, encoding in options.recipe.overrides},
             "kv": options.kv,
+            "int8_instead": list(_int8_instead(pair, options)),
         },
         "context": options.context,
         "prefill_lengths": list(options.prefill),
@@ -431,6 +445,10 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) 
             "sliding_window": config.sliding_window,
         },
     }
+
+
+def _int8_instead(pair: Pair, options: Options) -> tuple[str, ...]:
+    return options.recipe.int8_instead(pair.target.weights.names, pair.drafter.weights.names)
 
 
 def _versions() -> dict[str, str]:

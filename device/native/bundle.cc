@@ -17,7 +17,7 @@ constexpr uint32_t kMajorVersion = 1;
 constexpr size_t kHeaderEnd = 24;
 constexpr size_t kHeaderBegin = 32;
 constexpr uint8_t kStringValue = 9;  // of the header's union of value types
-constexpr size_t kItemBytes = 8;     // that an item takes at least: its place in a vector and a field
+constexpr size_t kItemBytes = 48;    // that an item takes in memory at least, and half of it in a header
 constexpr size_t kShared = 8;        // how often a builder that shares equal strings may use a byte
 
 // `budget`: bytes of items that are still believed. Tables may overlap, so a small header could list endless items.
@@ -51,6 +51,8 @@ std::vector<Section> read_sections(flatbuffer::Bytes file) {
   std::vector<Section> sections;
   size_t budget = kShared * header_size;
   for (size_t i = 0; i < objects.size(); ++i) {
+    if (budget < kItemBytes) throw Error("its header lists more sections than it can hold");
+    budget -= kItemBytes;
     const flatbuffer::Table object = objects.table(i);
     const auto begin = object.scalar<uint64_t>(1, 0);
     const auto end = object.scalar<uint64_t>(2, 0);

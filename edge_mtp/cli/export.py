@@ -189,7 +189,8 @@ def export(
 
         path = output or Path(f"{name}-{Path(recipe).stem}.litertlm")
         if report:
-            refuse_inputs([path, *_report_files(path)], [prompts, reference])
+            inputs = (prompts, reference, pair.target.directory, pair.drafter.directory, pair.tokenizer.parent)
+            refuse_inputs([path, *_report_files(path)], [*inputs, *pair.target.files])
         summary = exported(path, recipe, kv)
         measured = None
         if report and reference is not None:
@@ -209,6 +210,7 @@ def export(
                     "sections": summary.sections,
                     "seconds": {stage: round(value, 2) for stage, value in summary.seconds.items()},
                     "left_out": summary.left_out,
+                    "int8_instead": summary.int8_instead,
                 }
                 | ({} if measured is None else {"report": measured.to_json()})
             )
@@ -218,6 +220,8 @@ def export(
         click.echo(f"{section:>20} {length / 1e6:10.2f} MB")
     for group in summary.left_out:
         click.echo(shown(f"left out: {group}"))
+    if summary.int8_instead:
+        click.echo(shown(f"stored as int8, for its rows are too short for blocks: {', '.join(summary.int8_instead)}"))
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())
     click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {seconds:.0f} s")
     if measured is not None:
