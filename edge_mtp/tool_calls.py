@@ -250,6 +250,8 @@ def load_tools(path: str | Path) -> list[dict[str, Any]]:
         raise EdgeMtpError(
             f"tools file {str(path)!r} is not JSON: {error.msg} in line {error.lineno}; correct that line"
         ) from None
+    except RecursionError:
+        raise EdgeMtpError(f"tools file {str(path)!r} is nested too deeply to be read; give another file") from None
     return check_tools(tools, f"tools file {str(path)!r}")
 
 

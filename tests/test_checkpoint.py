@@ -314,6 +314,19 @@ class TestRefusals:
         index.write_text(json.dumps(content))
         assert str(index) in folders.refusal()
 
+    def test_a_tokenizer_that_cannot_be_loaded(self, folders: Folders) -> None:
+        path = folders.target / "tokenizer.json"
+        contents = json.loads(path.read_text())
+        contents["pre_tokenizer"] = {"type": "NoSuchThing"}
+        path.write_text(json.dumps(contents))
+        assert "tokenizer.json cannot be loaded" in folders.refusal()
+
+    @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "chat_template.jinja"])
+    def test_a_byte_order_mark_is_none_of_the_contents(self, folders: Folders, name: str) -> None:
+        path = folders.target / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert not folders.open().chat_template.startswith("\ufeff")
+
     @pytest.mark.parametrize("content", ["[]", '{"model": [1]}', '{"added_tokens": [{"id": 1}]}'])
     def test_tokenizer_of_another_kind(self, folders: Folders, content: str) -> None:
         (folders.target / "tokenizer.json").write_text(content)
