@@ -167,6 +167,17 @@ def test_compare_pairs_replies_with_and_without_drafts(command: Command) -> None
     assert [r["draft_length"] for r in command.requests] == [7, 0, 7, 0, 0, 7]
 
 
+def test_what_a_model_writes_cannot_steer_the_terminal(command: Command) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp"
+    result = command("Hi", "--logprobs", replies=[says(f"a{evil}\nb")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("a\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202egnp\nb\n")
+    called = command("Hi", "--tools", TOOLS, replies=[says(CALL.replace("06:40", evil), 50)])
+    for text in (result.output, called.output):
+        assert "owned" in text
+        assert not set("\x1b\x07\x9b\u202e") & set(text)
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 FILES = {
@@ -180,6 +191,11 @@ FILES = {
     "talk.json": '{"messages": []}',
     "schema.json": "{}",
     "grammar.ebnf": 'root ::= "x"',
+    "half.json": json.dumps([{"name": "f", "description": "\ud800", "parameters": {"type": "object"}}]),
+    "half-talk.json": json.dumps(
+        {"edge_mtp_conversation": 1, "messages": [{"role": "user", "content": "\ud800"}], "tools": [], "ids": []}
+    ),
+    "deep.json": "[" * 100_000,
 }
 
 
@@ -220,6 +236,15 @@ FILES = {
         (["--tools", TOOLS, "--tool-responses", "number.json"], "neither {name: response} nor a list"),
         (["--tools", TOOLS, "--tool-responses", "responses.json"], "name 'fly', no declared tool; declared: set_alarm"),
         (["word " * 1000], "the conversation has"),
+        (["Hi \udcff"], "the text has \\udcff, which is no character; give it in UTF-8"),
+        (["Hi", "--system", "\udcff"], "\\udcff, which is no character"),
+        (["Hi", "--stop", "\udcff"], "\\udcff, which is no character"),
+        (["--stop", "\udcff"], "\\udcff, which is no character"),
+        (["Hi", "--suppress", "\udcff"], "\\udcff, which is no character"),
+        (["Hi", "--tools", "half.json"], "\\ud800, which is no character"),
+        (["Hi", "--load", "half-talk.json"], "\\ud800, which is no character"),
+        (["Hi", "--tools", "deep.json"], "nested too deeply"),
+        (["Hi", "--tools", "\udcff.json"], "cannot read tools file"),
     ],
 )
 def test_bad_input_is_one_line(command: Command, arguments: list[str], message: str) -> None:
@@ -577,6 +602,36 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(terminal: Callable[..., Termina
     chat.expect("> ")
     chat.type("/quit\n")
     assert chat.wait() == 0
+
+
+def test_ctrl_c_between_the_line_and_the_reply_stops_the_turn(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as while the conversation is made into tokens."""
+    from edge_mtp.cli.chat import InterruptedTwice, Lines
+    from edge_mtp.dialogue import Dialogue
+
+    prompt, interrupts = Dialogue.prompt, [KeyboardInterrupt, InterruptedTwice]
+
+    def interrupted(self: Dialogue, *arguments: Any) -> list[int]:
+        if self.messages[-1]["content"] == "stop":
+            raise interrupts.pop(0)
+        return prompt(self, *arguments)
+
+    init, lines = Lines.__init__, iter(["stop", "Hi", "stop"])
+
+    def at_a_terminal(self: Lines, **options: Any) -> None:
+        init(self, **options)
+        self.terminal = True
+
+    monkeypatch.setattr(Dialogue, "prompt", interrupted)
+    monkeypatch.setattr(Lines, "__init__", at_a_terminal)
+    monkeypatch.setattr(Lines, "read", lambda self, prompt: next(lines, None))
+    result = command(replies=[says("Hello")])
+    assert "stopped" in result.stderr
+    assert "Hello" in result.stdout
+    assert result.exit_code == 130  # by the second one of the last turn
+    assert command.prompts[0].count("stop") == 0  # taken back
 
 
 # --- the real runner -------------------------------------------------------------------------------------------------

@@ -67,23 +67,26 @@ class Verbs(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG):
+                raise
+            # Of a stream, for what is opened by a name has one. What is left in its buffer would fail at exit again.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"Error: cannot write the output: {error.strerror}; send it elsewhere", err=True)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as an escape
                 stream.reconfigure(errors="backslashreplace")
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
+            return super().invoke(ctx)
         except EdgeMtpError as error:
             raise click.ClickException(shown(" ".join(str(error).split()))) from error
-        except OSError as error:
-            if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG):
-                raise
-            # Of the streams, for what is opened by a name has one. Nothing more can be written there, at exit either.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.ClickException(f"cannot write the output: {error.strerror}; send it elsewhere") from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package not in EXPORT_EXTRA:

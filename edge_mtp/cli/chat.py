@@ -6,7 +6,7 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import ContextOverflowError, Reply, ReplyOptions
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.json_file import read_json
+from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
 from edge_mtp.summary import summarize_all
 from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError
@@ -59,13 +60,21 @@ class Chat:
     """
 
     def __init__(
-        self, dialogue: Dialogue, options: ReplyOptions, responses: Path | None = None, *, as_json: bool = False
+        self,
+        dialogue: Dialogue,
+        options: ReplyOptions,
+        responses: Path | None = None,
+        *,
+        as_json: bool = False,
+        inputs: Sequence[Path | str | None] = (),
     ) -> None:
+        """`inputs`: files that `/save` must not overwrite, beside the bundle and the responses."""
         names = [tool["function"]["name"] for tool in dialogue.tools]
         self._dialogue = dialogue
         self._options = options
         self._responses = Responses(responses, names) if responses is not None else None
         self._json = as_json
+        self._inputs = (*inputs, responses, dialogue.engine.bundle.path)
         self._lines = Lines(decorated=not as_json)
         self._marks: Marks = "colour"
         self._traces: list[tuple[list[Step], Outcome]] = []
@@ -220,6 +229,7 @@ class Chat:
     def _save(self, argument: str) -> None:
         if not argument:
             raise EdgeMtpError("/save needs a file to write; use /save FILE")
+        refuse_inputs([Path(argument)], self._inputs)
         self._dialogue.save(argument)
         _note(f"saved {len(self._dialogue.messages)} messages in {argument}")
 

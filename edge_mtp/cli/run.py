@@ -180,6 +180,8 @@ def run(
     from edge_mtp.tool_calls import load_tools
 
     declared = load_tools(tools) if tools is not None else []
+    prompted = system[1:] if system is not None and system.startswith("@") else None
+    inputs = (tools, prompted, reply["response_schema"], reply["grammar"])
     read = _read_files(system, reply)
     if bundle is None:
         from edge_mtp.cli.progress import export_progress
@@ -237,7 +239,7 @@ def run(
             from edge_mtp.cli.chat import Chat
 
             engine.check(options, dialogue.tools)
-            Chat(dialogue, options, tool_responses, as_json=as_json).run()
+            Chat(dialogue, options, tool_responses, as_json=as_json, inputs=inputs).run()
         else:
             dialogue.say(prompt)
             answer = _answer(dialogue, options, rounds if compare else 0, stream=not as_json)
