@@ -14,7 +14,7 @@ from edge_mtp.bundle import Bundle
 from edge_mtp.device.host import HostDevice
 from edge_mtp.device.request import Request
 from edge_mtp.device.runner import Runner
-from edge_mtp.device.trace import Outcome
+from edge_mtp.device.trace import Outcome, Step
 
 PROMPT = [2, *range(40, 110)]
 REQUEST = Request(PROMPT, 24, draft_length=3, keep_prefix=50)
@@ -39,7 +39,7 @@ def other_weights(source: Path, target: Path) -> Path:
     rng = random.Random(3)
     with target.open("r+b") as file:
         for _ in range(20_000):  # signs of numbers in the weights, which lie behind the graphs
-            file.seek(rng.randrange((section.begin + section.end) // 8, section.end // 4) * 4 + 3)
+            file.seek(rng.randrange((section.begin + section.size // 8) // 4, section.end // 4) * 4 + 3)
             byte = file.read(1)[0]
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte ^ 0x80]))
@@ -60,10 +60,9 @@ def answer(bundle: Path) -> tuple[list[int], Outcome]:
 
 
 def generated(runner: Runner) -> tuple[list[int], Outcome]:
-    reply = runner.generate(REQUEST)
-    tokens = [token for step in reply for token in step.tokens]
-    assert reply.outcome is not None
-    return tokens, reply.outcome
+    *steps, outcome = runner.generate(REQUEST)
+    assert isinstance(outcome, Outcome)
+    return [token for step in steps if isinstance(step, Step) for token in step.tokens], outcome
 
 
 @pytest.mark.parametrize("how", ["in place", "renamed"])

@@ -236,7 +236,7 @@ FILES = {
         (["--tools", TOOLS, "--tool-responses", "number.json"], "neither {name: response} nor a list"),
         (["--tools", TOOLS, "--tool-responses", "responses.json"], "name 'fly', no declared tool; declared: set_alarm"),
         (["word " * 1000], "the conversation has"),
-        (["Hi \udcff"], "the text has \\udcff, which is no character; give it in UTF-8"),
+        (["Hi \udcff"], "the conversation has \\udcff, which is no character; give it in UTF-8"),
         (["Hi", "--system", "\udcff"], "\\udcff, which is no character"),
         (["Hi", "--stop", "\udcff"], "\\udcff, which is no character"),
         (["--stop", "\udcff"], "\\udcff, which is no character"),

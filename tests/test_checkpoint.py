@@ -387,3 +387,18 @@ class TestRandom:
     def test_no_such_model(self, tmp_path: Path) -> None:
         with pytest.raises(EdgeMtpError, match="E9B"):
             random_pair("E9B", 0, tmp_path)
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("value", ["x", 1.5, True, -1, 10**9, [[1]], {"a": 1}, ["x"]])
+def test_token_ids_that_are_none(folders: Folders, file: str, name: str, value: Any) -> None:
+    from edge_mtp.export.pipeline import _chat
+
+    folders.edit(f"target/{file}", lambda config: config.update({name: value}))
+    if file == "config.json":
+        folders.edit("target/generation_config.json", lambda config: config.pop(name, None))
+    with pytest.raises(EdgeMtpError) as raised:
+        _chat(folders.open())
+    assert "\n" not in str(raised.value)
+    assert "target" in str(raised.value)
