@@ -7,7 +7,8 @@ import importlib.resources
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from edge_mtp.file_hash import sha256
 
 TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
 DRAFTER_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
+
+# Gemma 4's largest has 60 layers, and no size above its 262,144 tokens but positions.
+MOST_LAYERS, LARGEST_SIZE = 1000, 1 << 27
 
 ACTIVATION = "gelu_pytorch_tanh"
 
@@ -115,7 +119,8 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pa
             for another target.
     """
     checkpoints = _checkpoint(target, "target", TARGET_TYPES), _checkpoint(drafter, "drafter", DRAFTER_TYPES)
-    kv_layers = _check_fit(*checkpoints)
+    with _configured(drafter / "config.json"):
+        kv_layers = _check_fit(*checkpoints)
     opened = _open_weights(checkpoints[0]), _open_weights(checkpoints[1])
     folders = [target]
     if adapter is not None:
@@ -222,21 +227,42 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
             f"{path} has a quantization_config: give the checkpoint before quantization, as bf16 or fp16"
         )
     fields = {key: value for key, value in config.items() if key != "model_type"}
-    try:
+    _check_sizes(path, config)
+    with _configured(path):
         with drafters_allowed():
             parsed = AutoConfig.for_model(kind, **fields)
-    except Exception as error:  # transformers raises whatever its validators raise
-        reason = " ".join(str(error).split())
-        raise EdgeMtpError(f"{path} is not valid ({reason}): fix that field") from error
-    unread = _Unread(directory, parsed if kind in DRAFTER_TYPES else parsed.get_text_config())
-    _check_architecture(unread)
+        unread = _Unread(directory, parsed if kind in DRAFTER_TYPES else parsed.get_text_config())
+        _check_architecture(unread)
     return unread
+
+
+def _check_sizes(path: Path, config: dict[str, Any]) -> None:
+    """Refuse sizes that no model has: transformers would build it, layer by layer, until the memory ends."""
+    for fields in (config, config.get("text_config")):
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST_SIZE
+            if isinstance(value, int) and value > most:
+                raise EdgeMtpError(f"{path} is not valid ({name} is {value}, more than {most}): fix that field")
+
+
+@contextmanager
+def _configured(path: Path) -> Iterator[None]:
+    """Refuse a configuration that makes no model: transformers and torch raise whatever comes of an odd value."""
+    try:
+        yield
+    except (EdgeMtpError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise EdgeMtpError(f"{path} is not valid ({reason}): fix that field") from error
 
 
 def _open_weights(checkpoint: _Unread) -> Checkpoint:
     directory, config = checkpoint.directory, checkpoint.config
     files = _weight_files(directory)
-    weights = SafetensorsWeights(directory, files, tensor_shapes(config))
+    with _configured(directory / "config.json"):
+        shapes = tensor_shapes(config)
+    weights = SafetensorsWeights(directory, files, shapes)
     return Checkpoint(directory, config, weights, (directory / "config.json", *files))
 
 

@@ -402,3 +402,26 @@ def test_token_ids_that_are_none(folders: Folders, file: str, name: str, value: 
         _chat(folders.open())
     assert "\n" not in str(raised.value)
     assert "target" in str(raised.value)
+
+
+@pytest.mark.parametrize("folder", ["target", "drafter"])
+def test_an_odd_configuration_is_a_pair_or_one_line(folders: Folders, folder: str) -> None:
+    """Values of some fields, in turn, that are of another type, too large, or none."""
+    path = folders.target.parent / folder / "config.json"
+    before = path.read_text(encoding="utf-8")
+    config = json.loads(before)
+    values = ["x", None, -1, 0, 1.5, [], {}, True, 10**12]
+    random = np.random.default_rng(5)
+    inner = [("text_config", key) for key in config.get("text_config", {})]
+    names = [*((key,) for key in config), *inner]
+    for name in (names[i] for i in random.permutation(len(names))[:30]):
+        value = values[random.integers(len(values))]
+        changed = json.loads(before)
+        place = changed["text_config"] if len(name) == 2 else changed
+        place[name[-1]] = value
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        try:
+            folders.open()
+        except EdgeMtpError as error:
+            said = str(error)
+            assert "\n" not in said, (name, value)  # all other exceptions fail the test
