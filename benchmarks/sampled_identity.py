@@ -70,10 +70,7 @@ def one(engine: Engine, items: list[dict[str, Any]], measured: dict[str, Any]) -
         return engine.generate(request).wait().tokens
 
     plain, longest = text(0), engine.max_draft_length
-    arms = {
-        f"K={engine.max_draft_length}": text(engine.max_draft_length),
-        "auto": text(engine.max_draft_length, "auto"),
-    }
+    arms = {f"K={longest}": text(longest), "auto": text(longest, "auto")}
     counts = measured["by_temperature"].setdefault(str(temperature), {"replies": 0, **dict.fromkeys(arms, 0)})
     counts["replies"] += 1
     measured["replies"] += 1
