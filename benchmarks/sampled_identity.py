@@ -1,4 +1,4 @@
-"""How often is a sampled reply another one with MTP? Per recipe and temperature, the same seed off, at K and under auto.
+"""How often is a sampled reply another one with MTP? The same seed off, at K and under auto, by recipe and temperature.
 
     python benchmarks/sampled_identity.py --json FILE [--replies 100000] [--seconds S] [--recipe NAME]...
 
