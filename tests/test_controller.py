@@ -47,7 +47,9 @@ EXCEPTIONS = {
     ("tiny model, cold caches", 512, "cold"): (0.82, 1.0),
     ("tiny model, cold caches", 64, "remembered"): (0.80, 1.0),
     ("tiny model, cold caches", 512, "remembered"): (0.86, 1.0),
+    ("tiny model", 64, "remembered"): (0.93, 1.0),
     ("useless confidence, freeform", 64, "cold"): (0.92, 1.0),
+    ("useless confidence, freeform", 64, "remembered"): (0.94, 1.0),
     ("hostile text, int8", 64, "cold"): (0.96, 0.96),
     ("hostile text, int8", 64, "remembered"): (0.98, 0.98),
     ("hostile text, useless confidence", 64, "cold"): (0.95, 0.95),
@@ -166,7 +168,7 @@ SPELLS = {
 # Those that differ in costs or confidences, and the one that misses the bar.
 RECOVERY = ["phone GPU, chat", "PowerVR, chat", "E2B mixed CPU, code", "E2B int8 CPU, code", "MoE, calls"]
 RECOVERY += ["tiny model", "noisy costs", "long context", "useless confidence", "overconfident", "K = 3 alone"]
-RECOVERED = {("useless confidence", "hostile text"): 0.91}
+RECOVERED = {("useless confidence", "hostile text"): 0.91, ("E2B mixed CPU, code", "drafting slow"): 0.92}
 
 
 @pytest.mark.parametrize("name", RECOVERY)
