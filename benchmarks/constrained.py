@@ -101,7 +101,7 @@ def main(limit: int | None, output: Path | None) -> None:
         stops = sorted(chat.stop_token_ids)
         for index, item in enumerate(stack.enter_context(click.progressbar(items, file=sys.stderr))):
             prompt = chat.encode(item["messages"], item["tools"])
-            grammar = tool_grammar(item["tools"])
+            grammar = tool_grammar(item["tools"]).text
             for engine in engines.values():
                 list(engine.runner.generate(Request(prompt, 1)))  # from now on the prompt is cached
             for name in ARMS if index % 2 else reversed(ARMS):

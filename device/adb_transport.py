@@ -8,6 +8,7 @@ Here a read returns all the bytes asked for and a write has sent all of them, or
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import struct
@@ -35,7 +36,10 @@ class TcpTransport(AdbShellTcp):  # type: ignore[misc]  # adb-shell has no type 
     _connection: socket.socket | None
 
     def connect(self, transport_timeout_s: float | None) -> None:
-        super().connect(transport_timeout_s)
+        try:
+            super().connect(transport_timeout_s)
+        except UnicodeError as error:  # a name with an empty or overlong part, which IDNA has no form for
+            raise OSError(errno.EINVAL, "no host can have that name") from error
         connection = self._open_connection()
         connection.setblocking(True)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

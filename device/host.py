@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
-# What runners keep: packed weights, the cache of prompt prefixes, measured costs. NAME.PID is being written by PID.
-KEPT = (".xnnpack", ".prefix", ".costs", ".prefill")
+# What runners keep: packed weights and the hash of them, the cache of prompt prefixes, measured costs, hashes of
+# files. NAME.PID is being written by PID.
+KEPT = (".xnnpack", ".seal", ".prefix", ".costs", ".prefill", ".identity")
 # What that may take of the disk, least recently used first out: several bundles of 2 GB.
 KEPT_BYTES = 10 << 30
 
@@ -64,20 +66,25 @@ class HostDevice(Device):
 def prune(cache: Path, kept_bytes: int) -> None:
     """Deletes what runners keep in `cache`: what a killed one left half done, then the least recently used.
 
-    A runner that has a deleted file open goes on with it. Files that cannot be deleted stay.
+    A runner that has a deleted file open goes on with it. What cannot be deleted stays, and so does a folder: a runner
+    that needs its name replaces it.
     """
+    files: list[tuple[float, int, Path]] = []
     with contextlib.suppress(OSError):
-        files = []
         for path in cache.iterdir():
-            if path.suffix in KEPT:
-                status = path.stat()
-                files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
-            elif not _is_alive(path.suffix[1:]):
-                path.unlink()
-        kept = 0
-        for _, size, path in sorted(files, reverse=True):
-            kept += size
-            if kept > kept_bytes:
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                if stat.S_ISDIR(status.st_mode):
+                    continue
+                if path.suffix in KEPT:
+                    files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+                elif not _is_alive(path.suffix[1:]):
+                    path.unlink()
+    kept = 0
+    for _, size, path in sorted(files, reverse=True):
+        kept += size
+        if kept > kept_bytes:
+            with contextlib.suppress(OSError):
                 path.unlink()
 
 

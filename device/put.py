@@ -1,23 +1,21 @@
 """Files onto a device, over any Link: verified by hash, resumed after any interruption, sent once.
 
 A file grows as `NAME.part`, and is `NAME` only once the device's own sha256 of it is right. `NAME.verified` then holds
-size, inode and time of change (to the nanosecond) as they were at that moment: as long as they still are, the file
-counts as verified and is not read again. All of it lies in one folder, and nothing outside it is written or removed.
+size, inode and both times of change (to the nanosecond) as they were at that moment: as long as they still are, the
+file counts as verified and is not read again. All of it lies in one folder; nothing outside it is written or removed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_mtp.cache import cache_folder
+from edge_mtp.cache import cache_folder, keep, kept
 from edge_mtp.device.fingerprint import parse_free
 from edge_mtp.device.link import Completed, Link
 from edge_mtp.errors import EdgeMtpError
@@ -26,6 +24,7 @@ CHUNK_BYTES = 4 << 20
 # Left free on the device: Android gets slow, and refuses to install anything, on a full disk.
 RESERVE_BYTES = 64 << 20
 REPORT_S = 0.2
+SETTLED_S = 2.0  # within one tick of a clock a file may change twice
 # A device that hashes less in a second has stopped: the slowest of today's flash reads 50 MB/s.
 SLOWEST_BYTES_PER_S = 8 << 20
 
@@ -38,13 +37,13 @@ if [ -e "$1.part" ]; then  # what still writes to it, since its link broke unsee
   done 2> /dev/null
 fi
 [ -d "$1" ] && { echo "'$1' is a folder" >&2; exit 1; }
-echo "is $(stat -c '%s %i %y' "$1" 2> /dev/null)"
+echo "is $(stat -c '%s %i %y %z' "$1" 2> /dev/null)"
 echo "was $(cat "$1.verified" 2> /dev/null)"
 echo "part $(stat -c %s "$1.part" 2> /dev/null)"
 df -Pk "${1%/*}"
 """
 DIGEST = 'sha256sum < "$1"'
-REMEMBER = 'stat -c "%s %i %y" "$1" > "$1.verified"'
+REMEMBER = 'stat -c "%s %i %y %z" "$1" > "$1.verified"'
 # Under the final name only when it is on the disk: after a crash a file may have its size and none of its contents.
 FINISH = 'chmod "$2" "$1.part" && { sync "$1.part" 2> /dev/null || sync; } && mv -f "$1.part" "$1" && ' + REMEMBER
 LIST = 'cd "$1" 2> /dev/null || exit 0; find bundles bin cache -type f -exec stat -c "%s %Y %n" {} + 2> /dev/null; :'
@@ -204,16 +203,18 @@ class Folder:
 
 
 def file_digest(path: Path, report: Report) -> str:
-    """The sha256 of a file, in hexadecimal. Kept in `cache_folder()` for as long as the file's size, time of change
-    and inode stay: hashing 2.6 GB takes seconds. Raises EdgeMtpError when it cannot be read."""
+    """The sha256 of a file, in hexadecimal. Raises EdgeMtpError when it cannot be read.
+
+    Hashing 2.6 GB takes seconds, so it is kept in `cache_folder()` for as long as the file's size, inode and both times
+    of change stay, of which no program can set the second back.
+    """
     try:
         status = path.stat()
-        key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-        kept = cache_folder() / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
-        with contextlib.suppress(OSError):
-            text = kept.read_text("ascii", "replace")
-            if re.fullmatch(r"[0-9a-f]{64}", text):
-                return text
+        key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
+        key += f"{status.st_dev}\0{status.st_ino}"
+        entry = cache_folder() / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
+        if (known := kept(entry)) is not None:
+            return known.decode("ascii")
         digest, done, next_report = hashlib.sha256(), 0, 0.0
         with path.open("rb") as file:
             while data := file.read(CHUNK_BYTES):
@@ -224,13 +225,10 @@ def file_digest(path: Path, report: Report) -> str:
                     next_report = time.monotonic() + REPORT_S
     except OSError as error:
         raise EdgeMtpError(f"cannot read '{path}': {error.strerror}; check the path") from error
-    # A file changed a moment ago may change again without its time showing it.
-    if time.time() - status.st_mtime > 2:
-        with contextlib.suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as file_kept:
-                file_kept.write(digest.hexdigest())
-            os.replace(file_kept.name, kept)
+    # A file changed a moment ago may change again without its times showing it.
+    settled = time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_S
+    if settled and path.stat().st_ctime_ns == status.st_ctime_ns:
+        keep(entry, digest.hexdigest().encode("ascii"))
     return digest.hexdigest()
 
 

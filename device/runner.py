@@ -32,6 +32,7 @@ class Runner:
     def __init__(self, process: Process, *, silence_s: float = 600.0) -> None:
         self._process = process
         self._silence_s = silence_s
+        self._closed = False
         self._requests = 0
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -73,6 +74,7 @@ class Runner:
 
     def close(self) -> None:
         """Ends the process; harmless when it has already ended."""
+        self._closed = True
         self._process.close_input()
         with contextlib.suppress(EdgeMtpError):
             try:
@@ -114,6 +116,8 @@ class Runner:
         self._lines.put(None)
 
     def _send(self, record: dict[str, object]) -> None:
+        if self._closed:
+            raise EdgeMtpError("the engine is closed; open the bundle again")
         try:
             self._process.send(json.dumps(record).encode() + b"\n")
         except BrokenPipeError as error:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
 from math import exp, lgamma, log, log1p
+from pathlib import Path
+
+from edge_mtp.cache import cache_folder
 
 # A drafter that fits is right far more often even on texts that suit it badly: 8 % is hostile text.
 LEAST_ACCEPTANCE = 0.03
@@ -42,3 +49,32 @@ def warning(drafted: int, accepted: int) -> str | None:
     if not unfit(drafted, accepted):
         return None
     return f"the drafter does not fit this target: {accepted:,} of its {drafted:,} first drafts were right; {CAUSES}"
+
+
+def remember(bundle: Path, drafted: int, accepted: int) -> None:
+    """Keeps what a device told of `bundle`'s drafter for `recall`. Where it cannot be kept, nothing happens."""
+    with contextlib.suppress(OSError):
+        entry = _entry(bundle)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        part = entry.with_name(f"{entry.name}.{os.getpid()}")
+        part.write_text(json.dumps([drafted, accepted]), "utf-8")
+        part.replace(entry)
+
+
+def recall(bundle: Path) -> tuple[int, int] | None:
+    """What was remembered last: first drafts that a text has judged, and how many were right."""
+    try:
+        drafted, accepted = json.loads(_entry(bundle).read_text("utf-8"))
+        unfit(drafted, accepted)
+    except (OSError, ValueError, TypeError):
+        return None
+    return drafted, accepted
+
+
+def _entry(bundle: Path) -> Path:
+    """By the file's place, size, time and first bytes: the header names its sections and when it was made."""
+    status = bundle.stat()
+    digest = hashlib.sha256(f"{bundle.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
+    with bundle.open("rb") as file:
+        digest.update(file.read(1 << 16))
+    return cache_folder() / "acceptance" / f"{digest.hexdigest()}.json"

@@ -1,12 +1,57 @@
-"""Where edge-mtp keeps what it can make again."""
+"""Where edge-mtp keeps what it can make again.
+
+What stands under an entry's name may be anything: a folder, a link, a pipe, a file that was cut or changed. That is no
+error, only an entry that is not there, and the next one takes its place.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import shutil
+import stat
 from pathlib import Path
+
+SUM_BYTES = 32
 
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/edge-mtp`, else `~/.cache/edge-mtp`; it may not exist yet. Safe to delete at any time."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edge-mtp"
+
+
+def kept(path: Path) -> bytes | None:
+    """What `keep` wrote to `path`; None where that is not what lies there."""
+    try:
+        # Never waits, as for a pipe, and follows no link.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            data = file.read()
+    except OSError:
+        return None
+    content = data[SUM_BYTES:]
+    return content if data[:SUM_BYTES] == hashlib.sha256(content).digest() else None
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Writes `content` behind its sha256, whole or not at all. Where it cannot be kept, nothing happens."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        try:
+            with part.open("xb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            replace_entry(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def replace_entry(part: Path, path: Path) -> None:
+    """Puts the file `part` in the place of the entry `path`, whatever stands there. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    part.replace(path)

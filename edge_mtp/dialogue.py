@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_mtp.chat import Message
+from edge_mtp.chat import Composed, Written
 from edge_mtp.engine import Engine, Reply, ReplyOptions
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.json_file import read_json, write_json
-from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCallSyntaxError, check_tools, parse_calls
+from edge_mtp.messages import Message, canonical
+from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCall, ToolCallSyntaxError, Tools, check_tools, parse_calls
 
-_VERSION = 1
-_ROLES = ("system", "developer", "user", "assistant", "model", "tool")
+_VERSION = 2
 _CALL = re.compile(f"{re.escape(CALL_OPEN)}.*?{re.escape(CALL_CLOSE)}", re.DOTALL)
 
 
-def model_message(text: str) -> Message:
-    """The message that a reply of this text is in a history."""
+def model_message(text: str, reasoning: str = "", first: int = 0, tools: Tools | None = None) -> Message:
+    """The message that a reply is in a history; its calls, of `tools`, have ids from `call_<first>` on."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
+    if reasoning:
+        message["reasoning"] = reasoning
     with contextlib.suppress(ToolCallSyntaxError):  # calls that cannot be read stay the text that they are
-        if calls := parse_calls(text):
+        if calls := parse_calls(text, tools):
             message["content"] = _CALL.sub("", text)
-            message["tool_calls"] = [{"type": "function", "function": call.to_json()} for call in calls]
+            message["tool_calls"] = [
+                {"id": f"call_{first + n}", "type": "function", "function": call.to_json()}
+                for n, call in enumerate(calls)
+            ]
     return message
 
 
 class Dialogue:
-    """Messages so far, the tools declared, and the token ids that the model has seen of them.
+    """Messages so far, the tools declared, and the token ids that the model wrote.
 
         dialogue.say("Wake me at 6:40")
         reply = dialogue.reply(options)
         for token in reply: ...
         dialogue.add(reply)
 
-    Every turn renders the whole history and sends all its ids; the runner computes those that its cache lacks. Where
-    the template renders a turn as it was written, the ids are the model's own, so the cache serves to its end. Where
-    it rewrites the history (drops thinking, trims), the common beginning is what the cache serves.
+    Every turn renders the whole history and sends all its ids; the runner computes those that its cache lacks. The
+    replies in it are the ids that the model wrote, so the cache serves to the end of the last one. Only where the
+    template drops the thoughts of earlier turns is what follows them computed again.
     """
 
     def __init__(
@@ -49,33 +53,69 @@ class Dialogue:
         self.engine = engine
         self.messages: list[Message] = list(messages)
         self.tools = list(tools)
-        self._known: list[list[int]] = []  # after each reply, all ids from the first of the prompt to its last
+        self._written: dict[int, Written] = {}  # by place in `messages`
+        self._asked: Composed | None = None
 
     def say(self, text: str) -> None:
         """Adds a user's message."""
         self.messages.append({"role": "user", "content": text})
 
-    def respond(self, tool: str, content: Any) -> None:
-        """Adds what a tool answered: an object, or text. Other JSON values are given as text."""
-        if not isinstance(content, Mapping | str):
-            content = json.dumps(content)
-        self.messages.append({"role": "tool", "name": tool, "content": content})
+    @property
+    def waiting(self) -> list[ToolCall]:
+        """The calls of the last reply that have no answer yet, with their ids."""
+        calls: dict[str, ToolCall] = {}
+        for message in canonical(self.messages):
+            if message["role"] == "tool":
+                calls.pop(message["tool_call_id"], None)
+                continue
+            found = message.get("tool_calls", ())
+            calls = {call["id"]: ToolCall(**call["function"], id=call["id"]) for call in found}
+        return list(calls.values())
+
+    def respond(self, call: str | ToolCall, content: Any) -> None:
+        """Adds what a tool answered to one of the calls that wait: any JSON value.
+
+        `call` is a call's id, a tool's name (the first call of it that waits), or one of a reply's `tool_calls`.
+        Answers may come in any order. Raises EdgeMtpError where no such call waits.
+        """
+        waiting = self.waiting
+        if isinstance(call, ToolCall):
+            fits = [each for each in waiting if call.id == each.id] or [each for each in waiting if call == each]
+        else:
+            fits = [each for each in waiting if call in (each.id, each.name)]
+        if not fits:
+            name = call.name if isinstance(call, ToolCall) else call
+            known = ", ".join(f"{each.name} ({each.id})" for each in waiting) or "none"
+            raise EdgeMtpError(f"no call of '{name}' waits for an answer; waiting: {known}")
+        answer = {"role": "tool", "tool_call_id": fits[0].id, "name": fits[0].name, "content": content}
+        self.messages.append(answer)
 
     def prompt(self, options: ReplyOptions | None = None) -> list[int]:
         """The ids of all messages and of the beginning of the model's turn."""
-        chat = self.engine.chat_format
-        variables = (options or ReplyOptions()).variables
-        return chat.encode_after(self._known, chat.render(self.messages, self.tools, **variables))
+        return self._composed(options or ReplyOptions()).ids
 
     def reply(self, options: ReplyOptions | None = None) -> Reply:
         """The model's turn; `add` it when it is generated. Raises as `Engine.chat`."""
         options = options or ReplyOptions()
-        return self.engine.answer(self.prompt(options), self.messages, self.tools, options)
+        self._asked = self._composed(options)
+        return self.engine.answer(self._asked.ids, self.messages, self.tools, options)
 
     def add(self, reply: Reply) -> None:
         """Makes a reply to this dialogue, complete or cancelled, a part of it."""
-        self.messages.append(model_message(reply.text))
-        self._known.append([*reply.prompt, *reply.tokens])
+        place = len(self.messages)
+        calls = sum(len(message.get("tool_calls") or ()) for message in self.messages)
+        self.messages.append(model_message(reply.text, reply.reasoning, calls, self.tools or None))
+        tokens = list(reply.tokens)
+        stops = self.engine.chat_format.stop_token_ids
+        stopped = reply.outcome is not None and reply.outcome.finish == "stop"
+        if stopped and tokens[-1] not in stops:
+            return  # a stop string ended it, whose tokens are no part of the text
+        if tokens and tokens[-1] in stops:
+            tokens.pop()
+        asked = self._asked if self._asked is not None and self._asked.ids == list(reply.prompt) else None
+        thinks = any(True for _ in self.engine.chat_format.thought_spans(reply.prompt, tokens))
+        thoughts = (asked.thoughts if asked else frozenset()) | (frozenset([place]) if thinks else frozenset())
+        self._written[place] = Written(list(reply.prompt), tokens, asked.context if asked else "", thoughts)
 
     def withdraw(self) -> None:
         """Takes back what has no reply: all after the last thing that the model said."""
@@ -85,12 +125,24 @@ class Dialogue:
     def reset(self) -> None:
         """Forgets all but the system message and the tools."""
         self.messages = [m for m in self.messages[:1] if m["role"] in ("system", "developer")]
-        self._known = []
+        self._written = {}
 
     def save(self, path: str | Path) -> None:
         """Writes the conversation as JSON, for `load`; whole or not at all. Raises EdgeMtpError if it cannot."""
+        last = max(self._written, default=-1)
+        written = [
+            {
+                "message": place,
+                # What the runner may still have cached is the last prompt.
+                "prompt": list(reply.prompt) if place == last else [],
+                "tokens": list(reply.tokens),
+                "context": reply.context if place == last else "",
+                "thoughts": sorted(reply.thoughts),
+            }
+            for place, reply in self._written.items()
+        ]
         saved = {"edge_mtp_conversation": _VERSION, "messages": self.messages, "tools": self.tools}
-        write_json(path, {**saved, "ids": self._known[-1] if self._known else []})
+        write_json(path, {**saved, "chat_format": self.engine.chat_format.identity, "written": written})
 
     @classmethod
     def load(cls, engine: Engine, path: str | Path) -> Dialogue:
@@ -100,34 +152,45 @@ class Dialogue:
         if not isinstance(saved, dict) or saved.get("edge_mtp_conversation") != _VERSION:
             raise EdgeMtpError(f"{where} was not written by /save of this version; give a file that was")
         messages = saved.get("messages")
-        if not isinstance(messages, list) or not all(map(_is_message, messages)):
+        if not isinstance(messages, list):
             raise EdgeMtpError(f"{where}: messages are not a list of messages with a role and content; correct them")
+        try:
+            canonical(messages)
+        except EdgeMtpError as error:
+            raise EdgeMtpError(f"{where}: {error}") from None
         dialogue = cls(engine, messages, check_tools(saved.get("tools", []), where))
-        ids = saved.get("ids", [])
-        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-            raise EdgeMtpError(f"{where}: ids are not a list of token ids; correct or delete them")
-        # Another bundle's ids are no use here, and no harm: `prompt` takes those whose text is the conversation's.
-        if all(0 <= i < engine.chat_format.tokenizer.vocab_size for i in ids):
-            dialogue._known = [ids]
+        chat = engine.chat_format
+        written = saved.get("written", [])
+        if not isinstance(written, list) or not all(_is_written(entry, chat.tokenizer.vocab_size) for entry in written):
+            raise EdgeMtpError(f"{where}: what the model wrote is not in token ids; correct or delete 'written'")
+        if saved.get("chat_format") == chat.identity:  # another bundle's ids are no use here
+            dialogue._written = {
+                entry["message"]: Written(
+                    entry["prompt"], entry["tokens"], entry["context"], frozenset(entry["thoughts"])
+                )
+                for entry in written
+            }
         return dialogue
 
+    def _composed(self, options: ReplyOptions) -> Composed:
+        written = {n: reply for n, reply in self._written.items() if self._is_as_written(n)}
+        return self.engine.chat_format.compose(
+            self.messages, self.tools, written, control_tokens=options.control_tokens, **options.variables
+        )
 
-def _is_message(message: Any) -> bool:
-    if not isinstance(message, dict) or message.get("role") not in _ROLES:
-        return False
-    calls = message.get("tool_calls", [])
+    def _is_as_written(self, place: int) -> bool:
+        """Whether there is still a message of the model at a place: `messages` is the user's to change."""
+        return place < len(self.messages) and self.messages[place]["role"] in ("assistant", "model")
+
+
+def _is_written(entry: Any, vocabulary: int) -> bool:
+    def ids(name: str) -> bool:
+        value = entry.get(name)
+        return isinstance(value, list) and all(type(i) is int and 0 <= i < vocabulary for i in value)
+
     return (
-        isinstance(message.get("content"), str | list | dict | None)
-        and (message["role"] != "tool" or isinstance(message.get("name"), str))
-        and isinstance(calls, list)
-        and all(_is_call(call) for call in calls)
-    )
-
-
-def _is_call(call: Any) -> bool:
-    function = call.get("function") if isinstance(call, dict) else None
-    return (
-        isinstance(function, dict)
-        and isinstance(function.get("name"), str)
-        and isinstance(function.get("arguments"), dict)
+        isinstance(entry, dict)
+        and type(entry.get("message")) is int
+        and isinstance(entry.get("context"), str)
+        and all(map(ids, ("prompt", "tokens", "thoughts")))
     )

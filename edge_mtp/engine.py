@@ -14,13 +14,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from edge_mtp.bundle import Bundle
-from edge_mtp.chat import ChatFormat, Detokenizer, Message, Tokenizer
+from edge_mtp.chat import ChatFormat, Detokenizer, Tokenizer
 from edge_mtp.device import Device, Outcome, Request, Runner, Sampling, Sensors, Step, Thoughts, find_device
 from edge_mtp.device.find import Notice
 from edge_mtp.device.request import DraftPolicy, DraftSource
 from edge_mtp.device.sensors import Sampler
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.grammar import Thinking, response_schema, tool_grammar
+from edge_mtp.grammar import Thinking, ToolGrammar, ToolReport, response_grammar, tool_grammar, with_thought
+from edge_mtp.messages import Message
+from edge_mtp.safe_text import utf8
 from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.thoughts import Channel, Channels, is_opened, thoughts_in
 from edge_mtp.tool_calls import ToolCall, parse_calls
@@ -70,7 +72,8 @@ class ReplyOptions:
 
     `thinking` gives the template `enable_thinking`; None leaves it at the template's default. `thinking_budget` is the
     most tokens that the reply's thoughts have together, 0 for none: then the thought is closed, and no further one
-    opened. `template_variables` are given to the template too.
+    opened. `template_variables` are given to the template too. `control_tokens` makes control tokens of what looks like
+    one in messages, tools and answers; otherwise that is text, and a tool's answer cannot end the turn.
 
     Drafting never changes the text. `draft_length` None leaves it to the controller, which chooses every step's K, 0
     included (docs/controller.md); a number is K in every step, 0 for plain decoding. `draft_policy` overrides that:
@@ -106,10 +109,16 @@ class ReplyOptions:
     thinking: bool | None = None
     thinking_budget: int | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    control_tokens: bool = False
     logprobs: bool = False
     keep_prefix: bool = False
     fresh: bool = False
     draft_tape: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("stop_texts", "draft_sources"):  # a string is a sequence too, of its letters
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -146,8 +155,10 @@ class Reply:
         stop_texts: Sequence[str] = (),
         sampler: Sampler | None = None,
         thoughts: Thoughts | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.prompt = prompt
+        self._tools = tools
         self.tokenizer = tokenizer
         self._events = events
         self._channels = Channels(tokenizer, stop_texts, thoughts, prompt)
@@ -227,7 +238,7 @@ class Reply:
         """
         if self.outcome is None and not self._left:
             raise EdgeMtpError("the reply is not complete; iterate it to its end first")
-        return parse_calls(self.text)
+        return parse_calls(self.text, self._tools or None)
 
 
 class Engine:
@@ -252,6 +263,7 @@ class Engine:
         self._sensors = sensors
         self.chat_format = chat_format_of(bundle, has_token_bytes)
         self._marks = thoughts_in(self.chat_format.tokenizer)
+        self._last_grammar: tuple[str, ToolGrammar] | None = None
 
     @property
     def context_length(self) -> int:
@@ -282,7 +294,7 @@ class Engine:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         options = replace(options or ReplyOptions(), **changes)
-        prompt = self.chat_format.encode(messages, tools, **options.variables)
+        prompt = self.chat_format.encode(messages, tools, control_tokens=options.control_tokens, **options.variables)
         return self.answer(prompt, messages, tools, options)
 
     def answer(
@@ -301,9 +313,9 @@ class Engine:
         length, policy, sources = self._drafting(options)
         thoughts = self._thoughts_of(options, prompt)
         thinking: Thinking = "open" if thoughts is not None and thoughts.opened else self._thinking(options)
-        grammar, schema = self._constraint(tools, options, thinking)
+        grammar = self._constraint(tools, options, thinking)
         self._check_sampling(options.sampling)
-        variables = options.variables
+        variables = {**options.variables, "control_tokens": options.control_tokens}
         request = Request(
             prompt=prompt,
             max_tokens=options.max_tokens,
@@ -315,7 +327,6 @@ class Engine:
             couple_drafts=options.couple_drafts,
             sampling=options.sampling,
             grammar=grammar,
-            json_schema=schema,
             thoughts=thoughts,
             logprobs=options.logprobs,
             keep_prefix=(
@@ -324,7 +335,7 @@ class Engine:
             fresh=options.fresh,
             draft_tape=options.draft_tape,
         )
-        return self.generate(request)
+        return self.generate(request, tools)
 
     def check(self, options: ReplyOptions, tools: Sequence[Mapping[str, Any]] = ()) -> None:
         """Raises the EdgeMtpError that a reply with these options and tools would, as far as the host can tell."""
@@ -334,14 +345,14 @@ class Engine:
         self._constraint(tools, options, self._thinking(options))
         self._check_sampling(options.sampling)
 
-    def generate(self, request: Request) -> Reply:
-        """The reply to a request of token ids, without any chat format."""
+    def generate(self, request: Request, tools: Sequence[Mapping[str, Any]] = ()) -> Reply:
+        """The reply to a request of token ids, without any chat format; its calls are read as those of `tools`."""
         events = self.runner.generate(request)
         assert isinstance(events, Generator)  # so that it can be closed, which cancels
         tokenizer = self.chat_format.tokenizer
         sampler = Sampler(self.device.link, self.runner.pid) if self.device is not None and self._sensors else None
         stop = frozenset(request.stop)
-        return Reply(request.prompt, events, tokenizer, stop, request.stop_texts, sampler, request.thoughts)
+        return Reply(request.prompt, events, tokenizer, stop, request.stop_texts, sampler, request.thoughts, tools)
 
     def token(self, text: str) -> int:
         """The id that `text` names: a number, a token as the vocabulary spells it, or text that is one token.
@@ -350,6 +361,7 @@ class Engine:
         """
         if text.isdecimal():
             return self._in_vocabulary(int(text))
+        utf8(text, f"the token {text!r}")
         tokenizer = self.chat_format.tokenizer
         with contextlib.suppress(EdgeMtpError):
             return tokenizer.token_id(text)
@@ -423,15 +435,16 @@ class Engine:
     def _template_thinks(self) -> tuple[bool, bool]:
         """Whether `enable_thinking` changes what the template writes, and whether it is on where nobody sets it."""
         turn: list[Message] = [{"role": "user", "content": "Hi"}]
-        default = self.chat_format.render(turn)
-        on = self.chat_format.render(turn, enable_thinking=True)
-        switches = on != self.chat_format.render(turn, enable_thinking=False)
+        try:
+            default = self.chat_format.render(turn)
+            on = self.chat_format.render(turn, enable_thinking=True)
+            switches = on != self.chat_format.render(turn, enable_thinking=False)
+        except EdgeMtpError:  # it takes other conversations only
+            return True, False
         return switches, switches and default == on
 
-    def _constraint(
-        self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions, thinking: Thinking
-    ) -> tuple[str | None, str | None]:
-        """Grammar and JSON schema of a request: one of them, or neither."""
+    def _constraint(self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions, thinking: Thinking) -> str | None:
+        """The grammar of a reply, if it has one."""
         choice, schema, grammar = options.tool_choice, options.response_schema, options.grammar
         if choice is not None and not tools:
             raise EdgeMtpError(f"tool choice '{choice}' needs tools; declare some (--tools FILE)")
@@ -441,12 +454,14 @@ class Engine:
             raise EdgeMtpError(f"tool choice '{choice}' holds by constraining calls; drop it, or --unconstrained")
         if grammar is not None and not grammar.strip():
             raise EdgeMtpError("the grammar is empty; give it a rule `root`")
-        for asked_for, option in (
-            (not options.parallel_calls, "a single call"),
-            (options.strict_tools, "strict tools"),
-        ):
-            if asked_for and options.constrained is False:
+        if options.strict_tools or not options.parallel_calls:
+            option = "--strict-tools" if options.strict_tools else "--single-call"
+            if options.constrained is False:
                 raise EdgeMtpError(f"{option} holds by constraining calls; drop it, or --unconstrained")
+            if tools and grammar is not None:
+                raise EdgeMtpError(f"{option} holds by a grammar of the tools, and another is given; drop one of them")
+            if tools and not self.has_token_bytes:
+                raise EdgeMtpError(f"{self.bundle.path}: {_NO_BYTES}, so {option} cannot hold; export it again")
         by_tools = choice is not None if options.constrained is None else options.constrained
         kinds = {"a response schema": schema is not None, "a grammar": grammar is not None, "tool calls": by_tools}
         asked = [kind for kind, wanted in kinds.items() if wanted]
@@ -459,15 +474,38 @@ class Engine:
         if options.stop_texts and not self.has_token_bytes:
             raise EdgeMtpError(f"{self.bundle.path}: {_NO_BYTES}, so no stop string can be found; export it again")
         if by_tools:
-            return tool_grammar(
-                tools, choice=choice or "auto", parallel=options.parallel_calls, thinking=thinking
-            ), None
+            return self._tool_grammar(tools, options, thinking).text
         if options.constrained is None and not asked and self.has_token_bytes and tools:
             try:
-                return tool_grammar(tools, parallel=options.parallel_calls, thinking=thinking), None
+                return self._tool_grammar(tools, options, thinking).text
             except EdgeMtpError as error:
                 raise EdgeMtpError(f"{error}; or leave calls to the model (--unconstrained)") from None
-        return grammar, None if schema is None else response_schema(json.dumps(schema))
+        if schema is not None:
+            return response_grammar(schema, thinking=thinking)
+        return None if grammar is None else with_thought(grammar, thinking)
+
+    def _tool_grammar(
+        self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions, thinking: Thinking
+    ) -> ToolGrammar:
+        """The last one is kept: a conversation asks for the same at every turn."""
+        choice = options.tool_choice or "auto"
+        asked = json.dumps([list(tools), choice, options.parallel_calls, thinking, options.strict_tools])
+        if self._last_grammar is None or self._last_grammar[0] != asked:
+            made = tool_grammar(
+                tools, choice=choice, parallel=options.parallel_calls, thinking=thinking, strict=options.strict_tools
+            )
+            self._last_grammar = asked, made
+        return self._last_grammar[1]
+
+    def tool_reports(
+        self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions | None = None
+    ) -> tuple[ToolReport, ...]:
+        """How far replies with these options hold calls to each tool's schema; empty where they do not at all."""
+        options = options or ReplyOptions()
+        constrained = options.response_schema is None and options.grammar is None and options.constrained is not False
+        if not tools or not constrained or not self.has_token_bytes or options.tool_choice == "none":
+            return ()
+        return self._tool_grammar(tools, options, self._thinking(options)).reports
 
     def close(self) -> None:
         try:
@@ -544,8 +582,15 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
         )
     metadata = bundle.metadata
     tokenizer = Tokenizer(bundle.tokenizer_json)
-    if metadata.chat_template is None:
+    if bundle.chat_template is None:
         raise EdgeMtpError(f"{bundle.path}: no chat template inside; export the checkpoint with 'edge-mtp export'")
+    start = metadata.start_token
+    for token in (*metadata.stop_tokens, start or ()):
+        if not isinstance(token, str) and any(each >= tokenizer.vocab_size for each in token):
+            raise EdgeMtpError(
+                f"{bundle.path}: its metadata name token {max(token)}, its tokenizer {tokenizer.vocab_size} tokens;"
+                " export the bundle again"
+            )
     stop: set[int] = set()
     stop_texts = []
     for token in metadata.stop_tokens:
@@ -554,6 +599,16 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
             stop.add(ids[0])
         elif ids and has_token_bytes:  # without them a runner finds no text
             stop_texts.append(token if isinstance(token, str) else tokenizer.decode(ids))
-    start = metadata.start_token
     bos = start if isinstance(start, str) else tokenizer.decode(start or ())
-    return ChatFormat(tokenizer, metadata.chat_template, frozenset(stop), bos, tuple(stop_texts))
+    return ChatFormat(
+        tokenizer, bundle.chat_template, frozenset(stop), bos, tuple(stop_texts), _special_tokens(bundle, tokenizer)
+    )
+
+
+def _special_tokens(bundle: Bundle, tokenizer: Tokenizer) -> dict[str, str]:
+    """The template's variables for them: what the export wrote down, or what Gemma's tokenizer calls by such names."""
+    usual = {f"{name}_token": f"<{name}>" for name in ("eos", "pad", "unk")}
+    found = {name: text for name, text in usual.items() if text in tokenizer.control_tokens.texts}
+    told = (bundle.manifest or {}).get("special_tokens")
+    told = told if isinstance(told, dict) else {}
+    return found | {name: text for name, text in told.items() if isinstance(text, str)}

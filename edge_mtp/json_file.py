@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.output_file import destination
 
 
 def read_text(path: str | Path, what: str) -> str:
     """The text of a UTF-8 file. Raises EdgeMtpError, which calls the file `what`, if it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark
     except OSError as error:
         raise EdgeMtpError(f"cannot read {what} '{path}': {error.strerror}; check the path") from None
     except UnicodeDecodeError:
@@ -42,16 +43,23 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a UTF-8 file. Raises EdgeMtpError, and leaves the file as it was, if it cannot."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Writes a UTF-8 file, half of a surrogate pair as an escape.
+
+    Raises EdgeMtpError, and leaves the file as it was, if it cannot.
+    """
+    target = destination(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        if target.exists() and not target.is_file():  # a terminal, a pipe, /dev/null: renaming would replace it
+            target.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return
         try:
-            with part.open("w", encoding="utf-8", newline="\n") as file:
+            part.unlink(missing_ok=True)  # of a process that was killed; a link there is not followed
+            with part.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+            part.replace(target)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:

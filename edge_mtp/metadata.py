@@ -13,6 +13,8 @@ from edge_mtp.wire import MalformedError, protobuf_fields, varints
 # A token is a string to be tokenized, or the ids themselves.
 Token = str | tuple[int, ...]
 
+MOST_STOPS = 256  # each is looked for at every token of a reply
+
 MODEL_TYPES = {
     1: "generic_model", 2: "gemma3n", 3: "function_gemma", 4: "gemma3", 5: "qwen3", 7: "qwen2p5",
     8: "gemma4", 9: "fast_vlm", 11: "lfm2", 12: "minicpm5", 13: "minicpmv4",
@@ -53,12 +55,13 @@ class LlmMetadata:
             MalformedError: `data` is not an LlmMetadata message.
         """
         metadata = cls()
+        stops: list[Token] = []
         for number, value in protobuf_fields(data):
             match number, value:
                 case 1, bytes():
                     metadata.start_token = _token(value)
                 case 2, bytes():
-                    metadata.stop_tokens += (_token(value),)
+                    stops.append(_token(value))
                 case 5, int():
                     metadata.max_num_tokens = value
                 case 6, bytes():
@@ -75,6 +78,9 @@ class LlmMetadata:
                     metadata.min_runtime_version = _text(value)
                 case ((1 | 2 | 5 | 6 | 7 | 11 | 12 | 13 | 14), _):
                     raise MalformedError(f"LlmMetadata field {number} has the wrong type")
+        if len(stops) > MOST_STOPS:
+            raise MalformedError(f"{len(stops)} stop tokens are more than {MOST_STOPS}")
+        metadata.stop_tokens = tuple(stops)
         return metadata
 
 
@@ -92,9 +98,15 @@ def _token(data: bytes) -> Token:
 def _ids(fields: Iterable[tuple[int, int | bytes]]) -> Iterable[int]:
     for number, value in fields:
         if number == 1 and isinstance(value, int):
-            yield value
+            yield _id(value)
         elif number == 1 and isinstance(value, bytes):
-            yield from varints(value)
+            yield from map(_id, varints(value))
+
+
+def _id(number: int) -> int:
+    if number >= 1 << 31:  # an int32 below 0 is a varint of 64 bits
+        raise MalformedError(f"{number} is no token id")
+    return number
 
 
 def _model_type(data: bytes) -> tuple[str | None, dict[str, str] | None]:

@@ -2,6 +2,8 @@
 
 import re
 
+from edge_mtp.errors import EdgeMtpError
+
 # What a terminal obeys (C0, DEL, C1), what reorders the characters around it (the bidi controls), what breaks a line
 # (U+2028, U+2029), and lone surrogates, which no encoding can write.
 _STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -20,6 +22,17 @@ def shown(text: str) -> str:
 def shown_lines(text: str) -> str:
     """As `shown`, for text that may run over several lines, such as a model's: newlines and tabs stay."""
     return _STEERS_IN_LINES.sub(_escape, text)
+
+
+def utf8(text: str, what: str) -> bytes:
+    """`text` in UTF-8. Raises EdgeMtpError, which calls it `what`, where a half of a surrogate pair is in it.
+
+    Arguments that are no UTF-8 become such halves, and so does `\\udc00` in JSON.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise EdgeMtpError(f"{what} has {shown(text[error.start])}, which is no character; give it in UTF-8") from None
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -32,7 +32,8 @@ class Summary:
 
     Of the `prompt_tokens`, `reused_tokens` were in the cache already and `restored_tokens` were read from a kept
     prefix. `mask_ms`: mean time that a step took for the masks of a grammar. `planned`: steps by the K that the
-    controller (or a fixed K) asked of the drafter, `explored` of them to learn its worth.
+    controller (or a fixed K) asked of the drafter, `explored` of them to learn its worth. `first_drafts` and
+    `first_accepted` are of the drafter in all that is remembered of the bundle, this text included (`Outcome`).
     """
 
     prompt_tokens: int
@@ -50,6 +51,8 @@ class Summary:
     mask_ms: float
     planned: dict[int, int]
     explored: int
+    first_drafts: int
+    first_accepted: int
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,6 +88,8 @@ def summarize_all(traces: Sequence[tuple[Sequence[Step], Outcome]]) -> Summary:
         mask_ms=sum(step.mask_us for step in steps) / len(steps) / 1e3 if steps else 0.0,
         planned=dict(sorted(Counter(step.planned for step in steps).items())),
         explored=sum(step.explore for step in steps),
+        first_drafts=outcomes[-1].first_drafts,
+        first_accepted=outcomes[-1].first_accepted,
     )
 
 

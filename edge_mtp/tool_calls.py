@@ -2,8 +2,14 @@
 
     <|tool_call>call:NAME{key:<|"|>text<|"|>,n:3,b:true,xs:[1,2],o:{k:null}}<tool_call|>
 
-Calls follow one another without a separator. Keys are bare, strings stand between `<|"|>` marks and have no escapes,
-numbers are JSON numbers. The strict grammar has no white space between tokens and no trailing comma.
+Calls follow one another without a separator. Names and keys are bare, strings stand between `<|"|>` marks and have no
+escapes, numbers are JSON numbers. The strict grammar has no white space between tokens and no trailing comma.
+
+A name or key may hold any character, so where it ends is a rule. A name ends at the first `{`. A key ends at the first
+`:` behind which a value begins: `{`, `[`, `<|"|>`, or a number or literal that a `,` or `}` follows. Nothing holds the
+text of a control token. A parser that is told the declared tools knows their names and keys, whatever they hold, and
+takes others only where they are identifiers, or a schema allows keys of any name: so `{"city":..}` has no key with
+quotation marks unless one was declared.
 """
 
 from __future__ import annotations
@@ -11,25 +17,39 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from edge_mtp.errors import EdgeMtpError
 
 CALL_OPEN = "<|tool_call>"
 CALL_CLOSE = "<tool_call|>"
+RESPONSE_OPEN = "<|tool_response>"
+RESPONSE_CLOSE = "<tool_response|>"
 QUOTE = '<|"|>'
 CHANNEL_OPEN = "<|channel>"
 CHANNEL_CLOSE = "<channel|>"
 THOUGHT_HEADER = "thought\n"
 THOUGHT_SEPARATOR = "\n\n"  # between the thoughts of one reply
 
-Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
+# The texts of control tokens: what no name and no key can hold.
+CONTROL = re.compile(r"<\|\"\|>|<\|[a-z_]+\|?>|<[a-z_]+\|>|<(?:bos|eos|pad|unk|unused[0-9]+)>")
+SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a character in UTF-16; a Python string can hold one, UTF-8 cannot
 
-_NAME = re.compile(r"[^\W\d][\w.\-]*")
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+_IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
+# What cannot be damage: without white space, quotation marks, separators and most brackets.
+PLAIN_KEY = re.compile(r"[^\s:={}()\[\],\"'`<>|;][^\s:={}(),\"'`<>|;]*")
+PLAIN_NAME = re.compile(r"[^\s={}()\[\],\"'`<>|;][^\s={}(),\"'`<>|;]*")
+
+Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
+Tools: TypeAlias = "Sequence[Mapping[str, Any]]"
+
+_DIGITS = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"
+_NUMBER = re.compile(_DIGITS, re.ASCII)
+_BEGINS_VALUE = re.compile(rf":(?:[{{\[]|{re.escape(QUOTE)}|(?:true|false|null|{_DIGITS})(?=[,}}]))", re.ASCII)
 _DEEPEST = 64  # nesting that the parser follows
 _LONGEST_INTEGER = 1000  # digits
 _LITERALS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
@@ -50,10 +70,14 @@ class ToolCallSyntaxError(ValueError):
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call: the tool's name and its arguments by parameter name."""
+    """One call: the tool's name and its arguments by parameter name.
+
+    `id` tells calls of one tool apart, and is what its answer names; two calls are equal whatever their ids.
+    """
 
     name: str
     arguments: Mapping[str, Value] = field(default_factory=dict)
+    id: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "arguments": dict(self.arguments)}
@@ -66,41 +90,101 @@ class ToolCall:
 # -- parsing --------------------------------------------------------------------------------------------------------
 
 
-def parse_calls(text: str) -> list[ToolCall]:
+class Declared:
+    """The names and keys of declared tools, as a parser asks for them."""
+
+    def __init__(self, tools: Tools) -> None:
+        functions = [tool.get("function", tool) for tool in tools]
+        self._keys: dict[str, tuple[tuple[str, ...], bool]] = {}
+        for function in functions:
+            keys = set(schema_keys(schema := _schema_of(function)))
+            # The longest first: of `a` and `a:b`, `a:b:` begins with both.
+            ordered = tuple(sorted(keys, key=len, reverse=True))
+            self._keys[function["name"]] = ordered, _is_open(schema)
+        self.names = tuple(sorted(self._keys, key=len, reverse=True))
+
+    def keys(self, name: str) -> tuple[tuple[str, ...], bool]:
+        """The keys that a tool declares anywhere, and whether there is a place in it for keys of any name."""
+        return self._keys.get(name, ((), False))
+
+
+def parse_calls(text: str, tools: Tools | None = None) -> list[ToolCall]:
     """The calls in a reply, in order; text outside `<|tool_call>..<tool_call|>` is ignored.
 
+    `tools` are those declared (as for `check_tools`); without them, names and keys end as the module's rule says.
     Raises `ToolCallSyntaxError` for a call that is not closed or not in the strict grammar, and for a duplicate key.
     """
     calls = []
+    declared = None if tools is None else Declared(tools)
     position = text.find(CALL_OPEN)
     while position >= 0:
-        call, position = parse_call(text, position)
+        call, position = parse_call(text, position, declared)
         calls.append(call)
         position = text.find(CALL_OPEN, position)
     return calls
 
 
-def parse_call(text: str, position: int) -> tuple[ToolCall, int]:
+def parse_call(text: str, position: int, declared: Declared | None = None) -> tuple[ToolCall, int]:
     """The call whose `<|tool_call>` is at `position`, and the offset behind it. Raises `ToolCallSyntaxError`."""
-    parser = _Parser(text, position)
+    parser = _Parser(text, position, declared)
     return parser.call(), parser.position
 
 
 class _Parser:
     """Recursive descent over the strict grammar; `position` is the next character to read."""
 
-    def __init__(self, text: str, position: int) -> None:
+    def __init__(self, text: str, position: int, declared: Declared | None) -> None:
         self.text = text
         self.position = position
         self.depth = 0
+        self.declared = declared
+        self.keys: tuple[str, ...] = ()
+        self.any_key = declared is None
 
     def call(self) -> ToolCall:
         self._expect(CALL_OPEN)
         self._expect("call:")
-        name = self._match(_NAME, "a tool name")
+        name = self.name()
+        if self.declared is not None:
+            self.keys, self.any_key = self.declared.keys(name)
         arguments = self._object()
         self._expect(CALL_CLOSE)
         return ToolCall(name, arguments)
+
+    def name(self) -> str:
+        if self.declared is None:
+            end = self.text.find("{", self.position, self._mark())
+            if end <= self.position:
+                raise ToolCallSyntaxError("expected a tool name", self.position, "a tool name")
+            self.position, name = end, self.text[self.position : end]
+            return name
+        for name in self.declared.names:
+            if self._at(name + "{"):
+                self.position += len(name)
+                return name
+        return self._match(_IDENTIFIER, "a tool name")
+
+    def key(self) -> str:
+        declared = [key for key in self.keys if self._at(key + ":")]
+        for key in declared:
+            if _BEGINS_VALUE.match(self.text, self.position + len(key)):
+                self.position += len(key)
+                return key
+        plain = PLAIN_KEY.match(self.text, self.position)
+        if not declared and self.any_key and not self._at("}") and not (self.declared and plain is None):
+            found = _BEGINS_VALUE.search(self.text, self.position, self._mark(QUOTE))
+            if found:
+                self.position, key = found.start(), self.text[self.position : found.start()]
+                return key
+        if declared:
+            self.position += len(declared[-1])
+            return declared[-1]
+        return self._match(_IDENTIFIER, "a key")
+
+    def _mark(self, behind: str = "") -> int:
+        """Where the next control token begins, or, where that is `behind`, ends."""
+        found = CONTROL.search(self.text, self.position)
+        return len(self.text) if found is None else found.end() if found.group() == behind else found.start()
 
     def _value(self) -> Value:
         if self._at(QUOTE):
@@ -139,7 +223,7 @@ class _Parser:
             if result:
                 self._expect(",")
             start = self.position
-            key = self._match(_NAME, "a key")
+            key = self.key()
             if key in result:
                 raise ToolCallSyntaxError(f"duplicate key {key!r}", start, "a new key")
             self._expect(":")
@@ -205,45 +289,93 @@ _CHANNEL_MARKS = re.compile(f"({re.escape(CHANNEL_OPEN)}|{re.escape(CHANNEL_CLOS
 # -- formatting -----------------------------------------------------------------------------------------------------
 
 
-def format_calls(calls: Iterable[ToolCall]) -> str:
-    """The wire text of some calls: `parse_calls(format_calls(calls)) == calls`.
+def format_calls(calls: Iterable[ToolCall], tools: Tools | None = None, *, is_read: bool = True) -> str:
+    """The wire text of some calls: `parse_calls(format_calls(calls, tools), tools) == calls`.
 
-    Raises `EdgeMtpError` for what the format cannot carry: a name or key that is not an identifier, a string that
-    holds the quote mark, a number that is not finite or too long, values nested too deep.
+    Raises `EdgeMtpError` for what the format cannot carry: a name or key that holds a control token's text or that
+    would be read as something else (see the module; with the declared `tools` there is more that can be told apart), a
+    string that holds the quote mark, a number that is not finite or too long, values nested too deep. A history, which
+    nobody parses again, is not `is_read`: its names and keys may read as anything.
     """
-    return "".join(f"{CALL_OPEN}call:{_name(c.name)}{_format(dict(c.arguments))}{CALL_CLOSE}" for c in calls)
+    formatter = _Formatter(None if tools is None else Declared(tools), is_read=is_read)
+    return "".join(map(formatter.call, calls))
 
 
-def _format(value: Value, depth: int = 0) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        if QUOTE in value:
-            raise EdgeMtpError(f"tool-call string {value!r} holds the quote mark {QUOTE}; remove it")
-        return f"{QUOTE}{value}{QUOTE}"
-    if isinstance(value, int):
-        if abs(value) >= 10 ** (_LONGEST_INTEGER - 1):
-            raise EdgeMtpError(f"a tool-call number has {_LONGEST_INTEGER} digits or more; pass it as a string")
-        return str(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise EdgeMtpError(f"tool-call number {value} is not finite; pass a finite one or null")
-        return repr(value)
-    if depth > _DEEPEST:
-        raise EdgeMtpError(f"tool-call values are nested deeper than {_DEEPEST}; flatten them")
-    if isinstance(value, Mapping):
-        # The order of the chat template's `dictsort`, so that a call reads the same in a reply and in the history.
-        items = sorted(value.items(), key=lambda item: item[0].lower())
-        return "{" + ",".join(f"{_name(k)}:{_format(v, depth + 1)}" for k, v in items) + "}"
-    return "[" + ",".join(_format(v, depth + 1) for v in value) + "]"
+def format_response(name: str, answer: Value) -> str:
+    """The wire text of what a tool answered: an object's own keys, or else `value`.
+
+    Raises as `format_calls`, but for names and keys that would be read as something else: nobody reads answers.
+    """
+    body = answer if isinstance(answer, Mapping) else {"value": answer}
+    return f"{RESPONSE_OPEN}response:{name}{_Formatter(None, is_read=False).value(dict(body), name)}{RESPONSE_CLOSE}"
 
 
-def _name(name: str) -> str:
-    if _NAME.fullmatch(name) is None:
-        raise EdgeMtpError(f"tool-call name {name!r} is not an identifier; use letters, digits, '_', '.' and '-'")
-    return name
+class _Formatter:
+    """`is_read`: the text is to be parsed again."""
+
+    def __init__(self, declared: Declared | None, *, is_read: bool = True) -> None:
+        self._declared = declared
+        self._is_read = is_read
+
+    def call(self, call: ToolCall) -> str:
+        _check_carried("tool name", call.name)
+        text = call.name + self.value(dict(call.arguments), call.name)
+        if self._is_read and _read(lambda: _parsed(text, self._declared, "").name()) != call.name:
+            raise EdgeMtpError(f"tool name {call.name!r} cannot be told from what follows it in a call; rename it")
+        return f"{CALL_OPEN}call:{text}{CALL_CLOSE}"
+
+    def value(self, value: Value, tool: str, depth: int = 0) -> str:
+        if value is None:
+            return "null"
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, str):
+            if QUOTE in value:
+                raise EdgeMtpError(f"tool-call string {value!r} holds the quote mark {QUOTE}; remove it")
+            return f"{QUOTE}{value}{QUOTE}"
+        if isinstance(value, int):
+            if abs(value) >= 10 ** (_LONGEST_INTEGER - 1):
+                raise EdgeMtpError(f"a tool-call number has {_LONGEST_INTEGER} digits or more; pass it as a string")
+            return str(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise EdgeMtpError(f"tool-call number {value} is not finite; pass a finite one or null")
+            return repr(value)
+        if depth > _DEEPEST:
+            raise EdgeMtpError(f"tool-call values are nested deeper than {_DEEPEST}; flatten them")
+        if isinstance(value, Mapping):
+            # The order of the chat template's `dictsort`, so that a call reads the same in a reply and in the history.
+            items = sorted(value.items(), key=lambda item: item[0].lower())
+            return "{" + ",".join(self._pair(key, inner, tool, depth) for key, inner in items) + "}"
+        return "[" + ",".join(self.value(inner, tool, depth + 1) for inner in value) + "]"
+
+    def _pair(self, key: str, value: Value, tool: str, depth: int) -> str:
+        _check_carried("argument name", key)
+        pair = f"{key}:{self.value(value, tool, depth + 1)}"
+        if not self._is_read or _IDENTIFIER.fullmatch(key):
+            return pair
+        if key.startswith("}") or _read(lambda: _parsed(pair + ",", self._declared, tool).key()) != key:
+            raise EdgeMtpError(f"argument name {key!r} reads as something else in a call; rename it")
+        return pair
+
+
+def _parsed(text: str, declared: Declared | None, tool: str) -> _Parser:
+    parser = _Parser(text, 0, declared)
+    if declared is not None:
+        parser.keys, parser.any_key = declared.keys(tool)
+    return parser
+
+
+def _read(read: Callable[[], str]) -> str | None:
+    try:
+        return read()
+    except ToolCallSyntaxError:
+        return None
+
+
+def _check_carried(what: str, name: str) -> None:
+    if found := CONTROL.search(name):
+        raise EdgeMtpError(f"{what} {name!r} holds the control token {found.group()}; rename it")
 
 
 # -- scoring --------------------------------------------------------------------------------------------------------
@@ -265,15 +397,26 @@ def canonical(value: Value) -> str:
 
 # -- tools files ----------------------------------------------------------------------------------------------------
 
+_TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+_SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema", "parametersJsonSchema")
+# Keywords by what they hold, so far as a declaration goes into them.
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLES = (
+    *("additionalProperties", "propertyNames", "unevaluatedProperties", "not", "if", "then", "else"),
+    *("contains", "additionalItems", "unevaluatedItems", "items"),
+)
+
 
 def load_tools(path: str | Path) -> list[dict[str, Any]]:
     """Tool declarations from a JSON file, in OpenAI's form `[{"type": "function", "function": {...}}]`.
 
-    A bare list of functions `[{"name": ..., "parameters": ...}]` is accepted too. Raises `EdgeMtpError` for a file
-    that cannot be read or that declares something a prompt cannot carry.
+    Accepted too: a bare list of functions `[{"name": .., "parameters": ..}]`, and what an MCP server answers to
+    `tools/list` (`{"tools": [{"name": .., "inputSchema": ..}]}`, or its list). Raises `EdgeMtpError` for a file that
+    cannot be read or that holds what is no declaration (see `check_tools`).
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise EdgeMtpError(f"cannot read tools file {str(path)!r}: {reason}; pass a JSON file of tools") from None
@@ -283,143 +426,280 @@ def load_tools(path: str | Path) -> list[dict[str, Any]]:
         raise EdgeMtpError(
             f"tools file {str(path)!r} is not JSON: {error.msg} in line {error.lineno}; correct that line"
         ) from None
+    except RecursionError:
+        raise EdgeMtpError(f"tools file {str(path)!r} is nested too deeply to be read; give another file") from None
     return check_tools(tools, f"tools file {str(path)!r}")
 
 
 def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
     """The tools in OpenAI's form, or `EdgeMtpError` naming the first value that is wrong.
 
-    Gemma's chat template writes one `type` for a parameter, `nullable` and `enum`, and nothing of `anyOf`, `$ref` or a
-    list of types: the model would not be told what they say. They are put into those words where that can be done, as
-    with an optional value (`anyOf` of a type and null) or a reference, and are refused where not.
+    A schema may be any JSON schema whose values are objects. It is kept whole; types in capitals and `nullable`, which
+    other APIs have, are put into JSON schema's own words. Refused is what is no JSON schema, a name that is used
+    twice, and a name or key that a call cannot carry: one with a control token's text or half of a surrogate pair, and
+    one that cannot be told from another declared beside it. Of a tool's other fields `title` stands in for a missing
+    description; the rest (`annotations`, `strict`, `outputSchema`, ...) says nothing of a call and is left out.
     """
-    if not isinstance(tools, list):
+    if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
+        tools = tools["tools"]
+    if not isinstance(tools, list | tuple):
         raise EdgeMtpError(f"{source}: expected a list of tools, found {type(tools).__name__}; wrap it in [ ]")
     checked: list[dict[str, Any]] = []
     for i, tool in enumerate(tools):
         where = f"{source}, tool {i}"
-        function = tool.get("function", tool) if isinstance(tool, dict) else tool
-        if not isinstance(function, dict):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else tool
+        if not isinstance(function, Mapping):
             raise EdgeMtpError(f"{where}: expected an object, found {function!r}; give a name and parameters")
         name = function.get("name")
-        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            raise EdgeMtpError(f"{where}: name {name!r} is not an identifier; use letters, digits, '_', '.', '-'")
+        if not isinstance(name, str) or not name:
+            raise EdgeMtpError(f"{where}: name {name!r} is no text; give the tool a name")
+        _check_name("name", name, where)
         if any(name == other["function"]["name"] for other in checked):
             raise EdgeMtpError(f"{where}: name {name!r} is used twice; rename one")
-        description = function.get("description", "")
-        if not isinstance(description, str) or QUOTE in description:
+        description = function.get("description")
+        if description is None:
+            description = function.get("title") or ""
+        if not isinstance(description, str):
             raise EdgeMtpError(f"{where} ({name}): description {description!r} is not plain text; use a string")
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        parameters = _Declaration(parameters).object(parameters, f"{where} ({name}): parameters")
+        schemas = {key: function[key] for key in _SCHEMA_KEYS if function.get(key) is not None}
+        if len(schemas) > 1 and len(set(map(canonical, schemas.values()))) > 1:
+            raise EdgeMtpError(f"{where} ({name}): {' and '.join(schemas)} differ; keep one")
+        schema = next(iter(schemas.values()), {"type": "object", "properties": {}})
+        parameters = _Checker(schema, f"{where} ({name}): parameters").root()
         checked.append(
             {
                 "type": "function",
                 "function": {"name": name, "description": description, "parameters": parameters},
             }
         )
+    _check_told_apart([tool["function"]["name"] for tool in checked], "{", source)
     return checked
 
 
-class _Declaration:
-    """The schema of a tool's parameters, on its way into the words of a declaration."""
-
-    def __init__(self, root: Any) -> None:
-        self._root = root
-        self._open: list[str] = []  # references being followed
-
-    def object(self, schema: Any, where: str) -> dict[str, Any]:
-        schema = self._referred(schema, where, lambda found: self.object(found, where))
-        if not isinstance(schema, dict) or str(schema.get("type", "object")).lower() != "object":
-            raise EdgeMtpError(f"{where}: {schema!r} is not a schema of type object; give it properties")
-        properties = schema.get("properties", {})
-        if not isinstance(properties, dict):
-            raise EdgeMtpError(f"{where}: properties {properties!r} is not an object; map each name to a schema")
-        for key in properties:
-            if _NAME.fullmatch(key) is None:
-                raise EdgeMtpError(f"{where}: {key!r} is not an identifier; use letters, digits, '_', '.', '-'")
-        required = schema.get("required", [])
-        for name in required if isinstance(required, list) else [required]:
-            if name not in properties:
-                raise EdgeMtpError(f"{where}: required names {name!r}, which is no property; add it or drop it")
-        told = {key: self._value(value, key, where) for key, value in properties.items()}
-        return {"type": "object", **schema, **({"properties": told} if told else {})}
-
-    def _value(self, schema: Any, key: str, where: str) -> dict[str, Any]:
-        place = f"{where}.{key}"
-        found = self._referred(schema, place, lambda found: self._value(found, key, where))
-        if not isinstance(found, dict):
-            raise EdgeMtpError(f'{where}: {key!r} has no type; add one, such as "type": "string"')
-        told = found if isinstance(found.get("type"), str) else self._with_type(found, key, where)
-        kind = told["type"].lower()
-        if kind == "object":
-            return self.object(told, place)
-        if kind == "array" and told.get("items"):
-            return {**told, "items": self._value(told["items"], "items", place)}
-        return told
-
-    def _with_type(self, schema: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-        """A schema that has not one type, said with one; a null among what is allowed becomes `nullable`."""
-        rest = {keyword: value for keyword, value in schema.items() if keyword != "type"}
-        choice = next((keyword for keyword in ("anyOf", "oneOf") if isinstance(schema.get(keyword), list)), None)
-        if isinstance(schema.get("type"), list):
-            kinds = {str(kind).lower() for kind in schema["type"]}
-        elif choice:
-            told = [self._value(option, key, where) for option in rest.pop(choice)]
-            kinds = {option["type"].lower() for option in told}
-            kinds |= {"null" for option in told if option.get("nullable") is True}
-            options = [option for option in told if option["type"].lower() != "null"]
-            if len(options) == 1:
-                rest = {**options[0], **rest}
-            elif options:
-                rest[choice] = options
-            if len(options) > 1 and kinds & {"object", "array"}:
-                raise EdgeMtpError(f"{where}: {key!r} is one of several objects or lists; declare a tool for each")
+def resolve(reference: Any, root: Any) -> Any:
+    """What a schema's `$ref` leads to within `root`, or None."""
+    if reference == "#":
+        return root
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return None
+    found = root
+    for part in unquote(reference[2:]).split("/"):
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, Mapping):
+            found = found.get(part)
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
         else:
-            if "const" in rest:
-                rest["enum"] = [rest.pop("const")]
-            kinds = set(map(_kind, rest["enum"])) if isinstance(rest.get("enum"), list) else set()
-        if "number" in kinds:
-            kinds.discard("integer")
-        nullable = len(kinds) > 1 and "null" in kinds
-        if nullable:
-            kinds.remove("null")
-            if isinstance(rest.get("enum"), list):
-                rest["enum"] = [value for value in rest["enum"] if value is not None]
-        if not kinds:
-            raise EdgeMtpError(f'{where}: {key!r} has no type; add one, such as "type": "string"')
-        if len(kinds) > 1:
-            several = ", ".join(sorted(kinds))
-            raise EdgeMtpError(
-                f"{where}: {key!r} has several types ({several}), but a declaration names one; choose one"
-            )
-        return {**rest, "type": kinds.pop(), **({"nullable": True} if nullable else {})}
+            return None
+    return found
 
-    def _referred(self, schema: Any, where: str, told: Callable[[Any], dict[str, Any]]) -> Any:
-        """The schema itself, or `told` what it refers to, with its own description."""
-        reference = schema.get("$ref") if isinstance(schema, dict) else None
-        if reference is None:
+
+class _Checker:
+    """A tool's schema, checked to be one and copied in JSON schema's own words. `where` names the tool in errors."""
+
+    def __init__(self, root: Any, where: str) -> None:
+        self._root = root
+        self._where = where
+
+    def root(self) -> dict[str, Any]:
+        schema = self.schema(self._root, self._where, 0)
+        if isinstance(schema, bool):
+            schema = {} if schema else self._wrong(self._where, "false allows nothing; give it properties")
+        kinds = self._kinds(self._root)
+        if "object" not in kinds:
+            self._wrong(self._where, f"{self._root!r} is not a schema of type object; give it properties")
+        return {"type": "object", **schema, **({"type": "object"} if schema.get("type") else {})}
+
+    def schema(self, schema: Any, at: str, depth: int) -> Any:
+        if isinstance(schema, bool):
             return schema
-        found = self._root
-        for part in reference.split("/")[1:] if isinstance(reference, str) and reference.startswith("#/") else [None]:
-            found = found.get(part.replace("~1", "/").replace("~0", "~")) if part and isinstance(found, dict) else None
-        if not isinstance(found, dict):
-            raise EdgeMtpError(f"{where}: $ref {reference!r} leads nowhere; point into the tool's own $defs")
-        if reference in self._open:
-            raise EdgeMtpError(f"{where}: $ref {reference!r} is recursive; unroll it to the depth that is needed")
-        if others := schema.keys() - _BESIDE_REFERENCE:
-            raise EdgeMtpError(f"{where}: {min(others)} beside $ref has no effect; move it to the schema referred to")
-        self._open.append(reference)
-        whole = {**told(found), **{keyword: value for keyword, value in schema.items() if keyword != "$ref"}}
-        self._open.pop()
-        return whole
+        if not isinstance(schema, Mapping):
+            return self._wrong(at, f"{schema!r} is not a schema; use an object with a type")
+        if depth > _DEEPEST:
+            return self._wrong(at, f"is nested deeper than {_DEEPEST}; flatten it")
+        copy = dict(schema)
+        for keyword in _MAPS:
+            if keyword in copy:
+                if not isinstance(inner := copy[keyword], Mapping):
+                    self._wrong(at, f"{keyword} {inner!r} is not an object; map each name to a schema")
+                copy[keyword] = {
+                    key: self.schema(
+                        value, f"{at}.{key}" if keyword == "properties" else f"{at}.{keyword}.{key}", depth + 1
+                    )
+                    for key, value in inner.items()
+                }
+        for keyword in _LISTS:
+            if keyword in copy:
+                if not isinstance(inner := copy[keyword], list) or not inner:
+                    self._wrong(at, f"{keyword} {inner!r} is no list of schemas; list at least one")
+                copy[keyword] = [self.schema(v, f"{at}.{keyword}[{i}]", depth + 1) for i, v in enumerate(inner)]
+        for keyword in _SINGLES:
+            if keyword in copy:
+                if keyword == "items" and isinstance(copy["items"], list):  # before draft 2020-12
+                    copy["items"] = [self.schema(v, f"{at}.items[{i}]", depth + 1) for i, v in enumerate(copy["items"])]
+                else:
+                    copy[keyword] = self.schema(copy[keyword], f"{at}.{keyword}", depth + 1)
+        self._check(copy, at)
+        return _nullable(copy)
+
+    def _check(self, schema: dict[str, Any], at: str) -> None:
+        if "type" in schema:
+            declared = schema["type"]
+            names = [declared] if isinstance(declared, str) else declared
+            if (
+                not isinstance(names, list)
+                or not names
+                or not all(isinstance(name, str) and name.lower() in _TYPES for name in names)
+            ):
+                self._wrong(at, f"type {declared!r} is none; use {', '.join(_TYPES)}")
+            schema["type"] = declared.lower() if isinstance(declared, str) else [name.lower() for name in names]
+        if not isinstance(schema.get("enum", [None]), list) or not schema.get("enum", [None]):
+            self._wrong(at, f"enum {schema['enum']!r} lists nothing; list at least one value")
+        required = schema.get("required", [])
+        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+            self._wrong(at, f"required {required!r} is no list of names; list the names of properties")
+        for key in [*schema.get("properties", {}), *required]:
+            _check_name("property", key, at)
+        _check_told_apart(list(schema.get("properties", {})), ":", at)
+        if "$ref" in schema:
+            self._check_reference(schema["$ref"], at)
+        for keyword in ("description", "title"):
+            if not isinstance(schema.get(keyword) or "", str):
+                self._wrong(at, f"{keyword} {schema[keyword]!r} is not plain text; use a string")
+
+    def _check_reference(self, reference: Any, at: str) -> None:
+        if not isinstance(reference, str):
+            self._wrong(at, f"$ref {reference!r} is no text; point into the tool's own $defs")
+        followed = []
+        while isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+            if reference in followed:
+                self._wrong(at, f"$ref {reference!r} leads to itself; say what it is")
+            followed.append(reference)
+            found = resolve(reference, self._root)
+            if not isinstance(found, Mapping | bool):
+                self._wrong(at, f"$ref {reference!r} leads nowhere; point into the tool's own $defs")
+            reference = found.get("$ref") if isinstance(found, Mapping) else None
+
+    def _kinds(self, schema: Any, followed: frozenset[str] = frozenset()) -> set[str]:
+        """The types that a schema may allow."""
+        if not isinstance(schema, Mapping):
+            return set(_TYPES) if schema else set()
+        kinds = set(_TYPES)
+        if "type" in schema:
+            names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+            kinds &= {name.lower() for name in names}
+        reference = schema.get("$ref")
+        if reference is not None and reference not in followed:
+            found = resolve(reference, self._root)
+            kinds &= set(_TYPES) if found is None else self._kinds(found, followed | {reference})
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                kinds &= set().union(*(self._kinds(option, followed) for option in schema[keyword]))
+        for option in schema.get("allOf", []):
+            kinds &= self._kinds(option, followed)
+        return kinds
+
+    def _wrong(self, at: str, trouble: str) -> Any:
+        raise EdgeMtpError(f"{at}: {trouble}")
 
 
-_BESIDE_REFERENCE = {"$ref", "title", "description", "default", "examples", "deprecated", "nullable"}
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with OpenAPI's `nullable` said in JSON schema's words."""
+    if not isinstance(schema.get("nullable"), bool):
+        return schema
+    nullable = schema.pop("nullable")
+    if not nullable:
+        return schema
+    if "enum" in schema and None not in schema["enum"]:
+        schema["enum"] = [*schema["enum"], None]
+    if isinstance(schema.get("type"), str):
+        schema["type"] = list(dict.fromkeys([schema["type"], "null"]))
+    elif "type" in schema:
+        schema["type"] = list(dict.fromkeys([*schema["type"], "null"]))
+    if not schema.keys() & {"$ref", "const", "anyOf", "oneOf", "allOf", "not", "if"}:
+        return schema
+    said = {
+        keyword: schema.pop(keyword) for keyword in ("title", "description", "default", "examples") if keyword in schema
+    }
+    return {**said, "anyOf": [schema, {"type": "null"}]}
 
 
-def _kind(value: Any) -> str:
-    """The type of a JSON value, as a schema names it."""
-    if isinstance(value, bool):
-        return "boolean"
-    kinds = {str: "string", int: "integer", float: "number", type(None): "null", list: "array", dict: "object"}
-    return kinds.get(type(value), "null")
+def _check_name(what: str, name: str, where: str) -> None:
+    """Refuses a name that a call cannot carry."""
+    if found := CONTROL.search(name):
+        raise EdgeMtpError(f"{where}: {what} {name!r} holds the control token {found.group()}; rename it")
+    if what == "property" and name.startswith("}"):
+        raise EdgeMtpError(f"{where}: property {name!r} begins with the bracket that ends a call; rename it")
+    if SURROGATE.search(name):
+        raise EdgeMtpError(f"{where}: {what} {name!r} has half of a surrogate pair, which is no character; rename it")
+
+
+def _check_told_apart(names: Sequence[str], end: str, where: str) -> None:
+    """Refuses a name of which a call could be one of another name, which is its beginning and ends with `end`."""
+    known = set(names)
+    for name in names:
+        for found in re.finditer(re.escape(end), name):
+            behind = name[found.start() :] + end
+            if name[: found.start()] in known and (end == "{" or _BEGINS_VALUE.match(behind)):
+                raise EdgeMtpError(
+                    f"{where}: {name!r} cannot be told from {name[: found.start()]!r} in a call; rename one"
+                )
+
+
+def schema_keys(schema: Any) -> Iterator[str]:
+    """The names of the properties that a schema declares anywhere, and the keys in the values that it lists."""
+    if isinstance(schema, Mapping):
+        for keyword, inner in schema.items():
+            if keyword == "properties" and isinstance(inner, Mapping):
+                yield from inner
+                for value in inner.values():
+                    yield from schema_keys(value)
+            elif keyword in ("enum", "const"):
+                yield from _value_keys(inner)
+            elif keyword in _MAPS and isinstance(inner, Mapping):
+                for value in inner.values():
+                    yield from schema_keys(value)
+            elif keyword in _LISTS or keyword in _SINGLES:
+                yield from schema_keys(inner)
+            elif keyword == "required" and isinstance(inner, list):
+                yield from (name for name in inner if isinstance(name, str))
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from schema_keys(inner)
+
+
+def _value_keys(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from value
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _value_keys(inner)
+
+
+def _is_open(schema: Any) -> bool:
+    """Whether a schema has a place for an object of any keys."""
+    if schema is True:
+        return True
+    if isinstance(schema, list):
+        return any(map(_is_open, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    kinds = schema.get("type", [])
+    is_object = "object" in str(kinds).lower() or not (kinds or schema.keys() & _SAYS)
+    if is_object and "properties" not in schema and schema.get("additionalProperties") is not False:
+        return True
+    if schema.get("additionalProperties") not in (None, False) or "patternProperties" in schema:
+        return True
+    inner = [value for keyword in _MAPS for value in _values(schema.get(keyword))]
+    return any(map(_is_open, [*inner, *(schema[k] for k in (*_LISTS, *_SINGLES) if k in schema)]))
+
+
+_SAYS = {"$ref", "enum", "const", "anyOf", "oneOf", "allOf", "not", "if"}
+
+
+def _values(mapping: Any) -> Iterable[Any]:
+    return mapping.values() if isinstance(mapping, Mapping) else ()
+
+
+def _schema_of(function: Mapping[str, Any]) -> Any:
+    return next((function[key] for key in _SCHEMA_KEYS if function.get(key) is not None), {})

@@ -16,18 +16,45 @@ class MalformedError(ValueError):
     """The bytes are not what their format allows; the caller knows the file and says so."""
 
 
+# How often a reader may come by the same byte: writers share equal strings and vtables, and a table is asked twice.
+SHARED = 8
+TABLE_BYTES = 16  # that a table and its place in a vector take at least
+
+
+class Budget:
+    """Bytes that may still be read of a buffer.
+
+    Tables and vectors may overlap, so that a small file can list endless ones: a list of n entries, each the same list.
+    """
+
+    __slots__ = ("_left", "_size")
+
+    def __init__(self, size: int) -> None:
+        self._size, self._left = size, SHARED * size
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise MalformedError(f"{self._size} bytes list more than they can hold")
+
+
 class Table:
-    """One FlatBuffers table in `buffer`. A slot is a field's place in the schema, counted from 0."""
+    """One FlatBuffers table in `buffer`. A slot is a field's place in the schema, counted from 0.
 
-    __slots__ = ("_buffer", "_position", "_slots")
+    All tables that are reached from one root share a `budget`, which bounds the work by the size of the buffer.
+    """
 
-    def __init__(self, buffer: memoryview, position: int) -> None:
+    __slots__ = ("_budget", "_buffer", "_position", "_slots")
+
+    def __init__(self, buffer: memoryview, position: int, budget: Budget) -> None:
         self._buffer = buffer
         self._position = position
+        self._budget = budget
         vtable = position - self._read("i", position)
         size = self._read("H", vtable)
         if size < 4 or size % 2:
             raise MalformedError(f"vtable of {size} bytes at {vtable}")
+        budget.spend(TABLE_BYTES + size)
         self._slots: tuple[int, ...] = struct.unpack_from(f"<{size // 2 - 2}H", self._span(vtable + 4, size - 4))
 
     @classmethod
@@ -35,7 +62,7 @@ class Table:
         """The table that a finished FlatBuffer starts from."""
         if len(buffer) < 8:
             raise MalformedError(f"{len(buffer)} bytes hold no table")
-        return cls(buffer, struct.unpack_from("<I", buffer)[0])
+        return cls(buffer, struct.unpack_from("<I", buffer)[0], Budget(len(buffer)))
 
     def scalar(self, slot: int, code: str, default: Any = 0) -> Any:
         """The number in `slot`, as the `struct` format character `code`."""
@@ -47,23 +74,26 @@ class Table:
         if not at:
             return ""
         start = at + self._read("I", at)
+        size = self._read("I", start)
+        self._budget.spend(size)
         try:
-            return bytes(self._span(start + 4, self._read("I", start))).decode()
+            return bytes(self._span(start + 4, size)).decode()
         except UnicodeDecodeError as error:
             raise MalformedError(f"string at {start} is not UTF-8") from error
 
     def scalars(self, slot: int, code: str) -> tuple[Any, ...]:
         """The vector of numbers in `slot`."""
         start, count = self._vector(slot, struct.calcsize(code))
+        self._budget.spend(count * struct.calcsize(code))
         return struct.unpack_from(f"<{count}{code}", self._buffer, start) if count else ()
 
     def table(self, slot: int) -> Table | None:
         at = self._at(slot)
-        return Table(self._buffer, at + self._read("I", at)) if at else None
+        return Table(self._buffer, at + self._read("I", at), self._budget) if at else None
 
     def tables(self, slot: int) -> Tables:
         """The vector of tables in `slot`; each is read when it is asked for."""
-        return Tables(self._buffer, *self._vector(slot, 4))
+        return Tables(self._buffer, *self._vector(slot, 4), self._budget)
 
     def _at(self, slot: int) -> int:
         """Where the field's value lies; 0 if absent."""
@@ -91,8 +121,8 @@ class Table:
 class Tables(Sequence[Table]):
     """A FlatBuffers vector of tables."""
 
-    def __init__(self, buffer: memoryview, start: int, count: int) -> None:
-        self._buffer, self._start, self._count = buffer, start, count
+    def __init__(self, buffer: memoryview, start: int, count: int, budget: Budget) -> None:
+        self._buffer, self._start, self._count, self._budget = buffer, start, count, budget
 
     def __len__(self) -> int:
         return self._count
@@ -107,7 +137,7 @@ class Tables(Sequence[Table]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         at = self._start + 4 * index
-        return Table(self._buffer, at + struct.unpack_from("<I", self._buffer, at)[0])
+        return Table(self._buffer, at + struct.unpack_from("<I", self._buffer, at)[0], self._budget)
 
 
 def protobuf_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

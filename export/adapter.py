@@ -89,7 +89,14 @@ class AdaptedWeights(Weights):
         kind = config.get("peft_type")
         if kind != "LORA":
             raise self._refuse(f"is of type {kind!r}, not LORA")
-        for feature in ("use_dora", "lora_bias", "fan_in_fan_out", "target_parameters", "layer_replication"):
+        for feature in (
+            "use_dora",
+            "alora_invocation_tokens",
+            "lora_bias",
+            "fan_in_fan_out",
+            "target_parameters",
+            "layer_replication",
+        ):
             if config.get(feature):
                 raise self._refuse(f"uses {feature}={config[feature]!r}, which the exporter cannot merge")
         if config.get("bias", "none") != "none":

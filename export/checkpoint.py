@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_mtp.chat import Tokenizer, special_tokens
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter
@@ -69,6 +70,7 @@ class Pair:
     tokenizer: Path
     chat_template: str
     generation: dict[str, Any]
+    special_tokens: dict[str, str]
 
     def start_hashing(self) -> Callable[[], dict[str, Hashes]]:
         """Hash both checkpoints in the background; what is returned waits, and gives `target` and `drafter`.
@@ -134,6 +136,7 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pa
         tokenizer=tokenizer,
         chat_template=_chat_template(folders),
         generation=read_json(generation) if generation.is_file() else {},
+        special_tokens=special_tokens(tokenizer.parent),
     )
 
 
@@ -166,6 +169,7 @@ def random_pair(name: str, seed: int, folder: Path) -> Pair:
         kv_layers=_check_fit(target, drafter),
         tokenizer=tokenizer,
         chat_template=_chat_template([tiny]),
+        special_tokens=special_tokens(tiny),
         generation=read_json(tiny / "generation_config.json"),
     )
 
@@ -302,7 +306,7 @@ def _check_fit(target: _Unread | Checkpoint, drafter: _Unread | Checkpoint) -> d
 
 def tokenizer_ids(tokenizer: Path) -> dict[str, int]:
     """The id of each added token of a tokenizer.json, by its text."""
-    added = read_json(tokenizer).get("added_tokens", [])
+    added = read_json(tokenizer).get("added_tokens") or []
     return {entry["content"]: entry["id"] for entry in added}
 
 
@@ -311,10 +315,15 @@ def _check_tokenizer(tokenizer: Path, target: Checkpoint) -> None:
     contents, vocabulary = read_json(tokenizer), target.config.vocab_size
     try:
         ids = {token: text for text, token in contents.get("model", {}).get("vocab", {}).items()}
-        ids |= {entry["id"]: entry["content"] for entry in contents.get("added_tokens", [])}
+        ids |= {entry["id"]: entry["content"] for entry in contents.get("added_tokens") or []}
         beyond = sorted(token for token in ids if token >= vocabulary)
     except (AttributeError, KeyError, TypeError) as error:
         raise EdgeMtpError(f"{tokenizer} is not a BPE tokenizer.json ({error!r}): save the fast tokenizer") from error
+    try:
+        Tokenizer.from_file(tokenizer)
+    except EdgeMtpError as error:
+        reason = " ".join(str(error.__context__ or error).split())
+        raise EdgeMtpError(f"{tokenizer} cannot be loaded ({reason}): save the fast tokenizer again") from None
     if beyond:
         raise EdgeMtpError(
             f"{tokenizer} has token {beyond[0]} {ids[beyond[0]]!r}, the model {vocabulary} tokens: use the target's own"
@@ -328,13 +337,14 @@ def _chat_template(folders: list[Path]) -> str:
         path = folder / "chat_template.jinja"
         if path.is_file():
             try:
-                return path.read_text(encoding="utf-8")
+                return path.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise EdgeMtpError(f"{path} cannot be read ({error}): save it again as UTF-8") from error
         settings = folder / "tokenizer_config.json"
         template = read_json(settings).get("chat_template") if settings.is_file() else None
         if isinstance(template, list):
-            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+            named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+            template = named[-1].get("template") if named else None
         if isinstance(template, str):
             return template
     path = folders[-1] / "chat_template.jinja"

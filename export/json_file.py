@@ -16,9 +16,11 @@ def read_json(path: Path) -> dict[str, Any]:
         EdgeMtpError: the file is missing, unreadable, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise EdgeMtpError(f"{path} cannot be read ({error.strerror}): give a checkpoint directory") from error
+    except RecursionError:
+        raise EdgeMtpError(f"{path} is nested too deeply to be read: copy the checkpoint again") from None
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise EdgeMtpError(f"{path} is not JSON ({reason}): copy the checkpoint again") from error

@@ -6,11 +6,13 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.output_file import destination
 
 
 class Parts:
@@ -36,7 +38,8 @@ class Parts:
 
     def __init__(self, output: Path, identity: str, needed: int) -> None:
         self.output = output
-        self.folder = output.parent / f".{output.name}.parts"
+        self._target = destination(output)
+        self.folder = self._target.parent / f".{self._target.name}.parts"
         self.scratch = self.folder / "scratch"
         self._identity = identity
         self._needed = needed
@@ -87,12 +90,19 @@ class Parts:
         """Put a file of the folder in the place of the output, whole also if the power fails meanwhile."""
         with finished.open("rb") as file:
             os.fsync(file.fileno())
-        finished.replace(self.output)
+        finished.replace(self._target)
 
     def _acquire(self) -> TextIO:
         while True:
-            self.folder.mkdir(exist_ok=True)
             try:
+                self.folder.mkdir(exist_ok=True)
+            except FileExistsError:
+                raise self._foreign() from None
+            try:
+                status = self.folder.lstat()
+                # It is emptied and written to: a link, or a folder that others fill with links, leads anywhere.
+                if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                    raise self._foreign()
                 lock = (self.folder / "lock").open("a")
             except FileNotFoundError:  # another export has just ended and taken the folder with it
                 continue
@@ -107,6 +117,9 @@ class Parts:
                 return lock
             lock.close()
 
+    def _foreign(self) -> EdgeMtpError:
+        return EdgeMtpError(f"{self.folder} is no folder of yours, and the export works in it: remove it")
+
     def _leave(self, keep: bool) -> None:
         assert self._lock is not None, "entered"
         with self._lock:
@@ -117,7 +130,7 @@ class Parts:
 
     def _empty(self) -> None:
         for path in self.folder.iterdir():
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path.name != "lock":
                 path.unlink()

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_mtp.cache import cache_folder
+from edge_mtp.cache import cache_folder, keep, kept
 from edge_mtp.export import flatbuffer
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ def converted(
     section: str, graphs: Graphs, traced: Sequence[Signature], scratch: Path, report: Callable[[str], None]
 ) -> Any:
     """The object tree of a section's pieces, from the cache or converted now (`convert.convert` has `report`)."""
-    path = cache_folder() / "graphs" / f"{section}-{_key(graphs)}.tflite"
+    path = cache_folder() / "graphs" / f"{section}-{_key(graphs)}.pieces"
     model = _kept(path, len(traced))
     if model is not None:
         for signature in traced:
@@ -45,22 +43,21 @@ def converted(
     fresh = scratch / path.name
     convert(traced, fresh, report)
     model = flatbuffer.parse(fresh.read_bytes())
-    with suppress(OSError):  # a cache that cannot be written costs time, no more
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(f".{os.getpid()}")
-        shutil.move(fresh, half)
-        half.replace(path)
+    keep(path, fresh.read_bytes())
+    fresh.unlink()
+    with suppress(OSError):
         _forget(path.parent)
     return model
 
 
 def _kept(path: Path, signatures: int) -> Any:
     """The model at `path`, None if there is none that is whole."""
-    try:
-        model = flatbuffer.parse(path.read_bytes())
-        path.touch()
-    except Exception:  # a damaged flatbuffer raises whatever its damage leads to
+    content = kept(path)
+    if content is None:
         return None
+    with suppress(OSError):
+        path.touch()
+    model = flatbuffer.parse(content)
     return model if len(model.signatureDefs) == signatures else None
 
 
@@ -82,5 +79,5 @@ def _key(graphs: Graphs) -> str:
 
 def _forget(folder: Path) -> None:
     """Drop the least recently used beyond what is kept."""
-    for path in sorted(folder.glob("*.tflite"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+    for path in sorted(folder.glob("*.pieces"), key=lambda path: path.lstat().st_mtime)[:-KEPT]:
         path.unlink(missing_ok=True)

@@ -13,16 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_mtp.chat import ChatFormat, Tokenizer
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import download, recipes
 from edge_mtp.export.checkpoint import Pair, open_pair, tokenizer_ids
 from edge_mtp.export.parts import Parts
 from edge_mtp.export.token_bytes import token_table
 from edge_mtp.export.writer import STOPS, THINKING_TOKENS, TOOL_TOKENS, Chat, llm_metadata, write_bundle
+from edge_mtp.output_file import refuse_inputs
 from edge_mtp.quiet import quiet
 
 if TYPE_CHECKING:
     from edge_mtp.export.signatures import Graphs, Section
+    from edge_mtp.export.stock_template import Trial
     from edge_mtp.export.store import Store
 
 # Called as an export goes on: what it does, and the share of all the work that is done, 0 to 1.
@@ -43,18 +46,22 @@ KV_TYPES = ("fp32", "int8")
 # What work weighs: a traced piece as much as so many encoded weights (on the machine this was measured on).
 WEIGHTS_PER_PIECE = 60_000_000
 # What does not grow with the weights: libraries, tracing and object trees in memory; graphs and their pieces on disk.
+HEADER_BYTES = 1 << 20
 WORKING_MEMORY = 3 << 29
 WORKING_DISK = 1 << 28
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an export made: bytes of each section, seconds of each kind of work, what was not taken along."""
+    """What an export made: bytes of each section, seconds of each kind of work, what was not taken along, and what the
+    chat templates were found to do with the battery."""
 
     path: Path
     sections: dict[str, int]
     seconds: dict[str, float]
     left_out: tuple[str, ...]
+    templates: Trial
+    int8_instead: tuple[str, ...]  # weights whose rows are too short for the recipe's blocks
 
 
 @dataclass(frozen=True)
@@ -151,9 +158,21 @@ def export_bundle(
     options = Options(context, tuple(sorted(set(prefill))), chosen, kv, recipes.load(recipe))
     with quiet():
         pair = target if isinstance(target, Pair) else open_pair(target, drafter or Path())
+    refuse_inputs(
+        [output],
+        [
+            pair.tokenizer.parent,
+            *pair.target.files,
+            *pair.drafter.files,
+            pair.target.directory,
+            pair.drafter.directory,
+            recipe if recipe.endswith(".toml") else None,
+        ],
+    )
     _check(options, pair)
     sizes = options.recipe.sizes(pair.target.weights.names, pair.drafter.weights.names, lean=options.lean)
     chat, table = _chat(pair), token_table(pair.tokenizer, pair.target.config.vocab_size)
+    templates = _tried_templates(pair, chat)
     _check_memory(pair, options)
     work = Work(progress)
     # Each section lies there twice while the bundle is put together.
@@ -164,16 +183,29 @@ def export_bundle(
         bundle = parts.scratch / "bundle"
         sections = write_bundle(
             bundle,
-            metadata=llm_metadata(chat, pair.chat_template, options.context - max(VERIFY_WIDTHS)),
+            metadata=llm_metadata(chat, templates.stock.template, options.context - max(VERIFY_WIDTHS)),
             tokenizer=pair.tokenizer,
             models=models,
-            manifest=_manifest(pair, options, chat, hashes() | {"origins": dict(origins or {})}),
+            manifest=_manifest(pair, options, chat, hashes() | {"origins": dict(origins or {})}, templates),
             token_table=table,
+            chat_template=pair.chat_template if templates.stock.template != pair.chat_template else None,
             scratch=parts.scratch,
         )
         parts.publish(bundle)
         work.end()
-    return Summary(output, sections, work.seconds, pair.target.weights.left_out)
+    instead = _int8_instead(pair, options)
+    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates, instead)
+
+
+def _tried_templates(pair: Pair, chat: Chat) -> Trial:
+    with quiet():
+        from edge_mtp.export.stock_template import tried
+
+    texts = {"special_tokens": pair.special_tokens}
+    if "bos_token" in pair.special_tokens:
+        texts["bos_token"] = pair.special_tokens["bos_token"]
+    tokenizer = Tokenizer.from_file(pair.tokenizer)
+    return tried(ChatFormat(tokenizer, pair.chat_template, frozenset(chat.stop_tokens), **texts))
 
 
 def _check(options: Options, pair: Pair) -> None:
@@ -230,14 +262,14 @@ def _identity(pair: Pair, options: Options) -> str:
     each time.
     """
     code = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted([*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.glob("*.jinja")]):
         code.update(source.read_bytes())
     return json.dumps(
         {
             "options": asdict(options),
             "files": [_stamp(path) for path in (pair.tokenizer, *pair.target.files, *pair.drafter.files)],
             "seeds": [pair.target.seed, pair.drafter.seed],
-            "chat": [pair.chat_template, pair.generation],
+            "chat": [pair.chat_template, pair.generation, pair.special_tokens],
             "exporter": [_versions(), code.hexdigest()],
         }
     )
@@ -248,8 +280,12 @@ def _stamp(path: Path) -> list[str | int]:
     if commit is not None:
         return [path.parents[2].name, commit, path.name]
     if path.suffix == ".safetensors":
+        # Too large to be read for this. One that was replaced by another of its size and time has another time of
+        # change, which no program can set back (POSIX, st_ctim); the header says what lies where.
         status = path.stat()
-        return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+        with path.open("rb") as file:
+            header = hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()
+        return [str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, header]
     return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
 
 
@@ -359,22 +395,33 @@ def _parameters(pair: Pair, section: str, lean: bool) -> int:
 def _chat(pair: Pair) -> Chat:
     """What a runtime must know to hold a conversation: tokens by the text that gives them their role."""
     config, ids = pair.target.config, tokenizer_ids(pair.tokenizer)
-    eos = pair.generation.get("eos_token_id", config.eos_token_id)
-    stops = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
+
+    def token(name: str, value: Any) -> int:
+        if type(value) is not int or not 0 <= value < config.vocab_size:
+            raise EdgeMtpError(
+                f"{pair.target.directory} has {name} {value!r}, which is no id from 0 to {config.vocab_size - 1}:"
+                " correct generation_config.json or config.json"
+            )
+        return value
+
+    def given(name: str) -> Any:
+        return pair.generation.get(name, getattr(config, name))
+
+    eos, start, pad = given("eos_token_id"), given("bos_token_id"), given("pad_token_id")
+    stops = {token("eos_token_id", each) for each in (eos if isinstance(eos, list) else [] if eos is None else [eos])}
     stops |= {ids[text] for text in STOPS if text in ids}
-    start = pair.generation.get("bos_token_id", config.bos_token_id)
     if start is None or not stops:
         raise EdgeMtpError(f"{pair.target.directory} names no start or stop token: add generation_config.json")
     return Chat(
-        start_token=start,
-        pad_token=pair.generation.get("pad_token_id", config.pad_token_id),
+        start_token=token("bos_token_id", start),
+        pad_token=None if pad is None else token("pad_token_id", pad),
         stop_tokens=sorted(stops),
         thinking=ids.keys() >= THINKING_TOKENS,
         tools=ids.keys() >= TOOL_TOKENS,
     )
 
 
-def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) -> dict[str, Any]:
+def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any], templates: Trial) -> dict[str, Any]:
     """The record of how the bundle was made and how it wants to be run."""
     from edge_mtp.export import ops, pieces
 
@@ -395,6 +442,7 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) 
             "roles": {role: encoding.name for role, encoding in options.recipe.roles.items()},
             "overrides": {pattern: encoding.name for pattern, encoding in options.recipe.overrides},
             "kv": options.kv,
+            "int8_instead": list(_int8_instead(pair, options)),
         },
         "context": options.context,
         "prefill_lengths": list(options.prefill),
@@ -405,6 +453,10 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) 
         # The drafter's graphs take input_pos = P - 1 and add this: transformers' position of a draft is P.
         "drafter_position_offset": pieces.DRAFTER_POSITION_OFFSET,
         "chat": {"format": "gemma4", **asdict(chat)},
+        # What the metadata's template is: see `export.stock_template`. The checkpoint's own has a section.
+        "stock_template": {"kind": templates.stock.kind, "reason": templates.stock.reason},
+        # Variables of the chat template, which nothing else in the bundle names.
+        "special_tokens": pair.special_tokens,
         "model": {
             "hidden_size": config.hidden_size,
             "layers": config.num_hidden_layers,
@@ -414,6 +466,10 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any]) 
             "sliding_window": config.sliding_window,
         },
     }
+
+
+def _int8_instead(pair: Pair, options: Options) -> tuple[str, ...]:
+    return options.recipe.int8_instead(pair.target.weights.names, pair.drafter.weights.names)
 
 
 def _versions() -> dict[str, str]:

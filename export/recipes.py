@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.encodings import ENCODINGS, Encoding, fit, storage_bytes
+from edge_mtp.export.weights import groups
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -98,16 +99,31 @@ class Recipe:
         found = role(section, name)
         if found is None:
             return ENCODINGS["fp32"]
-        chosen = self.roles[found]
-        for pattern, encoding in self.overrides:
-            if fnmatchcase(_qualified(section, name), pattern):
-                chosen = encoding
-        if chosen.block and shape[-1] % SMALLEST_BLOCK:
+        chosen = self._chosen(section, name, found)
+        if _is_too_short(chosen, shape):
             chosen = ENCODINGS["int8"]
         try:
             return fit(chosen, shape[-1])
         except EdgeMtpError as error:
             raise EdgeMtpError(f"{_qualified(section, name)}, role {found}, recipe {self.name}: {error}") from None
+
+    def int8_instead(
+        self, target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]]
+    ) -> tuple[str, ...]:
+        """The weights that the recipe wants in blocks and whose rows are too short for one; layers stand together."""
+        return groups(
+            _qualified(section, name)
+            for section, name, shape in _weights(target, drafter)
+            if (found := role(section, name)) and _is_too_short(self._chosen(section, name, found), shape)
+        )
+
+    def _chosen(self, section: str, name: str, role: str) -> Encoding:
+        """What the recipe says, whether or not the weight's rows suit it."""
+        chosen = self.roles[role]
+        for pattern, encoding in self.overrides:
+            if fnmatchcase(_qualified(section, name), pattern):
+                chosen = encoding
+        return chosen
 
     def sizes(
         self, target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]], *, lean: bool = False
@@ -148,7 +164,7 @@ def load(recipe: str) -> Recipe:
     if not recipe.endswith(".toml"):
         raise EdgeMtpError(f"no recipe {recipe!r}: take one of {', '.join(RECIPES)}, or a FILE.toml")
     try:
-        table = tomllib.loads(Path(recipe).read_text(encoding="utf-8"))
+        table = tomllib.loads(Path(recipe).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise EdgeMtpError(f"recipe {recipe} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -200,6 +216,10 @@ def _weights(
 
 def _qualified(section: str, name: str) -> str:
     return f"drafter.{name}" if section == DRAFTER else name
+
+
+def _is_too_short(encoding: Encoding, shape: Sequence[int]) -> bool:
+    return bool(encoding.block) and shape[-1] % SMALLEST_BLOCK != 0
 
 
 def _uniform(name: str, encoding: str, **others: str) -> Recipe:

@@ -17,6 +17,7 @@ from edge_mtp.errors import EdgeMtpError
 MAGIC = b"EMTB"
 VERSION = 1
 SPECIAL = 1
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def token_table(tokenizer: Path, vocab: int) -> bytes:
@@ -30,8 +31,9 @@ def token_table(tokenizer: Path, vocab: int) -> bytes:
         pieces: dict[str, int] = parsed["model"]["vocab"]
         added: list[dict[str, Any]] = parsed.get("added_tokens", [])
         to_bytes = _byte_level if _uses(parsed, "ByteLevel") else _byte_fallback
+        # A decoder makes no difference between added tokens and others: Gemma 3 adds its runs of spaces, as `▁▁`.
         texts = {token: to_bytes(piece) for piece, token in pieces.items()}
-        texts |= {entry["id"]: entry["content"].encode() for entry in added}
+        texts |= {entry["id"]: to_bytes(entry["content"]) for entry in added}
         special = {entry["id"] for entry in added if entry["special"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EdgeMtpError(f"{tokenizer} is not a BPE tokenizer.json ({error}): save the fast tokenizer") from error
@@ -61,13 +63,17 @@ def _uses(tokenizer: dict[str, Any], kind: str) -> bool:
 
 def _byte_fallback(piece: str) -> bytes:
     """SentencePiece style: `<0x0A>` is a byte, `▁` a space."""
-    byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", piece)
-    return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
+    if len(piece) == 6 and (byte := _BYTE.fullmatch(piece)):
+        return bytes([int(byte[1], 16)])
+    return piece.replace("▁", " ").encode()
 
 
 def _byte_level(piece: str) -> bytes:
-    """GPT-2 style: every byte is a printable character."""
-    return bytes(_BYTE_OF[character] for character in piece)
+    """GPT-2 style: every byte is a printable character; a piece with any other, which was added, is itself."""
+    try:
+        return bytes(_BYTE_OF[character] for character in piece)
+    except KeyError:
+        return piece.encode()
 
 
 def _byte_alphabet() -> dict[str, int]:

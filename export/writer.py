@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import struct
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from litert_lm_builder import LitertLmFileBuilder, TfLiteModelType
+import litert_lm_builder
+from litert_lm_builder import LitertLmFileBuilder
 from litert_lm_builder.litertlm_builder import DType, Metadata
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
-from edge_mtp.bundle import EDGE_KEY, Bundle
+from edge_mtp.bundle import EDGE_KEY, HEADER_BEGIN, Bundle
 
 # Gemma 4's control tokens by their role; the ids are the tokenizer's.
 TURN_END = "<turn|>"
@@ -20,6 +25,10 @@ TOOL_RESPONSE = "<|tool_response>"
 QUOTE = '<|"|>'
 CHANNEL, CHANNEL_END = "<|channel>", "<channel|>"
 THINK = "<|think|>"
+
+# The builder's two statements that differ from one writing to the next, as it writes them into the header.
+_UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
 
 STOPS = (TURN_END, TOOL_RESPONSE)
 THINKING_TOKENS = {THINK, CHANNEL, CHANNEL_END}
@@ -71,33 +80,58 @@ def write_bundle(
     models: dict[str, Path],
     manifest: dict[str, Any],
     token_table: bytes,
+    chat_template: str | None,
     scratch: Path,
 ) -> dict[str, int]:
-    """Write the bundle to `path` and return the bytes of each section by name.
+    """Write the bundle to `path` and return the bytes of each section by name. The same arguments give the same bytes.
 
-    `models` are TFLite files by section name, as in `mtp_drafter`. The builder takes files, so the small sections
-    pass through the directory `scratch`.
+    `models` are TFLite files by section name, as in `mtp_drafter`; `chat_template` is the checkpoint's own where the
+    one in the metadata differs. The builder takes files, so the small sections pass through the directory `scratch`.
     """
     builder = LitertLmFileBuilder()
     builder.add_system_metadata(Metadata("Authors", "edge-mtp", DType.STRING))
     builder.add_llm_metadata(_file(scratch / "llm_metadata.pb", metadata))
     builder.add_hf_tokenizer(str(tokenizer))
     for name, model in models.items():
-        builder.add_tflite_model(str(model), TfLiteModelType(f"tf_lite_{name}"))
+        builder.add_tflite_model(str(model), model_type(name))
     ours = {
         "manifest": json.dumps(manifest, ensure_ascii=False, indent=1).encode(),
         "token_bytes": token_table,
     }
+    if chat_template is not None:
+        ours["chat_template"] = chat_template.encode()
     for name, data in ours.items():
         builder.add_generic_binary_data(
             _file(scratch / name, data),
-            # The item that tells the two generic sections apart.
+            # The item that tells the generic sections apart.
             [Metadata(EDGE_KEY, name, DType.STRING)],
         )
     with path.open("w+b") as file:
         builder.build(file, validate_metadata=True)
+    _make_repeatable(path, metadata, *ours.values())
     names = ["llm_metadata", "tokenizer", *models, *ours]
     return dict(zip(names, (s.size for s in Bundle(path).sections), strict=True))
+
+
+def model_type(name: str) -> Any:
+    """What the builder is told of the TFLite section `name`, as in `mtp_drafter`: from 0.19 on its name, before that an
+    enumeration's value."""
+    known = getattr(litert_lm_builder, "TfLiteModelType", None)
+    return name if known is None else known(f"tf_lite_{name}")
+
+
+def _make_repeatable(path: Path, *contents: bytes) -> None:
+    """Replace a random id by one of `contents`, which tell one bundle from another, and the time of writing by none."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(struct.pack("<Q", len(content)) + content)
+    identity = str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest())).encode()
+    with path.open("r+b") as file:
+        size = struct.unpack("<Q", file.read(HEADER_BEGIN)[-8:])[0] - HEADER_BEGIN
+        header = _UUID.sub(identity, file.read(size))
+        header = _TIME.sub(lambda found: b"1970-01-01T00:00:00" + b".000000" * bool(found[1]) + b"+00:00", header)
+        file.seek(HEADER_BEGIN)
+        file.write(header)
 
 
 def _file(path: Path, data: bytes) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as tflite
 
 from edge_mtp.bundle import Bundle
-from edge_mtp.device.request import Request, Sampling
+from edge_mtp.device.request import Request, Sampling, Thoughts
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_bundle import Graph, Parts, target, tflite_model, token_bytes
@@ -59,6 +59,7 @@ def requests() -> list[bytes]:
         keep_prefix=2,
         fresh=True,
         draft_tape=[7, 0, 767],
+        thoughts=Thoughts(100, 101, [45518, 107], opened=True, budget=16),
     )
     schema = Request(
         prompt=[2], max_tokens=1, json_schema='{"type": "object", "properties": {"n": {"type": "integer"}}}'

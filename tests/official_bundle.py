@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from litert_lm_builder import DType, LitertLmFileBuilder, Metadata, TfLiteModelType
+from litert_lm_builder import DType, LitertLmFileBuilder, Metadata
 
 from edge_mtp.bundle import Bundle, Section
 from edge_mtp.cache import cache_folder
@@ -27,6 +27,7 @@ from edge_mtp.export.pieces import HIDDEN
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.tiny import CONTEXT
 from edge_mtp.export.tiny.bundle import _version, cached_bundle
+from edge_mtp.export.writer import model_type
 
 PREFILL = (32, 128)  # of the int8 bundles; those of float32 have the lengths of `cached_bundle`
 DRAFTS = 3  # G
@@ -72,7 +73,7 @@ def write(variant: Variant, path: Path) -> Path:
         if section.type != "TFLiteModel" or (section.model_type == "mtp_drafter" and not variant.drafter):
             continue
         tflite = _file(path.with_suffix(f".{section.model_type}.tflite"), _changed(section, variant))
-        builder.add_tflite_model(tflite, TfLiteModelType(f"tf_lite_{section.model_type}"))
+        builder.add_tflite_model(tflite, model_type(section.model_type or ""))
     with path.open("w+b") as file:
         builder.build(file, validate_metadata=True)
     return path

@@ -1,6 +1,7 @@
 // A device that decodes imagined texts, for device/native/controller.cc: costs, acceptance and confidences of a profile,
 // drawn from counters, so that a text is the same whatever drafts it. tests/simulated_device.py has the profiles.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -45,6 +46,7 @@ struct Device {
   double hot_from;  // share of the text after which costs are multiplied:
   double hot_plain, hot_verify;
   double growth_plain, growth_verify;  // of costs, a thousand positions
+  double slow, slow_tokens;  // factor of the target's invocations for a text's first tokens: caches are cold
   double first_position;
   int32_t segment_count;
   double segment_end[kSegments];                // shares of the text
@@ -98,7 +100,7 @@ class Text {
       if (device_.widths[i] == rows) us = device_.verify_us[i];
     }
     const double growth = rows == 1 ? device_.growth_plain : device_.growth_verify;
-    return us * (1.0 + growth * position(done) / 1000.0) *
+    return us * (1.0 + growth * position(done) / 1000.0) * (done < device_.slow_tokens ? device_.slow : 1.0) *
            (hot(done) ? (rows == 1 ? device_.hot_plain : device_.hot_verify) : 1.0) * jitter(1, step);
   }
 
@@ -181,6 +183,18 @@ void controller_observe(void* controller, int32_t position, int32_t drafter_k, i
 void controller_calibrate(void* controller, int32_t position, int32_t rows, int32_t k, double us) {
   static_cast<Controller*>(controller)->calibrate(position, rows, k, us);
 }
+double controller_believed_us(const void* controller, int32_t position, int32_t rows, int32_t k) {
+  return static_cast<const Controller*>(controller)->believed_us(position, rows, k);
+}
+bool controller_check(void* controller, int32_t position, const Controller::Timing* timings, int32_t count) {
+  return static_cast<Controller*>(controller)->check(position, {timings, timings + count});
+}
+int64_t controller_first_drafts(const void* controller) {
+  return static_cast<const Controller*>(controller)->first_drafts();
+}
+int64_t controller_first_accepted(const void* controller) {
+  return static_cast<const Controller*>(controller)->first_accepted();
+}
 bool controller_calibrated(const void* controller) { return static_cast<const Controller*>(controller)->calibrated(); }
 // Copies at most `size` bytes of the saved text, without a terminator; returns its length.
 size_t controller_save(const void* controller, char* text, size_t size) {
@@ -216,9 +230,11 @@ double device_calibrate(const Device* device, void* controller, uint64_t seed, i
   return total;
 }
 
-// One reply. `controller` NULL: always `fixed` drafts, as far as the reply leaves room. The first step is plain: a
-// drafter starts from a decoded token. `cut`: the controller is told of the verified drafts only.
-Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t seed, int32_t tokens, bool cut) {
+// One reply. `fixed` < 0: the controller chooses; else always so many drafts, as far as the reply leaves room, and the
+// controller, which may be NULL, looks on. The first step is plain: a drafter starts from a decoded token. `cut`: the
+// controller is told of the verified drafts only. Time counts from token `from` on.
+Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t seed, int32_t tokens, bool cut,
+                 int32_t from) {
   const Text text(*device, seed, tokens);
   auto* const judged = static_cast<Controller*>(controller);
   Run run{};
@@ -227,7 +243,7 @@ Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t
   for (int32_t done = 0; done < tokens; ++run.steps) {
     const int32_t most = done == 0 ? 0 : tokens - done - 1, position = text.position(done);
     int32_t k = 0;
-    if (judged != nullptr) {
+    if (fixed < 0) {
       const Plan plan = judged->plan(position, most);
       k = plan.drafts;
       run.explored += plan.explore ? 1 : 0;
@@ -238,7 +254,7 @@ Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t
     }
     Proposal proposal;
     for (int32_t j = 0; j < k; ++j) proposal.add(j, text.confidence(done, j), Source::kDrafter);
-    const int32_t verify = judged != nullptr ? judged->trim(position, proposal) : k;
+    const int32_t verify = fixed < 0 ? judged->trim(position, proposal) : k;
     const int32_t rows = rows_for(*device, verify);
     int32_t matching = 0;
     while (matching < k && text.right(done, matching)) ++matching;
@@ -251,12 +267,74 @@ Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t
       if (cut) proposal.count = verify;
       judged->observe(position, k, rows, proposal, std::min({matching, verify + 1, proposal.count}), draft_us, rest_us);
     }
-    run.us += draft_us + rest_us;
+    if (done >= from) run.us += draft_us + rest_us;
     run.drafted += k;
     run.verified_rows += rows;
     done += accepted + 1;
   }
   return run;
+}
+
+// Many replies, as days of use give them: fixed K, plain and the controller in turn and in long stretches, contexts of
+// 8 to 4,096 tokens, a machine that is another 30 % faster or slower in each, caches that are up to `cold` (a logarithm)
+// colder in every text's first tokens. After each reply that the controller steered: how far what an invocation is
+// believed to cost beside a plain step has parted from the truth, as a logarithm: in the mean over replies, of the graph where
+// that is most; as a root mean square; and at most.
+struct Drift {
+  double mean, rms, most;
+  int64_t seen;
+};
+
+Drift device_drift(const Device* device, void* controller, uint64_t seed, int32_t replies, int32_t tokens,
+                   double cold) {
+  const Chance chance{seed};
+  auto* const judged = static_cast<Controller*>(controller);
+  Drift drift{};
+  std::array<double, 2 * kMaxDrafts> sums{};
+  double squares = 0.0;
+  size_t graphs = 0;
+  int32_t mode = 0, left = 0;
+  bool turns = false;
+  for (int32_t i = 0; i < replies; ++i) {
+    const auto at = static_cast<uint64_t>(i);
+    if (left-- <= 0) {
+      const double kind = chance.uniform(31, at);
+      turns = kind < 0.5;
+      left = static_cast<int32_t>(1.0 + 1500.0 * chance.uniform(32, at) * chance.uniform(33, at));
+      mode = static_cast<int32_t>(3.0 * chance.uniform(34, at));
+    }
+    const int32_t now = turns ? i % 3 : mode;
+    Device today = *device;
+    const double speed = std::exp(0.3 * chance.normal(35, at));
+    today.plain_us *= speed;
+    for (double& us : today.verify_us) us *= speed;
+    for (double& us : today.draft_us) us *= speed;
+    today.first_position = std::exp2(3.0 + 9.0 * chance.uniform(37, at));
+    today.slow = std::exp(cold * chance.uniform(38, at));
+    today.slow_tokens = 4.0;
+    const int32_t fixed = now == 0 ? 0 : now == 1 ? std::min(3, today.lengths[today.length_count - 1]) : -1;
+    device_reply(&today, controller, fixed, mix(seed ^ at), tokens, false, 0);
+    if (now != 2) continue;
+    const auto position = static_cast<int32_t>(today.first_position) + tokens;
+    const auto parted = [&](int32_t rows, int32_t k, double us) {
+      return std::log(judged->believed_us(position, rows, k) / us);
+    };
+    const double plain = parted(1, 0, today.plain_us);
+    ++drift.seen;
+    const auto count = [&](size_t graph, double apart) {
+      sums[graph] += apart;
+      squares += apart * apart;
+      drift.most = std::max(drift.most, std::fabs(apart));
+    };
+    size_t graph = 0;
+    for (int32_t j = 0; j < today.width_count; ++j) count(graph++, parted(today.widths[j], 0, today.verify_us[j]) - plain);
+    for (int32_t j = 0; j < today.length_count; ++j) count(graph++, parted(0, today.lengths[j], today.draft_us[j]) - plain);
+    graphs = graph;
+  }
+  const auto seen = static_cast<double>(std::max<int64_t>(drift.seen, 1));
+  for (const double sum : sums) drift.mean = std::max(drift.mean, std::fabs(sum) / seen);
+  drift.rms = std::sqrt(squares / seen / static_cast<double>(std::max<size_t>(graphs, 1)));
+  return drift;
 }
 
 }  // extern "C"

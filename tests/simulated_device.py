@@ -46,6 +46,8 @@ class Device(ctypes.Structure):
         ("hot_verify", ctypes.c_double),
         ("growth_plain", ctypes.c_double),
         ("growth_verify", ctypes.c_double),
+        ("slow", ctypes.c_double),
+        ("slow_tokens", ctypes.c_double),
         ("first_position", ctypes.c_double),
         ("segment_count", ctypes.c_int32),
         ("segment_end", ctypes.c_double * SEGMENTS),
@@ -77,6 +79,12 @@ class Proposal(ctypes.Structure):
         return proposal
 
 
+class Timing(ctypes.Structure):
+    """`edge_mtp::Controller::Timing`."""
+
+    _fields_ = (("rows", ctypes.c_int32), ("k", ctypes.c_int32), ("us", ctypes.c_double))
+
+
 class Plan(ctypes.Structure):
     """`edge_mtp::Plan`."""
 
@@ -103,6 +111,17 @@ class Run(ctypes.Structure):
     )
 
 
+class Drift(ctypes.Structure):
+    """How far beliefs part from the truth over many replies, as logarithms."""
+
+    _fields_ = (
+        ("mean", ctypes.c_double),
+        ("rms", ctypes.c_double),
+        ("most", ctypes.c_double),
+        ("seen", ctypes.c_int64),
+    )
+
+
 # Conditional acceptance by draft position.
 FREEFORM = (0.58, 0.54, 0.50, 0.47, 0.44)
 CHAT = (0.75, 0.70, 0.67, 0.64, 0.62)
@@ -123,6 +142,7 @@ class Profile:
     outlier_share: float = 0.0
     cold: float = 1.0  # factor of a graph's first run after another one
     hot: tuple[float, float] = (1.0, 1.0)  # factors of plain and verify in the second half of the text
+    slow: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factors of plain, verify and the drafter: a busy machine
     growth: tuple[float, float] = (0.0, 0.0)  # of plain and verify, a thousand positions
     first_position: int = 200
     spread: float = 2.0
@@ -134,7 +154,7 @@ class Profile:
         device = Device(
             length_count=len(self.drafts),
             width_count=len(self.verifies),
-            plain_us=PLAIN_US,
+            plain_us=self.slow[0] * PLAIN_US,
             noise=self.noise,
             outlier_share=self.outlier_share,
             cold=self.cold,
@@ -144,6 +164,7 @@ class Profile:
             hot_verify=self.hot[1],
             growth_plain=self.growth[0],
             growth_verify=self.growth[1],
+            slow=1.0,
             first_position=self.first_position,
             segment_count=len(self.acceptance),
             spread=self.spread,
@@ -152,9 +173,9 @@ class Profile:
             confidence_slope=self.confidence_slope,
         )
         for i, (k, cost) in enumerate(self.drafts.items()):
-            device.lengths[i], device.draft_us[i] = k, cost * PLAIN_US
+            device.lengths[i], device.draft_us[i] = k, self.slow[2] * cost * PLAIN_US
         for i, (rows, cost) in enumerate(self.verifies.items()):
-            device.widths[i], device.verify_us[i] = rows, cost * PLAIN_US
+            device.widths[i], device.verify_us[i] = rows, self.slow[1] * cost * PLAIN_US
         for part, accept in enumerate(self.acceptance):
             device.segment_end[part] = (part + 1) / len(self.acceptance)
             for j in range(POSITIONS):
@@ -247,11 +268,16 @@ class Library:
             ("controller_observe", None, p, i, i, i, p, i, d, d),
             ("controller_calibrate", None, p, i, i, i, d),
             ("controller_calibrated", b, p),
+            ("controller_check", b, p, i, p, i),
+            ("controller_first_drafts", ctypes.c_int64, p),
+            ("controller_first_accepted", ctypes.c_int64, p),
             ("controller_save", n, p, ctypes.c_char_p, n),
             ("controller_restore", b, p, ctypes.c_char_p, n),
             ("allocations", n),
             ("device_calibrate", d, p, p, seed, i),
-            ("device_reply", Run, p, p, i, seed, i, b),
+            ("device_reply", Run, p, p, i, seed, i, b, i),
+            ("device_drift", Drift, p, p, seed, i, i, d),
+            ("controller_believed_us", d, p, i, i, i),
         ):
             function = getattr(c, name)
             function.restype, function.argtypes = result, arguments
@@ -300,6 +326,15 @@ class Controller:
     def calibrate(self, position: int, rows: int, k: int, us: float) -> None:
         self._c.controller_calibrate(self.handle, position, rows, k, us)
 
+    def check(self, timings: list[tuple[int, int, float]], position: int = 0) -> bool:
+        """Rows, K and microseconds of each."""
+        return bool(self._c.controller_check(self.handle, position, (Timing * len(timings))(*timings), len(timings)))
+
+    @property
+    def first_drafts(self) -> tuple[int, int]:
+        """Judged, and right."""
+        return int(self._c.controller_first_drafts(self.handle)), int(self._c.controller_first_accepted(self.handle))
+
     @property
     def calibrated(self) -> bool:
         return bool(self._c.controller_calibrated(self.handle))
@@ -321,15 +356,25 @@ class Controller:
         """Times invocations as a session does at load; returns their microseconds."""
         return float(self._c.device_calibrate(ctypes.byref(self.device), self.handle, seed, times))
 
-    def reply(self, seed: int, tokens: int, cut: bool = False) -> Run:
-        run = self._c.device_reply(ctypes.byref(self.device), self.handle, 0, seed, tokens, cut)
+    def believed_us(self, position: int, rows: int, k: int = 0) -> float:
+        return float(self._c.controller_believed_us(self.handle, position, rows, k))
+
+    def reply(self, seed: int, tokens: int, cut: bool = False, fixed: int | None = None, late: int = 0) -> Run:
+        """Of its own choice, or looking on at `fixed` drafts. The time is that from token `late` on."""
+        k = -1 if fixed is None else fixed
+        run = self._c.device_reply(ctypes.byref(self.device), self.handle, k, seed, tokens, cut, late)
         assert isinstance(run, Run)
         return run
 
+    def drift(self, seed: int, replies: int, tokens: int = 60, cold: float = 0.1) -> Drift:
+        drift = self._c.device_drift(ctypes.byref(self.device), self.handle, seed, replies, tokens, cold)
+        assert isinstance(drift, Drift)
+        return drift
 
-def fixed_reply(device: Device, k: int, seed: int, tokens: int) -> Run:
+
+def fixed_reply(device: Device, k: int, seed: int, tokens: int, late: int = 0) -> Run:
     """The same reply with K drafts in every step."""
-    run = library().c.device_reply(ctypes.byref(device), None, k, seed, tokens, False)
+    run = library().c.device_reply(ctypes.byref(device), None, k, seed, tokens, False, late)
     assert isinstance(run, Run)
     return run
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import flatbuffers
 from ai_edge_litert import schema_py_generated as tflite
-from litert_lm_builder import DType, LitertLmFileBuilder, Metadata, TfLiteModelType
+from litert_lm_builder import DType, LitertLmFileBuilder, Metadata
+
+from edge_mtp.export.writer import model_type
 
 HIDDEN, CONTEXT, VOCAB, LAYERS, PER_LAYER = 8, 64, 40, 3, 4
 TENSOR_TYPES = {
@@ -96,6 +98,7 @@ class Parts:
         default_factory=lambda: {chr(33 + i): i for i in range(VOCAB - 1)} | {"<turn|>": VOCAB - 1}
     )
     chat_template: str = "{{ messages }}"
+    own_template: str = ""  # in a section of its own
 
     def write(self, path: Path) -> Path:
         """Write the bundle at `path`; its parts are left beside it."""
@@ -114,17 +117,18 @@ class Parts:
         builder.add_hf_tokenizer(_file(path, "tokenizer.json", json.dumps(vocab).encode()))
         per_layer = Graph({"tokens": "i32[1,1]"}, {"per_layer": f"f32[1,1,{LAYERS},{PER_LAYER}]"})
         for graphs, kind in [
-            (self.embedder and {"embed": self.embedder}, TfLiteModelType.EMBEDDER),
-            ({"embed": per_layer}, TfLiteModelType.PER_LAYER_EMBEDDER),
-            (self.prefill_decode, TfLiteModelType.PREFILL_DECODE),
-            (self.drafter and {"draft": self.drafter}, TfLiteModelType.MTP_DRAFTER),
+            (self.embedder and {"embed": self.embedder}, "embedder"),
+            ({"embed": per_layer}, "per_layer_embedder"),
+            (self.prefill_decode, "prefill_decode"),
+            (self.drafter and {"draft": self.drafter}, "mtp_drafter"),
         ]:
             if graphs:
-                builder.add_tflite_model(_file(path, f"{kind.value}.tflite", tflite_model(graphs)), kind)
+                builder.add_tflite_model(_file(path, f"{kind}.tflite", tflite_model(graphs)), model_type(kind))
         token_table = self.token_bytes
         if token_table is None:
             token_table = token_bytes([token.encode() for token in self.tokens], special={VOCAB - 1})
-        for name, data in [("manifest", self.manifest), ("token_bytes", token_table)]:
+        own = [("manifest", self.manifest), ("token_bytes", token_table), ("chat_template", self.own_template.encode())]
+        for name, data in own:
             if data:
                 mark = [Metadata("edge_mtp", name, DType.STRING)]
                 builder.add_generic_binary_data(_file(path, name, data), mark)

@@ -79,21 +79,6 @@ def test_an_empty_stop_string_is_refused() -> None:
         Detokenizer(TOKENIZER, ["a", ""])
 
 
-@given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=12), st.text(max_size=12), st.integers(0, 12))
-def test_known_ids_are_kept_where_the_text_begins_with_theirs(ids: list[int], rest: str, cut: int) -> None:
-    begins = b"".join(map(TOKENIZER.token_bytes, ids))
-    try:
-        text = begins.decode() + rest
-    except UnicodeDecodeError:
-        text = rest  # ids that are no text by themselves
-    encoded = CHAT.encode_after([ids[:cut], ids, [5, 5, 5]], text)
-    assert TOKENIZER.decode(encoded) == text
-    if text.encode().startswith(begins) and text != rest:
-        assert encoded[: len(ids)] == ids
-    other = CHAT.encode_after([[*ids, 106]], text + "x")
-    assert other == TOKENIZER.encode(text + "x")
-
-
 def test_the_kept_prefix_is_what_all_conversations_share() -> None:
     tools = load_tools(TINY / "tools.json")
     system = {"role": "system", "content": "Be brief."}

@@ -28,6 +28,8 @@ from edge_mtp.cli import main
 from edge_mtp.device import Runner
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
+from edge_mtp.grammar import response_grammar, tool_grammar
+from edge_mtp.tool_calls import load_tools
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOOLS = str(TINY / "tools.json")
@@ -115,10 +117,10 @@ def test_every_option_reaches_the_request(command: Command) -> None:
         "max_tokens": 40, "stop": [50, 106], "stop_texts": ["END", "\n\n"], "draft_length": 3, "draft_policy": "fixed",
         "draft_sources": ["lookup", "drafter"], "temperature": 0.7, "top_k": 9, "top_p": 0.9, "min_p": 0.1, "seed": 5,
         "repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": -0.4,
-        "logit_bias": [[106, -2.5], [48, 1.0]], "suppress": [7, 106], "grammar": "", "logprobs": True,
+        "logit_bias": [[106, -2.5], [48, 1.0]], "suppress": [7, 106], "logprobs": True,
+        "grammar": response_grammar({"type": "object"}),
     }  # fmt: skip
     assert {name: request[name] for name in expected} == expected
-    assert json.loads(request["json_schema"]) == {"type": "object"}
     kept = CHAT.tokenizer.decode(request["prompt"][: request["keep_prefix"]])
     assert kept == "<bos><|turn>system\nBe brief.<turn|>\n<|turn>user\n"
     shown = json.loads(result.stdout)
@@ -134,18 +136,18 @@ def test_log_probabilities_stand_beside_their_tokens(command: Command) -> None:
 
 
 def test_grammar_and_tool_choice_constrain(command: Command) -> None:
-    from edge_mtp.grammar import tool_grammar
-    from edge_mtp.tool_calls import load_tools
-
     Path("g.ebnf").write_text('root ::= "yes" | "no"\n')
     assert command("Hi", "--grammar", "g.ebnf", replies=[says("yes")]).exit_code == 0
     assert command.requests[0]["grammar"] == 'root ::= "yes" | "no"\n'
     tools = load_tools(TOOLS)
     for arguments, grammar in (
-        ([], tool_grammar(tools)),
-        (["--constrained"], tool_grammar(tools)),
+        ([], tool_grammar(tools).text),
+        (["--constrained"], tool_grammar(tools).text),
         (["--unconstrained"], ""),
-        (["--tool-choice", "set_timer"], tool_grammar(tools, choice="set_timer")),
+        (["--tool-choice", "set_timer"], tool_grammar(tools, choice="set_timer").text),
+        (["--single-call", "--strict-tools"], tool_grammar(tools, parallel=False).text),
+        (["--thinking"], tool_grammar(tools, thinking="may").text),
+        (["--no-thinking"], tool_grammar(tools).text),
     ):
         assert command("Hi", "--tools", TOOLS, *arguments, replies=[says("yes")]).exit_code == 0
         assert command.requests[0]["grammar"] == grammar
@@ -167,6 +169,17 @@ def test_compare_pairs_replies_with_and_without_drafts(command: Command) -> None
     assert [r["draft_length"] for r in command.requests] == [7, 0, 7, 0, 0, 7]
 
 
+def test_what_a_model_writes_cannot_steer_the_terminal(command: Command) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp"
+    result = command("Hi", "--logprobs", replies=[says(f"a{evil}\nb")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("a\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202egnp\nb\n")
+    called = command("Hi", "--tools", TOOLS, replies=[says(CALL.replace("06:40", evil), 50)])
+    for text in (result.output, called.output):
+        assert "owned" in text
+        assert not set("\x1b\x07\x9b\u202e") & set(text)
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 FILES = {
@@ -180,6 +193,11 @@ FILES = {
     "talk.json": '{"messages": []}',
     "schema.json": "{}",
     "grammar.ebnf": 'root ::= "x"',
+    "half.json": json.dumps([{"name": "f", "description": "\ud800", "parameters": {"type": "object"}}]),
+    "half-talk.json": json.dumps(
+        {"edge_mtp_conversation": 1, "messages": [{"role": "user", "content": "\ud800"}], "tools": [], "ids": []}
+    ),
+    "deep.json": "[" * 100_000,
 }
 
 
@@ -220,6 +238,15 @@ FILES = {
         (["--tools", TOOLS, "--tool-responses", "number.json"], "neither {name: response} nor a list"),
         (["--tools", TOOLS, "--tool-responses", "responses.json"], "name 'fly', no declared tool; declared: set_alarm"),
         (["word " * 1000], "the conversation has"),
+        (["Hi \udcff"], "the conversation has \\udcff, which is no character; give it in UTF-8"),
+        (["Hi", "--system", "\udcff"], "\\udcff, which is no character"),
+        (["Hi", "--stop", "\udcff"], "\\udcff, which is no character"),
+        (["--stop", "\udcff"], "\\udcff, which is no character"),
+        (["Hi", "--suppress", "\udcff"], "\\udcff, which is no character"),
+        (["Hi", "--tools", "half.json"], "\\ud800, which is no character"),
+        (["Hi", "--load", "half-talk.json"], "\\ud800, which is no character"),
+        (["Hi", "--tools", "deep.json"], "nested too deeply"),
+        (["Hi", "--tools", "\udcff.json"], "cannot read tools file"),
     ],
 )
 def test_bad_input_is_one_line(command: Command, arguments: list[str], message: str) -> None:
@@ -374,8 +401,71 @@ def test_commands(command: Command) -> None:
     assert "Be brief." in command.prompts[2]
 
 
+THOUGHT = "<|channel>thought\nThe alarm.\n\nYes.\n<channel|>Done"
+
+
+def test_a_thought_is_shown_and_given_apart(command: Command) -> None:
+    options = ["Hi", "--thinking", "--thinking-budget", "50", "--template-var", "tone=[1]", "--template-var", "x=calm"]
+    shown = command(*options, replies=[says(THOUGHT)])
+    assert shown.stdout.startswith("| The alarm.\n| \n| Yes.\nDone\n"), shown.output
+    (request,) = command.requests
+    assert (request["thought_marks"], request["thought_opened"], request["thought_budget"]) == ([100, 101], False, 50)
+    assert command.prompts[0].startswith("<bos><|turn>system\n<|think|>")
+    given = json.loads(command(*options, "--json", replies=[says(THOUGHT)]).stdout)
+    assert (given["text"], given["reasoning"]) == ("Done", "The alarm.\n\nYes.")
+    assert "thought_budget" not in (command("Hi", replies=[says("yes")]), command.requests)[1][0]
+
+
+def test_a_thought_is_dimmed_where_there_are_colours() -> None:
+    from edge_mtp.cli.transcript import Writer
+    from edge_mtp.engine import Token
+
+    with CliRunner().isolation(color=True) as (output, *_):
+        writer = Writer("colour")
+        for token in (Token(1, "So", channel="reasoning"), Token(2, " be", "drafter"), Token(3, " it")):
+            writer.write(token)
+        writer.finish()
+    assert output.getvalue().decode() == "\x1b[2m| So\x1b[0m\n\x1b[32m be\x1b[0m it\n"
+    with CliRunner().isolation() as (output, *_):
+        writer = Writer("brackets")
+        for token in (
+            Token(1, "A", "drafter", channel="reasoning"),
+            Token(2, "\n\nB", channel="reasoning"),
+            Token(3, "C"),
+        ):
+            writer.write(token)
+        writer.finish()
+    assert output.getvalue().decode() == "| \u2039A\u203a\n| \n| B\nC\n"
+
+
+def test_thinking_is_switched_in_the_chat(command: Command) -> None:
+    lines = ["/thinking on", "One", "/thinking off", "Two", "/thinking auto", "Three"]
+    result = command(replies=[says("a"), says("b"), says("c")], lines=lines)
+    assert result.exit_code == 0, result.output
+    assert ["<|think|>" in prompt for prompt in command.prompts] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--template-var", "x"], "'x' is not NAME=VALUE"),
+        (["--template-var", "=1"], "'=1' is not NAME=VALUE"),
+        (["--template-var", "x=1", "--template-var", "x=2"], "'x' is given twice"),
+        (["--template-var", "tools=[]"], "template variable 'tools' is given by the conversation"),
+        (["--thinking", "--template-var", "enable_thinking=false"], "'enable_thinking' is False and thinking is True"),
+        (["--single-call", "--unconstrained"], "--single-call holds by constraining calls"),
+        (["--strict-tools", "--unconstrained"], "--strict-tools holds by constraining calls"),
+    ],
+)
+def test_options_that_cannot_hold_are_one_line(command: Command, options: list[str], message: str) -> None:
+    result = command("Hi", *options, replies=[])
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
 def test_wrong_commands_say_what_there_is_and_the_chat_goes_on(command: Command) -> None:
-    lines = ["/dance", "/mtp", "/mtp 9", "/marks", "/save", "/save absent/talk.json", "/stats", "Hi"]
+    lines = ["/dance", "/mtp", "/mtp 9", "/thinking", "/marks", "/save", "/save absent/talk.json", "/stats", "Hi"]
     result = command(replies=[says("yes")], lines=lines)
     assert result.exit_code == 1
     assert result.stdout == "yes\n"
@@ -384,8 +474,9 @@ def test_wrong_commands_say_what_there_is_and_the_chat_goes_on(command: Command)
     for error, message in zip(
         errors,
         (
-            "/dance is no command; use /help, /stats, /mtp, /marks, /save, /reset, /quit",
-            "use auto, off, or K", "beyond the 7", "use /marks on", "use /save FILE", "cannot write 'absent/talk.json'",
+            "/dance is no command; use /help, /stats, /mtp, /thinking, /marks, /save, /reset, /quit",
+            "use auto, off, or K", "beyond the 7", "use /thinking on", "use /marks on", "use /save FILE",
+            "cannot write 'absent/talk.json'",
             "before the first reply",
         ),
         strict=True,
@@ -577,6 +668,36 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(terminal: Callable[..., Termina
     chat.expect("> ")
     chat.type("/quit\n")
     assert chat.wait() == 0
+
+
+def test_ctrl_c_between_the_line_and_the_reply_stops_the_turn(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as while the conversation is made into tokens."""
+    from edge_mtp.cli.chat import InterruptedTwice, Lines
+    from edge_mtp.dialogue import Dialogue
+
+    prompt, interrupts = Dialogue.prompt, [KeyboardInterrupt, InterruptedTwice]
+
+    def interrupted(self: Dialogue, *arguments: Any) -> list[int]:
+        if self.messages[-1]["content"] == "stop":
+            raise interrupts.pop(0)
+        return prompt(self, *arguments)
+
+    init, lines = Lines.__init__, iter(["stop", "Hi", "stop"])
+
+    def at_a_terminal(self: Lines, **options: Any) -> None:
+        init(self, **options)
+        self.terminal = True
+
+    monkeypatch.setattr(Dialogue, "prompt", interrupted)
+    monkeypatch.setattr(Lines, "__init__", at_a_terminal)
+    monkeypatch.setattr(Lines, "read", lambda self, prompt: next(lines, None))
+    result = command(replies=[says("Hello")])
+    assert "stopped" in result.stderr
+    assert "Hello" in result.stdout
+    assert result.exit_code == 130  # by the second one of the last turn
+    assert command.prompts[0].count("stop") == 0  # taken back
 
 
 # --- the real runner -------------------------------------------------------------------------------------------------

@@ -314,6 +314,19 @@ class TestRefusals:
         index.write_text(json.dumps(content))
         assert str(index) in folders.refusal()
 
+    def test_a_tokenizer_that_cannot_be_loaded(self, folders: Folders) -> None:
+        path = folders.target / "tokenizer.json"
+        contents = json.loads(path.read_text())
+        contents["pre_tokenizer"] = {"type": "NoSuchThing"}
+        path.write_text(json.dumps(contents))
+        assert "tokenizer.json cannot be loaded" in folders.refusal()
+
+    @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "chat_template.jinja"])
+    def test_a_byte_order_mark_is_none_of_the_contents(self, folders: Folders, name: str) -> None:
+        path = folders.target / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert not folders.open().chat_template.startswith("\ufeff")
+
     @pytest.mark.parametrize("content", ["[]", '{"model": [1]}', '{"added_tokens": [{"id": 1}]}'])
     def test_tokenizer_of_another_kind(self, folders: Folders, content: str) -> None:
         (folders.target / "tokenizer.json").write_text(content)
@@ -374,3 +387,18 @@ class TestRandom:
     def test_no_such_model(self, tmp_path: Path) -> None:
         with pytest.raises(EdgeMtpError, match="E9B"):
             random_pair("E9B", 0, tmp_path)
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("value", ["x", 1.5, True, -1, 10**9, [[1]], {"a": 1}, ["x"]])
+def test_token_ids_that_are_none(folders: Folders, file: str, name: str, value: Any) -> None:
+    from edge_mtp.export.pipeline import _chat
+
+    folders.edit(f"target/{file}", lambda config: config.update({name: value}))
+    if file == "config.json":
+        folders.edit("target/generation_config.json", lambda config: config.pop(name, None))
+    with pytest.raises(EdgeMtpError) as raised:
+        _chat(folders.open())
+    assert "\n" not in str(raised.value)
+    assert "target" in str(raised.value)

@@ -124,3 +124,22 @@ def test_closed_pipe_is_quiet(synthetic_bundle: Path) -> None:
         os.close(write)
     assert result.returncode == 1
     assert result.stderr == ""
+
+
+def test_what_an_error_quotes_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_verb(monkeypatch, EdgeMtpError("'\x1b]0;x\x07\x9b2J\u202e\udcff' is no name; use another"))
+    result = CliRunner().invoke(main, ["fail"])
+    assert result.stderr == "Error: '\\x1b]0;x\\x07\\x9b2J\\u202e\\udcff' is no name; use another\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["inspect", "{bundle}"]])
+def test_a_full_disk_behind_standard_output_is_one_line(arguments: list[str], synthetic_bundle: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, *(word.format(bundle=synthetic_bundle) for word in arguments)],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ELSEWHERE, timeout=120,
+        )  # fmt: skip
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "No space left on device" in done.stderr

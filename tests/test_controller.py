@@ -96,7 +96,7 @@ def test_a_remembered_cost_that_no_longer_holds_is_unlearnt_by_the_second_reply(
     controller.reply(1, 512)
     later = sum(controller.reply(seed, 512).us for seed in range(2, 12))
     plain = sum(fixed_reply(controller.device, 0, seed, 512).us for seed in range(2, 12))
-    assert plain / later >= 0.98
+    assert plain / later >= 0.96  # a session also times at load, and forgets what is so far off
 
 
 def _moved(controller: Controller, profile: Profile) -> Controller:
@@ -121,6 +121,103 @@ def test_texts_that_begin_on_cold_caches_do_not_make_drafting_dear(slow: float) 
         controller.observe(200, 0, 1, blank, 0, 0.0, PLAIN_US)
     assert controller.trim(200, Proposal.of([0.99] * 3, DRAFTER)) == 3
     assert controller.plan(200, 60).drafts > 0
+
+
+# ---- costs in the long run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["E2B int8 CPU, code", "E2B mixed CPU, freeform", "hostile text", "K = 3 alone"])
+def test_no_use_makes_what_a_cost_is_believed_to_be_drift(name: str) -> None:
+    """Fixed K, plain and auto in turn and in stretches, other contexts, another speed of the machine in every reply."""
+    controller = Controller(PROFILES[name].device())
+    controller.load(1)
+    for part in range(4):
+        drift = controller.drift(part, 1000)
+        assert drift.seen > 100
+        assert drift.rms < 0.08, (part, drift.rms)
+        assert drift.mean < 0.15, (part, drift.mean)
+        assert drift.most < 0.5, (part, drift.most)
+
+
+def test_remembered_costs_that_are_far_from_those_timed_at_load_are_forgotten() -> None:
+    plain, widest, drafts = PLAIN_US, 1.643 * PLAIN_US, 0.374 * PLAIN_US
+    for timings, holds in (
+        ([(1, 0, plain), (6, 0, widest), (0, 5, drafts)], True),
+        ([(1, 0, 3 * plain), (6, 0, 3.3 * widest), (0, 5, 2.8 * drafts)], True),  # a slower moment
+        ([(1, 0, plain), (6, 0, 2.5 * widest), (0, 5, drafts)], False),
+        ([(1, 0, plain), (6, 0, widest), (0, 5, 0.3 * drafts)], False),
+        ([(1, 0, 1e5 * plain), (6, 0, 1e5 * widest), (0, 5, 1e5 * drafts)], False),
+    ):
+        controller = remembered(MIXED)
+        assert controller.check(timings) == holds, timings
+        assert controller.calibrated == holds
+        if not holds:
+            controller.load(5)
+            assert controller.believed_us(200, 6) == pytest.approx(widest, rel=0.3)
+
+
+GOOD = (0.75,) * 5
+SPELLS = {
+    "hostile text": {"acceptance": ((0.005,) * 5,)},
+    "everything slow": {"slow": (3.0, 3.0, 3.0)},
+    "verifying slow": {"slow": (1.0, 3.0, 1.0)},
+    "drafting slow": {"slow": (1.0, 1.0, 6.0)},
+}
+# Those that differ in costs or confidences, and the one that misses the bar.
+RECOVERY = ["phone GPU, chat", "PowerVR, chat", "E2B mixed CPU, code", "E2B int8 CPU, code", "MoE, calls"]
+RECOVERY += ["tiny model", "noisy costs", "long context", "useless confidence", "overconfident", "K = 3 alone"]
+RECOVERED = {("useless confidence", "hostile text"): 0.91}
+
+
+@pytest.mark.parametrize("name", RECOVERY)
+@pytest.mark.parametrize("spell", SPELLS)
+def test_is_back_at_the_best_within_200_tokens_after_a_spell(name: str, spell: str) -> None:
+    profile = replace(PROFILES[name], acceptance=(GOOD,))
+    good, bad = profile.device(), replace(profile, **SPELLS[spell]).device()
+    memory, best, ours = remembered(profile), dict.fromkeys((0, *profile.drafts), 0.0), 0.0
+    for run in range(8):
+        controller = memory.copy()
+        controller.device, tokens = bad, 64 if run % 2 else 250
+        for seed in range(2000 // tokens + 1):
+            controller.reply(10_000 * run + seed, tokens)
+        controller.device = good
+        for seed in range(7):
+            us = controller.reply(100 * run + seed, 64).us
+            if seed >= 3:  # 192 tokens on
+                ours += us
+                for k in best:
+                    best[k] += fixed_reply(good, k, 100 * run + seed, 64).us
+    assert min(best.values()) / ours >= RECOVERED.get((name, spell), 0.95)
+
+
+@pytest.mark.parametrize("name", ["phone GPU, chat", "E2B mixed CPU, code", "E2B int8 CPU, code", "MoE, calls"])
+def test_is_back_within_200_tokens_in_the_same_text(name: str) -> None:
+    """Three quarters of it hostile."""
+    hostile = (0.005,) * 5
+    profile = replace(PROFILES[name], acceptance=(hostile, hostile, hostile, GOOD))
+    memory, device, late = remembered(replace(profile, acceptance=(GOOD,))), profile.device(), 2000 + 200
+    best, ours = dict.fromkeys((0, *profile.drafts), 0.0), 0.0
+    for seed in range(20):
+        controller = memory.copy()
+        controller.device = device
+        ours += controller.reply(seed, 2667, late=late).us
+        for k in best:
+            best[k] += fixed_reply(device, k, seed, 2667, late).us
+    assert min(best.values()) / ours >= 0.95
+
+
+def test_counts_the_first_drafts_of_all_texts_and_keeps_the_count() -> None:
+    controller = Controller(MIXED.device())
+    controller.load(1)
+    controller.begin()
+    for right in (1, 0, 0):
+        controller.observe(200, 2, 3, Proposal.of([0.5, 0.5]), right, PLAIN_US, PLAIN_US)
+    controller.observe(200, 2, 1, Proposal.of([0.5, 0.5]), 1, PLAIN_US, PLAIN_US)  # cut away, and compared
+    controller.observe(200, 0, 2, Proposal.of([0.5], GRAMMAR), 1, 0.0, PLAIN_US)  # not the drafter's
+    assert controller.first_drafts == (4, 2)
+    fresh = Controller(MIXED.device())
+    assert fresh.restore(controller.save())
+    assert fresh.first_drafts == (4, 2)
 
 
 def test_is_deterministic() -> None:
@@ -297,7 +394,7 @@ def test_refuses_what_does_not_fit() -> None:
     for other in (replace(MIXED, drafts={1: 0.1, 2: 0.2}), replace(MIXED, verifies={2: 1.2, 6: 1.5})):
         assert not Controller(other.device()).restore(text)
     words = text.split(b" ")
-    broken = [b"", b"{}", text[:-1], text + b" 0", text + b"0", text.replace(b"controller-2", b"controller-1")]
+    broken = [b"", b"{}", text[:-1], text + b" 0", text + b"0", text.replace(b"controller-3", b"controller-2")]
     broken += [b" ".join([*words[:-1], bad]) for bad in (b"7ff8000000000000", b"fff0000000000000", b"zzzzzzzzzzzzzzzz")]
     broken += [b" ".join(words[:-1]), text + b" " + words[-1], text.upper()]
     for garbage in broken:

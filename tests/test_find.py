@@ -200,3 +200,9 @@ def test_an_emulator_is_looked_for_where_it_would_listen() -> None:
         port = server.getsockname()[1]
         assert find._listens(port)
     assert not find._listens(port)
+
+
+@pytest.mark.parametrize("name", ["a..b:5555", f"{'a' * 70}.example:5555", "\udcff:5555", ".:1"])
+def test_a_name_that_no_host_can_have_is_one_line(name: str) -> None:
+    with pytest.raises(EdgeMtpError, match=r"cannot connect to"):
+        find_link(name, lambda line: None)

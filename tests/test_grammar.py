@@ -17,8 +17,7 @@ import edge_mtp
 from edge_mtp.chat import Tokenizer
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import response_schema, tool_grammar
-from edge_mtp.pattern import engine_pattern
+from edge_mtp.grammar import tool_grammar
 from edge_mtp.tool_calls import ToolCall, format_calls, parse_calls
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
@@ -371,46 +370,30 @@ def test_patterns_accept_what_matches(compiler: Compiler, pattern: str, data: st
     assert accepts(compiler, grammar, format_calls([ToolCall("f", {"v": text})]))
 
 
-@pytest.mark.parametrize(
-    "pattern", ["(", ")", "a{", "a{2,1}", "*", "(?=a)", "(?<!a)", r"\1", r"\bx", "[z-a]", "a$b", r"\|", "\ud800", 3]
-)
-def test_patterns_that_are_refused(pattern: object) -> None:
-    with pytest.raises(EdgeMtpError):
-        engine_pattern(pattern)
-
-
 # -- refusals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("schema", "named"),
     [
-        ({"type": "string", "minlength": 1}, "minlength"),
         ({"type": "string", "minLength": -1}, "minLength"),
-        ({"type": "string", "maxLength": 1000}, "maxLength"),
-        ({"type": "string", "pattern": "(?=x)"}, "assertion"),
-        ({"type": "string", "pattern": "a", "maxLength": 2}, "pattern"),
-        ({"type": "integer", "multipleOf": 2}, "multipleOf"),
-        ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum"),
-        ({"type": "number", "minimum": 0.5}, "minimum"),
-        ({"type": "number", "exclusiveMinimum": 0}, "exclusiveMinimum"),
-        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-        ({"type": "array", "prefixItems": []}, "prefixItems"),
-        ({"type": "object"}, "properties"),
-        ({"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}, "additionalProperties"),
-        ({"type": "object", "properties": {"a b": {}}}, "a b"),
-        ({"type": "object", "properties": {}, "required": ["z"]}, "'z'"),
+        ({"type": "string", "maxLength": 1.5}, "maxLength"),
+        ({"type": "string", "pattern": "a(?=x)"}, "assertion"),
+        ({"type": "string", "pattern": 3}, "pattern"),
+        ({"type": "integer", "multipleOf": 0}, "multipleOf"),
+        ({"type": "number", "minimum": "0"}, "minimum"),
+        ({"type": "array", "uniqueItems": 1}, "uniqueItems"),
+        ({"type": "array", "prefixItems": {}}, "prefixItems"),
+        ({"type": "object", "properties": []}, "properties"),
+        ({"type": "object", "required": "z"}, "required"),
         ({"type": "text"}, "'text'"),
-        ({"oneOf": [{"type": "string"}]}, "oneOf"),
-        ({"allOf": []}, "allOf"),
+        ({"oneOf": []}, "oneOf"),
+        ({"allOf": {}}, "allOf"),
         ({"anyOf": []}, "anyOf"),
         ({"enum": []}, "enum"),
-        ({"enum": ['<|"|>']}, "quote mark"),
-        ({"enum": ["\udc00"]}, "surrogate"),
-        ({"type": "integer", "enum": ["x"]}, "no value"),
         ({"$ref": "http://x"}, "leads nowhere"),
-        ({"$ref": "#/properties/v"}, "recursive"),
-        (False, "not a schema"),
+        ({"$ref": "#/properties/w"}, "leads nowhere"),
+        (3, "not a schema"),
     ],
 )
 def test_schemas_that_are_refused(schema: Any, named: str) -> None:
@@ -419,8 +402,24 @@ def test_schemas_that_are_refused(schema: Any, named: str) -> None:
     message = str(refusal.value)
     assert named in message
     assert "tool 'f'" in message
-    assert "parameters.v" in message
+    assert "/properties/v" in message or named == "not a schema"
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": 3, "maximum": 2},
+        {"enum": ['<|"|>', "\udc00"]},
+        {"type": "integer", "enum": ["x"]},
+        {"$ref": "#/properties/v"},
+        False,
+    ],
+)
+def test_a_required_argument_without_values_is_refused(schema: Any) -> None:
+    parameters = {"type": "object", "properties": {"v": schema}, "required": ["v"]}
+    with pytest.raises(EdgeMtpError, match=r"tool 'f'.*no value satisfies"):
+        tool_grammar([{"name": "f", "parameters": parameters}])
 
 
 @pytest.mark.parametrize("tools", [{}, "f", [1], [{}], [{"name": "a b"}], [{"name": "a"}, {"name": "a"}]])
@@ -433,20 +432,3 @@ def test_tools_that_are_refused(tools: Any) -> None:
 def test_choices_that_are_refused(choice: str) -> None:
     with pytest.raises(EdgeMtpError, match=choice):
         tool_grammar([], choice=choice)
-
-
-def test_response_schemas() -> None:
-    assert json.loads(response_schema(' {"type": "object"}\n')) == {"type": "object"}
-    assert response_schema('{"properties": {"not": {}}}') == '{"properties": {"not": {}}}'
-    for wrong in (
-        "",
-        "[]",
-        "{",
-        '{"minimum": NaN}',
-        "3",
-        '{"items": {"not": {}}}',
-        '{"const": "\\ud800"}',
-        '{"properties": {"a": {"uniqueItems": true}}}',
-    ):
-        with pytest.raises(EdgeMtpError):
-            response_schema(wrong)

@@ -140,7 +140,6 @@ def test_every_call_is_read_as_json(call: ToolCall) -> None:
         '<|tool_call>call:f{city:<|"|>Paris, France<|"|>,,days:03,on:true}<tool_call|>',
         '<|tool_call>call:f{city<|"|>Paris, France<|"|>,days:3,on:true}<tool_call|>',
         '<|tool_call>call:f{city:Paris, France<|"|>,days:3,on:true}<tool_call|>',  # no first mark
-        '<|tool_call>call:f{city:<|"|>Paris, France,days:3,on:true}<tool_call|>',  # no second mark
         '<|tool_call>call:f{city:<|"|>Paris, France",days:3,on:true}<tool_call|>',
         '<|tool_call>call:f{city:"Paris, France<|"|>,days:3,on:true}<tool_call|>',
         "<|tool_call>call:f{city:Paris, France,days:3,on:true}<tool_call|>",
@@ -167,19 +166,145 @@ def test_damage_of_one_call(text: str) -> None:
         ("a:it's late,b:1", {"a": "it's late", "b": 1}),
         ('a:<|"|>x\\n"y"<|"|>,b:01', {"a": 'x\\n"y"', "b": 1}),  # Gemma's own strings have no escapes
         ('a:["x","y, z"],b:[x, 1]', {"a": ["x", "y, z"], "b": ["x", 1]}),
-        ('a:[<|"|>x<|"|>,<|"|>y,b:1', {"a": ["x", "y"], "b": 1}),
         ("a:[1,2,b:{c:3},", {"a": [1, 2], "b": {"c": 3}}),
         ("a:[1,{b:2]},c:3", {"a": [1, {"b": 2}], "c": 3}),
         ('a:[1,2,b:<|"|>x<|"|>', {"a": [1, 2], "b": "x"}),
         ("a:[\"b:c\",x,'d']", {"a": ["b:c", "x", "d"]}),
         ("a:06:40,b:1.50,c:1e999", {"a": "06:40", "b": 1.5, "c": "1e999"}),
         ('a:weather in Tokyo<|"|>', {"a": "weather in Tokyo"}),
-        ("a:,b:1", {"a": "", "b": 1}),
+        ("a:,b:1", {"b": 1}),  # nothing is no value
+        ("a::1", {"a": 1}),
+        ('a:<|"|>{"b": "c", "d": [1, 2]}', {"a": '{"b": "c", "d": [1, 2]}'}),  # a whole JSON text
         ("a", {}),
     ],
 )
 def test_damage_of_values(body: str, meant: dict[str, Value]) -> None:
     assert same(parse_leniently(f"<|tool_call>call:f{{{body}}}<tool_call|>"), [ToolCall("f", meant)])
+
+
+@pytest.mark.parametrize(
+    ("body", "meant"),
+    [
+        # Two readings: the string may hold what follows it, or have lost its mark before that.
+        ('call:f{a:<|"|>Paris, France,days:3,on:true}', [ToolCall("f", {})]),
+        ('call:f{n:1,a:<|"|>Paris,days:3,on:true}', [ToolCall("f", {"n": 1})]),
+        ('call:f{n:1,a:[<|"|>x<|"|>,<|"|>y,b:1}', [ToolCall("f", {"n": 1})]),
+        ('call:f{a:<|"|>x,b:<|"|>y<|"|>}', [ToolCall("f", {})]),
+        ('call:f{a:<|"|>x}call:g{b:1}', [ToolCall("f", {})]),
+        ("call:f{a:1b:2}", [ToolCall("f", {})]),  # a comma is missing, or the text has a colon
+        ("call:f{a:1,2],b:3}", [ToolCall("f", {})]),  # a list that lost its bracket
+        ("call:f{a:[[1,2],b:3}", [ToolCall("f", {})]),
+        ("call:f{a:{b:1,c:2}", [ToolCall("f", {})]),  # c may be an argument of its own
+        ("call:f{n:1,a:b:1,c:2},d:3}", [ToolCall("f", {"n": 1})]),
+        ("call:f{a:1,two words: 2,b:3}", [ToolCall("f", {"a": 1, "b": 3})]),
+        # The text is no name, or goes on behind it.
+        ("call:save:BEGIN_ARG report END_ARG", []),
+        ("call:save report{a:1}", []),
+        ("callf{a:1}", []),
+        ("call:fa:1,b:2}", []),
+        ('call:f{}{"name":"g"}', [ToolCall("f")]),
+    ],
+)
+def test_what_has_two_readings_is_left_out(body: str, meant: list[ToolCall]) -> None:
+    assert same(parse_leniently(f"<|tool_call>{body}<tool_call|>"), meant)
+
+
+def test_a_string_of_json_is_no_arguments() -> None:
+    text = '<|tool_call>call:run_js{data:<|"|>{"conversion": "ll_to_mgrs", "lat": 34.05}<tool_call|>'
+    assert parse_leniently(text) == [ToolCall("run_js", {"data": '{"conversion": "ll_to_mgrs", "lat": 34.05}'})]
+    assert parse_leniently(text.replace("}", "")) == [ToolCall("run_js")]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("<|tool_call>call:get_wea", []),
+        ("<|tool_call>call:f{a:1,ci", [ToolCall("f", {"a": 1})]),
+        ("<|tool_call>call:f{a:1,city:", [ToolCall("f", {"a": 1})]),
+        ("<|tool_call>call:f{on:tr", [ToolCall("f", {})]),
+        ('<|tool_call>call:f{a:<|"|>Paris, days:3}', [ToolCall("f", {"a": "Paris, days:3}"})]),
+        ('<|tool_call>call:f{a:[<|"|>x<|"|>,<|"|>y,b:1', [ToolCall("f", {"a": ["x", "y,b:1"]})]),
+        ('<|tool_call>{"arguments":{"a":1},"name":"get_wea', []),
+    ],
+)
+def test_what_is_cut_off_is_read_so_far(text: str, meant: list[ToolCall]) -> None:
+    assert same(parse_leniently(text), meant)
+
+
+def test_declared_names_and_keys_are_known() -> None:
+    tools = [{"name": "a b", "parameters": {"type": "object", "properties": {"issue[title]": {}, "x y": {}, "p": {}}}}]
+    text = "<|tool_call>call:a b{issue[title]: 1, x y: 2, 'p': [3],}<tool_call|>"
+    assert parse_leniently(text, tools) == [ToolCall("a b", {"issue[title]": 1, "x y": 2, "p": [3]})]
+
+
+# Calls in pieces, to damage between the strings: those have what structure is made of.
+rough = st.text(st.sampled_from("ab ,:{}[]=1"), max_size=8)
+rough_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | rough,
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(names, v, max_size=3),
+    max_leaves=6,
+)
+rough_calls = st.builds(ToolCall, names, st.dictionaries(names, rough_values, max_size=4))
+
+
+def pieces(value: Value) -> list[str]:
+    if isinstance(value, str):
+        return [QUOTE, value, QUOTE]
+    if isinstance(value, dict):
+        inner = [[key, ":", *pieces(item)] for key, item in value.items()]
+    elif isinstance(value, list):
+        inner = [pieces(item) for item in value]
+    else:
+        return [{None: "null", True: "true", False: "false"}.get(value, str(value))]  # type: ignore[arg-type]
+    joined = [piece for each in inner for piece in [*each, ","]][:-1]
+    return ["{", *joined, "}"] if isinstance(value, dict) else ["[", *joined, "]"]
+
+
+STRUCTURE = {QUOTE, CALL_CLOSE, "call:", ":", ",", "{", "}", "[", "]"}
+
+
+def begun(part: Value, whole: Value) -> bool:
+    """Whether a value is another one, or the beginning of it."""
+    if canonical(part) == canonical(whole):
+        return True
+    if isinstance(part, list) and isinstance(whole, list):
+        return len(part) <= len(whole) and all(map(begun, part, whole))
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(key in whole and begun(item, whole[key]) for key, item in part.items())
+    if isinstance(part, str) and isinstance(whole, str):
+        return whole.startswith(part)
+    return type(part) is int and type(whole) is int and str(whole).startswith(str(part))
+
+
+def check_nothing_invented(found: list[ToolCall], meant: list[ToolCall], is_cut: bool) -> None:
+    left = list(meant)
+    for call in found:
+        match = next((i for i, other in enumerate(left) if other.name == call.name), None)
+        assert match is not None, call
+        original = left.pop(match).arguments
+        for key, value in call.arguments.items():
+            assert key in original, (key, call)
+            same_value = canonical(value) == canonical(original[key])
+            assert same_value or (is_cut and begun(value, original[key])), (key, value)
+
+
+@given(st.lists(rough_calls, min_size=1, max_size=2, unique_by=lambda c: c.name), st.data())
+def test_nothing_is_invented_where_a_reply_is_cut_off(calls: list[ToolCall], data: st.DataObject) -> None:
+    text = format_calls(calls)
+    end = data.draw(st.integers(0, len(text)))
+    check_nothing_invented(parse_leniently(text[:end]), calls, is_cut=True)
+
+
+@given(st.lists(rough_calls, min_size=1, max_size=2, unique_by=lambda c: c.name), st.data())
+def test_nothing_is_invented_where_a_mark_is_lost_or_doubled(calls: list[ToolCall], data: st.DataObject) -> None:
+    parts = [
+        part for call in calls for part in [CALL_OPEN, "call:", call.name, *pieces(dict(call.arguments)), CALL_CLOSE]
+    ]
+    at = data.draw(st.sampled_from([i for i, part in enumerate(parts) if part in STRUCTURE]))
+    # `call:` twice is a name that begins with it.
+    times = 0 if parts[at] == "call:" else data.draw(st.sampled_from([0, 2]))
+    text = "".join([*parts[:at], parts[at] * times, *parts[at + 1 :]])
+    check_nothing_invented(parse_leniently(text), calls, is_cut=False)
 
 
 @pytest.mark.parametrize(

@@ -432,14 +432,33 @@ def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypat
     path = tmp_path / "file"
     read: list[Progress] = []
     monkeypatch.setattr(put, "REPORT_S", 0.0)
-    for age, content in ((100, b"one"), (100, b"one"), (50, b"two"), (0, b"six"), (0, b"ten")):
+    for settled_s, content in ((2.0, b"one"), (-1.0, b"one"), (-1.0, b"two"), (-1.0, b"six")):
+        monkeypatch.setattr(put, "SETTLED_S", settled_s)
         path.write_bytes(content)
-        stamp = (tmp_path / "stamp").stat().st_mtime if (tmp_path / "stamp").exists() else path.stat().st_mtime
-        (tmp_path / "stamp").touch() if not (tmp_path / "stamp").exists() else None
-        if age:
-            os.utime(path, (stamp - age, stamp - age))
-        assert file_digest(path, read.append) == hashlib.sha256(content).hexdigest()
-    assert len(read) == 4  # all but the second
+        os.utime(path, ns=(10**18, 10**18))  # what `cp -p` does: equal sizes, equal times
+        for _ in range(2):
+            assert file_digest(path, read.append) == hashlib.sha256(content).hexdigest()
+    assert len(read) == 5  # twice what has just been written, then each once
+
+
+@pytest.mark.parametrize("harm", ["folder", "link", "cut", "random"])
+def test_a_strange_digest_is_ignored_and_replaced(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(put, "SETTLED_S", -1.0)
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    expected = file_digest(path, silent)
+    (entry,) = (tmp_path / "cache" / "edge-mtp" / "digests").iterdir()
+    good = entry.read_bytes()
+    if harm in ("cut", "random"):
+        entry.write_bytes(good[:-1] if harm == "cut" else os.urandom(len(good)))
+    else:
+        entry.unlink()
+        (entry / "inside").mkdir(parents=True) if harm == "folder" else entry.symlink_to(path)
+    assert file_digest(path, silent) == expected
+    assert entry.read_bytes() == good
+    assert path.read_bytes() == b"one"
+    assert not entry.is_symlink()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -250,3 +250,15 @@ def test_a_block_too_large_for_the_experts_is_halved(experts: Shapes) -> None:
     name = "model.layers.1.experts.down_proj"
     expected: Any = ENCODINGS["int4b64"]
     assert RECIPES["mixed"].encoding("prefill_decode", name, experts[name]) == expected
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_becomes_int8_for_its_short_rows_is_told(name: str) -> None:
+    recipe = RECIPES[name]
+    target = {"model.layers.0.mlp.up_proj.weight": (8, 40), "model.layers.1.mlp.up_proj.weight": (8, 40)}
+    target |= {"model.layers.0.mlp.down_proj.weight": (40, 64)}
+    told = recipe.int8_instead(target, {})
+    blocks = bool(recipe.roles["mlp"].block)
+    assert told == (("model.layers.*.mlp.up_proj.weight (2 tensors)",) if blocks else ())
+    stored = {key: recipe.encoding("prefill_decode", key, shape).name for key, shape in target.items()}
+    assert ("int8" in {stored[key] for key in target if "up_proj" in key}) == (blocks or name == "int8")

@@ -740,7 +740,7 @@ def test_pictures_of_calls_are_of_the_eval(tmp_path: Path) -> None:
         (["{tmp}/none.jsonl", "-o", "{tmp}/page.html"], "cannot read results"),
         (["{results}", "-o", "{tmp}/none/page.html"], "cannot write"),
         (["{results}", "-o", "{tmp}/page.html", "--pictures", "{results}"], "cannot make"),
-        (["{tmp}/same.json", "-o", "{tmp}/same.html"], "would overwrite its results"),
+        (["{tmp}/same.json", "-o", "{tmp}/same.html"], "would be overwritten"),
     ],
 )
 def test_refusals_are_one_line(results_file: Path, tmp_path: Path, words: list[str], message: str) -> None:

@@ -46,6 +46,21 @@ def test_a_request_yields_its_steps_and_its_outcome() -> None:
     assert outcome.finish == "length"
 
 
+def test_a_request_after_close_is_told(tmp_path: Path) -> None:
+    runner = Runner(fake("say(READY); sys.stdin.read()"))
+    runner.close()
+    runner.close()
+    for _ in range(2):
+        with pytest.raises(EdgeMtpError, match="the engine is closed; open the bundle again"):
+            list(runner.generate(REQUEST))
+
+
+@pytest.mark.parametrize("threads", [0, 257, 100_000, 4294967297, 10**30])
+def test_threads_that_no_device_has(threads: int, synthetic_bundle: Path) -> None:
+    with pytest.raises(EdgeMtpError, match=rf"'{threads}' threads cannot be; use 1 to 256"):
+        find_device("host").start(synthetic_bundle, threads=threads)
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [

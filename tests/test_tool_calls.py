@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import edge_mtp
-from edge_mtp.chat import ChatFormat
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.grammar import tool_grammar
-from edge_mtp.harness.declared import violations
 from edge_mtp.tool_calls import (
     QUOTE,
     ToolCall,
@@ -28,8 +23,6 @@ from edge_mtp.tool_calls import (
     load_tools,
     parse_calls,
 )
-
-TINY_CHAT = ChatFormat.from_directory(Path(edge_mtp.__file__).parent / "tiny" / "target")
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.\-]{0,12}", fullmatch=True)
 strings = st.text(max_size=12).filter(lambda s: QUOTE not in s)
@@ -67,6 +60,71 @@ def test_parsing_inverts_formatting(expected: list[ToolCall]) -> None:
     assert all(same(p.arguments, dict(e.arguments)) for p, e in zip(parsed, expected, strict=True))
 
 
+# Names and keys of what structure is made of.
+odd = st.text(st.sampled_from(list("ab:,{}[] \"'`<|>1$@/=.-é\n")), max_size=6)
+odd_values = st.recursive(
+    st.none() | st.integers() | strings, lambda v: st.lists(v, max_size=2) | st.dictionaries(odd, v, max_size=2)
+)
+
+
+@given(odd, st.dictionaries(odd, odd_values, max_size=3))
+def test_any_name_and_key_is_read_again_or_refused(name: str, arguments: dict[str, Value]) -> None:
+    call = ToolCall(name, arguments)
+    try:
+        text = format_calls([call])
+    except EdgeMtpError:
+        return
+    assert parse_calls(text) == [call]
+
+
+@given(
+    odd.filter(lambda name: name and "{" not in name and "<" not in name), odd.filter(lambda k: not set("<:}") & set(k))
+)
+def test_a_name_without_a_bracket_and_a_key_without_a_colon_are_carried(name: str, key: str) -> None:
+    call = ToolCall(name, {key: "x"})
+    assert parse_calls(format_calls([call])) == [call]
+
+
+@given(odd, odd, st.dictionaries(odd, st.none() | st.integers() | strings, max_size=4))
+def test_what_is_declared_is_carried(name: str, other: str, arguments: dict[str, Value]) -> None:
+    """What a declaration tells apart, whatever its characters: `check_tools` refuses the rest by name."""
+    tools = [{"name": name, "parameters": {"properties": {key: {} for key in arguments}}}, {"name": other}]
+    try:
+        check_tools(tools)
+    except EdgeMtpError:
+        return
+    call = ToolCall(name, arguments)
+    assert parse_calls(format_calls([call], tools), tools) == [call]
+
+
+@pytest.mark.parametrize(
+    "name", ["google:mcp:create-pdf-file", "server:tool", "github/create_issue", "3d-render", "größe"]
+)
+@pytest.mark.parametrize(
+    "key", ["$filter", "@type", "issue[title]", "a:b", "a,b", "a{b", "two words", '"quoted"', "日付"]
+)
+def test_names_and_keys_of_published_tools(name: str, key: str) -> None:
+    tools = [{"name": name, "parameters": {"properties": {key: {}, "a": {}}}}]
+    call = ToolCall(name, {key: [1, {"a": "x"}], "a": True})
+    assert parse_calls(format_calls([call])) == [call]
+    assert parse_calls(format_calls([call], tools), check_tools(tools)) == [call]
+
+
+def test_with_declarations_odd_keys_are_those_declared() -> None:
+    tools = [{"name": "f", "parameters": {"properties": {"city": {}}}}]
+    with pytest.raises(ToolCallSyntaxError, match="expected a key"):
+        parse_calls('<|tool_call>call:f{"city":1}<tool_call|>', tools)
+    assert parse_calls("<|tool_call>call:f{town:1}<tool_call|>", tools) == [ToolCall("f", {"town": 1})]
+    open_tools = [{"name": "f", "parameters": {"type": "object"}}]
+    assert parse_calls("<|tool_call>call:f{a b:1}<tool_call|>", open_tools) == [ToolCall("f", {"a b": 1})]
+    # A brace in a name is no bracket, where the name is known.
+    assert parse_calls("<|tool_call>call:a{b{x:1}<tool_call|>", [{"name": "a{b"}]) == [ToolCall("a{b", {"x": 1})]
+
+
+def test_ids_are_no_part_of_equality() -> None:
+    assert ToolCall("f", {"a": 1}, "1") == ToolCall("f", {"a": 1}, id="2")
+
+
 @given(st.lists(calls, min_size=1, max_size=2), st.data())
 def test_every_truncation_is_refused(expected: list[ToolCall], data: st.DataObject) -> None:
     text = format_calls(expected[:1])
@@ -102,7 +160,6 @@ def test_an_example() -> None:
         f"call:f{{a:{'1' * 5000}}}",
         f"call:f{{a:{'[' * 5000}{']' * 5000}}}",
         "call:f{a:True}",
-        "call:f{1a:1}",
         "call:{}",
         "f{}",
         "call:f",
@@ -119,8 +176,13 @@ def test_malformed_calls_are_refused(body: str) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        ToolCall("two words"),
-        ToolCall("f", {"a b": 1}),
+        ToolCall(""),
+        ToolCall("a{b"),  # a tool `a`, without the declarations
+        ToolCall("<|tool_call>"),
+        ToolCall("f", {"<turn|>": 1}),
+        ToolCall("f", {"a:1,b": 1}),  # two arguments
+        ToolCall("f", {"a:{b": 1}),
+        ToolCall("f", {"}": 1}),
         ToolCall("f", {"a": f"x{QUOTE}"}),
         ToolCall("f", {"a": float("nan")}),
         ToolCall("f", {"a": -(10**1000)}),
@@ -145,6 +207,13 @@ def test_exact_match_ignores_order_and_minds_types() -> None:
     assert exact_match([], [])
 
 
+def deep_schema(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
 def tool(**function: object) -> dict[str, object]:
     return {"type": "function", "function": {"name": "f", "description": "d"} | function}
 
@@ -163,69 +232,46 @@ def test_tools_file_round_trip(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("schema", "told"),
-    [
-        ({"type": ["string", "null"]}, {"type": "string", "nullable": True}),
-        ({"type": ["integer", "number"]}, {"type": "number"}),
-        ({"type": ["null"]}, {"type": "null"}),
-        ({"type": ["string", "null"], "enum": ["x", None]}, {"type": "string", "enum": ["x"], "nullable": True}),
-        ({"enum": ["x", "y"], "description": "d"}, {"type": "string", "enum": ["x", "y"], "description": "d"}),
-        ({"enum": [1, 2.5, None]}, {"type": "number", "enum": [1, 2.5], "nullable": True}),
-        ({"const": True}, {"type": "boolean", "enum": [True]}),
-        (
-            {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}], "default": None, "description": "d"},
-            {"type": "integer", "minimum": 1, "nullable": True, "default": None, "description": "d"},
-        ),
-        ({"oneOf": [{"$ref": "#/$defs/tone"}, {"type": "null"}]}, {"type": "string", "enum": ["x"], "nullable": True}),
-        (
-            {"anyOf": [{"enum": ["x"]}, {"type": "string", "pattern": "y+"}]},
-            {"type": "string", "anyOf": [{"type": "string", "enum": ["x"]}, {"type": "string", "pattern": "y+"}]},
-        ),
-        ({"$ref": "#/$defs/tone", "description": "d"}, {"type": "string", "enum": ["x"], "description": "d"}),
-        (
-            {"type": "array", "items": {"$ref": "#/$defs/place"}},
-            {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer", "nullable": True}}}},
-        ),
-        ({"type": "STRING", "anyOf": [{"pattern": "x"}]}, {"type": "STRING", "anyOf": [{"pattern": "x"}]}),
-    ],
-)
-def test_schemas_are_put_into_the_words_of_a_declaration(schema: dict[str, Any], told: dict[str, Any]) -> None:
-    defs = {
-        "tone": {"enum": ["x"]},
-        "place": {"type": "object", "properties": {"n": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}},
+def test_tools_of_other_apis_are_put_into_one_form(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    path = tmp_path / "tools.json"
+    mcp = {
+        "name": "f",
+        "title": "Eff",
+        "inputSchema": schema,
+        "outputSchema": {"type": "object"},
+        "annotations": {"readOnlyHint": True},
     }
-    tools = check_tools([tool(parameters={"properties": {"a": schema}, "$defs": defs})])
-    found = tools[0]["function"]["parameters"]
-    assert found["properties"] == {"a": told}
-    assert check_tools(tools) == tools
-    # The same values are as declared, and can be written under a grammar.
-    values: list[Any] = [
-        "x",
-        "y",
-        "yy",
-        "z",
-        1,
-        0,
-        2.5,
-        None,
-        True,
-        False,
-        [{"n": None}],
-        [{"n": "x"}],
-        [{"m": 1}],
-        [],
-        {},
-    ]
-    for value in values:
-        before = violations({"a": value}, {"properties": {"a": schema}, "$defs": defs})
-        assert bool(violations({"a": value}, found)) == bool(before), value
-    tool_grammar(tools)
-    # A template finds one type wherever it looks for one.
-    prompt = TINY_CHAT.render([{"role": "user", "content": "Hi"}], tools)
-    types = re.findall(r'[{,]type:<\|"\|>(.*?)<\|"\|>', prompt)
-    assert types
-    assert set(types) <= {"STRING", "INTEGER", "NUMBER", "BOOLEAN", "NULL", "ARRAY", "OBJECT"}
+    for told, description in [
+        ({"tools": [mcp]}, "Eff"),
+        ([mcp], "Eff"),
+        ([{"type": "function", "name": "f", "description": None, "parameters": schema, "strict": True}], ""),
+        ([{"name": "f", "description": "d", "input_schema": schema}], "d"),
+        ([{"name": "f", "parameters": schema, "inputSchema": schema}], ""),
+    ]:
+        path.write_text(json.dumps(told))
+        function = {"name": "f", "description": description, "parameters": schema}
+        assert load_tools(path) == [{"type": "function", "function": function}]
+
+
+def test_words_of_other_schemas_become_those_of_json_schema() -> None:
+    properties = {
+        "a": {"type": "STRING", "nullable": True, "enum": ["x"]},
+        "b": {"$ref": "#/$defs/n", "nullable": True, "description": "d"},
+        "c": {"type": "integer", "nullable": False},
+    }
+    parameters = {"type": "OBJECT", "properties": properties, "$defs": {"n": {"type": "NUMBER"}}}
+    [checked] = check_tools([{"name": "f", "parameters": parameters}])
+    assert checked["function"]["parameters"] == {
+        "type": "object",
+        "properties": {
+            "a": {"type": ["string", "null"], "enum": ["x", None]},
+            "b": {"description": "d", "anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]},
+            "c": {"type": "integer"},
+        },
+        "$defs": {"n": {"type": "number"}},
+    }
+    assert check_tools([checked]) == [checked]
 
 
 @pytest.mark.parametrize(
@@ -233,46 +279,32 @@ def test_schemas_are_put_into_the_words_of_a_declaration(schema: dict[str, Any],
     [
         ({"name": "f"}, "dict"),
         (["f"], "'f'"),
-        ([tool(name="two words")], "'two words'"),
+        ([tool(name="")], "''"),
+        ([tool(name="a<turn|>")], "control token <turn|>"),
+        ([tool(name="a\ud800")], "surrogate"),
+        ([tool(name="a"), tool(name="a{b")], "'a{b' cannot be told from 'a'"),
         ([tool(name=None)], "None"),
         ([tool(), tool()], "'f'"),
         ([tool(description=3)], "3"),
         ([tool(parameters=[1])], r"\[1\]"),
         ([tool(parameters={"type": "string"})], "string"),
         ([tool(parameters={"properties": []})], r"\[\]"),
-        ([tool(parameters={"properties": {"a b": {"type": "string"}}})], "'a b'"),
-        ([tool(parameters={"properties": {"a": {}}})], "'a'"),
-        ([tool(parameters={"properties": {"a": {"type": "object", "properties": {"b": 1}}}})], "'b'"),
-        ([tool(parameters={"properties": {}, "required": ["z"]})], "'z'"),
-        # What a declaration has no words for.
-        (
-            [tool(parameters={"properties": {"a": {"type": ["string", "integer"]}}})],
-            r"'a' has several types \(integer, s",
-        ),
-        ([tool(parameters={"properties": {"a": {"type": []}}})], "'a' has no type"),
-        ([tool(parameters={"properties": {"a": {"enum": ["x", 1]}}})], "'a' has several types"),
-        ([tool(parameters={"properties": {"a": {"enum": []}}})], "'a' has no type"),
-        (
-            [tool(parameters={"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}})],
-            "several types",
-        ),
-        (
-            [tool(parameters={"properties": {"a": {"anyOf": [{"type": "object"}, {"type": "object"}]}}})],
-            "several objects",
-        ),
-        ([tool(parameters={"properties": {"a": {"anyOf": [{}]}}})], "'a' has no type"),
-        ([tool(parameters={"properties": {"a": {"anyOf": []}}})], "'a' has no type"),
+        ([tool(parameters={"properties": {"a": 3}})], r"parameters\.a: 3 is not a schema"),
+        ([tool(parameters={"properties": {'<|"|>': {}}})], "control token"),
+        ([tool(parameters={"properties": {"}a": {}}})], "'}a'"),
+        ([tool(parameters={"properties": {"a": {}, "a:1,b": {}}})], "'a:1,b' cannot be told from 'a'"),
+        ([tool(parameters={"properties": {"a": {"type": "object", "properties": {"b": 1}}}})], r"a\.b: 1"),
+        ([tool(parameters={"properties": {"a": {"type": []}}})], "parameters.a: type"),
+        ([tool(parameters={"properties": {"a": {"type": "text"}}})], "'text'"),
+        ([tool(parameters={"properties": {"a": {"enum": []}}})], "enum"),
+        ([tool(parameters={"properties": {"a": {"anyOf": []}}})], "anyOf"),
+        ([tool(parameters={"properties": {"a": {"required": True}}})], "required True"),
+        ([tool(parameters={"properties": {"a": {"description": 3}}})], "description 3"),
         ([tool(parameters={"properties": {"a": {"$ref": "#/$defs/b"}}})], r"parameters\.a: \$ref '#/\$defs/b' leads"),
-        ([tool(parameters={"properties": {"a": {"$ref": 3}}})], "3 leads nowhere"),
-        ([tool(parameters={"properties": {"a": {"$ref": "#/properties/a"}}})], "recursive"),
-        (
-            [tool(parameters={"properties": {"a": {"$ref": "#/properties/b", "type": "x"}, "b": {"type": "string"}}})],
-            "type",
-        ),
-        (
-            [tool(parameters={"properties": {"a": {"type": "array", "items": {"type": ["string", "array"]}}}})],
-            "'items'",
-        ),
+        ([tool(parameters={"properties": {"a": {"$ref": 3}}})], "3 is no text"),
+        ([tool(parameters={"properties": {"a": {"$ref": "#/properties/a"}}})], "leads to itself"),
+        ([tool(parameters=deep_schema(100))], "nested deeper"),
+        ([tool(parameters={}, inputSchema={"type": "object"})], "parameters and inputSchema differ"),
     ],
 )
 def test_malformed_tools_are_named_in_one_line(tools: object, named: str) -> None:

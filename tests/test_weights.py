@@ -21,6 +21,7 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from edge_mtp.export import weights  # noqa: E402
 from edge_mtp.export.adapter import with_adapter  # noqa: E402
 from edge_mtp.export.checkpoint import open_pair, random_pair  # noqa: E402
 from edge_mtp.export.shapes import drafters_allowed, model_class, tensor_shapes  # noqa: E402
@@ -210,6 +211,22 @@ class TestRefusals:
         message = self.refused(tmp_path, tensors | {"lm_head.weight": table + 0.01}, pair.target.weights.names)
         assert "lm_head.weight differs" in message
 
+    @pytest.mark.parametrize("row", [257, 300, 301, 510])
+    def test_a_head_that_differs_in_one_row(self, pair: Any, tensors: Tensors, tmp_path: Path, row: int) -> None:
+        head = tensors["model.embed_tokens.weight"].clone()
+        head[row, -1] += 0.01
+        message = self.refused(tmp_path, tensors | {"lm_head.weight": head}, pair.target.weights.names)
+        assert "lm_head.weight differs" in message
+
+    def test_a_head_is_compared_to_its_end_in_pieces(
+        self, pair: Any, tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(weights, "COMPARED", 64 * 7)  # does not divide the rows
+        head = tensors["model.embed_tokens.weight"].clone()
+        opened(tmp_path, tensors | {"lm_head.weight": head}, pair.target.weights.names)
+        head[-1, 0] += 0.01
+        assert "differs" in self.refused(tmp_path, tensors | {"lm_head.weight": head}, pair.target.weights.names)
+
     @pytest.mark.parametrize(
         "damage",
         [
@@ -362,6 +379,7 @@ class TestAdapter:
         ("change", "message"),
         [
             ({"use_dora": True}, "use_dora"),
+            ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens"),
             ({"bias": "all"}, "trains biases"),
             ({"lora_bias": True}, "lora_bias"),
             ({"peft_type": "IA3"}, "'IA3'"),

@@ -6,9 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 
-#include "hash.h"
+#include "file_identity.h"
 
 namespace edge_mtp {
 namespace {
@@ -18,7 +17,7 @@ constexpr uint32_t kMajorVersion = 1;
 constexpr size_t kHeaderEnd = 24;
 constexpr size_t kHeaderBegin = 32;
 constexpr uint8_t kStringValue = 9;  // of the header's union of value types
-constexpr size_t kItemBytes = 8;     // that an item takes at least: its place in a vector and a field
+constexpr size_t kItemBytes = 48;    // that an item takes in memory at least, and half of it in a header
 constexpr size_t kShared = 8;        // how often a builder that shares equal strings may use a byte
 
 // `budget`: bytes of items that are still believed. Tables may overlap, so a small header could list endless items.
@@ -38,17 +37,6 @@ std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs, s
 
 }  // namespace
 
-uint64_t file_identity(const std::string& path) {
-  struct stat status{};
-  stat(path.c_str(), &status);
-  char* resolved = realpath(path.c_str(), nullptr);
-  const std::string name = resolved == nullptr ? path : resolved;
-  free(resolved);
-  uint64_t hash = hash_bytes(kHashSeed, name.data(), name.size());
-  hash = hash_bytes(hash, &status.st_size, sizeof status.st_size);
-  return hash_bytes(hash, &status.st_mtim, sizeof status.st_mtim);
-}
-
 std::vector<Section> read_sections(flatbuffer::Bytes file) {
   if (std::memcmp(file.range(0, kHeaderBegin), kMagic, 8) != 0) throw Error("it does not start with LITERTLM");
   if (const uint32_t major = file.read<uint32_t>(8); major != kMajorVersion) {
@@ -63,6 +51,8 @@ std::vector<Section> read_sections(flatbuffer::Bytes file) {
   std::vector<Section> sections;
   size_t budget = kShared * header_size;
   for (size_t i = 0; i < objects.size(); ++i) {
+    if (budget < kItemBytes) throw Error("its header lists more sections than it can hold");
+    budget -= kItemBytes;
     const flatbuffer::Table object = objects.table(i);
     const auto begin = object.scalar<uint64_t>(1, 0);
     const auto end = object.scalar<uint64_t>(2, 0);
@@ -77,28 +67,38 @@ std::vector<Section> read_sections(flatbuffer::Bytes file) {
 }
 
 Bundle::Bundle(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) throw Error("cannot open the bundle '" + path + "': " + std::strerror(errno));
+  file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file_ < 0) throw Error("cannot open the bundle '" + path + "': " + std::strerror(errno));
   struct stat status{};
-  const bool found = fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
+  const bool found = fstat(file_, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
   void* mapped = MAP_FAILED;
   if (found) {
     size_ = static_cast<size_t>(status.st_size);
-    mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file_, 0);
   }
-  close(file);
-  if (mapped == MAP_FAILED) throw Error("cannot read the bundle '" + path + "': it is empty or no regular file");
+  if (mapped == MAP_FAILED) {
+    close(file_);
+    throw Error("cannot read the bundle '" + path + "': it is empty or no regular file");
+  }
   data_ = static_cast<uint8_t*>(mapped);
 
   try {
     sections_ = read_sections({data_, size_});
   } catch (const Error& error) {
     munmap(data_, size_);
+    close(file_);
     throw Error("'" + path + "' is not a usable .litertlm bundle: " + error.what());
   }
 }
 
-Bundle::~Bundle() { munmap(data_, size_); }
+Bundle::~Bundle() {
+  munmap(data_, size_);
+  close(file_);
+}
+
+uint64_t Bundle::identity(const std::string& path, const std::string& folder) const {
+  return file_identity(file_, path, folder);
+}
 
 const Section* Bundle::model(const std::string& model_type) const {
   return find(Section::kTfliteModel, "model_type", model_type);

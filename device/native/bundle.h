@@ -22,9 +22,6 @@ struct Section {
 // The sections that a file of these bytes lists; they point into it. Throws Error for what is no bundle or truncated.
 std::vector<Section> read_sections(flatbuffer::Bytes file);
 
-// Names this very file, as far as caches care: hash of its resolved path, size and modification time.
-uint64_t file_identity(const std::string& path);
-
 class Bundle {
  public:
   // Throws Error naming the path when the file cannot be mapped, is not a bundle, or is truncated.
@@ -32,6 +29,9 @@ class Bundle {
   ~Bundle();
   Bundle(const Bundle&) = delete;
   Bundle& operator=(const Bundle&) = delete;
+
+  // The mapped file's identity (file_identity.h), whatever `path` names by now.
+  uint64_t identity(const std::string& path, const std::string& folder) const;
 
   // TFLite section by model type, e.g. "tf_lite_prefill_decode"; nullptr when the bundle has none.
   const Section* model(const std::string& model_type) const;
@@ -44,6 +44,7 @@ class Bundle {
  private:
   const Section* find(uint8_t type, const std::string& item, const std::string& value) const;
 
+  int file_ = -1;
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
   std::vector<Section> sections_;

@@ -20,11 +20,19 @@ constexpr double kOwnDrift = 1e-5;            // and one graph's distance from i
 constexpr double kNewLevel = 3e-3;             // after a load
 constexpr double kApart = 0.4;                // how far levels may part when the common factor moves, a share of the move
 constexpr double kMostVariance = 0.1;
+constexpr double kMostExcess = 3.0;
 constexpr double kRested = 4.0;         // of the common factor between two replies
+constexpr double kOtherContext = 0.02;  // that it gains where a text comes into costs measured in others
+constexpr double kFirstNoise = 1.0;  // of a text's first step, whose caches are cold: it tells of no other cost
 constexpr double kSurprise = 0.3;             // more than this above what was expected needs witnesses:
 constexpr int32_t kWitnesses = 4;              // so many in a row, of one kind or of all;
 constexpr int32_t kColdWitnesses = 16;         // or so many that ran after another graph, whose data fill the caches
 constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: what slows a machine down is often a moment's
+constexpr double kFar = 0.69;    // remembered costs that part so far from those timed at load are forgotten;
+constexpr double kFarAll = 2.1;  // or all of them together
+constexpr double kBack = 0.6;    // of what a cost is above the usual one, gone in one measurement: it is the usual again
+// How soon a cost above the usual one becomes the usual: a share of it for each look, and for each other measurement.
+constexpr double kUsualLook = 1.0 / 64.0, kUsual = 1.0 / 2048.0, kUsualFall = 1.0 / 16.0;
 // Where nothing was measured: shares of a plain step.
 constexpr double kGuessVerify = 1.2, kGuessRow = 0.08, kGuessDraft = 0.06;
 constexpr double kFixedDraft = 0.1;           // of a drafter invocation, whatever its K
@@ -42,14 +50,18 @@ constexpr double kLeastOdds = 1e-3;
 // less must be the error of the former for it alone to be believed: 1 / kTrustSkill.
 constexpr double kErrorWeight = 6.0, kFirstConfidenceError = 0.16, kFirstPositionError = 0.24, kTrustSkill = 2.5;
 
+constexpr double kMostFirst = 1e5;            // first drafts, beyond which half of the count is forgotten
+constexpr double kTurn = 3.5, kTurnKeeps = 2.0;  // log likelihood ratio of a text that became easier; drafts kept then
 constexpr double kBlend = 0.5;                // of a trusted confidence in what a draft tells of its text
 
 // ---- choice
 constexpr double kBetter = 1.02;              // hysteresis: what a change of draft length must promise
 constexpr double kExploreShare = 0.005;       // of the time spent
+constexpr double kLookShare = 0.025, kLookMost = 4.0;  // while drafting is given up for costs that are not the usual ones
 constexpr double kCredit = 0.4;               // plain steps for it at a text's start, while no text is known
 constexpr double kExploreMost = 2.0;          // plain steps that may be saved up for it
 constexpr double kHopeful = 0.95;             // acceptance of a text that deserves a look
+constexpr double kDear = 0.8;                 // usual costs below this share of the believed ones are worth a look
 constexpr double kStale = 0.01, kVeryStale = 0.03;  // variance of a cost that deserves a measurement
 
 double odds(double p) {
@@ -99,10 +111,13 @@ Controller::Controller(const Capabilities& capabilities) {
   arms_ = static_cast<int32_t>(1 + widths_.size() + lengths_.size());
   longest_ = widths_.empty() ? 1 : widths_.back() - 1;
   costs_.resize(static_cast<size_t>(kBuckets * arms_));
-  for (auto& bucket : levels_) bucket.fill({0.0, kNewLevel, 0.0, 0});
+  covariance_.resize(static_cast<size_t>(arms_ * arms_));
+  with_.resize(static_cast<size_t>(arms_));
+  stays_.resize(static_cast<size_t>(arms_));
 }
 
 void Controller::begin() {
+  if (first_.trials > kMostFirst) first_ = {std::floor(first_.hits / 2.0), std::floor(first_.trials / 2.0)};
   for (size_t j = 0; j < kMaxDrafts; ++j) {
     Count& memory = memory_[j];
     const Count& text = whole_[j];
@@ -118,18 +133,12 @@ void Controller::begin() {
   whole_ = {};
   recent_ = {};
   shift_ = {};
+  turn_ = 0.0;
   drafts_seen_ = 0;
   current_ = -1;
   force_ = false;
-  // What is known is the sum of the factor and a level: kept in the levels that were measured, neither runs away.
-  for (size_t bucket = 0; bucket < static_cast<size_t>(kBuckets); ++bucket) {
-    if (!measured_[bucket]) continue;
-    for (Estimate& level : levels_[bucket]) level.mean += heat_;
-  }
-  heat_ = 0.0;
-  measured_ = {};
-  verified_ = false;
-  heat_variance_ = kRested;  // the machine may have cooled, and the context is another
+  leave();
+  spread(0, 0) = kRested;  // the machine may have cooled, and the context is another
   surprises_ = 0;
   ledger_ = 0.0;
   const double news = kMemoryPrior / (kMemoryPrior + memory_.front().trials);
@@ -189,87 +198,241 @@ Controller::Kind Controller::kind_of(int32_t arm) const {
   return arm == 0 ? kPlain : arm <= static_cast<int32_t>(widths_.size()) ? kVerify : kDraft;
 }
 
-double Controller::level_variance(int32_t position, Kind kind) const {
-  const int32_t bucket = nearest_touched(bucket_of(position));
-  return bucket < 0 ? kMostVariance : levels_[static_cast<size_t>(bucket)][kind].at(apart_);
+const Controller::Level& Controller::level(int32_t position, Kind kind) const {
+  return levels_[static_cast<size_t>(std::max(nearest_touched(bucket_of(position)), 0))][kind];
 }
 
 double Controller::believed_us(int32_t bucket, int32_t arm) const {
-  return std::exp(heat_ + levels_[static_cast<size_t>(bucket)][kind_of(arm)].mean + cost(bucket, arm).mean);
+  return std::exp(heat_ + (arm == 0 ? 0.0 : cost(bucket, arm).mean));
 }
 
 double Controller::Estimate::at(double clock) const { return std::min(variance + clock - seen, kMostVariance); }
 
-// A scalar Kalman filter for each term of a cost. Their errors are not independent, since a measurement shows only
-// their sum; so the drafter, which runs beside a verify, never moves the common factor, and a move of the factor makes
-// the levels of the other kinds less certain instead of dragging them along for sure.
-void Controller::measure(int32_t position, int32_t arm, double us, bool at_load) {
+Controller::Level::Level() { variance = kNewLevel; }
+
+double Controller::believed_us(int32_t position, int32_t rows, int32_t k) const {
+  const Prices now = prices(position);
+  if (rows > 0) return rows <= longest_ + 1 ? now.verify_us[static_cast<size_t>(rows - 1)] : 0.0;
+  return k > 0 && k <= longest_ ? now.draft_us[static_cast<size_t>(k)] : 0.0;
+}
+
+// The covariances of a text's first step in this context, from what is remembered of it: what two graphs of a kind have
+// in common, and what is each one's own.
+void Controller::enter(int32_t bucket, bool from_another) {
+  const double heat = spread(0, 0);
+  std::fill(covariance_.begin(), covariance_.end(), 0.0);
+  spread(0, 0) = std::min(heat + (from_another ? kOtherContext : 0.0), kRested);
+  for (int32_t i = 1; i < arms_; ++i) {
+    for (int32_t j = 1; j < arms_; ++j) {
+      if (kind_of(i) == kind_of(j)) spread(i, j) = levels_[static_cast<size_t>(bucket)][kind_of(i)].at(apart_);
+    }
+    const Estimate& own = cost(bucket, i);
+    spread(i, i) += own.known() ? own.at(worn_) : kLoadVariance;
+  }
+  for (int32_t i = 0; i < arms_; ++i) stays_[static_cast<size_t>(i)] = {cost(bucket, i).mean, 0};
+  bucket_ = bucket;
+}
+
+// And back. A graph that did not run has moved as those of its kind that did: else what a text begins with, always the
+// same way, would part them.
+void Controller::leave() {
+  if (bucket_ < 0) return;
+  for (const Kind kind : {kVerify, kDraft}) {
+    double shared = kMostVariance;
+    for (int32_t i = 1; i < arms_; ++i) {
+      for (int32_t j = 1; j < arms_; ++j) {
+        if (kind_of(i) == kind && kind_of(j) == kind) shared = std::min(shared, spread(i, j));
+      }
+    }
+    double moved = 0.0, runs = 0.0;
+    for (int32_t i = 1; i < arms_; ++i) {
+      const Stay& stay = stays_[static_cast<size_t>(i)];
+      if (kind_of(i) != kind) continue;
+      moved += stay.runs * (cost(bucket_, i).mean - stay.start);
+      runs += stay.runs;
+    }
+    Level& level = levels_[static_cast<size_t>(bucket_)][kind];
+    level.variance = std::max(shared, 0.0);
+    level.seen = apart_;
+    for (int32_t i = 1; i < arms_; ++i) {
+      Estimate& own = cost(bucket_, i);
+      if (kind_of(i) != kind || !own.known()) continue;
+      const Stay& stay = stays_[static_cast<size_t>(i)];
+      if (stay.runs == 0) own.mean = stay.start + (runs > 0.0 ? moved / runs : 0.0);
+      own.variance = std::clamp(spread(i, i) - level.variance, 0.0, kMostVariance);
+      own.seen = worn_;
+    }
+  }
+  bucket_ = -1;
+}
+
+// Makes what all graphs of a kind cost beside a plain step less certain. While they run (`seen`) their cost stays known
+// and it is the plain step's that is not: else every trend of a text of verify steps would move what they cost beside it.
+void Controller::loosen(Kind kind, double variance, bool seen) {
+  if (seen) {
+    spread(0, 0) += variance;
+    for (int32_t i = 1; i < arms_; ++i) {
+      if (kind_of(i) != kind) continue;
+      spread(0, i) -= variance;
+      spread(i, 0) -= variance;
+    }
+  }
+  for (int32_t i = 1; i < arms_; ++i) {
+    for (int32_t j = 1; j < arms_; ++j) {
+      if (kind_of(i) == kind && kind_of(j) == kind) spread(i, j) += variance;
+    }
+  }
+}
+
+double Controller::doubt(Kind kind) const {
+  double least = kMostVariance;
+  for (int32_t i = 1; i < arms_; ++i) {
+    if (kind_of(i) == kind) least = std::min(least, spread(i, i));
+  }
+  return least;
+}
+
+// A Kalman filter of the common factor and of every graph's cost beside it. Graphs of a kind move together because their
+// costs' errors do; and what verify steps alone show is the common factor's, however long they go on, because its error
+// and theirs have been seen to cancel: only a text with steps of both kinds parts the two. The drafter, which runs
+// beside a verify, never moves the common factor.
+void Controller::measure(int32_t position, int32_t arm, double us) {
   if (arm < 0 || !(us > 0.0) || !std::isfinite(us)) return;
   const double measured = std::log(std::clamp(us, kLeastUs, kMostUs));
-  const Prices guess = at_load ? Prices{} : prices(position);
-  const int32_t bucket = touch(position);
-  const Kind kind = kind_of(arm);
-  Estimate& level = levels_[static_cast<size_t>(bucket)][kind];
-  Estimate& own = cost(bucket, arm);
-  const double base = heat_ + level.mean;
-  if (at_load) {
-    // Of the first few timings of a graph the least are the truest.
-    const double residual = measured - base - own.mean;
-    if (!own.known() || residual < -kSurprise) {
-      own = {measured - base, kLoadVariance, worn_, 0};
-    } else if (residual <= kSurprise) {
-      const double gain = own.at(worn_) / (own.at(worn_) + kNoise);
-      own = {own.mean + gain * residual, own.at(worn_) * (1.0 - gain), worn_, 0};
-    }
-    return;
+  const Prices guess = prices(position);
+  const bool first = bucket_ < 0;
+  if (bucket_of(position) != bucket_) {
+    leave();
+    touch(position);
+    enter(bucket_of(position), !first);
   }
-  if (!own.known()) {
+  const int32_t bucket = bucket_;
+  const Kind kind = kind_of(arm);
+  auto& levels = levels_[static_cast<size_t>(bucket)];
+  if (kind == kPlain && !plain_known_) set_plain(measured);
+  Estimate& own = cost(bucket, arm);
+  if (kind != kPlain && !own.known()) {
     const double us_guess = kind == kDraft ? guess.draft_us[static_cast<size_t>(draft_of(arm))]
                                            : guess.verify_us[static_cast<size_t>(rows_of(arm) - 1)];
-    own = {us_guess > 0.0 ? std::log(us_guess) - base : measured - base, kLoadVariance, worn_, 0};
+    own = {us_guess > 0.0 ? std::log(us_guess) - heat_ : measured - heat_, kLoadVariance, worn_};
+    stays_[static_cast<size_t>(arm)].start = own.mean;
   }
-  double residual = measured - base - own.mean;
+  double residual = measured - heat_ - (kind == kPlain ? 0.0 : own.mean);
   bool throttled = false;
   int32_t& last = last_arm_[kind == kDraft ? 1 : 0];
   const int32_t word = std::exchange(last, arm) == arm ? kColdWitnesses / kWitnesses : 1;
-  if (residual > kSurprise) {
+  if (residual > kSurprise && !first) {
     surprises_ += kind != kDraft ? word : 0;
     throttled = kind != kDraft && surprises_ >= kColdWitnesses;
-    level.surprises += word;
-    if (level.surprises < kColdWitnesses && !throttled) return;
-    if (throttled) heat_variance_ = kRested;
+    levels[kind].surprises += word;
+    if (levels[kind].surprises < (dear_[kind] ? kColdWitnesses / 2 : kColdWitnesses) && !throttled) return;
+    dear_[kind] = kind != kPlain;
+    if (throttled) spread(0, 0) = kRested;
   }
   if (kind != kDraft) surprises_ = 0;
-  level.surprises = 0;
-  const double own_variance = own.at(worn_), level_variance = level.at(apart_);
-  const double heat_variance = kind == kDraft ? kNoise : heat_variance_;
-  const double total = kNoise + own_variance + level_variance + heat_variance, deviation = std::sqrt(total);
+  levels[kind].surprises = 0;
+  // Back to the usual cost: no witness is needed.
+  if (residual < -std::max(kSurprise, kBack * levels[kind].excess) && levels[kind].excess > kSurprise) {
+    loosen(kind, std::max(0.0, kMostVariance - doubt(kind)), false);
+    dear_[kind] = false;
+    looks_ = kLookMost;  // see it again at once
+  }
+
+  ++stays_[static_cast<size_t>(arm)].runs;
+
+  // The covariance of the measurement with every cost, and its variance.
+  const bool with_heat = kind != kDraft;
+  for (int32_t i = 0; i < arms_; ++i) {
+    with_[static_cast<size_t>(i)] = spread(i, arm) + (with_heat && arm != 0 ? spread(i, 0) : 0.0);
+  }
+  double total = (first ? kFirstNoise : kNoise) + with_[static_cast<size_t>(arm)];
+  if (arm != 0) total += with_heat ? with_[0] : spread(0, 0);
+  const double deviation = std::sqrt(total);
   residual = std::clamp(residual, -kClipDown * deviation, kClipUp * deviation);
-  if (kind == kPlain && !verified_) {
-    // All of it is the common factor's: plain steps alone tell nothing of what others cost beside them. Else a text's
-    // first steps, slow on cold caches, would raise the factor and its later ones lower the plain level, text after
-    // text, until verifying is believed to cost a fortune.
-    heat_ += (own_variance + level_variance) / total * residual;
-  } else {
-    own.mean += own_variance / total * residual;
-    level.mean += level_variance / total * residual;
+  std::array<double, kKinds> moved{}, known{};
+  for (int32_t i = 0; i < arms_; ++i) {
+    const double move = with_[static_cast<size_t>(i)] / total * residual;
+    (i == 0 ? heat_ : cost(bucket, i).mean) += move;
+    if (i == 0 || cost(bucket, i).known()) moved[kind_of(i)] += move, known[kind_of(i)] += 1.0;
+    for (int32_t j = 0; j < arms_; ++j) {
+      spread(i, j) -= with_[static_cast<size_t>(i)] * with_[static_cast<size_t>(j)] / total;
+    }
   }
-  verified_ |= kind == kVerify;
-  measured_[static_cast<size_t>(bucket)] = true;
-  own.variance = own_variance * (1.0 - own_variance / total);
-  own.seen = worn_;
-  level.variance = level_variance * (1.0 - level_variance / total);
-  if (kind != kDraft) {
-    const double move = heat_variance / total * residual;
-    heat_ += move;
-    if (!throttled) heat_variance_ *= 1.0 - heat_variance / total;  // it may yet prove a mistake
-    if (std::fabs(residual) > kSurprise) apart_ += std::min(kApart * kApart * move * move, kMostVariance);
+  if (throttled) spread(0, 0) = kRested;  // it may yet prove a mistake
+  for (const Kind each : {kVerify, kDraft}) {
+    double& excess = levels[each].excess;
+    if (known[each] > 0.0) excess += moved[each] / known[each];
+    excess *= 1.0 - (excess < 0.0 ? kUsualFall : each != kind ? 0.0 : exploring_ ? kUsualLook : kUsual);
+    excess = std::clamp(excess, -kMostExcess, kMostExcess);
+    if (!first && kind != kDraft && std::fabs(residual) > kSurprise) {
+      const double apart = std::min(kApart * kApart * moved[kPlain] * moved[kPlain], kMostVariance);
+      apart_ += apart;
+      loosen(each, std::max(0.0, std::min(apart, kMostVariance - doubt(each))), each == kind);
+    }
   }
-  level.seen = apart_;
 }
 
+// Of the first few timings of a graph the least are the truest.
 void Controller::calibrate(int32_t position, int32_t rows, int32_t k, double us) {
-  measure(position, rows > 0 ? arm_of_rows(rows) : arm_of_draft(k), us, true);
+  const int32_t arm = rows > 0 ? arm_of_rows(rows) : arm_of_draft(k);
+  if (arm < 0 || !(us > 0.0) || !std::isfinite(us)) return;
+  const int32_t bucket = touch(position);
+  const double measured = std::log(std::clamp(us, kLeastUs, kMostUs));
+  Estimate& own = cost(bucket, arm);
+  if (arm == 0) {
+    const double residual = measured - heat_;
+    if (!plain_known_ || residual < -kSurprise) {
+      set_plain(measured);
+    } else if (residual <= kSurprise) {
+      set_plain(heat_ + 0.5 * residual);
+    }
+    return;
+  }
+  const double residual = measured - heat_ - own.mean;
+  if (!own.known() || residual < -kSurprise) {
+    own = {measured - heat_, kLoadVariance, worn_};
+  } else if (residual <= kSurprise) {
+    const double gain = own.at(worn_) / (own.at(worn_) + kNoise);
+    own = {own.mean + gain * residual, own.at(worn_) * (1.0 - gain), worn_};
+  }
+}
+
+bool Controller::check(int32_t position, const std::vector<Timing>& timings) {
+  const int32_t bucket = nearest_touched(bucket_of(position));
+  double plain = 0.0;
+  bool holds = bucket >= 0;
+  for (const Timing& timing : timings) {  // the plain step is the first
+    const int32_t arm = timing.rows > 0 ? arm_of_rows(timing.rows) : arm_of_draft(timing.k);
+    if (!holds || arm < 0 || !(timing.us > 0.0) || (arm == 0 ? !plain_known_ : !cost(bucket, arm).known())) continue;
+    const double parted = std::log(timing.us / believed_us(bucket, arm));
+    if (arm == 0) {
+      plain = parted;
+      holds = std::fabs(plain) <= kFarAll;
+      continue;
+    }
+    holds = std::fabs(parted - plain) <= kFar;
+    levels_[static_cast<size_t>(bucket)][kind_of(arm)].excess = std::max(0.0, plain - parted);
+  }
+  if (!holds) forget_costs();
+  return holds;
+}
+
+// What was measured of other graphs stays as it is.
+void Controller::set_plain(double log_us) {
+  for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
+    for (int32_t arm = 1; arm < arms_; ++arm) cost(bucket, arm).mean -= log_us - heat_;
+  }
+  heat_ = log_us;
+  plain_known_ = true;
+}
+
+void Controller::forget_costs() {
+  std::fill(costs_.begin(), costs_.end(), Estimate{});
+  for (auto& bucket : levels_) bucket.fill({});
+  touched_ = {};
+  bucket_ = -1;
+  heat_ = 0.0;
+  plain_known_ = false;
 }
 
 bool Controller::calibrated() const {
@@ -284,7 +447,7 @@ bool Controller::calibrated() const {
   int32_t known_verifies = 0, known_drafts = 0;
   for (int32_t i = 1; i <= verifies; ++i) known_verifies += known(i) ? 1 : 0;
   for (int32_t i = 1; i <= drafts; ++i) known_drafts += known(verifies + i) ? 1 : 0;
-  return known(0) && known_verifies >= std::min(verifies, 2) && (verifies == 0 || known(verifies)) &&
+  return plain_known_ && known_verifies >= std::min(verifies, 2) && (verifies == 0 || known(verifies)) &&
          known_drafts >= std::min(drafts, 1);
 }
 
@@ -294,7 +457,7 @@ Controller::Prices Controller::prices(int32_t position) const {
   prices.verify_us.fill(0.0);
   prices.draft_us.fill(0.0);
   const int32_t bucket = nearest_touched(bucket_of(position));
-  if (bucket < 0 || !cost(bucket, 0).known()) return prices;
+  if (bucket < 0 || !plain_known_) return prices;
   const auto believed = [&](int32_t arm) { return believed_us(bucket, arm); };
   const double plain = believed(0);
 
@@ -421,6 +584,16 @@ void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accep
     shift.expected_misses = shift.expected_misses * kKeepShift + 1.0 - usual;
     bins_[from][bin].add(hit, 1.0, kKeepBin);
     if (source != Source::kDrafter) continue;
+    if (i == 0) {
+      first_.add(hit, 1.0, 1.0);
+      if (turned_easier(hit, by_position[0])) {
+        for (Count& count : recent_) {
+          const double keep = kTurnKeeps / std::max(kTurnKeeps, count.trials);
+          count = {count.hits * keep, count.trials * keep};
+        }
+        shift_[from] = {};
+      }
+    }
     const double position_error = hit - by_position[drafter_position], confidence_error = hit - expected;
     position_error_ = position_error_ * kKeepBin + position_error * position_error;
     confidence_error_ = confidence_error_ * kKeepBin + confidence_error * confidence_error;
@@ -429,6 +602,17 @@ void Controller::learn(const Proposal& proposal, int32_t verified, int32_t accep
     recent_[drafter_position].add((1.0 - blend) * hit + blend * expected, 1.0 + trusted, 1.0);
     whole_[drafter_position++].add(hit, 1.0, 1.0);
   }
+}
+
+// Whether the last first drafts, of which this one was right or not, are better told by a text that is half way to certain
+// than by what is believed of it (Page, "Continuous inspection schemes", 1954). Hard texts are drafted seldom: their few drafts
+// must not have to outweigh all that was drafted before.
+bool Controller::turned_easier(double hit, double believed) {
+  const double p = std::clamp(believed, 0.01, 0.99), easier = 0.5 + p / 2.0;
+  turn_ = std::max(0.0, turn_ + (hit > 0.0 ? std::log(easier / p) : std::log((1.0 - easier) / (1.0 - p))));
+  if (turn_ < kTurn) return false;
+  turn_ = 0.0;
+  return true;
 }
 
 // How much better than verifying all K drafts it is to verify as many as their confidences are worth: over the last
@@ -472,7 +656,7 @@ void Controller::fill_trim_gain(const Prices& prices, const Accept& by_position,
 // ---- the choice ---------------------------------------------------------------------------------------------------
 
 Plan Controller::plan(int32_t position, int32_t most) {
-  force_ = exploring_ = false;
+  force_ = exploring_ = looking_ = false;
   const Prices now = prices(position);
   const double plain_us = now.verify_us[0];
   Plan plan;
@@ -540,28 +724,43 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
     plan.tokens_per_ms = static_cast<float>(1e3 * tokens_per_us);
     return true;
   };
+  const double stale = doubt(kVerify);
   if (plan.drafts == 0) {
     const int32_t k = lengths_.front();
     if (k > most) return false;
     const auto at = static_cast<size_t>(k);
-    const double stale = level_variance(position, kVerify);
-    bool hopeful = false, in_doubt = false;  // a very good text would pay; this one, if verifying got cheaper
-    for (const int32_t length : lengths_) {
+    // What drafting would cost if its costs were the usual ones again, a share of what is believed.
+    const double usual_verify = std::exp(-std::max(0.0, level(position, kVerify).excess));
+    const double usual_draft = std::exp(-std::max(0.0, level(position, kDraft).excess));
+    bool hopeful = false, in_doubt = false, was_worth = false;  // a very good text would pay; this one, if verifying
+    for (const int32_t length : lengths_) {                     // got cheaper; this one, at the usual costs
       const auto l = static_cast<size_t>(length);
       const double tokens = (1.0 - std::pow(kHopeful, length + 1)) / (1.0 - kHopeful);
       const double least_us = now.draft_us[l] + now.verify_us[l] * std::exp(-std::sqrt(stale));
-      hopeful = hopeful || tokens * plain_us > kBetter * least_us;
+      const double usual_us = now.draft_us[l] * usual_draft + now.verify_us[l] * usual_verify;
+      hopeful = hopeful || tokens * plain_us > kBetter * std::min(least_us, usual_us);
       in_doubt = in_doubt || (stale > kVeryStale && expected[l] * plain_us > kBetter * least_us);
+      was_worth = was_worth || (std::min(usual_verify, usual_draft) < kDear &&
+                                expected[l] * plain_us > kBetter * usual_us);
     }
     if (!hopeful) return false;
     const double us = now.draft_us[at] + now.verify_us[at], rate = expected[at] / us;
-    if (in_doubt && spend(k, std::max(0.0, us / plain_us - expected[at]), rate)) {
+    const double loss = std::max(0.0, us / plain_us - expected[at]);
+    looking_ = was_worth;
+    if (was_worth && loss <= looks_) {
+      looks_ -= loss;
+      budget_ += loss;  // looks have their own
+      force_ = spend(k, loss, rate, kLookMost + kExploreMost);
+      return force_;
+    }
+    if (in_doubt && spend(k, loss, rate)) {
       force_ = true;
       return true;
     }
     return spend(k, now.draft_us[at] / plain_us, rate);
   }
-  const double plain_stale = level_variance(position, kPlain);
+  // In a text that was verified for long both are in doubt; where plain steps just ran, only the other is.
+  const double plain_stale = std::min(stale, spread(0, 0));
   if (plain_stale > kStale) {
     // What plain decoding would give is in doubt: one look is due, whatever it costs by the old belief.
     const double credit = plain_stale > kVeryStale ? 1.0 : 0.0;
@@ -622,9 +821,17 @@ void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, cons
                          int32_t accepted, double draft_us, double rest_us) {
   worn_ += kOwnDrift;
   apart_ += kLevelDrift;
-  heat_variance_ = std::min(heat_variance_ + kHeatDrift, kRested);
-  measure(position, arm_of_rows(rows), rest_us, false);
-  if (drafter_k > 0) measure(position, arm_of_draft(drafter_k), draft_us, false);
+  if (bucket_ >= 0) {
+    spread(0, 0) = std::min(spread(0, 0) + kHeatDrift, kRested);
+    for (const Kind kind : {kVerify, kDraft}) {
+      if (doubt(kind) < kMostVariance) loosen(kind, kLevelDrift, kind == kVerify && rows > 1);
+    }
+    for (int32_t i = 1; i < arms_; ++i) {
+      if (i != arm_of_rows(rows) && i != arm_of_draft(drafter_k)) spread(i, i) += kOwnDrift;
+    }
+  }
+  measure(position, arm_of_rows(rows), rest_us);
+  if (drafter_k > 0) measure(position, arm_of_draft(drafter_k), draft_us);
 
   const int32_t count = std::clamp(proposal.count, 0, kMaxDrafts);
   const int32_t verified = std::clamp(rows - 1, 0, count);
@@ -650,6 +857,7 @@ void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, cons
     const double drafted = drafter_k > 0 && drafter_k <= kMaxDrafts ? now.draft_us[static_cast<size_t>(drafter_k)] : 0;
     const double spent = drafted + now.verify_us[static_cast<size_t>(std::clamp(rows - 1, 0, kMaxDrafts))];
     budget_ = std::min(budget_ + kExploreShare * spent / now.verify_us[0], kExploreMost);
+    if (looking_) looks_ = std::min(looks_ + kLookShare * spent / now.verify_us[0], kLookMost);
     if (!exploring_) {
       const double gain = std::clamp(accepted, 0, verified) + 1.0 - spent / now.verify_us[0];
       ledger_ = std::clamp(ledger_ + gain, -credit_, kExploreMost);
@@ -662,7 +870,7 @@ void Controller::observe(int32_t position, int32_t drafter_k, int32_t rows, cons
 namespace {
 
 constexpr double kMostTrials = 1.0 / (1.0 - kKeepBin) + 1.0;
-constexpr char kFormat[] = "edge-mtp-controller-2";
+constexpr char kFormat[] = "edge-mtp-controller-3";
 
 // Exact and the same in every locale: the bits of a double, in hexadecimal.
 void put(std::ostringstream& out, double value) {
@@ -678,6 +886,12 @@ void put(std::ostringstream& out, double value) {
 struct Reader {
   std::istringstream in;
   bool good = true;
+
+  int64_t count() {
+    int64_t value = 0;
+    good = good && (in >> value) && value >= 0 && static_cast<double>(value) <= 2.0 * kMostFirst;
+    return good ? value : 0;
+  }
 
   double get(double least, double most) {
     std::string digits;
@@ -704,7 +918,7 @@ std::string Controller::header() const {
   for (const int32_t k : lengths_) out << ' ' << k;
   out << " widths";
   for (const int32_t rows : widths_) out << ' ' << rows;
-  out << " state";
+  out << " first";
   return out.str();
 }
 
@@ -716,16 +930,20 @@ std::string Controller::save() const {
     put(out, estimate.mean);
     put(out, estimate.known() ? estimate.at(clock) : -1.0);
   };
-  out << header();
-  put(out, rested.heat_);
+  out << header() << ' ' << static_cast<int64_t>(rested.first_.trials) << ' ' << static_cast<int64_t>(rested.first_.hits);
+  out << " state";
+  put(out, rested.plain_known_ ? rested.heat_ : -INFINITY);
   put(out, rested.confidence_error_);
   put(out, rested.position_error_);
   for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
     const bool touched = rested.touched_[static_cast<size_t>(bucket)];
     put(out, touched ? 1.0 : 0.0);
     if (!touched) continue;
-    for (const Estimate& level : rested.levels_[static_cast<size_t>(bucket)]) put_estimate(level, apart_);
-    for (int32_t arm = 0; arm < arms_; ++arm) put_estimate(rested.cost(bucket, arm), worn_);
+    for (const Level& level : rested.levels_[static_cast<size_t>(bucket)]) {
+      put(out, level.at(rested.apart_));
+      put(out, level.excess);
+    }
+    for (int32_t arm = 1; arm < arms_; ++arm) put_estimate(rested.cost(bucket, arm), rested.worn_);
   }
   const auto put_count = [&](const Count& count) {
     put(out, count.hits);
@@ -743,20 +961,29 @@ bool Controller::restore(const std::string& text) {
   if (text.compare(0, expected.size(), expected) != 0) return false;
   Reader reader{std::istringstream(text.substr(expected.size()))};
   Controller fresh({lengths_, widths_});
+  fresh.first_.trials = static_cast<double>(reader.count());
+  fresh.first_.hits = static_cast<double>(reader.count());
+  std::string state;
+  reader.good = reader.good && (reader.in >> state) && state == "state" && fresh.first_.hits <= fresh.first_.trials;
   const double widest = std::log(kMostUs) - std::log(kLeastUs);
   const auto get_estimate = [&](Estimate& estimate) {
     estimate.mean = reader.get(-2.0 * widest, 2.0 * widest);
     estimate.variance = reader.get(-1.0, kMostVariance);
   };
-  fresh.heat_ = reader.get(-widest, widest);
+  fresh.heat_ = reader.get(-INFINITY, std::log(kMostUs));
+  fresh.plain_known_ = fresh.heat_ >= std::log(kLeastUs);
+  if (!fresh.plain_known_) fresh.heat_ = 0.0;
   fresh.confidence_error_ = reader.get(0.0, kMostTrials);
   fresh.position_error_ = reader.get(0.0, kMostTrials);
   for (int32_t bucket = 0; bucket < kBuckets && reader.good; ++bucket) {
     const bool touched = reader.get(0.0, 1.0) > 0.0;
     fresh.touched_[static_cast<size_t>(bucket)] = touched;
     if (!touched) continue;
-    for (Estimate& level : fresh.levels_[static_cast<size_t>(bucket)]) get_estimate(level);
-    for (int32_t arm = 0; arm < arms_; ++arm) get_estimate(fresh.cost(bucket, arm));
+    for (Level& level : fresh.levels_[static_cast<size_t>(bucket)]) {
+      level.variance = reader.get(0.0, kMostVariance);
+      level.excess = reader.get(-kMostExcess, kMostExcess);
+    }
+    for (int32_t arm = 1; arm < arms_; ++arm) get_estimate(fresh.cost(bucket, arm));
   }
   const auto get_count = [&](Count& count, double most) {
     count.hits = reader.get(0.0, most);

@@ -60,9 +60,23 @@ class Controller {
 
   // A cost measured outside any reply (at load): one invocation. rows = 0 means a drafter invocation of `k`.
   void calibrate(int32_t position, int32_t rows, int32_t k, double us);
+  // Whether what is remembered agrees with what was timed at load, the plain step first; costs that do not are forgotten.
+  // What is dearer than it was timed is believed to be so for now.
+  struct Timing {
+    int32_t rows, k;  // as calibrate()'s
+    double us;
+  };
+  bool check(int32_t position, const std::vector<Timing>& timings);
+  // What an invocation is believed to cost, microseconds; 0 = not known.
+  double believed_us(int32_t position, int32_t rows, int32_t k) const;
   // Whether costs are known well enough to need no calibration: a plain step, two verify graphs with the widest
   // among them, and one drafter invocation, as far as the bundle has them.
   bool calibrated() const;
+
+  // Of the drafter's first drafts that any text has judged, how many there were and how many were right (the latest
+  // hundred thousand or so).
+  int64_t first_drafts() const { return static_cast<int64_t>(first_.trials); }
+  int64_t first_accepted() const { return static_cast<int64_t>(first_.hits); }
 
   // Text form, to be remembered per device, bundle, threads; restore() ignores (returns false) what does not fit.
   // Holds costs and, as a weak prior, acceptance; nothing of the running text.
@@ -75,16 +89,26 @@ class Controller {
   static constexpr int32_t kRecent = 16;       // drafts whose confidences are kept
   static constexpr int32_t kMostArms = 1 + 2 * kMaxDrafts;
 
-  // What an invocation costs is exp(heat_ + the level of its kind + the graph's own), in microseconds.
+  // What an invocation costs is exp(heat_ + the graph's mean) microseconds; of a plain step, arm 0, exp(heat_).
   enum Kind { kPlain, kVerify, kDraft };
   static constexpr int32_t kKinds = 3;
   struct Estimate {
     double mean = 0.0;
     double variance = -1.0;  // when its clock was `seen`; negative = never measured
     double seen = 0.0;
-    int32_t surprises = 0;   // measurements in a row that were far above what was expected
     bool known() const { return variance >= 0.0; }
     double at(double clock) const;  // the variance when its clock has moved on
+  };
+  // A graph in this text and context: its mean at the start, and how often it ran.
+  struct Stay {
+    double start = 0.0;
+    int32_t runs = 0;
+  };
+  // Of all invocations of a kind: the variance that they have in common.
+  struct Level : Estimate {
+    Level();
+    double excess = 0.0;    // how far the kind now costs more than it usually does
+    int32_t surprises = 0;  // measurements in a row that were far above what was expected
   };
   // Successes and trials, old ones discounted.
   struct Count {
@@ -112,9 +136,17 @@ class Controller {
   Kind kind_of(int32_t arm) const;
   int32_t rows_of(int32_t arm) const { return arm == 0 ? 1 : widths_[static_cast<size_t>(arm - 1)]; }
   int32_t draft_of(int32_t arm) const { return lengths_[static_cast<size_t>(arm - 1) - widths_.size()]; }
-  double level_variance(int32_t position, Kind kind) const;
+  const Level& level(int32_t position, Kind kind) const;
+  double& spread(int32_t i, int32_t j) { return covariance_[static_cast<size_t>(i * arms_ + j)]; }
+  double spread(int32_t i, int32_t j) const { return covariance_[static_cast<size_t>(i * arms_ + j)]; }
+  void enter(int32_t bucket, bool from_another);
+  void leave();
+  void loosen(Kind kind, double variance, bool seen);
+  double doubt(Kind kind) const;
   double believed_us(int32_t bucket, int32_t arm) const;
-  void measure(int32_t position, int32_t arm, double us, bool at_load);
+  void measure(int32_t position, int32_t arm, double us);
+  void set_plain(double log_us);
+  void forget_costs();
   Prices prices(int32_t position) const;
 
   // By position or number of drafts, up to longest_.
@@ -126,6 +158,7 @@ class Controller {
   double accept_bin(Source source, size_t bin) const;
   double trust() const;
   double accept(const Proposal& proposal, int32_t i, double at_position, double trust) const;
+  bool turned_easier(double hit, double believed);
   void learn(const Proposal& proposal, int32_t verified, int32_t accepted);
   // Calls visit(n, expected tokens, microseconds) for each number n of leading drafts that fills a graph, or is all.
   template <typename Visit>
@@ -141,19 +174,24 @@ class Controller {
   int32_t arms_ = 1;
   int32_t longest_ = 1;  // drafts that any of it can have
 
-  // Costs: heat_ moves at once with all of them (throttling, a growing context); choices depend on the rest alone.
+  // Costs: heat_ moves at once with all of them (throttling, a growing context); choices depend on the rest alone. No
+  // arm 0: that is the plain step.
   std::vector<Estimate> costs_;                                   // [kBuckets][arms_]
-  std::array<std::array<Estimate, kKinds>, kBuckets> levels_;     // all of a kind: one measured tells of the others
+  std::array<std::array<Level, kKinds>, kBuckets> levels_;
   std::array<bool, kBuckets> touched_{};
-  double heat_ = 0.0, heat_variance_ = 0.0;
-  std::array<bool, kBuckets> measured_{};  // in this text
-  bool verified_ = false;                  // something but plain steps was
-  int32_t surprises_ = 0;                  // as an Estimate's, over all
+  double heat_ = 0.0;
+  std::vector<Stay> stays_;                                     // [arms_]
+  std::vector<double> covariance_, with_;                         // [arms_][arms_] in `bucket_`; 0 is the heat
+  bool plain_known_ = false;
+  int32_t bucket_ = -1;                    // of the last step, -1 = this text has none yet
+  std::array<bool, kKinds> dear_{};        // found so in one context: in the others fewer witnesses are needed
+  int32_t surprises_ = 0;                  // as a Level's, over all
   std::array<int32_t, 2> last_arm_{-1, -1};  // of the target's graphs, of the drafter's
   double worn_ = 0.0, apart_ = 0.0;        // clocks of costs_ and levels_: variance gained since the start
 
   // Acceptance over all texts.
   std::array<Count, kMaxDrafts> memory_;
+  Count first_;                            // of first drafts, not discounted
   std::array<std::array<Count, kBins>, kSources> bins_;
   double confidence_error_ = 0.0, position_error_ = 0.0;  // squares, discounted: which of the two foretells a draft
 
@@ -166,6 +204,7 @@ class Controller {
   };
   std::array<Shift, kSources> shift_;      // how this text departs from what confidence says
   std::array<Draft, kRecent> drafts_;      // a ring
+  double turn_ = 0.0;                      // evidence that the text has become easier
   int32_t drafts_seen_ = 0;
   int32_t current_ = -1;                   // the draft length in use, -1 = none chosen yet
   bool force_ = false;                     // this step verifies whatever trim() believes, to learn its cost
@@ -175,6 +214,8 @@ class Controller {
   double rate_ = 0.0;        // believed best, tokens per microsecond
   double credit_ = 0.0;      // what of it a text starts with
   double ledger_ = 0.0;      // plain steps that believed plans have gained in this text; a loss uses up credit_
+  double looks_ = 0.0;       // plain steps that may be spent to see whether costs are the usual ones again
+  bool looking_ = false;     // whether this step adds to them
   bool exploring_ = false;   // the step under way
 };
 

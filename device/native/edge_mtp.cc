@@ -150,7 +150,7 @@ int edge_mtp_generate(edge_mtp_session* session, const edge_mtp_request* request
     });
     *outcome = {static_cast<edge_mtp_finish>(result.finish), result.prompt_tokens,  result.reused_tokens,
                 result.restored_tokens,                      result.tokens,         result.prefill_us,
-                result.total_us};
+                result.total_us,                             result.first_drafts,   result.first_accepted};
     return 0;
   });
 }

@@ -120,6 +120,9 @@ typedef struct {
   int32_t restored_tokens; /* of the prompt, read from a kept prefix */
   int32_t tokens;
   double prefill_us, total_us;
+  /* In this and all earlier requests that are remembered: the drafter's first drafts that a text has judged, and how many
+   * of them were right. */
+  int64_t first_drafts, first_accepted;
 } edge_mtp_outcome;
 
 EDGE_MTP_API edge_mtp_engine* edge_mtp_open(const char* bundle, const edge_mtp_options* options);

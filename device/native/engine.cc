@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "error.h"
+#include "file_identity.h"
 #include "kernels.h"
 #include "proposal.h"
 
@@ -125,7 +126,6 @@ Engine::Engine(const std::string& path, const Options& options)
     : bundle_(path),
       api_(litert::load(options.litert_library)),
       environment_(create_environment(api_)),
-      identity_(file_identity(path)),
       cache_dir_(options.cache_dir) {
   try {
     open(path, options);
@@ -148,9 +148,11 @@ void Engine::release() {
 void Engine::open(const std::string& path, const Options& options) {
   std::string packed;  // path of the packed weights, without the section's name
   if (!options.cache_dir.empty()) {
+    identity_ = bundle_.identity(path, options.cache_dir);
     // Another LiteRT may pack differently, and would rebuild in place what it cannot read.
     char name[40];
-    std::snprintf(name, sizeof name, "%016" PRIx64 "-%016" PRIx64, identity_, file_identity(options.litert_library));
+    std::snprintf(name, sizeof name, "%016" PRIx64 "-%016" PRIx64, identity_,
+                  file_identity(options.litert_library, options.cache_dir));
     packed = options.cache_dir + "/" + name;
     memory_ = packed + ".threads-" + std::to_string(options.threads);
   }

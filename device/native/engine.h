@@ -77,7 +77,7 @@ class Engine {
   // File beside the packed weights for what a session learns of this bundle, LiteRT and threads; empty = nowhere.
   std::string memory_file(const std::string& suffix) const;
   const std::string& cache_dir() const { return cache_dir_; }
-  // Names this very bundle, as far as caches care.
+  // What the bundle holds (file_identity.h); 0 where nothing is kept.
   uint64_t identity() const { return identity_; }
 
  private:
@@ -89,7 +89,7 @@ class Engine {
   Bundle bundle_;
   const litert::Api& api_;
   litert::Environment environment_ = nullptr;
-  uint64_t identity_;
+  uint64_t identity_ = 0;
   std::string cache_dir_;
   std::string memory_;  // path of the files beside the packed weights, without suffix
   std::unique_ptr<Graph> decoder_, drafter_;

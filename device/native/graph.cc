@@ -5,11 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "cache_entry.h"
 #include "error.h"
+#include "file_identity.h"
 #include "kernels.h"
 
 namespace edge_mtp {
@@ -77,6 +80,7 @@ void add_options(const litert::Api& api, litert::Options options, const char* id
 
 // XNNPACK's name for a cache without a file. Without any cache it would keep a copy of the weights per signature.
 constexpr char kInMemory[] = ":memory";
+constexpr char kSeal[] = ".seal";
 
 // Whether `file` can be written and grow to the packed size of a graph of `bytes`: LiteRT ends the process where it
 // runs out of space. Packing keeps the size of integers and may widen fp16.
@@ -86,6 +90,21 @@ bool has_room(const std::string& file, size_t bytes) {
   struct statvfs space {};
   return access(folder.c_str(), W_OK | X_OK) == 0 && statvfs(folder.c_str(), &space) == 0 &&
          static_cast<uint64_t>(space.f_bavail) * space.f_frsize >= need;
+}
+
+// Packed weights are used as they lie in the file, and nothing else would find a bit that changed in them: what the file
+// held when it was built is written beside it.
+// Empty where there is no such file.
+std::string seal_of(const std::string& file, const std::string& folder) {
+  if (open_entry(file) == nullptr) return {};
+  char seal[17];
+  std::snprintf(seal, sizeof seal, "%016" PRIx64, file_identity(file, folder));
+  return seal;
+}
+
+bool is_sealed(const std::string& cache) {
+  const std::string seal = read_entry(cache + kSeal, 16);
+  return !seal.empty() && seal == seal_of(cache, cache.substr(0, cache.rfind('/')));
 }
 
 }  // namespace
@@ -103,7 +122,7 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
     const std::string& cache = settings.weight_cache;
     if (cache.empty()) {
       compile(environment, settings, kInMemory);
-    } else if (access(cache.c_str(), R_OK) == 0) {
+    } else if (is_sealed(cache)) {
       compile(environment, settings, cache);
     } else if (!has_room(cache, model.size)) {
       compile(environment, settings, kInMemory);
@@ -113,7 +132,7 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
       building = cache + "." + std::to_string(getpid());
       compile(environment, settings, building);
       // Packing leaves behind scratch of the largest weight's size; what only reads the cache does without.
-      if (std::rename(building.c_str(), cache.c_str()) == 0) {
+      if (write_entry(cache + kSeal, seal_of(building, "")) && move_entry(building, cache)) {
         release();
         compile(environment, settings, cache);
       }

@@ -117,13 +117,16 @@ class Parser {
     ++at_;
     std::string out;
     while (at_ < text_.size() && text_[at_] != '"') {
-      const char c = text_[at_++];
+      const char c = text_[at_];
       if (static_cast<unsigned char>(c) < 0x20) fail("a control character in a string");
       if (c != '\\') {
-        out += c;
-        if (static_cast<unsigned char>(c) >= 0x80) rest_of_character(static_cast<unsigned char>(c), out);
+        const size_t size = character_size(text_.substr(at_));
+        if (size == 0) fail("not UTF-8");
+        out += text_.substr(at_, size);
+        at_ += size;
         continue;
       }
+      ++at_;
       if (at_ >= text_.size()) break;
       switch (const char escaped = text_[at_++]) {
         case 'n': out += '\n'; break;
@@ -139,20 +142,6 @@ class Parser {
     if (at_ >= text_.size()) fail("a string without its end");
     ++at_;
     return out;
-  }
-
-  // The bytes after the first of a character beyond ASCII (RFC 3629, section 4): what is read here may be written back,
-  // and a reader of it takes UTF-8 only.
-  void rest_of_character(unsigned char first, std::string& out) {
-    const int more = first < 0xC2 || first > 0xF4 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : 3;
-    if (more == 0) fail("not UTF-8");
-    unsigned char least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-    unsigned char most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    for (int i = 0; i < more; ++i, ++at_, least = 0x80, most = 0xBF) {
-      const auto next = static_cast<unsigned char>(at_ < text_.size() ? text_[at_] : '\0');
-      if (next < least || next > most) fail("not UTF-8");
-      out += static_cast<char>(next);
-    }
   }
 
   uint32_t hex4() {
@@ -197,14 +186,40 @@ class Parser {
   size_t at_ = 0;
 };
 
+constexpr char kReplacement[] = "\xEF\xBF\xBD";  // U+FFFD
+
 }  // namespace
+
+size_t character_size(std::string_view text) {
+  const auto first = static_cast<unsigned char>(text.empty() ? '\xFF' : text[0]);
+  if (first < 0x80) return 1;
+  const size_t size = first < 0xC2 || first > 0xF4 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+  if (size > text.size()) return 0;
+  unsigned char least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+  unsigned char most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+  for (size_t i = 1; i < size; ++i, least = 0x80, most = 0xBF) {
+    const auto next = static_cast<unsigned char>(text[i]);
+    if (next < least || next > most) return 0;
+  }
+  return size;
+}
 
 Value parse(std::string_view text) { return Parser(text).document(); }
 
 std::string quote(std::string_view text) {
   std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (static_cast<unsigned char>(c) >= 0x80) {
+      // Names in files and pieces of a grammar may be cut anywhere, and a reader of JSON takes UTF-8 only.
+      const size_t size = character_size(text.substr(i));
+      if (size == 0) {
+        out += kReplacement;
+      } else {
+        out += text.substr(i, size);
+        i += size - 1;
+      }
+    } else if (c == '"' || c == '\\') {
       out += '\\';
       out += c;
     } else if (static_cast<unsigned char>(c) < 0x20) {

@@ -22,6 +22,10 @@ struct Value {
 // Parses one complete value (RFC 8259, nesting up to 32). Throws Error saying what stands where.
 Value parse(std::string_view text);
 
+// Bytes of the UTF-8 character that `text` begins with (RFC 3629, section 4); 0 where it begins with none.
+size_t character_size(std::string_view text);
+
+// A JSON string in UTF-8; bytes that are none become U+FFFD.
 std::string quote(std::string_view text);
 
 }  // namespace edge_mtp::json

@@ -6,19 +6,14 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 
+#include "cache_entry.h"
 #include "hash.h"
 
 namespace edge_mtp {
 namespace {
 
 constexpr char kMagic[8] = {'E', 'M', 'K', 'V', 0, 0, 0, 1};
-
-struct Close {
-  void operator()(FILE* file) const { std::fclose(file); }
-};
-using File = std::unique_ptr<FILE, Close>;
 
 }  // namespace
 
@@ -68,7 +63,7 @@ std::string KeptPrefix::path(const Header& header) const {
 bool KeptPrefix::restore(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const {
   if (folder_.empty()) return false;
   const Header wanted = header(tokens, count);
-  const File file(std::fopen(path(wanted).c_str(), "rb"));
+  const File file = open_entry(path(wanted));
   Header found{};
   if (file == nullptr || std::fread(&found, sizeof found, 1, file.get()) != 1 ||
       std::memcmp(&found, &wanted, sizeof wanted) != 0) {
@@ -113,16 +108,15 @@ bool KeptPrefix::keep(const std::vector<int32_t>& tokens, int32_t count, BufferP
   const uint64_t sum = hash_bytes(kHashSeed, entries.data(), entries.size());
   const std::string whole = path(head), part = whole + "." + std::to_string(getpid());
   bool written = false;
-  if (File file(std::fopen(part.c_str(), "wb")); file != nullptr) {
+  if (const File file = create_part(part); file != nullptr) {
     written = std::fwrite(&head, sizeof head, 1, file.get()) == 1 &&
               std::fwrite(tokens.data(), sizeof(int32_t), static_cast<size_t>(count), file.get()) ==
                   static_cast<size_t>(count) &&
               std::fwrite(entries.data(), 1, entries.size(), file.get()) == entries.size() &&
               std::fwrite(&sum, sizeof sum, 1, file.get()) == 1 && std::fflush(file.get()) == 0;
   }
-  written = written && std::rename(part.c_str(), whole.c_str()) == 0;
   if (!written) std::remove(part.c_str());
-  return written;
+  return written && move_entry(part, whole);
 }
 
 }  // namespace edge_mtp

@@ -1,5 +1,6 @@
 // edge_mtp_runner: serves one bundle over standard input and output, JSON lines both ways (docs/trace.md).
 #include <atomic>
+#include <cerrno>
 #include <cinttypes>
 #include <condition_variable>
 #include <cstdio>
@@ -23,6 +24,7 @@ namespace {
 using edge_mtp::Error;
 namespace json = edge_mtp::json;
 
+constexpr long kMostThreads = 256;  // more than any device of today has cores; each takes memory
 constexpr int kProtocol = 2;
 constexpr const char* kFinishNames[] = {"stop", "length", "context", "cancelled"};
 constexpr char kUsage[] =
@@ -297,12 +299,12 @@ void generate(edge_mtp_session* session, const std::string& name, Fields& fields
   StepContext context{name};
   edge_mtp_outcome outcome{};
   if (edge_mtp_generate(session, &wanted.request, emit_step, &context, &outcome) != 0) throw Error(edge_mtp_error());
-  char numbers[240];
+  char numbers[320];
   std::snprintf(numbers, sizeof numbers,
                 ",\"finish\":\"%s\",\"prompt_tokens\":%d,\"reused_tokens\":%d,\"restored_tokens\":%d,\"tokens\":%d,"
-                "\"prefill_us\":%.1f,\"total_us\":%.1f}",
+                "\"prefill_us\":%.1f,\"total_us\":%.1f,\"first_drafts\":%" PRId64 ",\"first_accepted\":%" PRId64 "}",
                 kFinishNames[outcome.finish], outcome.prompt_tokens, outcome.reused_tokens, outcome.restored_tokens,
-                outcome.tokens, outcome.prefill_us, outcome.total_us);
+                outcome.tokens, outcome.prefill_us, outcome.total_us, outcome.first_drafts, outcome.first_accepted);
   emit("{\"event\":\"done\",\"request\":" + json::quote(name) + numbers);
 }
 
@@ -398,8 +400,15 @@ int run(int argc, char** argv) {
       options.cache_dir = value;
     } else if (value != nullptr && flag == "--token-bytes") {
       options.token_bytes = value;
-    } else if (value != nullptr && flag == "--threads" && std::atoi(value) > 0) {
-      options.threads = std::atoi(value);
+    } else if (value != nullptr && flag == "--threads") {
+      char* end = nullptr;
+      errno = 0;
+      const long threads = std::strtol(value, &end, 10);
+      if (*end != '\0' || errno != 0 || threads < 1 || threads > kMostThreads) {
+        emit_error("", std::string("'") + value + "' threads cannot be; use 1 to " + std::to_string(kMostThreads));
+        return 1;
+      }
+      options.threads = static_cast<int>(threads);
     } else {
       std::fputs(kUsage, stderr);
       return 2;

@@ -1,20 +1,18 @@
 #include "session.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
+#include "cache_entry.h"
 #include "error.h"
 #include "select.h"
 
 namespace edge_mtp {
 namespace {
 
+constexpr size_t kMostRemembered = 1 << 20;
 constexpr char kCosts[] = ".costs", kPrefillCosts[] = ".prefill";
 constexpr int32_t kLeastMatch = 3;        // tokens that a look-up must agree on
 constexpr float kTrustedLookup = 0.75f;   // of whose first draft it goes before the drafter
@@ -33,18 +31,6 @@ constexpr float kTapeConfidence = 0.5f;   // of every draft of a tape: it tells 
     default:
       throw Error("the verify op of this bundle cannot serve the request" + where + "; export the bundle again");
   }
-}
-
-std::string read_text(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-// What was learnt is worth keeping and not worth an error.
-void write_text(const std::string& path, const std::string& text) {
-  const std::string part = path + "." + std::to_string(getpid());
-  const bool written = static_cast<bool>(std::ofstream(part) << text << std::flush);
-  if (!written || std::rename(part.c_str(), path.c_str()) != 0) std::remove(part.c_str());
 }
 
 std::vector<int32_t> draft_lengths(const Drafter* drafter) {
@@ -74,11 +60,11 @@ Session::Session(Engine& engine)
   cached_.reserve(static_cast<size_t>(engine.context_length()) + 1);
   scratch_.resize(edge_select_scratch_bytes(engine.vocabulary()) / sizeof(uint64_t) + 1);
 
-  prefill_plan_.restore(read_text(engine.memory_file(kPrefillCosts)));
+  prefill_plan_.restore(read_entry(engine.memory_file(kPrefillCosts), kMostRemembered));
   if (engine.max_drafts() > 0) {
     controller_.emplace(Capabilities{draft_lengths(drafter_.get()), decoder_->widths()});
-    controller_->restore(read_text(engine.memory_file(kCosts)));
-    if (!controller_->calibrated()) calibrate();
+    controller_->restore(read_entry(engine.memory_file(kCosts), kMostRemembered));
+    calibrate();
   }
 }
 
@@ -112,6 +98,10 @@ Outcome Session::generate(const Request& request, const std::function<void(const
     on_step(done);
   }
   outcome.total_us = whole.elapsed();
+  if (controller_ && !taped_) {  // a tape's drafts are not the drafter's
+    outcome.first_drafts = controller_->first_drafts();
+    outcome.first_accepted = controller_->first_accepted();
+  }
   // What an earlier turn left in the cache may not be on the disk; what should have been restored and was not, is damaged.
   const int32_t keep = std::min(request.keep_prefix, outcome.prompt_tokens - 1);
   if (keep > 0 && outcome.restored_tokens == 0 &&
@@ -474,38 +464,48 @@ int32_t Session::width_for(int32_t drafts) const {
   return *std::lower_bound(widths.begin(), widths.end(), drafts + 1);
 }
 
-// Times what a step is made of, so that a first reply need not pay for learning it. Runs on an empty cache, whose
-// entries are written again before anything sees them.
+// Times what a step is made of, so that a first reply need not pay for learning it: once, to see whether what is
+// remembered holds, and more often where it does not. Runs on an empty cache, whose entries are written again before
+// anything sees them.
 void Session::calibrate() {
-  const auto timed = [](const auto& body) {
+  const std::vector<int32_t> lengths = draft_lengths(drafter_.get());
+  const auto timed = [](int32_t times, const auto& body) {
     body();  // the first run of a graph also prepares it
     std::array<double, 3> us{};
-    for (double& each : us) {
+    for (int32_t i = 0; i < times; ++i) {
       Clock clock;
       body();
-      each = clock.elapsed();
+      us[static_cast<size_t>(i)] = clock.elapsed();
     }
-    std::nth_element(us.begin(), us.begin() + 1, us.end());
-    return us[1];
+    const auto middle = us.begin() + times / 2;
+    std::nth_element(us.begin(), middle, us.begin() + times);
+    return *middle;
   };
-  const auto pass = [&](int32_t rows) {
-    controller_->calibrate(0, rows, 0, timed([&] {
+  const auto pass = [&](int32_t rows, int32_t times) {
+    return Controller::Timing{rows, 0, timed(times, [&] {
       proposal_.count = 0;
       decoder_->place(0, proposal_, 0, rows);
       decoder_->run();
-    }));
+    })};
+  };
+  const auto draft = [&](int32_t k, int32_t times) {
+    return Controller::Timing{0, k, timed(times, [&] {
+      proposal_.count = 0;
+      drafter_->draft(0, 1, k, nullptr, proposal_);
+    })};
   };
   try {
-    pass(1);
-    pass(decoder_->widths().front());
-    if (decoder_->widths().size() > 1) pass(decoder_->widths().back());
-    const std::vector<int32_t> lengths = draft_lengths(drafter_.get());
-    for (size_t i = 0; i < lengths.size(); i += std::max<size_t>(lengths.size() - 1, 1)) {  // shortest and longest
-      controller_->calibrate(0, 0, lengths[i], timed([&] {
-        proposal_.count = 0;
-        drafter_->draft(0, 1, lengths[i], nullptr, proposal_);
-      }));
+    if (controller_->calibrated()) {
+      std::vector<Controller::Timing> timings{pass(1, 1), pass(decoder_->widths().back(), 1)};
+      if (!lengths.empty()) timings.push_back(draft(lengths.back(), 1));
+      if (controller_->check(0, timings)) return;
     }
+    std::vector<Controller::Timing> timings{pass(1, 3), pass(decoder_->widths().front(), 3)};
+    if (decoder_->widths().size() > 1) timings.push_back(pass(decoder_->widths().back(), 3));
+    for (size_t i = 0; i < lengths.size(); i += std::max<size_t>(lengths.size() - 1, 1)) {  // shortest and longest
+      timings.push_back(draft(lengths[i], 3));
+    }
+    for (const Controller::Timing& timing : timings) controller_->calibrate(0, timing.rows, timing.k, timing.us);
   } catch (const Error&) {
     // A graph that fails says so when a request needs it; the others serve theirs.
   }
@@ -514,8 +514,8 @@ void Session::calibrate() {
 
 void Session::remember() const {
   if (engine_.cache_dir().empty()) return;
-  if (controller_ && !taped_) write_text(engine_.memory_file(kCosts), controller_->save());
-  write_text(engine_.memory_file(kPrefillCosts), prefill_plan_.save());
+  if (controller_ && !taped_) write_entry(engine_.memory_file(kCosts), controller_->save());
+  write_entry(engine_.memory_file(kPrefillCosts), prefill_plan_.save());
 }
 
 }  // namespace edge_mtp

@@ -75,6 +75,7 @@ struct Outcome {
   int32_t restored_tokens = 0;  // of the prompt, read from a kept prefix
   int32_t tokens = 0;
   double prefill_us = 0, total_us = 0;
+  int64_t first_drafts = 0, first_accepted = 0;  // of the drafter, in all requests that are remembered
 };
 
 class Session {

@@ -131,11 +131,28 @@ void AddPackedUTF8RangeEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t 
 
 static void AddRunEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t max) {")
 
+# Masks of states that read bytes, without its parser.
+xgrammar_mend(grammar_compiler.cc
+  "AdaptiveTokenMask GrammarMatcherForTokenMaskCache::GetAdaptiveTokenMask(bool is_root_rule) {"
+  "}  // namespace xgrammar
+#include <byte_masks.h>
+namespace xgrammar {
+AdaptiveTokenMask GrammarMatcherForTokenMaskCache::GetAdaptiveTokenMask(bool is_root_rule) {
+  if (!has_char_budget_rules_) {
+    edge_mtp::ByteMask bytes(grammar_->per_rule_fsms[init_rule_id_]->GetFsm(), tokenizer_info_);
+    if (auto mask = bytes.of(initial_state_.element_id)) {
+      tmp_can_reach_end_stack_ = tmp_can_reach_end_prefix_or_stack_ = {false};
+      AdaptCacheWithLookahead(&*mask, is_root_rule);
+      return std::move(*mask);
+    }
+  }")
+
 add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_files})
 target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/include ${xgrammar_source}/3rdparty/picojson
                                                   ${xgrammar_source}/3rdparty/dlpack/include)
 # constraint.cc reads compiled grammars and receives messages.
 target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/cpp)
+target_include_directories(xgrammar PRIVATE ${CMAKE_CURRENT_LIST_DIR})  # byte_masks.h
 target_compile_definitions(xgrammar PUBLIC XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0
                                            XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
 # Its warnings are not ours to mend. Optimised in every configuration: its compiler of grammars is a hundred times the

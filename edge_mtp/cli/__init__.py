@@ -1,11 +1,17 @@
 """The command line: a group of verbs, one module each, imported only when called."""
 
+import contextlib
+import errno
 import importlib
+import io
+import os
+import sys
 from typing import Any, NamedTuple
 
 import click
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.safe_text import shown
 
 
 class Verb(NamedTuple):
@@ -61,11 +67,26 @@ class Verbs(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG):
+                raise
+            # Of a stream, for what is opened by a name has one. What is left in its buffer would fail at exit again.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"Error: cannot write the output: {error.strerror}; send it elsewhere", err=True)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as an escape
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except EdgeMtpError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(shown(" ".join(str(error).split()))) from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package not in EXPORT_EXTRA:

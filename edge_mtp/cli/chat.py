@@ -6,7 +6,7 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from edge_mtp.cli.transcript import (
     Writer,
     controller_lines,
     logprob_lines,
+    remember_drafts,
     result,
     show_calls,
     summary_lines,
@@ -33,6 +34,8 @@ from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import ContextOverflowError, Reply, ReplyOptions
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.json_file import read_json
+from edge_mtp.output_file import refuse_inputs
+from edge_mtp.safe_text import shown
 from edge_mtp.summary import summarize_all
 from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError
 
@@ -59,13 +62,21 @@ class Chat:
     """
 
     def __init__(
-        self, dialogue: Dialogue, options: ReplyOptions, responses: Path | None = None, *, as_json: bool = False
+        self,
+        dialogue: Dialogue,
+        options: ReplyOptions,
+        responses: Path | None = None,
+        *,
+        as_json: bool = False,
+        inputs: Sequence[Path | str | None] = (),
     ) -> None:
+        """`inputs`: files that `/save` must not overwrite, beside the bundle and the responses."""
         names = [tool["function"]["name"] for tool in dialogue.tools]
         self._dialogue = dialogue
         self._options = options
         self._responses = Responses(responses, names) if responses is not None else None
         self._json = as_json
+        self._inputs = (*inputs, responses, dialogue.engine.bundle.path)
         self._lines = Lines(decorated=not as_json)
         self._marks: Marks = "colour"
         self._traces: list[tuple[list[Step], Outcome]] = []
@@ -87,11 +98,17 @@ class Chat:
         if self._lines.terminal:
             _note("/help for commands, Ctrl-C stops a reply, Ctrl-D ends")
         while not self._over and (line := self._lines.read("> ")) is not None:
-            with self._told():
-                if line.startswith("/"):
-                    self._command(line)
-                elif line.strip():
-                    self._turn(line)
+            try:
+                with self._told():
+                    if line.startswith("/"):
+                        self._command(line)
+                    elif line.strip():
+                        self._turn(line)
+            except KeyboardInterrupt as interrupt:  # between the line and the reply
+                if not self._lines.terminal or isinstance(interrupt, InterruptedTwice):
+                    raise
+                self._dialogue.withdraw()
+                _note("stopped")
         if self._failed and not self._lines.terminal:
             raise SystemExit(1)
 
@@ -120,6 +137,7 @@ class Chat:
         if reply.outcome is None:
             return False
         self._traces.append((reply.steps, reply.outcome))
+        remember_drafts(self._dialogue.engine.bundle, reply)
         if reply.outcome.finish == "context":
             _note("the context is full; /reset starts over")
         elif reply.outcome.finish == "length":
@@ -159,7 +177,7 @@ class Chat:
             if self._responses is not None:
                 found, response = self._responses.take(call.name)
                 if found and not self._json:
-                    click.echo(f"response of {call.name}: {json.dumps(response)}")
+                    click.echo(shown(f"response of {call.name}: {json.dumps(response)}"))
             else:
                 before = len(self._dialogue.messages)
                 found, response = self._typed(call.name)
@@ -172,7 +190,7 @@ class Chat:
 
     def _typed(self, tool: str) -> tuple[bool, Any]:
         """What the person answers for a tool: whether anything, and what."""
-        while not self._over and (line := self._lines.read(f"response of {tool}> ")) is not None:
+        while not self._over and (line := self._lines.read(shown(f"response of {tool}> "))) is not None:
             if line.startswith("/"):
                 with self._told():
                     self._command(line)
@@ -223,6 +241,7 @@ class Chat:
     def _save(self, argument: str) -> None:
         if not argument:
             raise EdgeMtpError("/save needs a file to write; use /save FILE")
+        refuse_inputs([Path(argument)], self._inputs)
         self._dialogue.save(argument)
         _note(f"saved {len(self._dialogue.messages)} messages in {argument}")
 
@@ -246,7 +265,7 @@ class Chat:
             if self._dialogue.engine.runner.has_ended:
                 raise
             cure = "; /reset starts over" if isinstance(error, ContextOverflowError) else ""
-            click.echo(f"Error: {' '.join(str(error).split())}{cure}", err=True)
+            click.echo(shown(f"Error: {' '.join(str(error).split())}{cure}"), err=True)
             self._failed = True
 
 
@@ -273,6 +292,10 @@ class Responses:
         if isinstance(self._responses, Mapping):
             return tool in self._responses, self._responses.get(tool)
         return (True, self._responses.pop(0)) if self._responses else (False, None)
+
+
+class InterruptedTwice(KeyboardInterrupt):
+    """Ctrl-C once more, while a reply was stopping."""
 
 
 class Lines:
@@ -308,7 +331,7 @@ class Lines:
         def note(number: int, frame: FrameType | None) -> None:
             nonlocal noted
             if noted:
-                raise KeyboardInterrupt
+                raise InterruptedTwice
             noted = True
 
         if not self.terminal:

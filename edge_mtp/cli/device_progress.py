@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_mtp.harness.figures import size
+from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.device.put import Progress, Report
@@ -33,7 +34,7 @@ def device_progress(names: int) -> Iterator[Callable[[str], Report]]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<28}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TextColumn("{task.description:<28}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
     bars = Bars(*columns, console=Console(stderr=True), transient=True)
@@ -42,7 +43,7 @@ def device_progress(names: int) -> Iterator[Callable[[str], Report]]:
     def report(progress: Progress) -> None:
         bars.start()  # not before there is something to show: it takes the cursor away
         if progress.what not in tasks:
-            tasks[progress.what] = bars.add_task(progress.what)
+            tasks[progress.what] = bars.add_task(shown(progress.what))
         bars.update(tasks[progress.what], completed=progress.done_bytes, total=progress.total_bytes)
 
     try:
@@ -66,11 +67,11 @@ def _lines(name: str) -> Report:
             told[progress.what] = now
         rate = f", {size(round(progress.bytes_per_s))}/s" if progress.bytes_per_s else ""
         left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
-        click.echo(f"[{name}] {progress.what} {progress.fraction:.0%}{rate}{left}", err=True)
+        click.echo(shown(f"[{name}] {progress.what} {progress.fraction:.0%}{rate}{left}"), err=True)
 
     return report
 
 
 def notice_for(name: str) -> Callable[[str], None]:
     """Says on stderr what a device waits for."""
-    return lambda line: click.echo(line if name in line else f"[{name}] {line}", err=True)
+    return lambda line: click.echo(shown(line if name in line else f"[{name}] {line}"), err=True)

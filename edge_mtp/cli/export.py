@@ -11,6 +11,9 @@ import click
 
 from edge_mtp.cli.progress import export_progress, stage_progress
 from edge_mtp.cli.quality import chosen_items, show
+from edge_mtp.json_file import write_text
+from edge_mtp.output_file import destination, refuse_inputs
+from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.export.pipeline import Summary
@@ -184,17 +187,20 @@ def export(
                 progress=progress,
             )
 
-        summary = exported(output or Path(f"{name}-{Path(recipe).stem}.litertlm"), recipe, kv)
-        passing = summary.path.with_suffix(".fp32.litertlm")
-        if report and reference is None:
-            exported(passing, "fp32", "fp32")
-    measured = None
-    if report:
-        try:
-            measured = _report(reference or passing, summary.path, prompts)
-        finally:
-            if reference is None:
-                passing.unlink()
+        path = output or Path(f"{name}-{Path(recipe).stem}.litertlm")
+        if report:
+            inputs = (prompts, reference, pair.target.directory, pair.drafter.directory, pair.tokenizer.parent)
+            refuse_inputs([path, *_report_files(path)], [*inputs, *pair.target.files])
+        summary = exported(path, recipe, kv)
+        measured = None
+        if report and reference is not None:
+            measured = _report(reference, path, prompts)
+        elif report:
+            # In a folder of its own, on the disk that has the room: nothing that is there is overwritten.
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=destination(path).parent) as beside:
+                passing = Path(beside) / f"{path.stem}.fp32.litertlm"
+                exported(passing, "fp32", "fp32")
+                measured = _report(passing, path, prompts)
     if as_json:
         click.echo(
             json.dumps(
@@ -204,6 +210,13 @@ def export(
                     "sections": summary.sections,
                     "seconds": {stage: round(value, 2) for stage, value in summary.seconds.items()},
                     "left_out": summary.left_out,
+                    "templates": {
+                        "conversations": summary.templates.conversations,
+                        "refused": summary.templates.refused,
+                        "stock": summary.templates.stock.kind,
+                        "reason": summary.templates.stock.reason,
+                    },
+                    "int8_instead": summary.int8_instead,
                 }
                 | ({} if measured is None else {"report": measured.to_json()})
             )
@@ -212,7 +225,11 @@ def export(
     for section, length in summary.sections.items():
         click.echo(f"{section:>20} {length / 1e6:10.2f} MB")
     for group in summary.left_out:
-        click.echo(f"left out: {group}")
+        click.echo(shown(f"left out: {group}"))
+    for line in summary.templates.lines():
+        click.echo(shown(line))
+    if summary.int8_instead:
+        click.echo(shown(f"stored as int8, for its rows are too short for blocks: {', '.join(summary.int8_instead)}"))
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())
     click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {seconds:.0f} s")
     if measured is not None:
@@ -246,6 +263,11 @@ def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
     items, source = chosen_items(reference, prompts, None)
     with stage_progress() as progress:
         measured = measure({reference.stem: reference, bundle.stem: bundle}, items, source=source, progress=progress)
-    bundle.with_suffix(".report.md").write_text(measured.markdown(), encoding="utf-8")
-    bundle.with_suffix(".report.json").write_text(json.dumps(measured.to_json(), indent=1) + "\n", encoding="utf-8")
+    page, values = _report_files(bundle)
+    write_text(page, measured.markdown())
+    write_text(values, json.dumps(measured.to_json(), indent=1) + "\n")
     return measured
+
+
+def _report_files(bundle: Path) -> tuple[Path, Path]:
+    return bundle.with_suffix(".report.md"), bundle.with_suffix(".report.json")

@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
+from edge_mtp.acceptance import recall, unfit, warning
 from edge_mtp.bundle import Bundle, Section
 from edge_mtp.metadata import LlmMetadata
+from edge_mtp.safe_text import shown
 from edge_mtp.tflite import Model, Signature, Tensor
 
 WIDTH = 110
@@ -30,12 +32,13 @@ def inspect(file: Path, as_json: bool) -> None:
     """
     bundle = Bundle(file)
     # Compose first: a damaged bundle is refused before anything is printed.
-    text = json.dumps(as_dict(bundle), indent=2) if as_json else "\n".join(report(bundle))
+    text = json.dumps(as_dict(bundle), indent=2) if as_json else "\n".join(map(shown, report(bundle)))
     click.echo(text)
 
 
 def as_dict(bundle: Bundle) -> dict[str, Any]:
     """Everything that `inspect` knows, as JSON types."""
+    known = recall(Path(bundle.path))
     has_metadata = bundle.section("LlmMetadata") is not None
     return {
         "file": bundle.path,
@@ -56,7 +59,9 @@ def as_dict(bundle: Bundle) -> dict[str, Any]:
         "models": {name: _model_dict(model) for name, model in bundle.models.items()},
         "tokenizer": {"kind": bundle.tokenizer_kind, "vocab_size": bundle.vocab_size},
         "metadata": asdict(bundle.metadata) if has_metadata else None,
+        "chat_template": bundle.chat_template if has_metadata else None,
         "mtp": asdict(bundle.mtp) | {"complete": bundle.mtp.complete, "edge_complete": bundle.mtp.edge_complete},
+        "drafter": {"first_drafts": known[0], "accepted": known[1], "unfit": unfit(*known)} if known else None,
         "manifest": bundle.manifest,
         "token_bytes": len(bundle.token_bytes) if bundle.token_bytes else None,
     }
@@ -96,6 +101,7 @@ def report(bundle: Bundle) -> Iterator[str]:
     )
     if bundle.section("LlmMetadata"):
         yield from _metadata(bundle.metadata)
+        yield from _templates(bundle)
     if bundle.manifest is not None:
         yield "manifest:"
         yield from (f"  {key}: {json.dumps(value)}" for key, value in bundle.manifest.items())
@@ -118,11 +124,26 @@ def _mtp(bundle: Bundle) -> Iterator[str]:
         length = f", draft length {mtp.draft_length}" if mtp.draft_length is not None else ""
         yield f"MTP: present, {'complete' if mtp.complete else 'incomplete'}{length}"
     yield from (f"  {reason}" for reason in mtp.missing)
+    if (known := recall(Path(bundle.path))) is not None and known[0] > 0:
+        drafted, accepted = known
+        yield f"  first drafts that were right in runs so far: {accepted:,} of {drafted:,}"
+        if (said := warning(drafted, accepted)) is not None:
+            yield f"  {said}"
     if mtp.edge_complete:
         yield f"edge signatures: complete, verify widths {ranges(mtp.edge_widths)}"
     else:
         yield f"edge signatures: {'incomplete' if mtp.edge_widths else 'absent'}"
         yield from (f"  {reason}" for reason in mtp.edge_missing)
+
+
+def _templates(bundle: Bundle) -> Iterator[str]:
+    """Which chat template who renders with; nothing where there is only the metadata's."""
+    if bundle.chat_template in (None, bundle.metadata.chat_template):
+        return
+    yield f"chat template: the checkpoint's own, {len(bundle.chat_template or '')} characters"
+    told = (bundle.manifest or {}).get("stock_template")
+    kind = told.get("kind") if isinstance(told, dict) else None
+    yield f"  the stock engine has the metadata's{f' ({kind})' if isinstance(kind, str) else ''}"
 
 
 def _metadata(metadata: LlmMetadata) -> Iterator[str]:
@@ -187,13 +208,13 @@ def _named(tensors: dict[str, str], already: dict[str, str] | None = None) -> It
     """
     numbers_of: dict[tuple[str, str], list[int]] = {}
     for name, shape in tensors.items():
-        shown = "" if already and already.get(name) == shape else f" {shape}"
+        kind = "" if already and already.get(name) == shape else f" {shape}"
         stem, number = _split(name)
-        numbers = numbers_of.setdefault((stem, shown), [])
+        numbers = numbers_of.setdefault((stem, kind), [])
         if number is not None:
             numbers.append(number)
-    for (stem, shown), numbers in numbers_of.items():
-        yield f"{stem}{ranges(numbers)}{shown}"
+    for (stem, kind), numbers in numbers_of.items():
+        yield f"{stem}{ranges(numbers)}{kind}"
 
 
 def _split(name: str) -> tuple[str, int | None]:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import click
 
+from edge_mtp.safe_text import shown
+
 LINE_EVERY_S = 10.0
 
 
@@ -29,12 +31,12 @@ def export_progress() -> Iterator[Callable[[str, float], None]]:
         yield _lines()
         return
     columns = (
-        TextColumn("{task.description:<28}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description:<28}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("check checkpoints", total=1.0)
-        yield lambda what, done: bar.update(task, description=what, completed=done)
+        yield lambda what, done: bar.update(task, description=shown(what), completed=done)
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -69,11 +71,11 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def line(stage: str, done: int, total: int) -> None:
             if done == 0:
-                click.echo(f"{stage}: 0 of {total}", err=True)
+                click.echo(shown(f"{stage}: 0 of {total}"), err=True)
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -81,7 +83,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
             for other, task in tasks.items():
                 bars.update(task, visible=other == stage)
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(shown(stage), total=total)
             bars.update(tasks[stage], completed=done)
 
         yield update
@@ -99,6 +101,6 @@ def _lines() -> Callable[[str, float], None]:
         last = (what, now)
         elapsed = now - started
         left = f", {elapsed * (1 - done) / done:.0f} s left" if done > 0.02 else ""
-        click.echo(f"[{done:4.0%}] {what} ({elapsed:.0f} s{left})", err=True)
+        click.echo(shown(f"[{done:4.0%}] {what} ({elapsed:.0f} s{left})"), err=True)
 
     return line

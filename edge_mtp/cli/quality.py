@@ -10,6 +10,8 @@ import click
 
 from edge_mtp.cli.progress import stage_progress
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.output_file import refuse_inputs
+from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.harness.item import Item
@@ -79,6 +81,7 @@ def quality(
         labels = [str(path) for path in bundles]
     if len(set(labels)) < len(labels):
         raise EdgeMtpError(f"{next(n for n in labels if labels.count(n) > 1)} is given twice; give each bundle once")
+    refuse_inputs([plot], [*bundles, prompts])
     items, source = chosen_items(bundles[0], prompts, limit)
     with stage_progress() as progress:
         report = measure(
@@ -120,13 +123,15 @@ def show(report: Report) -> None:
     """The tables on standard output."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     for table in report.tables():
-        shown = Table(title=table.title, title_justify="left", title_style="bold")
+        # As Text: the names of files and prompts are no markup.
+        grid = Table(title=Text(shown(table.title)), title_justify="left", title_style="bold")
         for column in table.header:
-            shown.add_column(column, overflow="fold")
+            grid.add_column(Text(shown(column)), overflow="fold")
         for row in table.rows:
-            shown.add_row(*row)
-        console.print(shown)
-    console.print(report.caption, highlight=False)
+            grid.add_row(*(Text(shown(cell)) for cell in row))
+        console.print(grid)
+    console.print(Text(shown(report.caption)), highlight=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
 
 
@@ -40,9 +41,7 @@ def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_js
     if output.suffix not in (".html", ".htm"):
         raise EdgeMtpError(f"'{output}' is no name of a page; name a .html file")
     table, analyses = beside(output, len(results))
-    for path in (output, table, *analyses):
-        if any(path.resolve() == each.resolve() for each in results):
-            raise EdgeMtpError(f"the report would overwrite its results '{path}'; name another --output")
+    refuse_inputs((output, table, *analyses), results)
     sources = []
     for path in results:
         read = read_results(path)

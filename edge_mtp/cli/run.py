@@ -14,6 +14,7 @@ import click
 
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from threading import Event
@@ -112,6 +113,10 @@ _FILE = click.Path(path_type=Path)
     "--template-var", "template_variables", multiple=True, callback=_variables, metavar="NAME=VALUE",
     help="Give the chat template a variable; VALUE is JSON, or else text. Can be given several times.",
 )  # fmt: skip
+@_talk(
+    "--control-tokens", is_flag=True,
+    help="Read control tokens in messages, tools and answers as such; without it they are text.",
+)  # fmt: skip
 @_draft(
     "--mtp", "draft_length", default="auto", show_default=True, callback=_mtp, metavar="auto|off|K",
     help="A controller picks each step's drafts; plain decoding; or K drafts in every step.",
@@ -127,7 +132,7 @@ _FILE = click.Path(path_type=Path)
     help="Keep the likeliest tokens that make up this share; 1 keeps all.",
 )  # fmt: skip
 @_choice(
-    "--min-p", type=click.FloatRange(0, 1), default=0.0, metavar="P",
+    "--min-p", type=click.FloatRange(0, 1, max_open=True), default=0.0, metavar="P",
     help="Keep tokens at least this likely, the likeliest being 1; 0 keeps all.",
 )  # fmt: skip
 @_choice("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Same seed, same text.")
@@ -207,6 +212,8 @@ def run(
     from edge_mtp.tool_calls import load_tools
 
     declared = load_tools(tools) if tools is not None else []
+    prompted = system[1:] if system is not None and system.startswith("@") else None
+    inputs = (tools, prompted, reply["response_schema"], reply["grammar"])
     read = _read_files(system, reply)
     if bundle is None:
         from edge_mtp.cli.progress import export_progress
@@ -229,7 +236,12 @@ def run(
                 f"{bundle}: no verify graph (exported with --lean?), so it cannot draft and there is nothing to"
                 " compare; export it again, or drop --compare"
             )
-        return _dialogue(engine, load, read, declared), _options(engine, reply)
+        dialogue, options = _dialogue(engine, load, read, declared), _options(engine, reply)
+        if not as_json:
+            for report in engine.tool_reports(dialogue.tools, options):
+                if report.enforced != "whole":
+                    click.echo(str(report), err=True)
+        return dialogue, options
 
     if len(devices) > 1:
         from edge_mtp.cli.several import on_each
@@ -242,16 +254,16 @@ def run(
 
         def told(result: Result[_Answer]) -> None:
             if result.value is None:
-                click.echo(f"{result.device}: {result.error}", err=True)
+                click.echo(shown(f"{result.device}: {result.error}"), err=True)
             elif not as_json:
-                click.echo(f"--- {result.device}")
+                click.echo(shown(f"--- {result.device}"))
                 _print(result.value)
 
         with device_progress(len(devices)) as report_of:
             results = on_each(devices, job, told)
         if as_json:
-            shown = [{"device": r.device, "error": r.error, **(r.value.shown if r.value else {})} for r in results]
-            click.echo(json.dumps({"devices": shown}))
+            answers = [{"device": r.device, "error": r.error, **(r.value.shown if r.value else {})} for r in results]
+            click.echo(json.dumps({"devices": answers}))
         if any(result.error is not None for result in results):
             raise SystemExit(1)
         return
@@ -264,7 +276,7 @@ def run(
             from edge_mtp.cli.chat import Chat
 
             engine.check(options, dialogue.tools)
-            Chat(dialogue, options, tool_responses, as_json=as_json).run()
+            Chat(dialogue, options, tool_responses, as_json=as_json, inputs=inputs).run()
         else:
             dialogue.say(prompt)
             answer = _answer(dialogue, options, rounds if compare else 0, stream=not as_json)
@@ -340,7 +352,7 @@ def _answer(
     dialogue: Dialogue, options: ReplyOptions, rounds: int, stop: Event | None = None, *, stream: bool = False
 ) -> _Answer:
     """One reply, and a comparison over so many rounds. Raises EdgeMtpError when `stop` is set meanwhile."""
-    from edge_mtp.cli.transcript import Writer, result, show_calls
+    from edge_mtp.cli.transcript import Writer, remember_drafts, result, show_calls
 
     reply = dialogue.reply(options)
     writer = Writer("colour") if stream else None
@@ -354,11 +366,13 @@ def _answer(
     if writer is not None:
         writer.finish()
         show_calls(reply)
-    shown = result(reply)
-    shown["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
+    told = result(reply)
+    remember_drafts(dialogue.engine.bundle, reply)
+    told["load_s"] = dialogue.engine.runner.ready.load_us / 1e6
+    told["tools"] = [report.to_json() for report in dialogue.engine.tool_reports(dialogue.tools, options)]
     if rounds:
-        shown["comparison"] = _compare(reply, dialogue, options, rounds, stop)
-    return _Answer(reply, tokens, shown, stream)
+        told["comparison"] = _compare(reply, dialogue, options, rounds, stop)
+    return _Answer(reply, tokens, told, stream)
 
 
 def _print(answer: _Answer) -> None:

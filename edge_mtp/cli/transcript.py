@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edge_mtp.acceptance import remember, warning
+from edge_mtp.safe_text import shown, shown_lines
+
 if TYPE_CHECKING:
+    from edge_mtp.bundle import Bundle
     from edge_mtp.engine import Reply, Token
     from edge_mtp.summary import Summary
 
@@ -42,7 +47,8 @@ class Writer:
         if self._marks == "brackets" and token.drafted != self._bracket:
             mark = OPEN if token.drafted else CLOSE
             self._bracket = token.drafted
-        text = self._behind_bar(mark + token.text) if thinks else mark + token.text
+        said = mark + shown_lines(token.text)
+        text = self._behind_bar(said) if thinks else said
         self._line_begins = text.endswith("\n")
         colour = COLOURS[token.source] if self._marks == "colour" and token.source is not None else None
         if thinks or colour is not None:
@@ -73,7 +79,7 @@ def call_lines(reply: Reply) -> list[str]:
     lines = []
     for call in reply.tool_calls:
         arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in call.arguments.items())
-        lines.append(f"call  {call.name}({arguments})")
+        lines.append(shown(f"call  {call.name}({arguments})"))
     return lines
 
 
@@ -85,13 +91,13 @@ def show_calls(reply: Reply) -> None:
         for line in call_lines(reply):
             click.echo(line)
     except ToolCallSyntaxError as error:
-        click.echo(f"call  not readable: {error}", err=True)
+        click.echo(shown(f"call  not readable: {error}"), err=True)
 
 
 def logprob_lines(reply: Reply) -> list[str]:
     """One line a token: its log-probability, and the token as the vocabulary spells it."""
     spelled = map(reply.tokenizer.token_text, reply.tokens)
-    return [f"{logprob:9.4f}  {text}" for logprob, text in zip(reply.logprobs, spelled, strict=True)]
+    return [f"{logprob:9.4f}  {shown(text)}" for logprob, text in zip(reply.logprobs, spelled, strict=True)]
 
 
 def summary_lines(summary: Summary) -> list[str]:
@@ -109,7 +115,15 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.restored_tokens:
         lines.append(f"{summary.restored_tokens} tokens of the prompt came from the kept prefix")
     lines.append(f"{summary.prompt_tokens} + {summary.tokens} tokens, ended by {summary.finish}")
+    if (said := warning(summary.first_drafts, summary.first_accepted)) is not None:
+        lines.append(said)
     return lines
+
+
+def remember_drafts(bundle: Bundle, reply: Reply) -> None:
+    """For `inspect`: how often the drafter was right so far, as the device tells."""
+    if reply.outcome is not None and reply.outcome.first_drafts:
+        remember(Path(bundle.path), reply.outcome.first_drafts, reply.outcome.first_accepted)
 
 
 def controller_lines(summary: Summary) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edge_mtp.lenient_calls import MARK, read_calls
-from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, ToolCall, ToolCallSyntaxError, parse_call
+from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, Declared, ToolCall, ToolCallSyntaxError, parse_call
 
 _KEY = re.compile(r"[^\W\d][\w.\-]*:")
 _NEXT_KEY = re.compile(r"[\s,;]*[^\W\d][\w.\-]*\s*[:=]")
@@ -35,26 +36,26 @@ class Attempt:
     is_cut: bool = False
 
 
-def attempts(text: str) -> list[Attempt]:
-    """The calls that a reply attempts, in order."""
-    return list(_attempts(text))
+def attempts(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> list[Attempt]:
+    """The calls that a reply attempts, in order. `tools` are those declared."""
+    return list(_attempts(text, Declared(tools)))
 
 
-def _attempts(text: str) -> Iterator[Attempt]:
+def _attempts(text: str, declared: Declared) -> Iterator[Attempt]:
     position = text.find(CALL_OPEN)
     while position >= 0:
         begin = position
         try:
-            call, position = parse_call(text, begin)
+            call, position = parse_call(text, begin, declared)
             yield Attempt(text[begin:position], (call,))
         except ToolCallSyntaxError as error:
-            attempt = _failed(text, begin, error)
+            attempt = _failed(text, begin, error, declared)
             position = begin + len(attempt.text)
             yield attempt
         position = text.find(CALL_OPEN, position)
 
 
-def _failed(text: str, begin: int, error: ToolCallSyntaxError) -> Attempt:
+def _failed(text: str, begin: int, error: ToolCallSyntaxError, declared: Declared) -> Attempt:
     """A call that the strict parser refused; it reaches to the next mark at most."""
     mark = MARK.search(text, begin + len(CALL_OPEN))
     end = mark.start() if mark else len(text)
@@ -65,7 +66,7 @@ def _failed(text: str, begin: int, error: ToolCallSyntaxError) -> Attempt:
     labels = _labels(text[begin:stopped], text[stopped:end], expected, is_closed=is_closed)
     return Attempt(
         text[begin : end + len(CALL_CLOSE) if is_closed else end],
-        tuple(read_calls(text[begin + len(CALL_OPEN) : end])),
+        tuple(read_calls(text[begin + len(CALL_OPEN) : end], declared, is_cut=mark is None)),
         labels,
         text[max(begin, stopped - 20) : min(end, stopped + 40)],
         is_cut=not is_closed and expected != CALL_CLOSE,

@@ -96,8 +96,8 @@ def score(
     """
     if error is not None or finish not in ("stop", "length", "context"):
         return Score((Finding(_fate(finish, error), _excerpt(error or "")),), lenient=False)
-    made = attempts(text)
-    lenient = gold.matches(parse_leniently(text))
+    made = attempts(text, tools)
+    lenient = gold.matches(parse_leniently(text, tools))
     ended = finish == "stop" and open_thought is None
     if ended and not any(each.labels for each in made) and gold.matches([c for a in made for c in a.calls]):
         return Score((), lenient)

@@ -25,6 +25,9 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     ints(request.stop, request.stop_length);
     ints(request.suppress, request.suppress_length);
     ints(request.draft_tape, request.draft_tape_length);
+    ints(request.thought_marks, request.thought_marks == nullptr ? 0 : 2);
+    ints(request.thought_header, request.thought_header_length);
+    must(request.thought_budget >= 0, "a budget is not negative");
     ints(request.bias_tokens, request.bias_length);
     touch(view(reinterpret_cast<const uint8_t*>(request.biases), request.bias_length * sizeof(float)));
     for (size_t i = 0; i < request.stop_texts_length; ++i) touch(request.stop_texts[i]);

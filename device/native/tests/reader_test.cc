@@ -53,6 +53,13 @@ void test_json() {
     expect(refuses([&] { json::parse(bad); }), std::string("JSON accepted: ") + bad);
   }
   expect(refuses([] { json::parse(std::string(100000, '[')); }), "nesting is bounded");
+  // What is quoted can be parsed, whatever bytes it is.
+  std::mt19937 random(5);
+  for (int i = 0; i < 20000; ++i) {
+    std::string bytes(random() % 12, '\0');
+    for (char& byte : bytes) byte = static_cast<char>(random() % 4 == 0 ? random() % 128 : 0xB0 + random() % 80);
+    expect(!refuses([&] { json::parse(json::quote(bytes)); }), "quoted bytes are JSON");
+  }
 }
 
 void write(const std::string& path, const std::string& bytes) {

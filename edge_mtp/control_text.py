@@ -1,0 +1,70 @@
+"""Text in the likeness of control tokens, in what a conversation carries.
+
+A user's message, a tool's description or a tool's answer can hold `<turn|>` or `<|tool_call>`. Rendered into a prompt
+and tokenized, that would end the turn or begin a call: a web page could speak as the user. So such text is marked
+before a template sees it, and the tokenizer spells what is marked in ordinary tokens. The model reads the same
+characters.
+
+The mark is a number behind the text's first character. Templates trim, sort, upper-case and JSON-encode what they are
+given, and a number outlives that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+_FIRST_MARK = 7306182549
+_SHAPES = r"<[^<>\s]+>|\[[^\[\]\s]+\]"
+
+
+def looks_special(text: str) -> bool:
+    """Whether a text has the form of a control token, as in `<unused7>` or `[multimodal]`."""
+    return re.fullmatch(_SHAPES, text) is not None
+
+
+class ControlTokens:
+    """The tokens with which a template speaks: each is one id wherever its text stands."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = frozenset(filter(None, texts))
+
+    def split(self, text: str) -> Iterator[tuple[str, bool]]:
+        """The parts of a text in order, and whether each is a control token."""
+        begin = at = 0
+        while found := self._pattern.search(text, at):
+            if found[0] not in self.texts:  # another may begin inside
+                at = found.start() + 1
+                continue
+            if found.start() > begin:
+                yield text[begin : found.start()], False
+            yield found[0], True
+            begin = at = found.end()
+        if begin < len(text):
+            yield text[begin:], False
+
+    def marked(self, value: Any, mark: str) -> Any:
+        """A JSON value with `mark` in all text, keys included, that is in the likeness of a control token."""
+        if isinstance(value, str):
+            return "".join(part[0] + mark + part[1:] if control else part for part, control in self.split(value))
+        if isinstance(value, Mapping):
+            return {self.marked(key, mark): self.marked(item, mark) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.marked(item, mark) for item in value]
+        return value
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """Finds all tokens and some that are none: a vocabulary has thousands of `<unused..>`, most of one shape."""
+        others = [text for text in self.texts if not looks_special(text)]
+        longest_first = sorted(map(re.escape, others), key=len, reverse=True)
+        return re.compile("|".join([*longest_first, _SHAPES]))
+
+
+def new_mark(text: str, than: int = 0) -> str:
+    """A number that does not occur in `text`; the `than`-th such."""
+    numbers = (str(_FIRST_MARK + n) for n in itertools.count())
+    return next(itertools.islice((number for number in numbers if number not in text), than, None))
