@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -660,6 +661,33 @@ def test_text_shows_every_rule_with_its_figure(files: tuple[str, str]) -> None:
     at = lines.index("  does not hold: memory.rss > +5%")
     assert lines[at + 1 : at + 3] == [f"    {arm}: +0.0%, does not hold" for arm in (OFF, AUTO)]
     assert not any("-0.0" in line or "nan" in line for line in lines)
+
+
+SUMMARY = json.dumps(analyse(made(items=4)).to_json())
+JUNK: list[Any] = [None, True, -1, 10**30, 1e300, math.nan, math.inf, "x", "\ud800\x1b[2J", [], [[1, 2]], {}, {"a": 1}]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_damaged_summary_is_read_or_refused_in_a_line(data: st.DataObject) -> None:
+    whole = json.loads(SUMMARY)
+    holder = whole
+    for _ in range(data.draw(st.integers(0, 5))):
+        inner = [
+            each for each in (holder.values() if isinstance(holder, dict) else holder) if isinstance(each, dict | list)
+        ]
+        if not (inner := [each for each in inner if each]):
+            break
+        holder = data.draw(st.sampled_from(inner))
+    key = data.draw(st.sampled_from(list(holder) if isinstance(holder, dict) else range(len(holder))))
+    holder[key] = data.draw(st.sampled_from(JUNK))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.json"
+        path.write_text(json.dumps(whole))
+        result = CliRunner().invoke(main, ["compare", str(path)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code, result.stderr.count("\n")) in ((0, 0), (1, 1))
+    assert "\x1b" not in result.stdout
 
 
 # -- the document ---------------------------------------------------------------------------------------------------

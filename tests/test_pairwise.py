@@ -392,6 +392,9 @@ def test_what_failed_is_wrong(finish: Any, label: str, turn: int) -> None:
     results = conversation()
     results.answers = [answer(OFF, "x", text, number) for number, text in enumerate([VOLUME, "Done.", ROUTE])][:turn]
     results.answers.append(answer(OFF, "x", "", turn, finish=finish, error="it is gone"))
+    if (turn, finish) == (0, "refused"):  # it refused all that it was asked: nothing can be said of it
+        assert (results.refused, score_all(results)["off"]) == ({"off": "it is gone"}, {})
+        return
     assert score_all(results)["off"]["x"].primary == label
     assert arm_calls(results, score_all(results))[0].right == 0
 

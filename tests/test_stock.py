@@ -166,6 +166,26 @@ def test_a_chunk_that_is_no_token_of_its_own_belongs_to_the_next(stock: dict[str
     assert sum(step.total_us for step in answer.steps) == 90.0
 
 
+def test_a_thought_is_told_apart_from_the_answer(stock: dict[str, Stock]) -> None:
+    chunks = [
+        ("<|channel>thought\nHm. ", 20.0),
+        ("<tool_call|><channel|>", 40.0),
+        ("On it.", 70.0),
+        ("<tool_call|>", 80.0),
+    ]
+    blank = Answer("a", "i", 0, 0, 0.0, "", "refused")
+    answer = stock["stock off"].read(blank, 5, StockReply(10.0, 100.0, chunks, None, None, None), 64)
+    assert (answer.reasoning, answer.text) == ("Hm. <tool_call|>", "On it.<tool_call|>")
+    assert (answer.first_token_us, answer.first_answer_us, answer.call_us) == (20.0, 70.0, 80.0)
+    assert not answer.in_thought
+    cut = stock["stock off"].read(blank, 5, StockReply(10.0, 100.0, chunks[:1], None, None, None), 64)
+    assert (cut.text, cut.in_thought, cut.first_answer_us) == ("", True, None)
+    opened = stock["stock off"].read(
+        blank, 5, StockReply(10.0, 100.0, [("Hm.", 20.0)], None, None, None), 64, opened=True
+    )
+    assert (opened.reasoning, opened.text, opened.in_thought) == ("Hm.", "", True)
+
+
 def test_without_the_package_the_cure_is_named(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EdgeMtpError, match="pip install litert-lm"):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_mtp.chat import Message
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.gold import Gold
+from edge_mtp.messages import Message
 from edge_mtp.tool_calls import check_tools
 
 OTHER = "other"  # the kind of an item that names none

@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 from edge_mtp.bundle import Bundle
-from edge_mtp.chat import Message
 from edge_mtp.dialogue import model_message
 from edge_mtp.engine import ReplyOptions, chat_format_of
 from edge_mtp.errors import EdgeMtpError
@@ -18,6 +17,7 @@ from edge_mtp.harness.contender import Contender
 from edge_mtp.harness.item import Item
 from edge_mtp.harness.results import Answer, Finish, StepFigures
 from edge_mtp.harness.stock_engine import DeadStockError, SilentStockError, StockEngine, StockReply
+from edge_mtp.messages import Message
 from edge_mtp.thoughts import is_opened, thoughts_in
 from edge_mtp.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN, split_thoughts
 
@@ -104,10 +104,8 @@ class Stock(Contender):
             ids = self.chat.tokenizer.encode(prompt)
             opened = self._marks is not None and is_opened(ids, self._marks, self.chat.tokenizer)
             answer = self.read(blank, len(ids), reply, most, opened=opened)
-            message = dict(model_message(answer.text))
-            if answer.reasoning:
-                message["reasoning"] = answer.reasoning
-            messages.append(message)
+            calls = sum(len(message.get("tool_calls") or ()) for message in messages)
+            messages.append(model_message(answer.text, answer.reasoning, calls, item.tools or None))
             yield answer
 
     def read(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int, *, opened: bool = False) -> Answer:
