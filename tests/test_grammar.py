@@ -466,3 +466,32 @@ def test_each_tool_is_reported(compiler: Compiler) -> None:
     assert tool_grammar(tools[:1], strict=True).reports[0].enforced == "whole"
     with pytest.raises(EdgeMtpError, match=r"tool 'partly'.*pattern"):
         tool_grammar(tools[:2], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("schema", "enforced"),
+    [
+        ({"type": ["string", "number"]}, "whole"),
+        ({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}, "whole"),
+        ({"allOf": [{"$ref": "#/$defs/tone"}], "default": "x"}, "whole"),
+        ({}, "whole"),
+        ({"$ref": "#/$defs/node"}, "whole"),
+        ({"enum": ["a", 1, None, True]}, "whole"),
+        ({"type": "object"}, "whole"),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, "whole"),
+        ({"type": "object", "patternProperties": {"^x-": {"type": "string"}}}, "whole"),
+        ({"type": "string", "maxLength": 65536}, "whole"),
+        ({"type": "number", "exclusiveMinimum": 0.5, "maximum": 2.25}, "whole"),
+        ({"type": "number", "multipleOf": 0.01}, "whole"),
+        ({"type": "string", "contentEncoding": "base64", "format": "byte"}, "whole"),
+        ({"oneOf": [{"const": "a", "title": "A"}, {"const": "b"}]}, "whole"),
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, "partly"),
+    ],
+)
+def test_kinds_of_schemas_that_tools_have(schema: Any, enforced: str) -> None:
+    defs = {
+        "tone": {"enum": ["x"]},
+        "node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}},
+    }
+    parameters = {"type": "object", "properties": {"v": schema}, "$defs": defs}
+    assert tool_grammar([{"name": "f", "parameters": parameters}]).reports[0].enforced == enforced
