@@ -159,9 +159,9 @@ class _Reader:
         name = next((n for n in known if re.compile(r"\W").match(self.text, begin + len(n))), "")
         if not name:
             found = PLAIN_NAME.match(self.text, begin)
-            name = found.group().rstrip(":") if found else ""
-            if not headed and name.startswith("call"):
-                return ""  # `call` itself is damaged: no telling where the name begins
+            name = found.group() if found else ""
+            if name.endswith(":") or (not headed and name.startswith("call")):
+                return ""  # no telling where the name ends, or begins
             begin = found.end() if found else begin
         else:
             begin += len(name)
@@ -219,6 +219,8 @@ class _Reader:
                 if key is not None:
                     result[key] = value
                     latest = key
+                elif self.depth:
+                    raise _UnclearError
                 continue
             # Belongs to nothing. It may be a part of the argument before it.
             if self.position == begin:

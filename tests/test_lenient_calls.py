@@ -201,6 +201,8 @@ def test_damage_of_values(body: str, meant: dict[str, Value]) -> None:
         ("call:save:BEGIN_ARG report END_ARG", []),
         ("call:save report{a:1}", []),
         ("callf{a:1}", []),
+        ("call:fa:{}}", []),
+        ("call:f{a:{{b:1}}", [ToolCall("f", {})]),
         ("call:fa:1,b:2}", []),
         ('call:f{}{"name":"g"}', [ToolCall("f")]),
     ],
