@@ -461,7 +461,8 @@ class ChatFormat:
         ).hexdigest()
 
     def _without_thoughts(self, reply: Written) -> list[int]:
-        kept, end = [], 0
+        kept: list[int] = []
+        end = 0
         for begin, behind in self.thought_spans(reply.prompt, reply.tokens):
             kept += reply.tokens[end:begin]
             end = behind

@@ -201,11 +201,10 @@ def _tried_templates(pair: Pair, chat: Chat) -> Trial:
     with quiet():
         from edge_mtp.export.stock_template import tried
 
-    texts = {"special_tokens": pair.special_tokens}
-    if "bos_token" in pair.special_tokens:
-        texts["bos_token"] = pair.special_tokens["bos_token"]
-    tokenizer = Tokenizer.from_file(pair.tokenizer)
-    return tried(ChatFormat(tokenizer, pair.chat_template, frozenset(chat.stop_tokens), **texts))
+    tokenizer, special = Tokenizer.from_file(pair.tokenizer), pair.special_tokens
+    bos = special.get("bos_token", ChatFormat.bos_token)
+    stops = frozenset(chat.stop_tokens)
+    return tried(ChatFormat(tokenizer, pair.chat_template, stops, bos, special_tokens=special))
 
 
 def _check(options: Options, pair: Pair) -> None:

@@ -111,7 +111,8 @@ class StockTemplate:
         # As literals: what comes from Python stays Python's in minijinja and is written as such.
         values = "".join(f"{{%- set {name} = {literal(value)} -%}}" for name, value in given.items())
         with _one_line():
-            return self._environment.render_str(values + self._source, "template")
+            text: str = self._environment.render_str(values + self._source, "template")
+        return text
 
 
 def stock_message(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,7 +192,7 @@ def _adapted(template: str, chat: ChatFormat) -> str:
     """`template`, whose lines keep their numbers, given the messages in the form that `chat` knows it to take."""
     before, after = (_on_one_line(part) for part in _AROUND.read_text(encoding="utf-8").split(f"{_PLACE}\n"))
     form, special = chat.form, {**chat.special_tokens, "documents": None}
-    given = {"edge_answers": form.answers, "edge_parts": sorted(form.parts)}
+    given: dict[str, Any] = {"edge_answers": form.answers, "edge_parts": sorted(form.parts)}
     # The engine knows no other special token than the first, which it puts before the prompt itself.
     given |= {name: text for name, text in special.items() if name != "bos_token" and name in template}
     values = "".join(f"{{%- set {name} = {literal(value)} -%}}" for name, value in given.items())
