@@ -246,6 +246,8 @@ class _Reader:
                 key = _NEXT.match(self.text, self.position)
                 if not cut and any(isinstance(item, list) for item in result):
                     raise _UnclearError
+                if self._peek() in ("}", ")") and self.text.find("]", self.position) >= 0:
+                    raise _UnclearError  # a bracket too many, or the list's own is behind it
                 if key and not _BEGINS_VALUE.match(self.text, key.end()):
                     raise _UnclearError
                 return result

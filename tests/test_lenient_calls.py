@@ -257,7 +257,7 @@ def pieces(value: Value) -> list[str]:
     elif isinstance(value, list):
         inner = [pieces(item) for item in value]
     else:
-        return [{None: "null", True: "true", False: "false"}.get(value, str(value))]  # type: ignore[arg-type]
+        return [canonical(value)]
     joined = [piece for each in inner for piece in [*each, ","]][:-1]
     return ["{", *joined, "}"] if isinstance(value, dict) else ["[", *joined, "]"]
 
