@@ -61,7 +61,7 @@ _BEFORE_QUOTE = re.compile(r"[:=\[,({]\s*\Z")  # what stands before the beginnin
 _LAST_STRING = re.compile(r"([^{}()\[\]]*?)([\s\]})]*)")  # to the end of a call: its text, its closing brackets
 _CUT_QUOTE = re.compile(r"<(?:\|(?:\"(?:\|)?)?)?\Z")
 _BEGINS_VALUE = re.compile(rf"\s*(?:[{{\[\"'`]|{re.escape(QUOTE)}|[\w+\-.]+\s*(?:[,\]}})]|\Z))")
-_EMPTY_BEFORE_COMMA = re.compile(r"\s*,")
+_EMPTY_BEFORE_COMMA = re.compile(r"\s*,(?![\s,]*[}\])])")
 _SWAPPED = re.compile(r"\]\s*\}")
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|[\"'`\\/nrtbf])")
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
