@@ -325,7 +325,7 @@ class _Reader:
             self.position += len(whole)
             return whole
         found = _LAST_STRING.fullmatch(rest)
-        if found is None or _NEXT_KEY.search(rest):
+        if found is None or not found.group(1).strip() or _NEXT_KEY.search(rest):
             raise _UnclearError
         self.position += found.end(1)
         return found.group(1).rstrip()
