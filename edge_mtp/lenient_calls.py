@@ -61,6 +61,7 @@ _BEFORE_QUOTE = re.compile(r"[:=\[,({]\s*\Z")  # what stands before the beginnin
 _LAST_STRING = re.compile(r"([^{}()\[\]]*?)([\s\]})]*)")  # to the end of a call: its text, its closing brackets
 _CUT_QUOTE = re.compile(r"<(?:\|(?:\"(?:\|)?)?)?\Z")
 _BEGINS_VALUE = re.compile(rf"\s*(?:[{{\[\"'`]|{re.escape(QUOTE)}|[\w+\-.]+\s*(?:[,\]}})]|\Z))")
+_EMPTY_BEFORE_COMMA = re.compile(r"\s*,(?![\s,]*[}\])])")
 _SWAPPED = re.compile(r"\]\s*\}")
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|[\"'`\\/nrtbf])")
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
@@ -194,6 +195,8 @@ class _Reader:
     def _object(self, result: dict[str, Value]) -> dict[str, Value]:
         closer = ")" if self._peek() == "(" else "}"
         self.position += 1
+        if self.depth and self._skip(_EMPTY_BEFORE_COMMA):
+            raise _UnclearError  # it may have been empty, and what follows an argument of its own
         latest = None
         while True:
             self._skip(_FILLING)
@@ -246,6 +249,8 @@ class _Reader:
                 key = _NEXT.match(self.text, self.position)
                 if not cut and any(isinstance(item, list) for item in result):
                     raise _UnclearError
+                if self._peek() in ("}", ")") and self.text.find("]", self.position) >= 0:
+                    raise _UnclearError  # a bracket too many, or the list's own is behind it
                 if key and not _BEGINS_VALUE.match(self.text, key.end()):
                     raise _UnclearError
                 return result
@@ -320,7 +325,7 @@ class _Reader:
             self.position += len(whole)
             return whole
         found = _LAST_STRING.fullmatch(rest)
-        if found is None or _NEXT_KEY.search(rest):
+        if found is None or not found.group(1).strip() or _NEXT_KEY.search(rest):
             raise _UnclearError
         self.position += found.end(1)
         return found.group(1).rstrip()
