@@ -39,7 +39,7 @@ def other_weights(source: Path, target: Path) -> Path:
     rng = random.Random(3)
     with target.open("r+b") as file:
         for _ in range(20_000):  # signs of numbers in the weights, which lie behind the graphs
-            file.seek(rng.randrange((section.begin + section.size // 8) // 4, section.end // 4) * 4 + 3)
+            file.seek(rng.randrange((section.begin + section.size // 2) // 4, section.end // 4) * 4 + 3)
             byte = file.read(1)[0]
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte ^ 0x80]))

@@ -195,7 +195,7 @@ FILES = {
     "grammar.ebnf": 'root ::= "x"',
     "half.json": json.dumps([{"name": "f", "description": "\ud800", "parameters": {"type": "object"}}]),
     "half-talk.json": json.dumps(
-        {"edge_mtp_conversation": 1, "messages": [{"role": "user", "content": "\ud800"}], "tools": [], "ids": []}
+        {"edge_mtp_conversation": 2, "messages": [{"role": "user", "content": "\ud800"}], "tools": [], "written": []}
     ),
     "deep.json": "[" * 100_000,
 }
@@ -217,8 +217,8 @@ FILES = {
         (["Hi", "--tools", "list.json"], "tools file 'list.json', tool 0"),
         (["Hi", "--tools", "absent"], "cannot read tools file 'absent': No such file"),
         (["Hi", "--response-schema", "broken.json"], "response schema 'broken.json' is not JSON"),
-        (["Hi", "--response-schema", "number.json"], "response schema is a int"),
-        (["Hi", "--response-schema", "nan.json"], "NaN is no JSON number"),
+        (["Hi", "--response-schema", "number.json"], "the schema is a int; pass a JSON schema"),
+        (["Hi", "--response-schema", "nan.json"], "the schema is not JSON"),
         (["Hi", "--response-schema", "absent"], "cannot read response schema 'absent': No such file"),
         (["Hi", "--response-schema", "schema.json", "--grammar", "grammar.ebnf"], "cannot both constrain"),
         (["Hi", "--grammar", "empty.txt"], "the grammar is empty"),
@@ -238,7 +238,7 @@ FILES = {
         (["--tools", TOOLS, "--tool-responses", "number.json"], "neither {name: response} nor a list"),
         (["--tools", TOOLS, "--tool-responses", "responses.json"], "name 'fly', no declared tool; declared: set_alarm"),
         (["word " * 1000], "the conversation has"),
-        (["Hi \udcff"], "the conversation has \\udcff, which is no character; give it in UTF-8"),
+        (["Hi \udcff"], "the text has \\udcff, which is no character; give it in UTF-8"),
         (["Hi", "--system", "\udcff"], "\\udcff, which is no character"),
         (["Hi", "--stop", "\udcff"], "\\udcff, which is no character"),
         (["--stop", "\udcff"], "\\udcff, which is no character"),
@@ -299,7 +299,9 @@ def test_turns_follow_one_another(command: Command) -> None:
     assert result.output == "the first\nthe second\n"
     first, second = command.prompts
     assert "<|turn>user\nOne<turn|>" in first
-    assert "<|turn>user\nOne<turn|>\n<|turn>model\nthe first<turn|>\n<|turn>user\nTwo<turn|>" in second
+    # The empty thought that stood before the first reply is in the cache, and stays.
+    lead = "<|channel>thought\n<channel|>"
+    assert f"<|turn>user\nOne<turn|>\n<|turn>model\n{lead}the first<turn|>\n<|turn>user\nTwo<turn|>" in second
 
 
 def test_calls_are_shown_and_answered_from_the_input(command: Command) -> None:
@@ -489,7 +491,8 @@ def test_a_saved_chat_goes_on(command: Command) -> None:
     for arguments, lines in ((["--load", "talk.json"], ["Two"]), (["Two", "--load", "talk.json"], [])):
         result = command(*arguments, replies=[says("the second")], lines=lines)
         assert result.exit_code == 0, result.output
-        assert "One<turn|>\n<|turn>model\nthe first<turn|>\n<|turn>user\nTwo<turn|>" in command.prompts[0]
+        history = "One<turn|>\n<|turn>model\n<|channel>thought\n<channel|>the first<turn|>\n<|turn>user\nTwo<turn|>"
+        assert history in command.prompts[0]
         assert "declaration:set_alarm" in command.prompts[0]
     result = command("--load", "talk.json", "--system", "x", replies=[], lines=["Two"])
     assert "drop --system" in result.stderr
@@ -677,12 +680,12 @@ def test_ctrl_c_between_the_line_and_the_reply_stops_the_turn(
     from edge_mtp.cli.chat import InterruptedTwice, Lines
     from edge_mtp.dialogue import Dialogue
 
-    prompt, interrupts = Dialogue.prompt, [KeyboardInterrupt, InterruptedTwice]
+    reply, interrupts = Dialogue.reply, [KeyboardInterrupt, InterruptedTwice]
 
-    def interrupted(self: Dialogue, *arguments: Any) -> list[int]:
+    def interrupted(self: Dialogue, *arguments: Any) -> Any:
         if self.messages[-1]["content"] == "stop":
             raise interrupts.pop(0)
-        return prompt(self, *arguments)
+        return reply(self, *arguments)
 
     init, lines = Lines.__init__, iter(["stop", "Hi", "stop"])
 
@@ -690,7 +693,7 @@ def test_ctrl_c_between_the_line_and_the_reply_stops_the_turn(
         init(self, **options)
         self.terminal = True
 
-    monkeypatch.setattr(Dialogue, "prompt", interrupted)
+    monkeypatch.setattr(Dialogue, "reply", interrupted)
     monkeypatch.setattr(Lines, "__init__", at_a_terminal)
     monkeypatch.setattr(Lines, "read", lambda self, prompt: next(lines, None))
     result = command(replies=[says("Hello")])
