@@ -12,7 +12,7 @@ from edge_mtp.chat import Composed, Written
 from edge_mtp.engine import Engine, Reply, ReplyOptions
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.json_file import read_json, write_json
-from edge_mtp.messages import Message, canonical
+from edge_mtp.messages import Message, canonical, check_json
 from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCall, ToolCallSyntaxError, Tools, check_tools, parse_calls
 
 _VERSION = 2
@@ -87,6 +87,7 @@ class Dialogue:
             name = call.name if isinstance(call, ToolCall) else call
             known = ", ".join(f"{each.name} ({each.id})" for each in waiting) or "none"
             raise EdgeMtpError(f"no call of '{name}' waits for an answer; waiting: {known}")
+        check_json(content, f"the answer of {fits[0].name}")
         answer = {"role": "tool", "tool_call_id": fits[0].id, "name": fits[0].name, "content": content}
         self.messages.append(answer)
 

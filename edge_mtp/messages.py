@@ -91,6 +91,8 @@ def _call(call: Any, n: int, names: Iterable[str]) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except ValueError:
             raise EdgeMtpError(f"message {n}: the arguments of {name} are not JSON: {arguments!r}") from None
+    if arguments is not None:
+        check_json(arguments, f"message {n}: the arguments of {name}")
     if not isinstance(arguments, Mapping | None):
         raise EdgeMtpError(f"message {n}: the arguments of {name} are {arguments!r}; give an object")
     identity = call.get("id")
@@ -112,7 +114,17 @@ def _answer(message: Message, n: int, waiting: list[dict[str, Any]]) -> dict[str
         identity, name = matches[0]["id"], matches[0]["function"]["name"]
     if not isinstance(name, str):
         raise EdgeMtpError(f"message {n} is a tool's answer without a name and fits no call; give it a tool_call_id")
-    return {"role": "tool", "tool_call_id": identity or "", "name": name, "content": message.get("content")}
+    content = message.get("content")
+    check_json(content, f"message {n}: the answer of {name}")
+    return {"role": "tool", "tool_call_id": identity or "", "name": name, "content": content}
+
+
+def check_json(value: Any, what: str) -> None:
+    """Raises EdgeMtpError, which calls the value `what`, for one that JSON does not have."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EdgeMtpError(f"{what} is no JSON value ({error}); convert it first") from None
 
 
 def _put_in_order(made: list[dict[str, Any]], order: Mapping[str, int]) -> None:

@@ -106,6 +106,8 @@ def test_what_is_no_message_is_named() -> None:
         ([{"role": "assistant", "tool_calls": [7]}], "message 0 has the call 7"),
         ([{"role": "assistant", "tool_calls": [call("f", "{")]}], "message 0: the arguments of f are not JSON: '{'"),
         ([{"role": "assistant", "tool_calls": [call("f", [1])]}], r"the arguments of f are \[1\]; give an object"),
+        ([USER, {"role": "tool", "name": "f", "content": {1, 2}}], "message 1: the answer of f is no JSON value"),
+        ([{"role": "assistant", "tool_calls": [call("f", {"a": b""})]}], "message 0: the arguments of f is no JSON"),
         ([USER, {"role": "tool", "content": 7}], "message 1 is a tool's answer without a name"),
     ):
         with pytest.raises(EdgeMtpError, match=told):
