@@ -173,6 +173,7 @@ def test_options_that_cannot_be_served_are_one_line(scripted: Scripted, tools: l
     engine, script = scripted()
     endless = {"type": "object", "properties": {"a": {"type": "object", "$ref": "#"}}, "required": ["a"]}
     wrong = {"type": "function", "function": {"name": "f", "description": "", "parameters": endless}}
+    nothing = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "strin"}}}}
     for changes, message in (
         ({"draft_length": 9}, "draft length 9 is beyond the 7"),
         ({"tool_choice": "required"}, "'required' needs tools"),
@@ -183,7 +184,8 @@ def test_options_that_cannot_be_served_are_one_line(scripted: Scripted, tools: l
         ({"response_schema": {}, "grammar": "root ::= x"}, "a response schema and a grammar"),
         ({"grammar": " \n"}, "the grammar is empty"),
         ({"stop_texts": [""]}, "stop string is empty"),
-        ({"tools": [wrong]}, "tool 'f', parameters.*; or leave calls to the model"),
+        ({"tools": [wrong], "strict_tools": True}, "tool 'f'.*; or leave calls to the model"),
+        ({"tools": [nothing]}, r"tool 0 \(f\): parameters.a: type 'strin' is none"),
         ({"sampling": Sampling(logit_bias={768: 1.0})}, "token 768 is outside the vocabulary of 768"),
         ({"sampling": Sampling(suppress=[-1])}, "token -1 is outside"),
         ({"sampling": Sampling(logit_bias={7: float("inf")})}, "bias inf of token 7"),
@@ -268,7 +270,13 @@ def test_prompts_hold_what_the_model_wrote_whatever_it_is(bundle: Bundle, replie
 def test_stops_of_several_tokens_are_stop_texts(bundle: Bundle) -> None:
     stops = ["<turn|>", (2, 105), "the end"]
     metadata = replace(bundle.metadata, stop_tokens=stops)
-    made = SimpleNamespace(path="x", metadata=metadata, tokenizer_json=bundle.tokenizer_json, manifest=None)
+    made = SimpleNamespace(
+        path="x",
+        metadata=metadata,
+        tokenizer_json=bundle.tokenizer_json,
+        manifest=None,
+        chat_template=bundle.chat_template,
+    )
     chat = chat_format_of(made)  # type: ignore[arg-type]
     assert chat.stop_token_ids == {TURN_END}
     assert chat.stop_texts == ("<bos><|turn>", "the end")
@@ -372,7 +380,7 @@ def test_a_file_that_is_no_dialogue_is_one_line(scripted: Scripted, tmp_path: Pa
         (json.dumps({**good, "messages": [{"role": "user", "content": 7}]}), "message 0 has the content 7"),
         (json.dumps({**good, "messages": [{"role": "tool", "content": {}}]}), "message 0 .* without a name"),
         (json.dumps({**good, "messages": [{"role": "assistant", "tool_calls": [{}]}]}), "message 0 has the call {}"),
-        (json.dumps({**good, "tools": [{"name": "a b"}]}), "'a b' is not an identifier"),
+        (json.dumps({**good, "tools": [{"name": "a<turn|>"}]}), "'a<turn|>' holds the control token"),
         (json.dumps({**good, "written": ["x"]}), "what the model wrote is not in token ids"),
         (json.dumps({**good, "written": [{"message": 0, "prompt": [10**7]}]}), "what the model wrote is not in token"),
     ):
