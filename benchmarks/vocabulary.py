@@ -29,7 +29,7 @@ from test_vocabulary import many_tools
 
 from edge_mtp.chat import Tokenizer
 from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import tool_grammar
+from edge_mtp.grammar import response_grammar, tool_grammar
 
 END = 106
 STEPS = 60
@@ -82,18 +82,18 @@ def main(output: Path | None, library: Path | None) -> None:
     native = Native(library or build(Path(__file__).parent.parent / "build" / "vocabulary"))
     compiler = native.tokens(table).compiler([END])
     _, vocabulary = timed(lambda: compiler.constraint('root ::= "a"'))
-    grammars: dict[str, tuple[str, bool]] = {
-        **{f"tool grammar, {count} tools": (tool_grammar(many_tools(count)), False) for count in (1, 10, 50)},
-        **{f"JSON schema, {name}": (json.dumps(schema), True) for name, schema in SCHEMAS.items()},
-        "string of any length": (f'root ::= "\\"" {CHARACTERS}* "\\""', False),
+    grammars = {
+        **{f"tool grammar, {count} tools": tool_grammar(many_tools(count)).text for count in (1, 10, 50)},
+        **{f"JSON schema, {name}": response_grammar(schema) for name, schema in SCHEMAS.items()},
+        "string of any length": f'root ::= "\\"" {CHARACTERS}* "\\""',
         **{
-            f"string of at most {most} characters": (f'root ::= "\\"" {CHARACTERS}{{0,{most}}} "\\""', False)
+            f"string of at most {most} characters": f'root ::= "\\"" {CHARACTERS}{{0,{most}}} "\\""'
             for most in (64, 1000, 5000)
         },
     }
     rows = {}
-    for name, (grammar, schema) in grammars.items():
-        constraint, compiling = timed(lambda g=grammar, s=schema: compiler.constraint(g, json_schema=s))  # type: ignore[misc]
+    for name, grammar in grammars.items():
+        constraint, compiling = timed(lambda g=grammar: compiler.constraint(g))  # type: ignore[misc]
         found = masks(constraint)
         p50, p99 = (float(np.quantile(found, share)) for share in (0.5, 0.99))
         rows[name] = {"compile_ms": compiling, "mask_p50_ms": p50, "mask_p99_ms": p99, "mask_first_ms": found[0]}

@@ -62,10 +62,10 @@ class Request:
     `couple_drafts` makes a sampled request draft the token that the target's own random number picks from the
     drafter's probabilities, instead of the likeliest one; it changes acceptance, never the text.
 
-    `grammar` (EBNF, docs/grammar.md) or `json_schema` (JSON text) constrains the output. `logprobs` asks for the
-    log-probability of every chosen token. `keep_prefix` is the number of leading prompt tokens whose cache is kept on
-    the device's disk, and read from there by the next request that starts with them. In `thoughts` no stop string is
-    looked for, and they can be limited.
+    `grammar` (EBNF, docs/grammar.md) constrains the output. `logprobs` asks for the log-probability of every chosen
+    token. `keep_prefix` is the number of leading prompt tokens whose cache is kept on the device's disk, and read from
+    there by the next request that starts with them. In `thoughts` no stop string is looked for, and they can be
+    limited.
 
     Two are for measurements. `fresh`: nothing of the runner's cache is used, so that requests do not profit from one
     another. `draft_tape`: entry i is proposed in place of whatever the drafter drafts as the reply's token i (from 0);
@@ -82,7 +82,6 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop_texts: Sequence[str] = ()
     grammar: str | None = None
-    json_schema: str | None = None
     thoughts: Thoughts | None = None
     logprobs: bool = False
     keep_prefix: int = 0
@@ -115,7 +114,6 @@ class Request:
             "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],
             "suppress": list(sampling.suppress),
             "grammar": self.grammar or "",
-            "json_schema": self.json_schema or "",
             "thought_marks": [] if thoughts is None else [thoughts.open, thoughts.close],
             "thought_header": [] if thoughts is None else list(thoughts.header),
             "thought_opened": thoughts is not None and thoughts.opened,

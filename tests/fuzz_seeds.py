@@ -17,6 +17,7 @@ from ai_edge_litert import schema_py_generated as tflite
 
 from edge_mtp.bundle import Bundle
 from edge_mtp.device.request import Request, Sampling, Thoughts
+from edge_mtp.grammar import response_grammar
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_bundle import Graph, Parts, target, tflite_model, token_bytes
@@ -61,15 +62,11 @@ def requests() -> list[bytes]:
         draft_tape=[7, 0, 767],
         thoughts=Thoughts(100, 101, [45518, 107], opened=True, budget=16),
     )
-    schema = Request(
-        prompt=[2], max_tokens=1, json_schema='{"type": "object", "properties": {"n": {"type": "integer"}}}'
-    )
-    records = [full.to_json("r1"), schema.to_json(""), {"op": "cancel"}, Request([2], 1).to_json("é\n")]
+    records = [full.to_json("r1"), {"op": "cancel"}, Request([2], 1).to_json("é\n")]
     return [json.dumps(record, ensure_ascii=ascii).encode() for record in records for ascii in (True, False)]
 
 
 def grammars() -> list[bytes]:
-    """Behind a byte that tells them apart (even, odd): EBNF, and JSON schemas."""
     ebnf = [
         'root ::= "a" | [b-z]+ root',
         r"""root ::= call+ | text
@@ -97,8 +94,7 @@ text ::= [^<\x00-\x1f]*""",
         "maxItems": 3,
         "$defs": {"t": {"type": "string", "pattern": "^[a-c]+$"}},
     }
-    schemas = [json.dumps(schema, separators=(",", ":")) for schema in (call, array, True)]
-    return [b"\0" + text.encode() for text in ebnf] + [b"\1" + text.encode() for text in schemas]
+    return [text.encode() for text in [*ebnf, response_grammar(call), response_grammar(array)]]
 
 
 def values() -> list[bytes]:

@@ -104,18 +104,18 @@ class Compiler:
         if hasattr(self, "pointer"):
             self.native.library.edge_test_compiler_free(ctypes.c_void_p(self.pointer))
 
-    def constraint(self, grammar: str | bytes, *, json_schema: bool = False) -> Constraint:
-        return Constraint(self, grammar.encode() if isinstance(grammar, str) else grammar, json_schema)
+    def constraint(self, grammar: str | bytes) -> Constraint:
+        return Constraint(self, grammar.encode() if isinstance(grammar, str) else grammar)
 
 
 class Constraint:
     """A Constraint."""
 
-    def __init__(self, compiler: Compiler, grammar: bytes, json_schema: bool) -> None:
+    def __init__(self, compiler: Compiler, grammar: bytes) -> None:
         self.native = compiler.native
         self.vocabulary = compiler.tokens.vocabulary
         pointer = self.native.library.edge_test_constraint(
-            ctypes.c_void_p(compiler.pointer), grammar, ctypes.c_size_t(len(grammar)), int(json_schema)
+            ctypes.c_void_p(compiler.pointer), grammar, ctypes.c_size_t(len(grammar))
         )
         self.pointer = self.native.checked(pointer, None)
 

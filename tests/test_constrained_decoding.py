@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from native_constraint import Compiler, library
 from edge_mtp.bundle import Bundle
 from edge_mtp.device import Outcome, Request, Runner, Sampling, Step
 from edge_mtp.engine import Engine, open_engine
-from edge_mtp.grammar import tool_grammar
+from edge_mtp.grammar import response_grammar, tool_grammar
 from edge_mtp.harness.logits import Logits
 from edge_mtp.tool_calls import parse_calls
 
@@ -145,10 +146,9 @@ def test_a_schema_holds_with_and_without_drafts(engine: Engine, stops: list[int]
     }
     prompt = engine.chat_format.encode([{"role": "user", "content": "Turn on the light"}], [])
     for sampling in SAMPLINGS[:2]:
-        request = Request(prompt, 120, stops, json_schema=json.dumps(schema), sampling=sampling)
+        request = Request(prompt, 120, stops, grammar=response_grammar(schema), sampling=sampling)
         plain, _, outcome = generate(engine.runner, request)
         for arm in ARMS:
-            drafted = Request(prompt, 120, stops, json_schema=json.dumps(schema), sampling=sampling, **arm)
-            assert generate(engine.runner, drafted)[0] == plain
+            assert generate(engine.runner, replace(request, **arm))[0] == plain
         if outcome.finish == "stop":
             jsonschema.validate(json.loads(engine.chat_format.tokenizer.decode(plain[:-1])), schema)

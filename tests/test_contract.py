@@ -26,6 +26,7 @@ from edge_mtp.device.process import LocalProcess
 from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import Engine, ReplyOptions, open_engine
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.grammar import response_grammar
 from edge_mtp.harness.logits import Logits
 from edge_mtp.harness.pairs import Ratio
 from edge_mtp.summary import Summary
@@ -235,7 +236,7 @@ def test_a_json_schema_holds_while_drafting(
     accepted = 0
     for seed, prompt in enumerate(prompts[:4]):
         for sampling in (Sampling(), Sampling(temperature=1.3, seed=seed)):
-            request = Request(prompt, 60, stops, json_schema=json.dumps(SCHEMA), sampling=sampling)
+            request = Request(prompt, 60, stops, grammar=response_grammar(SCHEMA), sampling=sampling)
             plain, _, _ = generate(runner, request)
             assert plain[-1] in stops
             value = json.loads(engine.chat_format.tokenizer.decode(plain[:-1]))
@@ -429,7 +430,7 @@ REQUEST = {"op": "generate", "request": "x", "prompt": [2, 105], "max_tokens": 2
         ({"suppress": [1 << 20]}, str(1 << 20)),
         ({"stop_texts": [""]}, "stop"),
         ({"grammar": "root ::= "}, "grammar"),
-        ({"json_schema": "{"}, "schema"),
+        ({"json_schema": '{"type": "object"}'}, "unknown field 'json_schema'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

@@ -145,7 +145,6 @@ def test_prefill_in_chunks_equals_prefill_in_one_go(engine: Engine, prompts: lis
         ({"draft_policy": "brave"}, "'draft_policy' is 'brave'; it must be fixed or auto"),
         ({"draft_sources": ("tea leaves",)}, "'tea leaves' is no draft source"),
         ({"stop_texts": ("",)}, "empty"),
-        ({"grammar": 'root ::= "a"', "json_schema": "{}"}, "not both"),
         ({"grammar": 'root ::= "a"'}, "needs a stop token"),
         ({"keep_prefix": -1}, "keep_prefix"),
         ({"draft_tape": [5, 1024]}, "token 1024 is outside the vocabulary"),

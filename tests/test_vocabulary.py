@@ -164,8 +164,8 @@ def many_tools(count: int) -> list[dict[str, Any]]:
 
 
 GRAMMARS = [
-    tool_grammar(many_tools(5)),
-    tool_grammar(many_tools(50), choice="required"),
+    tool_grammar(many_tools(5)).text,
+    tool_grammar(many_tools(50), choice="required").text,
     'root ::= "{" pair ("," pair)* "}"\npair ::= "\\"" [a-z_]{1,12} "\\":" " "? value\n'
     'value ::= "\\"" [^"\\\\]* "\\"" | "-"? [0-9]{1,9} | "[" (value ("," value)*)? "]" | "true" | "null"',
     'root ::= Regex("[\\u4E00-\\u9FFF]{2,5}([a-zé]+|[\\U0001F300-\\U0001FAFF]{1,3})")',

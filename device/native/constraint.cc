@@ -216,12 +216,10 @@ std::vector<int32_t> Vocabulary::tokenize(std::string_view text) const {
 struct GrammarCompiler::Impl {
   struct Compiled {
     std::string grammar;
-    bool json_schema;
     xgrammar::CompiledGrammar compiled;
   };
 
-  std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> compile(const std::string& grammar,
-                                                                                  bool json_schema);
+  std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> compile(const std::string& grammar);
 
   const TokenBytes& tokens;
   const std::vector<int32_t> stop;
@@ -249,32 +247,28 @@ void GrammarCompiler::forget() {
 }
 
 std::pair<std::shared_ptr<const Vocabulary>, xgrammar::CompiledGrammar> GrammarCompiler::Impl::compile(
-    const std::string& grammar, bool json_schema) {
+    const std::string& grammar) {
   const std::lock_guard<std::mutex> lock(mutex);
   for (auto entry = recent.begin(); entry != recent.end(); ++entry) {
-    if (entry->json_schema == json_schema && entry->grammar == grammar) {
+    if (entry->grammar == grammar) {
       recent.splice(recent.begin(), recent, entry);
       return {vocabulary, entry->compiled};
     }
   }
   if (vocabulary == nullptr) vocabulary = std::make_shared<Vocabulary>(tokens, stop);
   xgrammar::GrammarCompiler engine(vocabulary->info, /*max_threads=*/1, /*cache_enabled=*/false);
-  const std::string what = json_schema ? "JSON schema" : "grammar";
   left_out.clear();
   xgrammar::CompiledGrammar compiled{xgrammar::NullObj{}};
   try {
-    if (json_schema && utf8_length(grammar) < grammar.size()) throw Error("a byte that is no text");
-    // JSON with one space after each comma and colon and no other white space: what is left to choose is the content.
-    compiled = json_schema ? engine.CompileJSONSchema(grammar, /*any_whitespace=*/false)
-                           : engine.CompileGrammar(to_engine_grammar(grammar, vocabulary->specials), kRoot);
+    compiled = engine.CompileGrammar(to_engine_grammar(grammar, vocabulary->specials), kRoot);
     check_that_rules_end(compiled);
   } catch (const std::exception& error) {
-    throw Error(one_line(what + ": " + error.what()) + "; correct it (docs/grammar.md)");
+    throw Error(one_line(std::string("grammar: ") + error.what()) + "; correct it (docs/grammar.md)");
   }
   if (!left_out.empty()) {
-    throw Error(one_line(what + ": " + left_out) + "; take it out, since it would not be enforced (docs/grammar.md)");
+    throw Error(one_line("grammar: " + left_out) + "; take it out, since it would not be enforced (docs/grammar.md)");
   }
-  recent.push_front({grammar, json_schema, compiled});
+  recent.push_front({grammar, compiled});
   if (recent.size() > kCompiledGrammars) recent.pop_back();
   return {vocabulary, compiled};
 }
@@ -365,8 +359,8 @@ const std::vector<int32_t>& Constraint::Impl::tokenize(const std::string& text) 
   return tokenized.emplace(text, vocabulary->tokenize(text)).first->second;
 }
 
-Constraint::Constraint(GrammarCompiler& compiler, const std::string& grammar, bool json_schema) {
-  auto [vocabulary, compiled] = compiler.impl->compile(grammar, json_schema);
+Constraint::Constraint(GrammarCompiler& compiler, const std::string& grammar) {
+  auto [vocabulary, compiled] = compiler.impl->compile(grammar);
   impl_ = std::make_unique<Impl>(std::move(vocabulary), compiled);
 }
 

@@ -25,9 +25,9 @@ class GrammarCompiler {
 
 class Constraint {
  public:
-  // `grammar`: EBNF with `root`, special tokens written as docs/grammar.md says; or, with `json_schema`, a JSON
-  // schema. Throws Error with the place and the cure when it does not compile.
-  Constraint(GrammarCompiler& compiler, const std::string& grammar, bool json_schema);
+  // `grammar`: EBNF with `root`, special tokens written as docs/grammar.md says. Throws Error with the place and the
+  // cure when it does not compile.
+  Constraint(GrammarCompiler& compiler, const std::string& grammar);
   Constraint(Constraint&& other) noexcept;
   ~Constraint();
 

@@ -56,7 +56,6 @@ edge_mtp::Request read(const edge_mtp_request& from) {
   request.processing.presence_penalty = from.presence_penalty;
   request.processing.frequency_penalty = from.frequency_penalty;
   if (from.grammar != nullptr) request.grammar = from.grammar;
-  if (from.json_schema != nullptr) request.json_schema = from.json_schema;
   if (from.thought_marks != nullptr) {
     request.thoughts.open = from.thought_marks[0];
     request.thoughts.close = from.thought_marks[1];

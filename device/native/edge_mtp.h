@@ -67,8 +67,7 @@ typedef struct {
   size_t bias_length;
   const int32_t* suppress; /* [suppress_length], tokens that are never chosen */
   size_t suppress_length;
-  const char* grammar;     /* EBNF (docs/grammar.md) that the output must match */
-  const char* json_schema; /* or a JSON schema */
+  const char* grammar; /* EBNF (docs/grammar.md) that the output must match; `edge-mtp grammar` makes some */
   const int32_t* thought_marks;  /* [2], the tokens that open and close a thought; NULL = the model has none */
   const int32_t* thought_header; /* [thought_header_length], tokens behind the first that are no text of the thought */
   size_t thought_header_length;

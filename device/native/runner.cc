@@ -215,7 +215,6 @@ struct GenerateRequest {
     for (const std::string& text : stop_texts) stop_pointers.push_back(text.c_str());
     fields.biases("logit_bias", bias_tokens, biases);
     grammar = fields.text("grammar", "");
-    json_schema = fields.text("json_schema", "");
     thought_marks = fields.tokens("thought_marks");
     if (!thought_marks.empty() && thought_marks.size() != 2) {
       throw Error("'thought_marks' must be two token ids, the one that opens a thought and the one that closes it");
@@ -262,7 +261,6 @@ struct GenerateRequest {
     request.thought_header = thought_header.data();
     request.thought_header_length = thought_header.size();
     request.grammar = grammar.c_str();
-    request.json_schema = json_schema.c_str();
   }
 
   edge_mtp_request request{};
@@ -291,7 +289,7 @@ struct GenerateRequest {
   std::vector<float> biases;
   std::vector<std::string> stop_texts;
   std::vector<const char*> stop_pointers;
-  std::string grammar, json_schema;
+  std::string grammar;
 };
 
 void generate(edge_mtp_session* session, const std::string& name, Fields& fields) {

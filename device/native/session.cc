@@ -353,8 +353,7 @@ void Session::check(const Request& request) const {
            std::to_string(engine_.max_drafts()));
   }
   if (request.draft_length > 0 && request.use_drafter && !request.use_lookup && drafter_ == nullptr &&
-      (!request.use_grammar ||
-       (request.grammar.empty() && request.json_schema.empty() && request.thoughts.budget < 0))) {
+      (!request.use_grammar || (request.grammar.empty() && request.thoughts.budget < 0))) {
     refuse("this bundle has no drafter; use draft length 0, or the draft source lookup");
   }
   if (request.draft_length > 0 && !request.draft_tape.empty() && (drafter_ == nullptr || !request.use_drafter)) {
@@ -370,8 +369,7 @@ void Session::check(const Request& request) const {
   if (thoughts.open >= 0 && thoughts.open == thoughts.close) {
     refuse("token " + std::to_string(thoughts.open) + " both opens and closes a thought; give two marks");
   }
-  const bool constrained = !request.grammar.empty() || !request.json_schema.empty();
-  if (!request.grammar.empty() && !request.json_schema.empty()) refuse("give a grammar or a JSON schema, not both");
+  const bool constrained = !request.grammar.empty();
   if (constrained && request.stop.empty()) refuse("a constrained text needs a stop token to end with; give 'stop'");
   if ((constrained || !request.stop_texts.empty()) && engine_.token_bytes() == nullptr) {
     refuse("this bundle has no token-bytes table, which stop texts and grammars need; start the runner with "
@@ -390,14 +388,13 @@ void Session::begin(const Request& request, Outcome& outcome) {
   if (request.thoughts.open >= 0) thought_.emplace(request.thoughts, request.prompt);
   bounds_.reset();
   std::optional<Constraint> grammar;
-  if (!request.grammar.empty() || !request.json_schema.empty()) {
+  if (!request.grammar.empty()) {
     if (compiler_ == nullptr || compiler_stop_ != request.stop) {
       compiler_ = std::make_unique<GrammarCompiler>(*engine_.token_bytes(), request.stop);
       compiler_stop_ = request.stop;
     }
     if (request.fresh) compiler_->forget();
-    const bool schema = request.grammar.empty();
-    grammar.emplace(*compiler_, schema ? request.json_schema : request.grammar, schema);
+    grammar.emplace(*compiler_, request.grammar);
   }
   const bool limits = thought_ && thought_->limited();
   if (grammar || limits) {

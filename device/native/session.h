@@ -44,7 +44,7 @@ struct Request {
   bool couple_drafts = false;  // when sampling: draft with the same uniform numbers, not the likeliest token
   Sampling sampling;
   Processing processing;
-  std::string grammar, json_schema;  // what the output must match; at most one of them
+  std::string grammar;  // what the output must match
   ThoughtMarks thoughts;
   bool logprobs = false;             // describe every chosen token
   int32_t keep_prefix = 0;           // leading prompt tokens whose cache is kept on disk

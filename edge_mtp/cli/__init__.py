@@ -36,6 +36,7 @@ VERBS = {
     "eval": Verb("edge_mtp.cli.eval", "Measure the tool-call errors of several arms on the same suite.", "evaluate"),
     "report": Verb("edge_mtp.cli.report", "Turn results of bench or eval into an HTML file, CSV and JSON."),
     "compare": Verb("edge_mtp.cli.compare", "Hold one result against another, with rules for CI."),
+    "grammar": Verb("edge_mtp.cli.grammar", "Print the grammar of a JSON schema or of tools, for C and Kotlin."),
     "setup": Verb("edge_mtp.cli.setup", "Fetch LiteRT for phones and boards, and keep runners built for them."),
 }
 

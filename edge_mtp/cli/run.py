@@ -240,7 +240,7 @@ def run(
         if not as_json:
             for report in engine.tool_reports(dialogue.tools, options):
                 if report.enforced != "whole":
-                    click.echo(str(report), err=True)
+                    click.echo(shown(str(report)), err=True)
         return dialogue, options
 
     if len(devices) > 1:

@@ -55,8 +55,8 @@ EXPORT edge_mtp::GrammarCompiler* edge_test_compiler(const Tokens* tokens, const
 EXPORT void edge_test_compiler_free(edge_mtp::GrammarCompiler* compiler) { delete compiler; }
 
 EXPORT edge_mtp::Constraint* edge_test_constraint(edge_mtp::GrammarCompiler* compiler, const char* grammar,
-                                                  size_t size, int32_t json_schema) {
-  return guarded([&] { return new edge_mtp::Constraint(*compiler, {grammar, size}, json_schema != 0); }, nullptr);
+                                                  size_t size) {
+  return guarded([&] { return new edge_mtp::Constraint(*compiler, {grammar, size}); }, nullptr);
 }
 EXPORT void edge_test_constraint_free(edge_mtp::Constraint* constraint) { delete constraint; }
 EXPORT int32_t edge_test_mask(edge_mtp::Constraint* constraint, int32_t* words) {

@@ -32,7 +32,6 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     touch(view(reinterpret_cast<const uint8_t*>(request.biases), request.bias_length * sizeof(float)));
     for (size_t i = 0; i < request.stop_texts_length; ++i) touch(request.stop_texts[i]);
     touch(request.grammar);
-    touch(request.json_schema);
     must(request.max_tokens >= 1 && request.draft_length >= 0 && request.keep_prefix >= 0, "lengths are in range");
   } catch (const Error& error) {
     // The answer is a record: one line of JSON, whatever the request said.

@@ -98,8 +98,8 @@ void test_bounds(const edge_mtp::TokenBytes& tokens, uint32_t seed) {
   edge_mtp::GrammarCompiler compiler(tokens, {kTurn});
   std::optional<Constraint> oracle, own;
   if (grammar != nullptr) {
-    oracle.emplace(compiler, grammar, false);
-    own.emplace(compiler, grammar, false);
+    oracle.emplace(compiler, grammar);
+    own.emplace(compiler, grammar);
   }
   Bounds bounds(kVocabulary, std::move(own), Thought(marks, prompt));
   std::vector<int32_t> text, mask(1), words(1), forced;
