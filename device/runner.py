@@ -15,6 +15,7 @@ from edge_mtp.device.request import Request
 from edge_mtp.device.trace import PROTOCOL, Failure, Outcome, Ready, Record, Step, parse_record
 from edge_mtp.errors import EdgeMtpError
 
+_CLOSED = "the engine is closed; open the bundle again"
 LAST_WORDS = 3  # lines of a dead runner's standard error that its obituary quotes
 
 
@@ -34,6 +35,8 @@ class Runner:
         self._silence_s = silence_s
         self._closed = False
         self._requests = 0
+        self._left: set[str] = set()  # requests that were left before they ended; records of them may still come
+        self._sending = threading.Lock()
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -49,7 +52,7 @@ class Runner:
     def generate(self, request: Request) -> Generator[Step | Outcome]:
         """Runs `request`, yielding each Step as it happens and the Outcome last.
 
-        Leaving the iterator early cancels the request; the runner stays usable.
+        Leaving the iterator early cancels the request, without waiting; the runner stays usable.
         """
         self._requests += 1
         name = f"r{self._requests}"
@@ -58,23 +61,30 @@ class Runner:
         try:
             while not ended:
                 record = self._next()
-                if isinstance(record, Failure):
-                    raise EdgeMtpError(record.message)
+                if not isinstance(record, Ready) and record.request in self._left:
+                    if not isinstance(record, Step):
+                        self._left.discard(record.request)
+                    continue
                 if isinstance(record, Ready) or record.request != name:
                     raise EdgeMtpError(f"the runner answered out of turn: {record}")
-                ended = isinstance(record, Outcome)
+                ended = not isinstance(record, Step)
+                if isinstance(record, Failure):
+                    raise EdgeMtpError(record.message)
                 yield record
-        except (GeneratorExit, KeyboardInterrupt):  # left early: the next request must not wait
-            if not ended:
-                with contextlib.suppress(EdgeMtpError):  # Ctrl-C at a terminal ends the runner too
-                    self._send({"op": "cancel"})
-                    while isinstance(self._next(), Step):
-                        pass
-            raise
+        finally:
+            if not ended:  # left early, or an error: the next request must not wait
+                self._left.add(name)
+                self.cancel()
+
+    def cancel(self) -> None:
+        """Makes the running request end at its next step, if there is one; from any thread, and without waiting."""
+        with contextlib.suppress(BrokenPipeError, EdgeMtpError):  # what has ended needs no cancel
+            self._write({"op": "cancel"})
 
     def close(self) -> None:
-        """Ends the process; harmless when it has already ended."""
+        """Ends the process, from any thread and in the midst of a request; harmless when it has already ended."""
         self._closed = True
+        self.cancel()
         self._process.close_input()
         with contextlib.suppress(EdgeMtpError):
             try:
@@ -117,11 +127,15 @@ class Runner:
 
     def _send(self, record: dict[str, object]) -> None:
         if self._closed:
-            raise EdgeMtpError("the engine is closed; open the bundle again")
+            raise EdgeMtpError(_CLOSED)
         try:
-            self._process.send(json.dumps(record).encode() + b"\n")
+            self._write(record)
         except BrokenPipeError as error:
             raise self._death() from error
+
+    def _write(self, record: dict[str, object]) -> None:
+        with self._sending:  # a line stays whole
+            self._process.send(json.dumps(record).encode() + b"\n")
 
     def _next(self) -> Record:
         try:
@@ -132,6 +146,7 @@ class Runner:
                 self._process.wait(10)
             raise SilentRunnerError(f"the runner said nothing for {self._silence_s:.0f} s and was stopped") from None
         if line is None:
+            self._lines.put(None)  # for who asks again
             raise self._death()
         try:
             record = parse_record(json.loads(line))
@@ -142,6 +157,8 @@ class Runner:
         return record
 
     def _death(self) -> EdgeMtpError:
+        if self._closed:
+            return EdgeMtpError(_CLOSED)
         try:
             code = self._process.wait(10)
         except TimeoutError:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from edge_mtp.safe_text import utf8
 from edge_mtp.summary import SOURCES, Summary, summarize
 from edge_mtp.thoughts import Channel, Channels, is_opened, thoughts_in
 from edge_mtp.tool_calls import ToolCall, parse_calls
+from edge_mtp.turns import Stream, Turns
 
 if TYPE_CHECKING:
     from edge_mtp.device.put import Report
@@ -138,9 +139,13 @@ class ReplyOptions:
 
 
 class Reply:
-    """A text being generated: iterate for its tokens, then read the rest. Iterating happens once.
+    """A text being generated: iterate for its tokens, then read the rest. Iterating happens once, with `for` or, which
+    leaves the event loop free, `async for`.
 
-    Leaving the iteration early cancels the reply; what was generated so far stays readable.
+    Leaving the iteration early cancels the reply; what was generated so far stays readable. Replies of one engine take
+    turns, from the first token that is asked for to the last. A reply that is being read is waited for. One that nobody
+    reads for a second while another waits is cancelled, and at once where the same asyncio task, or the main thread,
+    begins another: whoever reads on gets an EdgeMtpError, and `outcome` stays None.
     `prompt` is the ids that it replies to. `tokens` includes the stop token or the tokens of the stop string that
     ended it, `text` does not. `text` is what the model answers and `reasoning` what it thought, the thoughts of a reply
     one after another with an empty line between; the marks of thoughts are in neither, and in `tokens`.
@@ -156,9 +161,11 @@ class Reply:
         sampler: Sampler | None = None,
         thoughts: Thoughts | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        turns: Turns | None = None,
     ) -> None:
         self.prompt = prompt
         self._tools = tools
+        self._stream = Stream(turns or Turns(), self._tokens())
         self.tokenizer = tokenizer
         self._events = events
         self._channels = Channels(tokenizer, stop_texts, thoughts, prompt)
@@ -170,20 +177,20 @@ class Reply:
         self.outcome: Outcome | None = None
         self.text = ""
         self.reasoning = ""
-        self._left = False  # the iteration is over, at its end or early
 
     def __iter__(self) -> Generator[Token, None, None]:
-        try:
-            yield from self._tokens()
-        finally:
-            self._left = True
+        return iter(self._stream)
+
+    def __aiter__(self) -> AsyncGenerator[Token, None]:
+        return aiter(self._stream)
 
     def _tokens(self) -> Generator[Token, None, None]:
         last: Token | None = None  # waits for what its text may become
         with self._sampler or contextlib.nullcontext(), contextlib.closing(self._events):
             for event in self._events:
                 if isinstance(event, Outcome):
-                    self.outcome = event
+                    if event.finish != "cancelled":
+                        self.outcome = event
                     continue
                 self.steps.append(event)
                 for index, token in enumerate(event.tokens):
@@ -198,6 +205,8 @@ class Reply:
                     if not self._channels.holds:
                         yield last
                         last = None
+        if self.outcome is not None:
+            self._stream.complete()
         if last is not None:
             yield self._lengthened(last, self._channels.finish())
 
@@ -216,6 +225,15 @@ class Reply:
         for _ in self:
             pass
         return self
+
+    async def wait_async(self) -> Reply:
+        """As `wait`, in a thread, so that the event loop goes on. Cancelling the task cancels the reply."""
+        await self._stream.drain()
+        return self
+
+    def cancel(self) -> None:
+        """Ends the reply, from any thread; who reads it comes to the end of what was generated so far."""
+        self._stream.cancel()
 
     @property
     def sensors(self) -> list[Sensors]:
@@ -236,13 +254,16 @@ class Reply:
         Raises ToolCallSyntaxError where they are not in Gemma 4's format, and EdgeMtpError while the reply is being
         generated.
         """
-        if self.outcome is None and not self._left:
+        if self.outcome is None and not self._stream.over:
             raise EdgeMtpError("the reply is not complete; iterate it to its end first")
         return parse_calls(self.text, self._tools or None)
 
 
 class Engine:
-    """A bundle on a device. Use `edge_mtp.open`, and as a context manager, so that the runner ends."""
+    """A bundle on a device. Use `edge_mtp.open`, and as a context manager, so that the runner ends.
+
+    Any thread or task may ask it for replies; they take turns (see `Reply`). To answer several at once, open several.
+    """
 
     def __init__(
         self,
@@ -264,6 +285,7 @@ class Engine:
         self.chat_format = chat_format_of(bundle, has_token_bytes)
         self._marks = thoughts_in(self.chat_format.tokenizer)
         self._last_grammar: tuple[str, ToolGrammar] | None = None
+        self._turns = Turns(lambda: self.runner.cancel())
 
     @property
     def context_length(self) -> int:
@@ -352,7 +374,9 @@ class Engine:
         tokenizer = self.chat_format.tokenizer
         sampler = Sampler(self.device.link, self.runner.pid) if self.device is not None and self._sensors else None
         stop = frozenset(request.stop)
-        return Reply(request.prompt, events, tokenizer, stop, request.stop_texts, sampler, request.thoughts, tools)
+        return Reply(
+            request.prompt, events, tokenizer, stop, request.stop_texts, sampler, request.thoughts, tools, self._turns
+        )
 
     def token(self, text: str) -> int:
         """The id that `text` names: a number, a token as the vocabulary spells it, or text that is one token.
@@ -490,12 +514,13 @@ class Engine:
         """The last one is kept: a conversation asks for the same at every turn."""
         choice = options.tool_choice or "auto"
         asked = json.dumps([list(tools), choice, options.parallel_calls, thinking, options.strict_tools])
-        if self._last_grammar is None or self._last_grammar[0] != asked:
+        last = self._last_grammar  # read once: other threads ask too
+        if last is None or last[0] != asked:
             made = tool_grammar(
                 tools, choice=choice, parallel=options.parallel_calls, thinking=thinking, strict=options.strict_tools
             )
-            self._last_grammar = asked, made
-        return self._last_grammar[1]
+            self._last_grammar = last = asked, made
+        return last[1]
 
     def tool_reports(
         self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions | None = None
@@ -508,6 +533,8 @@ class Engine:
         return self._tool_grammar(tools, options, self._thinking(options)).reports
 
     def close(self) -> None:
+        """Ends the runner, from any thread; whoever reads a reply or waits for one gets an EdgeMtpError."""
+        self._turns.close()
         try:
             self.runner.close()
         finally:

@@ -172,7 +172,16 @@ class Fields {
   json::Object object_;
 };
 
+// How many requests have been read, begun and, up to which, cancelled. A cancel that comes before its request has
+// begun, and so before there is anything to end, is remembered.
+struct Progress {
+  bool is_cancelled() const { return cancelled >= begun; }
+  std::atomic<int64_t> read{0}, begun{0}, cancelled{0};
+};
+
 struct StepContext {
+  edge_mtp_session* session;
+  const Progress& progress;
   const std::string& request;
   int index = 0;
 };
@@ -198,6 +207,7 @@ void emit_step(const edge_mtp_step* step, void* user) {
             ",\"margins\":" + list(step->margins, step->count, "%.6g");
   }
   emit(line + "}", /*urgent=*/false);
+  if (context.progress.is_cancelled()) edge_mtp_cancel(context.session);
 }
 
 // A request of the protocol in its C form, and the memory it points into.
@@ -292,9 +302,9 @@ struct GenerateRequest {
   std::string grammar;
 };
 
-void generate(edge_mtp_session* session, const std::string& name, Fields& fields) {
+void generate(edge_mtp_session* session, const Progress& progress, const std::string& name, Fields& fields) {
   const GenerateRequest wanted(fields);
-  StepContext context{name};
+  StepContext context{session, progress, name};
   edge_mtp_outcome outcome{};
   if (edge_mtp_generate(session, &wanted.request, emit_step, &context, &outcome) != 0) throw Error(edge_mtp_error());
   char numbers[320];
@@ -306,7 +316,7 @@ void generate(edge_mtp_session* session, const std::string& name, Fields& fields
   emit("{\"event\":\"done\",\"request\":" + json::quote(name) + numbers);
 }
 
-void serve(edge_mtp_session* session, const std::string& line) {
+void serve(edge_mtp_session* session, const Progress& progress, const std::string& line) {
   std::string name;
   try {
     json::Value value = json::parse(line);
@@ -316,7 +326,7 @@ void serve(edge_mtp_session* session, const std::string& line) {
     name = fields.text("request", "");
     const std::string op = fields.text("op", "");
     if (op != "generate") throw Error("unknown op '" + op + "'; the ops are generate and cancel");
-    generate(session, name, fields);
+    generate(session, progress, name, fields);
   } catch (const std::exception& error) {
     emit_error(name, error.what());
   }
@@ -338,7 +348,8 @@ bool is_cancel(const std::string& line) {
 // Lines wait here while a request runs; a cancel does not wait.
 class Inbox {
  public:
-  explicit Inbox(edge_mtp_session* session) : reader_([this, session] { read(session); }) {}
+  Inbox(edge_mtp_session* session, Progress& progress)
+      : progress_(progress), reader_([this, session] { read(session); }) {}
   ~Inbox() { reader_.join(); }
 
   // The next request; false at the end of input.
@@ -348,6 +359,7 @@ class Inbox {
     if (lines_.empty()) return false;
     line = std::move(lines_.front());
     lines_.pop_front();
+    ++progress_.begun;
     return true;
   }
 
@@ -357,10 +369,12 @@ class Inbox {
     while (std::getline(std::cin, line)) {
       if (line.empty()) continue;
       if (is_cancel(line)) {
+        progress_.cancelled = progress_.read.load();
         edge_mtp_cancel(session);
         continue;
       }
       const std::lock_guard<std::mutex> lock(mutex_);
+      ++progress_.read;
       lines_.push_back(std::move(line));
       changed_.notify_one();
     }
@@ -369,6 +383,7 @@ class Inbox {
     changed_.notify_one();
   }
 
+  Progress& progress_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::string> lines_;
@@ -437,9 +452,10 @@ int run(int argc, char** argv) {
                 info.has_drafter != 0 ? "true" : "false", load_us);
   emit(ready);
   {
-    Inbox inbox(session);
+    Progress progress;
+    Inbox inbox(session, progress);
     std::string line;
-    while (inbox.next(line)) serve(session, line);
+    while (inbox.next(line)) serve(session, progress, line);
   }
   edge_mtp_session_destroy(session);
   edge_mtp_close(engine);
