@@ -40,6 +40,7 @@ _LARGEST = 1 << 24  # characters or items that one operation makes
 _MOST_BITS = 1 << 14  # of a number
 _PATIENCE_S = 5.0  # for a thread to notice that it is over
 _STACK = 64 << 20  # of that thread: deep recursion is Python's error, not a crash
+_starting = threading.Lock()  # the size of stacks is the whole process's, and several threads may render
 
 
 class ChatTemplate:
@@ -283,11 +284,12 @@ def _bounded(trouble: str, work: Callable[[], T]) -> T:
 
 def _started(run: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=run, name="chat template", daemon=True)
-    previous = threading.stack_size(_STACK)
-    try:
-        thread.start()
-    finally:
-        threading.stack_size(previous)
+    with _starting:
+        previous = threading.stack_size(_STACK)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(previous)
     return thread
 
 
