@@ -642,11 +642,15 @@ def test_a_cancel_that_comes_before_its_request_has_begun_counts(tiny_bundle: Pa
     """And one that comes late ends no request but its own."""
     with open_engine(tiny_bundle, threads=1) as engine:
         prompt = engine.chat_format.encode([{"role": "user", "content": "hi"}])
-    long = [{**Request(prompt, 400).to_json(f"r{n}")} for n in range(2)]
-    lines = [long[0], {"op": "cancel"}, long[1]]
+    long = [{**Request(prompt, 400).to_json(f"r{n}")} for n in range(3)]
+    lines = [long[0], {"op": "cancel"}, long[1], {"op": "cancel"}, long[2]]
     command = [str(runner_path()), "--bundle", str(tiny_bundle), "--litert", str(litert_library()), "--threads", "1"]
     sent = "".join(json.dumps(line) + "\n" for line in lines)
     out = subprocess.run(command, input=sent, capture_output=True, text=True, timeout=LIMIT_S).stdout
     done = [record for record in map(json.loads, out.splitlines()) if record["event"] == "done"]
-    assert [(record["request"], record["finish"]) for record in done] == [("r0", "cancelled"), ("r1", "length")]
-    assert done[0]["tokens"] < 20
+    assert [(record["request"], record["finish"]) for record in done] == [
+        ("r0", "cancelled"),
+        ("r1", "cancelled"),  # it waited behind the first one
+        ("r2", "length"),
+    ]
+    assert all(record["tokens"] < 20 for record in done[:2])
