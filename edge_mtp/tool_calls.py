@@ -225,7 +225,7 @@ class _Parser:
             start = self.position
             key = self.key()
             # A grammar cannot keep keys of any name from coming twice; as in JSON, the last counts.
-            is_free = self.declared is not None and self.any_key and key not in self.keys
+            is_free = self.declared is not None and self.any_key
             if key in result and not is_free:
                 raise ToolCallSyntaxError(f"duplicate key {key!r}", start, "a new key")
             self._expect(":")

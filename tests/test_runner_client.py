@@ -25,7 +25,7 @@ STEP = {
 }  # fmt: skip
 DONE = {
     "event": "done", "request": "r1", "finish": "length", "prompt_tokens": 1, "reused_tokens": 0, "restored_tokens": 0,
-    "tokens": 1, "prefill_us": 0.0, "total_us": 2.0,
+    "tokens": 1, "first_drafts": 0, "first_accepted": 0, "prefill_us": 0.0, "total_us": 2.0,
 }  # fmt: skip
 REQUEST = Request(prompt=[1], max_tokens=1)
 
