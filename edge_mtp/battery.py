@@ -54,6 +54,7 @@ BOOK = _tool(
             "description": "Who comes",
             "items": {
                 "type": "object",
+                "description": "A guest",
                 "properties": {"name": {"type": "string"}, "age": {"type": "number", "nullable": True}},
                 "required": ["name"],
             },
@@ -64,7 +65,7 @@ BOOK = _tool(
             "properties": {"city": {"type": "string", "description": "City"}, "terrace": {"type": "boolean"}},
             "required": ["city"],
         },
-        "tags": {"type": "array", "items": {"type": "string"}},
+        "tags": {"type": "array", "description": "Labels", "items": {"type": "string"}},
     },
     ["guests", "place"],
 )
@@ -73,7 +74,7 @@ NOTE = _tool(
     "note-2",
     'Notes <b>"down"</b> & keeps',
     {
-        "text": {"type": ["string", "null"], "description": "Any text — even “this”"},
+        "text": {"type": "string", "nullable": True, "description": "Any text — even “this”"},
         "level": {"type": "string", "enum": ["ä", "b c", 'd"e']},
     },
 )

@@ -496,6 +496,9 @@ def resolve(reference: Any, root: Any) -> Any:
     return found
 
 
+_SAYS_NOTHING = {"type", "title", "description", "$schema", "$id", "$comment"}
+
+
 class _Checker:
     """A tool's schema, checked to be one and copied in JSON schema's own words. `where` names the tool in errors."""
 
@@ -510,6 +513,8 @@ class _Checker:
         kinds = self._kinds(self._root)
         if "object" not in kinds:
             self._wrong(self._where, f"{self._root!r} is not a schema of type object; give it properties")
+        if not schema.keys() - _SAYS_NOTHING:  # how servers declare a tool without parameters
+            schema = {**schema, "properties": {}}
         return {"type": "object", **schema, **({"type": "object"} if schema.get("type") else {})}
 
     def schema(self, schema: Any, at: str, depth: int) -> Any:

@@ -169,6 +169,10 @@ def tried(chat: ChatFormat, conversations: Sequence[Conversation] = CONVERSATION
     for kind, make in _candidates(chat):
         try:
             template = make()
+        except EdgeMtpError as error:  # names the construct that has no translation
+            failure = str(error)
+            continue
+        try:
             trouble = _difference(StockTemplate(template), prompts)
         except EdgeMtpError as error:
             trouble = str(error)

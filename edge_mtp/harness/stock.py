@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 from edge_mtp.bundle import Bundle
+from edge_mtp.chat import Written
 from edge_mtp.dialogue import model_message
 from edge_mtp.engine import ReplyOptions, chat_format_of
 from edge_mtp.errors import EdgeMtpError
@@ -82,13 +83,16 @@ class Stock(Contender):
 
     def answer(self, item: Item, round: int, *, max_tokens: int) -> Generator[Answer, None, None]:
         messages: list[Message] = []
+        written: dict[int, Written] = {}
         for turn, asked in enumerate(item.turns):
             at_s = time.monotonic() - self._began
             blank = Answer(self.arm.label, item.id, turn, round, at_s, "", "refused")
             messages.extend(asked.messages)
             most = item.max_tokens or max_tokens
             try:
-                prompt = self.chat.render(messages, item.tools, **self._variables)
+                # As a dialogue of ours, whose prompts hold the replies as they were written.
+                composed = self.chat.compose(messages, item.tools, written, **self._variables)
+                prompt = self.chat.tokenizer.decode(composed.ids)
                 reply = self._engine.reply(
                     prompt.removeprefix(self.chat.bos_token), most, temperature=self.arm.temperature, seed=round
                 )
@@ -101,9 +105,12 @@ class Stock(Contender):
             except EdgeMtpError as error:
                 yield replace(blank, error=str(error))
                 return
-            ids = self.chat.tokenizer.encode(prompt)
+            ids = composed.ids
             opened = self._marks is not None and is_opened(ids, self._marks, self.chat.tokenizer)
             answer = self.read(blank, len(ids), reply, most, opened=opened)
+            tokens, place = self.chat.tokenizer.encode(reply.text), len(messages)
+            thinks = {place} if any(self.chat.thought_spans(ids, tokens)) else set()
+            written[place] = Written(ids, tokens, composed.context, composed.thoughts | thinks)
             calls = sum(len(message.get("tool_calls") or ()) for message in messages)
             messages.append(model_message(answer.text, answer.reasoning, calls, item.tools or None))
             yield answer
