@@ -174,10 +174,10 @@ def test_what_cannot_be_translated_is_named_and_kept() -> None:
     template = PLAIN + "{{ messages[0].content.title() }}"
     found = tried(chat_of(template), [*some("one question")])
     assert (found.stock.kind, found.stock.template) == ("refused", template)
-    assert found.stock.reason == "method '.title()', line 10"
+    assert found.stock.reason == "method '.title()', line 9"
     assert list(found.lines())[1:] == [
         "stock engine's chat template: the checkpoint's own, though it writes something else there",
-        "  method '.title()', line 10",
+        "  method '.title()', line 9",
     ]
 
 
