@@ -224,7 +224,8 @@ def test_every_invalid_call_is_refused(compiler: Compiler, tools: list[dict[str,
 @pytest.mark.parametrize("split", ["iid", "new_names", "new_templates", "new_values"])
 def test_gold_replies_are_accepted(compiler: Compiler, split: str) -> None:
     refused = []
-    for line in (TINY / "splits" / f"{split}.jsonl").read_text("utf-8").splitlines():
+    # Every item has tools of its own, whose grammar takes longer to compile than to follow: one of eight.
+    for line in (TINY / "splits" / f"{split}.jsonl").read_text("utf-8").splitlines()[::8]:
         item = json.loads(line)
         gold = item["gold"]
         text = format_calls(map(ToolCall.from_json, gold["calls"])) if "calls" in gold else gold["text"]

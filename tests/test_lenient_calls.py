@@ -297,18 +297,31 @@ def test_nothing_is_invented_where_a_reply_is_cut_off(calls: list[ToolCall], dat
     check_nothing_invented(parse_leniently(text[:end]), calls, is_cut=True)
 
 
-@given(st.lists(rough_calls, min_size=1, max_size=2, unique_by=lambda c: c.name), st.data())
-def test_nothing_is_invented_where_a_mark_is_lost_or_doubled(calls: list[ToolCall], data: st.DataObject) -> None:
+# Behind a lost mark the text of a string is structure to whoever reads it, so here it has none.
+words = st.text(st.sampled_from("abc"), min_size=1, max_size=8)
+smooth_values = st.recursive(
+    st.booleans() | st.integers(0, 99) | words, lambda v: st.lists(v, max_size=3), max_leaves=4
+)
+smooth_calls = st.builds(ToolCall, names, st.dictionaries(names, smooth_values, max_size=4))
+
+
+@given(st.lists(smooth_calls, min_size=1, max_size=2, unique_by=lambda c: c.name), st.data())
+def test_no_name_is_invented_where_a_mark_is_lost_or_doubled(calls: list[ToolCall], data: st.DataObject) -> None:
     parts = [
         part for call in calls for part in [CALL_OPEN, "call:", call.name, *pieces(dict(call.arguments)), CALL_CLOSE]
     ]
-    at = data.draw(st.sampled_from([i for i, part in enumerate(parts) if part in STRUCTURE]))
+    # Not brackets: with one lost, two calls can have the same text.
+    marks = (CALL_OPEN, CALL_CLOSE, QUOTE, "call:", ",")
+    at = data.draw(st.sampled_from([i for i, part in enumerate(parts) if part in marks]))
     # `call:` twice is a name that begins with it.
     times = 0 if parts[at] == "call:" else data.draw(st.sampled_from([0, 2]))
     # Two numbers without their comma are one.
     assume(parts[at] != "," or times or parts[at + 2] == ":" or not (parts[at - 1] + parts[at + 1]).isalnum())
     text = "".join([*parts[:at], parts[at] * times, *parts[at + 1 :]])
-    check_nothing_invented(parse_leniently(text), calls, is_cut=False)
+    known = {call.name: set(call.arguments) for call in calls}
+    for call in parse_leniently(text):
+        assert call.name in known
+        assert set(call.arguments) <= known[call.name]
 
 
 @pytest.mark.parametrize(

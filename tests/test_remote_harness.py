@@ -770,7 +770,7 @@ def test_results_in_a_folder_that_cannot_be_written_are_refused(
     assert line.endswith("Read-only file system; make the file writable")
     absent = locked.folder / "absent" / "results.jsonl"
     assert "No such file or directory; give another --output" in one_line(command(verb, *words, "-o", absent))
-    assert "give" in one_line(command(verb, *words, "-o", locked.folder, "--resume"))
+    assert "check the path" in one_line(command(verb, *words, "-o", locked.folder, "--resume"))
 
 
 ITEM_OPTIONS = {**ITEMS_OF, "plan": "--prompts", "check": "--numerics"}
