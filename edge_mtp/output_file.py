@@ -31,8 +31,17 @@ def destination(path: str | Path) -> Path:
     """What is written by the name `path`: where a link points, also where nothing is yet.
 
     A file that is put in place by renaming would otherwise replace the link, and leave what it points to as it was.
+    Folders stay as they are named: `/proc/PID/root` is a link that leads elsewhere once its name is spelled out.
     """
-    return Path(os.path.realpath(path))
+    path = Path(path)
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink():
+            return path
+        path = path.parent / os.readlink(path)
+    return path  # a link in a circle, which whoever writes there is told of
+
+
+_MOST_LINKS = 40  # as Linux follows
 
 
 def _files(path: Path) -> Iterable[Path]:
