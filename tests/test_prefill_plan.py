@@ -59,7 +59,8 @@ def test_chunks_cover_the_prompt_in_the_least_time_and_stay_in_the_cache(
     times = {rows: us for rows, us in times.items() if rows in (1, *lengths)}
     plan = Plan(library, lengths, times)
     chunks = plan.chunks(count, first, context)
-    assert plan.remember().chunks(count, first, context) == pytest.approx(chunks)
+    # What is remembered has fewer digits, which may put chunks of one time in another order.
+    assert sorted(plan.remember().chunks(count, first, context)) == sorted(chunks)
     assert set(chunks) <= {1, *lengths}
     done = 0
     for rows in chunks:
