@@ -13,8 +13,10 @@ Servers differ in what they forgive. This reads the union of it, so that what ev
 
 It invents nothing. A name, a key and a value are each a piece of the text, in a place that has one reading; where there
 are two, the argument is left out, and what follows it in the call too. So a string that has lost the mark at its end
-is read where it is the last of its call, and not where the text in it could be further arguments. Where the text ends
-before the call does, the value that it ends in is read so far as it goes; a name is not.
+is read where it is the last of its call, and not where the text in it could be further arguments. Where the call of the
+strict format that lost a mark, or has one twice, can be more than one (`repairs`), only that is read in which all of
+them agree. Where the text ends before the call does, the value that it ends in is read so far as it goes; a name is
+not.
 
 The opening mark alone is not forgiven: it is one token, and text without it is text.
 """
@@ -27,6 +29,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edge_mtp.repairs import Repairs, TooManyError
 from edge_mtp.tool_calls import (
     CALL_OPEN,
     PLAIN_KEY,
@@ -36,6 +39,7 @@ from edge_mtp.tool_calls import (
     ToolCall,
     ToolCallSyntaxError,
     Value,
+    canonical,
     parse_call,
 )
 
@@ -103,7 +107,28 @@ def parse_leniently(text: str, tools: Sequence[Mapping[str, Any]] | None = None)
 
 def read_calls(body: str, declared: Declared = _PLAIN, *, is_cut: bool = False) -> list[ToolCall]:
     """The calls in the text between an opening mark and the next mark, or the text's end (`is_cut`). Never raises."""
-    return _Reader(body, declared, is_cut).calls()
+    calls = _Reader(body, declared, is_cut).calls()
+    if is_cut:
+        return calls
+    try:
+        for repaired in Repairs(body, declared) if calls else ():
+            calls = _agreed(calls, _Reader(repaired, declared).calls())
+    except TooManyError:
+        return [ToolCall(call.name) for call in calls]
+    return calls
+
+
+def _agreed(calls: list[ToolCall], others: list[ToolCall]) -> list[ToolCall]:
+    """The calls and arguments that two readings have in common."""
+    return [
+        ToolCall(call.name, {key: value for key, value in call.arguments.items() if _has(other, key, value)})
+        for call, other in zip(calls, others, strict=False)
+        if call.name == other.name
+    ]
+
+
+def _has(call: ToolCall, key: str, value: Value) -> bool:
+    return key in call.arguments and canonical(call.arguments[key]) == canonical(value)
 
 
 class _Reader:
@@ -113,7 +138,7 @@ class _Reader:
     `_IN_ARRAY`. What has two readings raises `_UnclearError`, which ends the reading of the call.
     """
 
-    def __init__(self, text: str, declared: Declared, is_cut: bool) -> None:
+    def __init__(self, text: str, declared: Declared, is_cut: bool = False) -> None:
         self.text = text
         self.declared = declared
         self.is_cut = is_cut

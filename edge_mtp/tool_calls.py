@@ -39,7 +39,7 @@ THOUGHT_SEPARATOR = "\n\n"  # between the thoughts of one reply
 CONTROL = re.compile(r"<\|\"\|>|<\|[a-z_]+\|?>|<[a-z_]+\|>|<(?:bos|eos|pad|unk|unused[0-9]+)>")
 SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a character in UTF-16; a Python string can hold one, UTF-8 cannot
 
-_IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
+IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
 # What cannot be damage: without white space, quotation marks, separators and most brackets.
 PLAIN_KEY = re.compile(r"[^\s:={}()\[\],\"'`<>|;][^\s:={}(),\"'`<>|;]*")
 PLAIN_NAME = re.compile(r"[^\s={}()\[\],\"'`<>|;][^\s={}(),\"'`<>|;]*")
@@ -48,7 +48,7 @@ Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | 
 Tools: TypeAlias = "Sequence[Mapping[str, Any]]"
 
 _DIGITS = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"
-_NUMBER = re.compile(_DIGITS, re.ASCII)
+NUMBER = re.compile(_DIGITS, re.ASCII)
 _BEGINS_VALUE = re.compile(rf":(?:[{{\[]|{re.escape(QUOTE)}|(?:true|false|null|{_DIGITS})(?=[,}}]))", re.ASCII)
 _DEEPEST = 64  # nesting that the parser follows
 _LONGEST_INTEGER = 1000  # digits
@@ -162,7 +162,7 @@ class _Parser:
             if self._at(name + "{"):
                 self.position += len(name)
                 return name
-        return self._match(_IDENTIFIER, "a tool name")
+        return self._match(IDENTIFIER, "a tool name")
 
     def key(self) -> str:
         declared = [key for key in self.keys if self._at(key + ":")]
@@ -179,7 +179,7 @@ class _Parser:
         if declared:
             self.position += len(declared[-1])
             return declared[-1]
-        return self._match(_IDENTIFIER, "a key")
+        return self._match(IDENTIFIER, "a key")
 
     def _mark(self, behind: str = "") -> int:
         """Where the next control token begins, or, where that is `behind`, ends."""
@@ -201,7 +201,7 @@ class _Parser:
                 self.position += len(literal)
                 return value
         start = self.position
-        number = self._match(_NUMBER, "a value")
+        number = self._match(NUMBER, "a value")
         real = any(c in number for c in ".eE")
         if (real and math.isinf(float(number))) or (not real and len(number) > _LONGEST_INTEGER):
             raise ToolCallSyntaxError("number too large", start)
@@ -354,7 +354,7 @@ class _Formatter:
     def _pair(self, key: str, value: Value, tool: str, depth: int) -> str:
         _check_carried("argument name", key)
         pair = f"{key}:{self.value(value, tool, depth + 1)}"
-        if not self._is_read or _IDENTIFIER.fullmatch(key):
+        if not self._is_read or IDENTIFIER.fullmatch(key):
             return pair
         if key.startswith("}") or _read(lambda: _parsed(pair + ",", self._declared, tool).key()) != key:
             raise EdgeMtpError(f"argument name {key!r} reads as something else in a call; rename it")
