@@ -33,6 +33,12 @@ _LOST = 255  # ssh's own exit code when the connection fails
 # A program may end with 255 as well; then its last line of standard error is this.
 _OWN_255 = b"edge-mtp: it was the program that ended with 255\n"
 
+# What a login shell says on its own, out of the board's start-up files, comes before these lines. Each program says
+# them first: one on standard output, one with its number on standard error.
+_BEGINS = b"edge-mtp: the program begins\n"
+_NUMBER = re.compile(rb"^edge-mtp: process ([0-9]+)\n", re.MULTILINE)
+_SAY_BOTH = f"printf '\\n{_BEGINS.decode().strip()}\\n'; printf '\\nedge-mtp: process %s\\n' $$ >&2"
+
 # Runs the program behind a watcher that kills it when the session's server ends, as it does with the connection: sshd
 # itself leaves programs running. The watcher keeps no stream open, lest the session wait for it.
 _SPAWN = """exec 3<&0 </dev/null
@@ -81,33 +87,33 @@ class SshLink(Link):
         output, errors = bytearray(), bytearray()
         silent = False
         with self._sessions:
-            child = self._start(f"echo $$ >&2\nsh -c {quote([script])}\ns=$?\n")
+            child = self._start(f"{_SAY_BOTH}\nsh -c {quote([script])}\ns=$?\n")
             try:
                 _communicate(child, input, output, errors, timeout_s)
             except TimeoutError:
                 silent = True
             finally:
                 _end(child)
+        number = _NUMBER.search(errors)
         if silent:
-            pid = errors.partition(b"\n")[0].decode(errors="replace")
-            if pid.isdigit():  # sshd makes the shell lead a process group
+            if number:  # sshd makes the shell lead a process group
                 with contextlib.suppress(EdgeMtpError):
-                    self.run(["kill", "-KILL", f"-{pid}"])
+                    self.run(["kill", "-KILL", f"-{int(number[1])}"])
             raise EdgeMtpError(
                 f"a command on {self.name} said nothing for {timeout_s:.0f} s and was stopped; look at the board"
             )
         code = self._exit_code(child.returncode, errors)
-        first, _, rest = bytes(errors).partition(b"\n")
-        if not first.isdigit():
+        if number is None:
             raise self._no_shell(errors)
-        return Completed(code, bytes(output), rest.removesuffix(_OWN_255))
+        said = bytes(errors[number.end() :]).removesuffix(_OWN_255)
+        return Completed(code, bytes(output.partition(_BEGINS)[2]), said)
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> Process:
         for name in environment:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise EdgeMtpError(f"'{name}' is no name of an environment variable; use letters, digits and _")
         exports = "".join(f"export {name}={quote([value])}; " for name, value in environment.items())
-        program = f"echo $$ >&2; {exports}exec {quote(command)}"
+        program = f"{_SAY_BOTH}; {exports}exec {quote(command)}"
         return SshProcess(self, self._start(_SPAWN.format(program=quote([program]))))
 
     def append(self, chunks: Iterator[bytes], path: str) -> None:
@@ -210,9 +216,7 @@ class SshLink(Link):
 
 
 class SshProcess(Process):
-    """A program on a board. `child` is the local ssh that carries its streams; its first line on standard error is the
-    program's number.
-    """
+    """A program on a board. `child` is the local ssh that carries its streams."""
 
     def __init__(self, link: SshLink, child: subprocess.Popen[bytes]) -> None:
         self._link = link
@@ -222,6 +226,7 @@ class SshProcess(Process):
         assert child.stderr is not None
         self._input: IO[bytes] = child.stdin
         self._output: IO[bytes] = child.stdout
+        self._begun = False  # whether the login shell's own words have been read
         self._pid: int | None = None
         self._started = threading.Event()
         self._tail = bytearray()
@@ -251,6 +256,8 @@ class SshProcess(Process):
             self._input.close()
 
     def lines(self) -> Iterator[bytes]:
+        if not self._begun:
+            self._begun = any(line == _BEGINS for line in self._output)
         yield from self._output
 
     def wait(self, timeout_s: float) -> int:
@@ -276,13 +283,14 @@ class SshProcess(Process):
 
     def _read_errors(self, errors: IO[bytes]) -> None:
         assert isinstance(errors, io.BufferedReader)
-        first = errors.readline()
-        if first.strip().isdigit():
-            self._pid = int(first)
-        else:
-            self._tail += first
-        self._started.set()
         with contextlib.suppress(ValueError, OSError):  # closed while reading
+            for line in errors:
+                if number := _NUMBER.match(line):
+                    self._pid = int(number[1])
+                    self._tail.clear()
+                    break
+                self._tail = (self._tail + line)[-DIAGNOSTICS_BYTES:]
+            self._started.set()
             while data := errors.read1(1 << 16):
                 self._tail = (self._tail + data)[-DIAGNOSTICS_BYTES:]
 

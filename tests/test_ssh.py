@@ -64,6 +64,7 @@ class Board:
     """A running sshd. `link` opens a connection with the key that it knows, unless another is named."""
 
     folder: Path
+    login: str = ""  # a command that every login runs first
     port: int = 0
     server: subprocess.Popen[bytes] = field(init=False)
 
@@ -87,6 +88,9 @@ UsePAM no
 PidFile none
 """
         )
+        if self.login:
+            with (self.folder / "sshd_config").open("a") as config:
+                config.write(f'ForceCommand {self.login}; exec sh -c "$SSH_ORIGINAL_COMMAND"\n')
         if os.geteuid() == 0:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # where it locks itself up before the login
         assert SSHD is not None
@@ -217,6 +221,29 @@ def test_a_silent_command_is_stopped(link: SshLink, tmp_path: Path) -> None:
 
 def test_a_command_that_speaks_is_not_silent(link: SshLink) -> None:
     assert link.run("for i in 1 2 3 4 5 6; do echo $i; sleep 0.4; done", timeout_s=1.5).output == b"1\n2\n3\n4\n5\n6\n"
+
+
+def test_a_login_that_speaks_is_not_the_program(tmp_path: Path) -> None:
+    """Start-up files that print break much that runs over ssh (openssh-portable's FAQ 2.9)."""
+    noisy = Board(tmp_path, "echo 17; printf 'last login: 4'; echo 99 >&2; printf 'rm: 7' >&2")
+    try:
+        with contextlib.closing(noisy.link()) as link:
+            done = link.run("printf '1\\n2'; echo no >&2; exit 3")
+            assert (done.exit_code, done.output, done.errors) == (3, b"1\n2", b"no\n")
+            process = link.spawn(["sh", "-c", "echo here >&2; exec cat"], {})
+            try:
+                assert is_alive(process.pid)
+                process.send(b"one\n")
+                process.close_input()
+                assert list(process.lines()) == [b"one\n"]
+                assert process.wait(60) == 0
+                assert process.diagnostics() == "here\n"
+            finally:
+                process.close()
+            link.append(iter([b"abc"]), str(tmp_path / "file"))
+            assert (tmp_path / "file").read_bytes() == b"abc"
+    finally:
+        noisy.close()
 
 
 def test_many_threads(link: SshLink) -> None:

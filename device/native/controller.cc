@@ -219,9 +219,7 @@ double Controller::believed_us(int32_t position, int32_t rows, int32_t k) const 
 // The covariances of a text's first step in this context, from what is remembered of it: what two graphs of a kind have
 // in common, and what is each one's own.
 void Controller::enter(int32_t bucket, bool from_another) {
-  const double heat = spread(0, 0);
-  std::fill(covariance_.begin(), covariance_.end(), 0.0);
-  spread(0, 0) = std::min(heat + (from_another ? kOtherContext : 0.0), kRested);
+  spread(0, 0) = std::min(spread(0, 0) + (from_another ? kOtherContext : 0.0), kRested);
   for (int32_t i = 1; i < arms_; ++i) {
     for (int32_t j = 1; j < arms_; ++j) {
       if (kind_of(i) == kind_of(j)) spread(i, j) = levels_[static_cast<size_t>(bucket)][kind_of(i)].at(apart_);
@@ -263,6 +261,10 @@ void Controller::leave() {
       own.seen = worn_;
     }
   }
+  // What holds here says nothing of the text or context that is next: enter() takes that from what was just kept.
+  const double heat = spread(0, 0);
+  std::fill(covariance_.begin(), covariance_.end(), 0.0);
+  spread(0, 0) = heat;
   bucket_ = -1;
 }
 
@@ -935,6 +937,7 @@ std::string Controller::save() const {
   put(out, rested.plain_known_ ? rested.heat_ : -INFINITY);
   put(out, rested.confidence_error_);
   put(out, rested.position_error_);
+  put(out, rested.looks_);
   for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
     const bool touched = rested.touched_[static_cast<size_t>(bucket)];
     put(out, touched ? 1.0 : 0.0);
@@ -975,6 +978,7 @@ bool Controller::restore(const std::string& text) {
   if (!fresh.plain_known_) fresh.heat_ = 0.0;
   fresh.confidence_error_ = reader.get(0.0, kMostTrials);
   fresh.position_error_ = reader.get(0.0, kMostTrials);
+  fresh.looks_ = reader.get(-kExploreMost, kLookMost);
   for (int32_t bucket = 0; bucket < kBuckets && reader.good; ++bucket) {
     const bool touched = reader.get(0.0, 1.0) > 0.0;
     fresh.touched_[static_cast<size_t>(bucket)] = touched;
