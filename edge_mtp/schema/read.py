@@ -73,6 +73,7 @@ class Reader:
         self.openapi = openapi
         self.unenforced: dict[tuple[str, str], None] = {}
         self.values: dict[Any, Any] = {}  # by key
+        self._constants: dict[Any, Any] = {}  # schemas of one value, by key
         self._schemas: list[Any] = [True]
         self._numbers: dict[int, int] = {}
         self._found: dict[tuple[Literal, str], Branches] = {}
@@ -227,7 +228,28 @@ class Reader:
             return ALWAYS if wanted else NEVER
         if not keys:
             return NEVER if wanted else ALWAYS
-        return ((OneOf(tuple(dict.fromkeys(keys)), wanted),),)
+        if wanted or kind not in ("array", "object"):
+            return ((OneOf(tuple(dict.fromkeys(keys)), wanted),),)
+        result = ALWAYS
+        for key in dict.fromkeys(keys):
+            result = self.both(result, self._other_than(self.values[key]))
+        return result
+
+    def _other_than(self, value: Any) -> Branches:
+        """The arrays, or objects, that are not this one: of another size, or with another part."""
+        size = len(value)
+        longer: Branch = (Length(size + 1),)
+        if kind_of(value) == "array":
+            shorter: Branches = ((Length(0, size - 1),),) if size else NEVER
+            return (*shorter, longer, *((Item(i, self._differs(item)),) for i, item in enumerate(value)))
+        absent: Branches = tuple((self.absent(name),) for name in value)
+        return (*absent, longer, *((Has(name), Property(name, self._differs(item))) for name, item in value.items()))
+
+    def _differs(self, value: Any) -> Goal:
+        key = key_of(value)
+        if key not in self._constants:
+            self._constants[key] = {"const": value}
+        return self.goal(self._constants[key], False)
 
     def _enum(self, schema: Any, wanted: bool, kind: str) -> Branches:
         return self._values(schema, wanted, kind, schema["enum"], "enum")
