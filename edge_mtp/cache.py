@@ -7,10 +7,12 @@ error, only an entry that is not there, and the next one takes its place.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 SUM_BYTES = 32
@@ -52,6 +54,24 @@ def keep(path: Path, content: bytes) -> None:
 
 def replace_entry(part: Path, path: Path) -> None:
     """Puts the file `part` in the place of the entry `path`, whatever stands there. Raises OSError."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+    clear_entry(path)
     part.replace(path)
+
+
+def clear_entry(path: Path) -> None:
+    """Removes what no file could take the place of: a folder, and a link before it is written through."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Holds a folder against other processes that ask for the same, and waits for one that has it. Raises OSError."""
+    lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_mtp.cache import exclusive
+
 ROOT = Path(__file__).parent.parent
 TARGET = "edge_mtp_constraint_test_lib"
 
@@ -41,7 +43,8 @@ def library(config: pytest.Config) -> Native:
 
 @cache
 def _loaded(folder: Path) -> Native:
-    return Native(build(folder))
+    with exclusive(folder):
+        return Native(build(folder))
 
 
 class Native:

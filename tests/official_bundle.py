@@ -19,7 +19,7 @@ from ai_edge_litert import schema_py_generated as schema
 from litert_lm_builder import DType, LitertLmFileBuilder, Metadata
 
 from edge_mtp.bundle import Bundle, Section
-from edge_mtp.cache import cache_folder
+from edge_mtp.cache import cache_folder, exclusive
 from edge_mtp.export import flatbuffer
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.compact import compact
@@ -84,8 +84,10 @@ def _source(kv: str) -> Path:
     if kv == "fp32":
         return cached_bundle("fp32")
     path = cache_folder() / f"tiny-stock-kv8-{_version(*tiny_pair())}.litertlm"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.parent):
+        if path.is_file():
+            return path
         export_bundle(*tiny_pair(), path, recipe="fp32", kv="int8", context=CONTEXT, prefill=PREFILL, lean=True)
     return path
 

@@ -19,6 +19,7 @@ constexpr double kLevelDrift = 1.5e-4;         // and the level of a kind of inv
 constexpr double kOwnDrift = 1e-5;            // and one graph's distance from it
 constexpr double kNewLevel = 3e-3;             // after a load
 constexpr double kApart = 0.4;                // how far levels may part when the common factor moves, a share of the move
+constexpr double kShared = 0.7;                // of a graph's move between two texts, taken for that of all its kind
 constexpr double kMostVariance = 0.1;
 constexpr double kMostExcess = 3.0;
 constexpr double kRested = 4.0;         // of the common factor between two replies
@@ -63,6 +64,12 @@ constexpr double kExploreMost = 2.0;          // plain steps that may be saved u
 constexpr double kHopeful = 0.95;             // acceptance of a text that deserves a look
 constexpr double kDear = 0.8;                 // usual costs below this share of the believed ones are worth a look
 constexpr double kStale = 0.01, kVeryStale = 0.03;  // variance of a cost that deserves a measurement
+
+// What a graph costs beside a plain step, in logarithms, as far as times between the least and the most can part.
+double bounded(double beside) {
+  const double widest = std::log(kMostUs / kLeastUs);
+  return std::clamp(beside, -widest, widest);
+}
 
 double odds(double p) {
   p = std::clamp(p, kLeastOdds, 1.0 - kLeastOdds);
@@ -231,8 +238,9 @@ void Controller::enter(int32_t bucket, bool from_another) {
   bucket_ = bucket;
 }
 
-// And back. A graph that did not run has moved as those of its kind that did: else what a text begins with, always the
-// same way, would part them.
+// And back. A graph that did not run has moved with those of its kind that did: else what a text begins with, always the
+// same way, would part them. Each text moves a graph by fixed shares of what it measured of others, so that a stationary
+// machine's noise leaves a bounded trace, however many texts there are.
 void Controller::leave() {
   if (bucket_ < 0) return;
   for (const Kind kind : {kVerify, kDraft}) {
@@ -242,13 +250,14 @@ void Controller::leave() {
         if (kind_of(i) == kind && kind_of(j) == kind) shared = std::min(shared, spread(i, j));
       }
     }
-    double moved = 0.0, runs = 0.0;
+    double moved = 0.0, ran = 0.0;
     for (int32_t i = 1; i < arms_; ++i) {
       const Stay& stay = stays_[static_cast<size_t>(i)];
-      if (kind_of(i) != kind) continue;
-      moved += stay.runs * (cost(bucket_, i).mean - stay.start);
-      runs += stay.runs;
+      if (kind_of(i) == kind && stay.runs > 0) moved += cost(bucket_, i).mean - stay.start, ran += 1.0;
     }
+    // What moved far did not move by noise, and its kind moved with it.
+    const double share = std::fabs(moved) > kSurprise * ran ? 1.0 : kShared;
+    const double shift = ran > 0.0 ? share * moved / (1.0 - share + share * ran) : 0.0;
     Level& level = levels_[static_cast<size_t>(bucket_)][kind];
     level.variance = std::max(shared, 0.0);
     level.seen = apart_;
@@ -256,15 +265,16 @@ void Controller::leave() {
       Estimate& own = cost(bucket_, i);
       if (kind_of(i) != kind || !own.known()) continue;
       const Stay& stay = stays_[static_cast<size_t>(i)];
-      if (stay.runs == 0) own.mean = stay.start + (runs > 0.0 ? moved / runs : 0.0);
+      own.mean = bounded(stay.runs == 0 ? stay.start + shift : own.mean);
       own.variance = std::clamp(spread(i, i) - level.variance, 0.0, kMostVariance);
       own.seen = worn_;
     }
   }
   // What holds here says nothing of the text or context that is next: enter() takes that from what was just kept.
-  const double heat = spread(0, 0);
+  heat_ = std::clamp(heat_, std::log(kLeastUs), std::log(kMostUs));
+  const double heat_variance = spread(0, 0);
   std::fill(covariance_.begin(), covariance_.end(), 0.0);
-  spread(0, 0) = heat;
+  spread(0, 0) = heat_variance;
   bucket_ = -1;
 }
 
@@ -354,8 +364,10 @@ void Controller::measure(int32_t position, int32_t arm, double us) {
   std::array<double, kKinds> moved{}, known{};
   for (int32_t i = 0; i < arms_; ++i) {
     const double move = with_[static_cast<size_t>(i)] / total * residual;
-    (i == 0 ? heat_ : cost(bucket, i).mean) += move;
-    if (i == 0 || cost(bucket, i).known()) moved[kind_of(i)] += move, known[kind_of(i)] += 1.0;
+    if (i == 0 || cost(bucket, i).known()) {
+      (i == 0 ? heat_ : cost(bucket, i).mean) += move;
+      moved[kind_of(i)] += move, known[kind_of(i)] += 1.0;
+    }
     for (int32_t j = 0; j < arms_; ++j) {
       spread(i, j) -= with_[static_cast<size_t>(i)] * with_[static_cast<size_t>(j)] / total;
     }
@@ -422,7 +434,7 @@ bool Controller::check(int32_t position, const std::vector<Timing>& timings) {
 // What was measured of other graphs stays as it is.
 void Controller::set_plain(double log_us) {
   for (int32_t bucket = 0; bucket < kBuckets; ++bucket) {
-    for (int32_t arm = 1; arm < arms_; ++arm) cost(bucket, arm).mean -= log_us - heat_;
+    for (int32_t arm = 1; arm < arms_; ++arm) cost(bucket, arm).mean = bounded(cost(bucket, arm).mean - log_us + heat_);
   }
   heat_ = log_us;
   plain_known_ = true;
@@ -968,9 +980,8 @@ bool Controller::restore(const std::string& text) {
   fresh.first_.hits = static_cast<double>(reader.count());
   std::string state;
   reader.good = reader.good && (reader.in >> state) && state == "state" && fresh.first_.hits <= fresh.first_.trials;
-  const double widest = std::log(kMostUs) - std::log(kLeastUs);
   const auto get_estimate = [&](Estimate& estimate) {
-    estimate.mean = reader.get(-2.0 * widest, 2.0 * widest);
+    estimate.mean = reader.get(bounded(-INFINITY), bounded(INFINITY));
     estimate.variance = reader.get(-1.0, kMostVariance);
   };
   fresh.heat_ = reader.get(-INFINITY, std::log(kMostUs));

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
-from edge_mtp.cache import cache_folder, keep, kept
+from edge_mtp.cache import cache_folder, clear_entry, exclusive, keep, kept
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.pipeline import Progress, export_bundle
 from edge_mtp.export.tiny import CONTEXT
@@ -20,22 +19,30 @@ def cached_bundle(
 ) -> Path:
     """The tiny pair as a `.litertlm` in the cache folder, exported now if it is not there yet.
 
-    Raises EdgeMtpError as `export_bundle` does.
+    Where another process exports it just now, this waits for that. Raises EdgeMtpError as `export_bundle` does.
     """
     target, drafter = tiny_pair()
     variant = f"{recipe}{'-kv8' if kv == 'int8' else ''}{'-lean' if lean else ''}"
     name = f"tiny-{variant}-{_version(target, drafter)}.litertlm"
     path = cache_folder() / name
-    seal = path.with_suffix(".sha256")
-    if path.is_symlink() or not path.is_file() or kept(seal) != sha256(path).encode("ascii"):
+    if not _is_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():
-            path.unlink()
-        elif path.is_dir():
-            shutil.rmtree(path)
-        export_bundle(target, drafter, path, recipe=recipe, kv=kv, context=CONTEXT, lean=lean, progress=progress)
-        keep(seal, sha256(path).encode("ascii"))
+        with exclusive(path.parent):
+            if not _is_whole(path):  # nor has another process made it by now
+                clear_entry(path)
+                export_bundle(
+                    target, drafter, path, recipe=recipe, kv=kv, context=CONTEXT, lean=lean, progress=progress
+                )
+                keep(_seal(path), sha256(path).encode("ascii"))
     return path
+
+
+def _seal(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    return not path.is_symlink() and path.is_file() and kept(_seal(path)) == sha256(path).encode("ascii")
 
 
 def _version(*checkpoints: Path) -> str:
