@@ -121,8 +121,8 @@ def main(bundle: Path | None, prompts: int, rounds: int, draft_lengths: str, out
 
         bundle = cached_bundle()
     with (
-        StockEngine(bundle, mtp=False, threads=1) as stock_plain,
-        StockEngine(bundle, mtp=True, threads=1) as stock_mtp,
+        StockEngine(bundle, mtp="off", threads=1) as stock_plain,
+        StockEngine(bundle, mtp="on", threads=1) as stock_mtp,
         open_engine(bundle, threads=1) as engine,
     ):
         result = measure(engine, stock_plain, stock_mtp, prompts, rounds, [int(k) for k in draft_lengths.split(",")])

@@ -75,7 +75,7 @@ def serve_stock(bundle: Path, threads: int, mtp: bool, cache: Path) -> None:
     from edge_mtp.harness.stock_engine import StockEngine
 
     text, tokens = prompt_of(bundle)
-    engine = StockEngine(bundle, mtp=mtp, threads=threads, cache=cache, counts=True)
+    engine = StockEngine(bundle, mtp="on" if mtp else "off", threads=threads, cache=cache, counts=True)
     say({"load_s": engine.load_us / 1e6, "RssAnon": memory(engine.pid)["RssAnon"]})
     for _ in sys.stdin:
         reply = engine.reply(text, DECODED)

@@ -26,7 +26,7 @@ def replies(bundle: Path, prompts: Sequence[str], max_tokens: int, *, drafting: 
 
     With `drafting` it may write up to G tokens more than `max_tokens`. Raises EdgeMtpError if it refuses the bundle.
     """
-    with StockEngine(bundle, mtp=drafting, threads=1) as engine:
+    with StockEngine(bundle, mtp="on" if drafting else "off", threads=1) as engine:
         texts = [engine.reply(prompt.removeprefix("<bos>"), max_tokens).text for prompt in prompts]
         return Replies(texts, engine.close())
 

@@ -121,6 +121,7 @@ def test_sources_of_drafts_are_of_arms_that_draft_and_never_change_the_text() ->
     [
         ({"draft_sources": [("lookup",)], "mtp": ["off"]}, "no arm drafts, so none drafts from lookup drafts"),
         ({"engine": ["litert-lm"], "mtp": ["off", 3]}, "no arm can have mtp 3: litert-lm drafts at a"),
+        ({"engine": ["ours"], "mtp": ["off", "adaptive"]}, "no arm can have mtp adaptive: it is litert-lm's; use auto"),
         (
             {"engine": ["litert-lm"], "parallel_calls": [False], "mtp": ["off"]},
             "no arm can have single calls: litert-lm cannot be held to single calls; add --engine ours",
@@ -138,6 +139,15 @@ def test_what_no_arm_can_have_is_refused(axes: dict[str, list[Any]], message: st
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_what_adapts_is_auto_here_and_adaptive_there() -> None:
+    axes = {"engine": ["ours", "litert-lm"], "mtp": ["auto", "adaptive"]}
+    arms = cross([{"bundle": "a", "constrained": False}], axes)
+    assert [(arm.engine, arm.mtp) for arm in arms] == [
+        ("ours", "auto"), ("litert-lm", "auto"), ("litert-lm", "adaptive"),
+    ]  # fmt: skip
+    assert arms[2].draft_length is None
+
+
 def test_the_stock_engine_has_one_way_to_draft_and_constrains_nothing() -> None:
     axes = {"engine": ["ours", "litert-lm"], "constrained": [True, False], "mtp": ["off", 3, "auto"]}
     arms = distinct(cross([{"bundle": "a.litertlm"}], axes))
@@ -150,7 +160,7 @@ def test_the_stock_engine_has_one_way_to_draft_and_constrains_nothing() -> None:
     ("text", "message"),
     [
         ("mtp=auto", "names no bundle; add bundle=FILE"),
-        ("bundle=a,mtp=0", "'0' is no way to draft; use off, auto, blank or a number"),
+        ("bundle=a,mtp=0", "'0' is no way to draft; use off, auto, adaptive, blank or a number"),
         ("bundle=a,mtp=-1", "'-1' is no way to draft"),
         ("bundle=a,speed=9", "'speed=9' is not KEY=VALUE with one of label, bundle, mtp"),
         ("bundle=a,", "'' is not KEY=VALUE"),
@@ -162,7 +172,8 @@ def test_the_stock_engine_has_one_way_to_draft_and_constrains_nothing() -> None:
         ("bundle=a,accelerator=tpu", "accelerator 'tpu' is unknown; use cpu or gpu"),
         ("bundle=a,accelerator=gpu", "has no accelerator gpu; use cpu, or engine=litert-lm"),
         ("bundle=a,engine=litert-lm,device=pixel", "litert-lm runs on host only, not on pixel"),
-        ("bundle=a,engine=litert-lm,mtp=3", "litert-lm drafts at a length of its own; use mtp=auto or mtp=off"),
+        ("bundle=a,engine=litert-lm,mtp=3", "litert-lm drafts at a length of its own; use mtp=auto, mtp=adaptive"),
+        ("bundle=a,mtp=adaptive", "mtp adaptive is litert-lm's; use auto, or engine=litert-lm"),
         ("bundle=a,engine=litert-lm,constrained=on", "litert-lm constrains nothing; use constrained=off"),
         ("bundle=a,engine=litert-lm,calls=single", "litert-lm cannot be held to single calls; use calls=parallel"),
         ("bundle=a,engine=litert-lm,draft_sources=lookup", "litert-lm drafts from the drafter alone"),

@@ -1,10 +1,12 @@
 """The stock LiteRT-LM engine as a contender: the same prompts, figures that its stream tells, no way to hang us."""
 
+import enum
 import importlib.util
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,14 @@ from edge_mtp.harness.item import Item, Turn
 from edge_mtp.harness.ours import open_ours
 from edge_mtp.harness.results import Answer
 from edge_mtp.harness.stock import Stock, open_stock
-from edge_mtp.harness.stock_engine import SilentStockError, StockEngine, StockReply
+from edge_mtp.harness.stock_engine import (
+    NoSuchModeError,
+    SilentStockError,
+    StockEngine,
+    StockMtp,
+    StockReply,
+    speculation,
+)
 from edge_mtp.tool_calls import CALL_CLOSE
 
 ITEMS = 24
@@ -138,7 +147,7 @@ def test_a_crash_is_an_answer_and_it_can_be_started_again(
 
 
 def test_an_engine_that_hangs_is_stopped(tiny_bundle: Path) -> None:
-    with StockEngine(tiny_bundle, mtp=False, threads=1) as engine:
+    with StockEngine(tiny_bundle, mtp="off", threads=1) as engine:
         engine.silence_s = 0.5
         os.kill(engine.pid, signal.SIGSTOP)
         with pytest.raises(SilentStockError, match="no word for"):
@@ -184,6 +193,34 @@ def test_a_thought_is_told_apart_from_the_answer(stock: dict[str, Stock]) -> Non
         blank, 5, StockReply(10.0, 100.0, [("Hm.", 20.0)], None, None, None), 64, opened=True
     )
     assert (opened.reasoning, opened.text, opened.in_thought) == ("Hm.", "", True)
+
+
+@pytest.mark.parametrize(("mtp", "old"), [("off", False), ("on", True), ("adaptive", None)])
+def test_the_engine_is_told_by_mode_or_by_switch(mtp: StockMtp, old: bool | None) -> None:
+    """litert-lm 0.19 has modes, and warns of the switch that 0.18 has."""
+    modes = enum.IntEnum("SpeculativeDecodingMode", [("OFF", 0), ("ON", 1), ("ADAPTIVE", 2)])
+    new = SimpleNamespace(SpeculativeDecodingMode=modes, SpeculativeDecodingConfig=SimpleNamespace)
+    (config,) = speculation(new, mtp).values()
+    assert config.mode.name == mtp.upper()
+    if old is None:
+        with pytest.raises(NoSuchModeError, match=r"install 0\.19 or later"):
+            speculation(SimpleNamespace(), mtp)
+    else:
+        assert speculation(SimpleNamespace(), mtp) == {"enable_speculative_decoding": old}
+
+
+def test_adaptive_drafts_change_no_text_or_the_cure_is_named(
+    tiny_bundle: Path, items: list[Item], ours: list[Answer]
+) -> None:
+    if not hasattr(pytest.importorskip("litert_lm"), "SpeculativeDecodingMode"):
+        with pytest.raises(EdgeMtpError, match=r"no adaptive MTP; install 0\.19"):
+            Stock(arm_of(tiny_bundle, "adaptive"))
+        return
+    with open_stock([arm_of(tiny_bundle, "adaptive")]) as (contender,):
+        for item, expected in zip(items, ours, strict=True):
+            (answer,) = contender.answer(item, 0, max_tokens=64)
+            assert (answer.text, answer.count) == (expected.text, expected.count)
+            assert sum(step.tokens for step in answer.steps) == answer.count
 
 
 def test_without_the_package_the_cure_is_named(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

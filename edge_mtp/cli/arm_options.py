@@ -42,7 +42,8 @@ def arm_options(mtp: str) -> Callable[[F], F]:
             _arms("--recipe", "recipes", callback=_list, metavar="LIST",
                   help="Without --bundle: recipes of the built-in tiny model, such as fp32,int8,int4."),
             _arms("--mtp", "mtps", callback=_list, default=mtp, show_default=True, metavar="LIST",
-                  help="Of off, auto, a number of drafts, and blank (the verify graph with nothing to verify)."),
+                  help="Of off, auto, a number of drafts, adaptive (litert-lm's own), and blank (the verify graph"
+                       " with nothing to verify)."),
             _arms("--constrained", "constraints", callback=_list, default="on", show_default=True, metavar="LIST",
                   help="Whether calls are held to the tools' schemas: on, off or on,off."),
             _arms("--draft-sources", "draft_sources", callback=_list, metavar="LIST",

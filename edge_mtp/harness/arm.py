@@ -12,7 +12,7 @@ from edge_mtp.device.request import DraftSource
 from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
 from edge_mtp.errors import EdgeMtpError
 
-Mtp: TypeAlias = 'Literal["off", "auto", "blank"] | int'
+Mtp: TypeAlias = 'Literal["off", "auto", "adaptive", "blank"] | int'
 EngineName = Literal["ours", "litert-lm"]
 ENGINES: tuple[EngineName, ...] = ("ours", "litert-lm")
 ACCELERATORS = ("cpu", "gpu")
@@ -31,8 +31,9 @@ class Arm:
 
     `mtp`: off (plain decoding), K drafts every step, auto (the controller), or blank: the verify graph at the default
     K with nothing to verify, which tells rounding from wrongly kept drafts. `constrained`: calls are held to the
-    tools' schemas. `engine` litert-lm is the stock runtime, on the host only; its MTP is on, at a length of its own, or
-    off, and it constrains nothing: `mtp` is auto or off there, `constrained` False. `threads` None is LiteRT's choice.
+    tools' schemas. `engine` litert-lm is the stock runtime, on the host only. It drafts at a length of its own and
+    constrains nothing: `mtp` is off, auto (it drafts in every step) or adaptive (it drafts while it finds that faster)
+    there, `constrained` False. `threads` None is LiteRT's choice.
     """
 
     label: str
@@ -56,7 +57,7 @@ class Arm:
     @property
     def draft_length(self) -> int | None:
         """As `ReplyOptions` has it: None leaves it to the controller."""
-        if self.mtp == "auto":
+        if self.mtp in ("auto", "adaptive"):
             return None
         if self.mtp == "off":
             return 0
@@ -78,12 +79,12 @@ class Arm:
 
 
 def parse_mtp(text: str) -> Mtp:
-    """Raises EdgeMtpError for what is neither off, auto, blank nor a number from 1 on."""
-    if text in ("off", "auto", "blank"):
+    """Raises EdgeMtpError for what is neither off, auto, adaptive, blank nor a number from 1 on."""
+    if text in ("off", "auto", "adaptive", "blank"):
         return text  # type: ignore[return-value]  # one of the literals
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise EdgeMtpError(f"'{text}' is no way to draft; use off, auto, blank or a number from 1 on")
+    raise EdgeMtpError(f"'{text}' is no way to draft; use off, auto, adaptive, blank or a number from 1 on")
 
 
 def parse_sources(text: str) -> tuple[DraftSource, ...]:
@@ -150,6 +151,8 @@ def _check_held(axes: Mapping[str, Sequence[Any]], combined: Sequence[Mapping[st
             if value is None or any(each[name] == value for each in combined):
                 continue
             said = _spoken(name, value, combined, {})
+            if value == "adaptive":
+                raise EdgeMtpError(f"no arm can have {said}: it is litert-lm's; use auto, or add --engine litert-lm")
             if name == "draft_sources" and all(not _has(name, each) for each in combined):
                 raise EdgeMtpError(f"no arm drafts, so none drafts from {said}; drop --draft-sources, or change --mtp")
             raise EdgeMtpError(f"no arm can have {said}: litert-lm {_STOCK_WAYS[name][0]}; add --engine ours")
@@ -169,6 +172,8 @@ def checked(arm: Arm) -> Arm:
         raise EdgeMtpError(f"arm '{arm.label}': litert-lm runs on host only, not on {arm.device}; use engine=ours")
     if arm.engine == "litert-lm":
         _check_stock(arm)
+    elif arm.mtp == "adaptive":
+        raise EdgeMtpError(f"arm '{arm.label}': mtp adaptive is litert-lm's; use auto, or engine=litert-lm")
     if arm.draft_sources is not None and arm.mtp in ("off", "blank"):
         raise EdgeMtpError(f"arm '{arm.label}': mtp {arm.mtp} drafts from no source; drop draft_sources, or change mtp")
     if not arm.parallel_calls and not arm.constrained and arm.engine == "ours":
@@ -196,7 +201,7 @@ def baseline_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
 
 # How litert-lm does what it does in one way only, and what an arm is to ask for.
 _STOCK_WAYS = {
-    "mtp": ("drafts at a length of its own", "use mtp=auto or mtp=off"),
+    "mtp": ("drafts at a length of its own", "use mtp=auto, mtp=adaptive or mtp=off"),
     "draft_sources": ("drafts from the drafter alone", "drop draft_sources"),
     "constrained": ("constrains nothing", "use constrained=off"),
     "parallel_calls": ("cannot be held to single calls", "use calls=parallel"),
@@ -218,8 +223,9 @@ def _as_it_can(values: dict[str, Any]) -> dict[str, Any]:
     if not drafts and values.get("draft_sources") is not None:
         values = {**values, "draft_sources": None}
     if values.get("engine") != "litert-lm":
-        return values
-    changed: dict[str, Any] = {"mtp": "off" if values.get("mtp") == "off" else "auto", "constrained": False}
+        return {**values, "mtp": "auto"} if values.get("mtp") == "adaptive" else values  # ours adapts in no other way
+    changed: dict[str, Any] = {"constrained": False}
+    changed["mtp"] = values.get("mtp") if values.get("mtp") in ("off", "adaptive") else "auto"
     if "parallel_calls" in values:
         changed["parallel_calls"] = True
     if values.get("draft_sources") is not None:

@@ -17,7 +17,7 @@ from edge_mtp.harness.arm import Arm
 from edge_mtp.harness.contender import Contender
 from edge_mtp.harness.item import Item
 from edge_mtp.harness.results import Answer, Finish, StepFigures
-from edge_mtp.harness.stock_engine import DeadStockError, SilentStockError, StockEngine, StockReply
+from edge_mtp.harness.stock_engine import DeadStockError, SilentStockError, StockEngine, StockMtp, StockReply
 from edge_mtp.messages import Message
 from edge_mtp.thoughts import is_opened, thoughts_in
 from edge_mtp.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN, split_thoughts
@@ -29,7 +29,8 @@ class Stock(Contender):
     What it does not tell is taken from its stream: a chunk is a step, its tokens are those that the bundle's tokenizer
     makes of the text so far. So `steps` have times, and with drafts how many were accepted, as near as text tells;
     `tokens` stay empty. Every turn computes its whole prompt. With drafts a reply may go past its `max_tokens` by their
-    number; it is left as it is.
+    number; it is left as it is. Where MTP adapts, a chunk of one token counts as a plain step: a step whose drafts all
+    failed looks the same.
     """
 
     def __init__(self, arm: Arm, *, began: float | None = None) -> None:
@@ -63,7 +64,8 @@ class Stock(Contender):
 
     def _open(self) -> StockEngine:
         arm = self.arm
-        return StockEngine(arm.path, mtp=arm.mtp != "off", accelerator=arm.accelerator, threads=arm.threads)
+        mtp: StockMtp = "off" if arm.mtp == "off" else "adaptive" if arm.mtp == "adaptive" else "on"
+        return StockEngine(arm.path, mtp=mtp, accelerator=arm.accelerator, threads=arm.threads)
 
     @property
     def pid(self) -> int:
@@ -136,7 +138,7 @@ class Stock(Contender):
         else:  # the stop token, which is in no text
             count += 1
             rest_us = reply.total_us - (ends[-1] if ends else reply.prefill_us)
-            if steps and steps[-1].tokens <= self._draft_length:
+            if steps and steps[-1].planned and steps[-1].tokens <= self._draft_length:
                 last = steps.pop()
                 steps.append(self._step(last.tokens + 1, last.total_us + rest_us))
             else:
@@ -168,7 +170,8 @@ class Stock(Contender):
         before, begun = 0, begin_us
         for count, end in zip(counts, ends, strict=True):
             if count > before:  # else the tokenizer makes one token of several pieces
-                steps.append(self._step(count - before, end - begun))
+                drafted = count - before > 1 or self.arm.mtp != "adaptive"
+                steps.append(self._step(count - before, end - begun, drafted=drafted))
                 before, begun = count, end
         return steps
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from edge_mtp.device.fingerprint import parse_meminfo
 from edge_mtp.device.process import LocalProcess
@@ -36,6 +36,9 @@ _START = (
 _LAST_WORDS = 3  # lines of its log that an error quotes
 _NO_CACHE = ":nocache"
 _EVERY_TOKEN = 1 << 30  # as top-k: it reads 0 as one
+
+
+StockMtp: TypeAlias = Literal["off", "on", "adaptive"]
 
 
 class SilentStockError(EdgeMtpError):
@@ -70,6 +73,8 @@ class StockReply:
 class StockEngine:
     """`litert_lm.Engine` on one bundle, plain or with speculative decoding, whose length the bundle's verify fixes.
 
+    `mtp`: off, on (in every step), or adaptive (while the engine finds it faster, which litert-lm knows from 0.19 on).
+
     `silence_s` bounds every wait: an engine that says nothing for so long counts as hung and is killed. `cache` is a
     folder for packed weights; they are packed anew without one, since its files are not told apart by the bundle.
     `counts`: it counts tokens, which costs it a little.
@@ -81,7 +86,7 @@ class StockEngine:
         self,
         bundle: Path,
         *,
-        mtp: bool,
+        mtp: StockMtp,
         accelerator: str = "cpu",
         threads: int | None = None,
         cache: Path | None = None,
@@ -98,7 +103,7 @@ class StockEngine:
             "cache": _NO_CACHE if cache is None else str(cache),
             "counts": counts,
         }
-        self._what = f"litert-lm on {accelerator}, MTP {'on' if mtp else 'off'}"
+        self._what = f"litert-lm on {accelerator}, MTP {mtp}"
         self.silence_s = silence_s
         self._process = LocalProcess([sys.executable, "-c", _START, json.dumps(sys.path), json.dumps(settings)])
         self._lines: queue.Queue[bytes | None] = queue.Queue()
@@ -225,11 +230,11 @@ def serve(settings: Mapping[str, Any]) -> None:
                 if settings["accelerator"] == "cpu"
                 else litert_lm.Backend.GPU()
             ),
-            enable_speculative_decoding=settings["mtp"],
+            **speculation(litert_lm, settings["mtp"]),
             cache_dir=settings["cache"],
             enable_benchmark=settings["counts"],
         )
-    except RuntimeError as error:
+    except (RuntimeError, NoSuchModeError) as error:
         say({"error": str(error)})
         return
     say({"load_us": (time.perf_counter() - begun) * 1e6})
@@ -239,6 +244,20 @@ def serve(settings: Mapping[str, Any]) -> None:
         except RuntimeError as error:
             say({"error": str(error)})
     engine.close()
+
+
+class NoSuchModeError(Exception):
+    """What the installed litert-lm cannot be asked for."""
+
+
+def speculation(litert_lm: Any, mtp: StockMtp) -> dict[str, Any]:
+    """How the engine is told: by a mode from 0.19 on, by a switch before."""
+    if hasattr(litert_lm, "SpeculativeDecodingMode"):
+        mode = litert_lm.SpeculativeDecodingMode[mtp.upper()]
+        return {"speculative_decoding_config": litert_lm.SpeculativeDecodingConfig(mode=mode)}
+    if mtp == "adaptive":
+        raise NoSuchModeError("the installed litert-lm has no adaptive MTP; install 0.19 or later")
+    return {"enable_speculative_decoding": mtp == "on"}
 
 
 def _reply(
