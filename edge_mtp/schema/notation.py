@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,43 +19,44 @@ from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, ToolCall, format_c
 _SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a character in UTF-16, of which UTF-8 has none
 
 
-class Notation:
+class Notation(ABC):
     """What differs between two ways of writing values. `openapi`: schemas are those of tool declarations."""
 
     comma: str
     keys: Language  # names that an object can have
     openapi: bool
 
+    @abstractmethod
     def order(self, names: Iterable[str]) -> list[str]:
         """Names of properties in the order in which they are written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def value(self, value: Any) -> str | None:
         """A literal of a value; None for one that cannot be written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def string(self, content: str) -> str:
-        raise NotImplementedError
+        """A string with the rule `content` inside."""
 
+    @abstractmethod
     def name(self, name: str) -> str:
         """A literal of a property's name, with what follows it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def key(self, content: str) -> str:
         """A free name with what follows it."""
-        raise NotImplementedError
 
     def content(self, language: Language) -> Language:
         """The texts of a language that a string can hold."""
         return language
 
+    @abstractmethod
     def pieces(self, ranges: Ranges) -> list[str]:
         """Alternatives for one character of a string."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counted(self, rules: Rules, low: int, high: int | None) -> str:
         """The content of a string of `low` to `high` characters."""
-        raise NotImplementedError
 
 
 _PLAIN = complement(union([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))

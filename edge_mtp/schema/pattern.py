@@ -7,6 +7,7 @@ the end of the text alone, so they may stand anywhere. Lookahead is an intersect
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from functools import lru_cache
 
 from edge_mtp.errors import EdgeMtpError
@@ -292,10 +293,10 @@ class _Parser:
 # -- parts of a pattern ---------------------------------------------------------------------------------------------
 
 
-class _Part:
+class _Part(ABC):
+    @abstractmethod
     def build(self, steps: _Steps, start: int) -> int:
         """Adds the part's steps from a state on; returns the state behind it."""
-        raise NotImplementedError
 
 
 class _Characters(_Part):
