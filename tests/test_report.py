@@ -741,10 +741,12 @@ def test_pictures_of_calls_are_of_the_eval(tmp_path: Path) -> None:
         (["{results}", "-o", "{tmp}/none/page.html"], "cannot write"),
         (["{results}", "-o", "{tmp}/page.html", "--pictures", "{results}"], "cannot make"),
         (["{tmp}/same.json", "-o", "{tmp}/same.html"], "would be overwritten"),
+        (["{tmp}/speed-up.svg", "-o", "{tmp}/page.html", "--pictures", "{tmp}"], "would be overwritten"),
     ],
 )
 def test_refusals_are_one_line(results_file: Path, tmp_path: Path, words: list[str], message: str) -> None:
-    shutil.copy(results_file, tmp_path / "same.json")
+    for name in ("same.json", "speed-up.svg"):
+        shutil.copy(results_file, tmp_path / name)
     result = report(*(word.format(results=results_file, tmp=tmp_path) for word in words))
     assert result.exit_code == 1
     assert message in result.stderr

@@ -46,7 +46,7 @@ def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_js
     for path in results:
         read = read_results(path)
         sources.append(Source(path.name, read, analyse(read)))
-    written = write_report(sources, output, pictures)
+    written = write_report(sources, output, pictures, inputs=results)
     if as_json:
         value = {
             "page": str(written.page),

@@ -14,6 +14,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.report.page import Source, pictures, render, valid_answers
 from edge_mtp.harness.results import Answer
 from edge_mtp.json_file import write_text
+from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
 from edge_mtp.summary import count_drafts
 
@@ -66,12 +67,14 @@ class Written:
     pictures: list[Path]
 
 
-def write_report(sources: Sequence[Source], page: Path, folder: Path | None = None) -> Written:
+def write_report(
+    sources: Sequence[Source], page: Path, folder: Path | None = None, *, inputs: Sequence[Path] = ()
+) -> Written:
     """Writes `page`, a CSV and a JSON beside it (one a source), and into `folder`, if given, charts as pictures: of the
     first source that has them, but those of tool calls of an eval rather than of a bench, which asks few items.
 
     All is made before anything is written, and each file appears whole or not at all. Raises EdgeMtpError if a file
-    cannot be written, or matplotlib is missing.
+    cannot be written or is one of `inputs`, or matplotlib is missing.
     """
     table, analyses = beside(page, len(sources))
     html = render(sources).encode("utf-8", "replace").decode()  # half a surrogate pair in a reply is no UTF-8
@@ -79,6 +82,7 @@ def write_report(sources: Sequence[Source], page: Path, folder: Path | None = No
     if folder is not None:
         for source in sorted(sources, key=lambda source: source.analysis.run.kind != "eval"):
             images = {**pictures(source), **images}
+        refuse_inputs([folder / name for name in images], inputs)
     for path, source in zip(analyses, sources, strict=True):
         write_text(path, json.dumps(source.analysis.to_json(), indent=1, allow_nan=False) + "\n")
     write_text(table, answers_csv(sources))
