@@ -33,6 +33,11 @@ DRAFTER_POSITION_OFFSET = 1
 # Windows are cut for at least so many rows, so that graphs of fewer rows differ in nothing but their rows.
 MANY_ROWS = 16
 
+# Windows begin at multiples of this. A kernel adds what attention weighs in several sums at a time, of which the place
+# of a key in the window chooses one: with places that depend on the first row's position, a row would be rounded
+# otherwise in a verify than in a plain step. It is the widest group of sums that XNNPACK has (softmax, AVX-512).
+WINDOW_STEP = 64
+
 # Sequence axes of the caches.
 K_AXIS, V_AXIS = 2, 3
 
@@ -115,7 +120,8 @@ class Masks:
         length = window_length(oldest, rows, context) if cut else context
         keys = torch.arange(length, dtype=torch.int32)
         if length < context:
-            self.start = torch.clamp(position[0] - oldest, 0, context - length)
+            first = torch.clamp(position[0] - oldest, 0, context - length)
+            self.start = (first // WINDOW_STEP * WINDOW_STEP).to(torch.int32)
             mask = window(mask, self.start, length, 3)
             keys = keys + self.start
         visible = keys.view(1, -1) >= position.view(-1, 1) - oldest
@@ -127,8 +133,11 @@ class Masks:
 
 
 def window_length(oldest: int, rows: int, context: int) -> int:
-    """Positions of the cache that `rows` rows can see together through a sliding window."""
-    return min(oldest + rows, context)
+    """Positions of the cache that are cut out for `rows` rows: what they can see through a sliding window together,
+    wherever a multiple of `WINDOW_STEP` lets it begin. The last place where it can begin is one, too.
+    """
+    needed = oldest + rows + WINDOW_STEP - 1
+    return context - max(context - needed, 0) // WINDOW_STEP * WINDOW_STEP
 
 
 class Begin(Piece):
