@@ -168,7 +168,7 @@ SPELLS = {
 # Those that differ in costs or confidences, and the one that misses the bar.
 RECOVERY = ["phone GPU, chat", "PowerVR, chat", "E2B mixed CPU, code", "E2B int8 CPU, code", "MoE, calls"]
 RECOVERY += ["tiny model", "noisy costs", "long context", "useless confidence", "overconfident", "K = 3 alone"]
-RECOVERED = {("useless confidence", "hostile text"): 0.91, ("E2B mixed CPU, code", "drafting slow"): 0.92}
+RECOVERED = {("useless confidence", "hostile text"): 0.92}
 
 
 @pytest.mark.parametrize("name", RECOVERY)
