@@ -23,7 +23,7 @@ _LETTERS = re.compile(r"[\w+\-.]+", re.ASCII)
 _SCALAR = re.compile(rf"true|false|null|none|{NUMBER.pattern}", re.ASCII | re.IGNORECASE)
 _END_OF_STRING = re.compile(r"(?=\s*(?:[,\]})]|\Z))")
 _BEGINS_OR_ENDS = {q: re.compile(rf"[:=\[,({{]\s*{q}|{q}\s*(?:[:=,\]}})]|\Z)") for q in QUOTES[1:]}
-_STEPS_A_CHARACTER = 32  # what a search may take; the longest that a whole call of numbers took is 20
+_STEPS_A_CHARACTER = 32  # what a search may take: lists of some hundred numbers without their bracket take more
 
 
 class TooManyError(Exception):
