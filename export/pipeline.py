@@ -45,10 +45,12 @@ KV_TYPES = ("fp32", "int8")
 
 # What work weighs: a traced piece as much as so many encoded weights (on the machine this was measured on).
 WEIGHTS_PER_PIECE = 60_000_000
-# What does not grow with the weights: libraries, tracing and object trees in memory; graphs and their pieces on disk.
+# What does not grow with the weights: libraries, tracing and object trees in memory; on disk graphs and their pieces,
+# of which a layer of the tiny pair leaves 150 kB in all signatures together.
 HEADER_BYTES = 1 << 20
 WORKING_MEMORY = 3 << 29
-WORKING_DISK = 1 << 28
+WORKING_DISK = 1 << 22
+WORKING_DISK_A_LAYER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,7 @@ def export_bundle(
     templates = _tried_templates(pair, chat)
     _check_memory(pair, options)
     work = Work(progress)
-    # Each section lies there twice while the bundle is put together.
-    with Parts(output, _identity(pair, options), 2 * sum(sizes.values()) + WORKING_DISK) as parts:
+    with Parts(output, _identity(pair, options), disk_room(pair, sum(sizes.values()))) as parts:
         hashes = pair.start_hashing()
         models = _write_models(pair, options, parts, work)
         work.begin("bundle", "write bundle")
@@ -226,6 +227,15 @@ def _check(options: Options, pair: Pair) -> None:
             f"verify widths {','.join(map(str, options.widths))} are not all between {VERIFY_WIDTHS[0]} and"
             f" {VERIFY_WIDTHS[-1]}: choose among those"
         )
+
+
+def disk_room(pair: Pair, weights: int) -> int:
+    """Bytes that an export needs on disk. Each section lies there twice while the bundle is put together; `weights`
+    bytes of them are weights.
+    """
+    configs = (pair.target.config, pair.drafter.config.get_text_config())
+    layers: int = sum(config.num_hidden_layers for config in configs)
+    return 2 * weights + WORKING_DISK + layers * WORKING_DISK_A_LAYER
 
 
 def _check_memory(pair: Pair, options: Options) -> None:

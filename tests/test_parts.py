@@ -28,9 +28,9 @@ pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
 from edge_mtp.export import pipeline, store
-from edge_mtp.export.checkpoint import open_pair, random_pair
+from edge_mtp.export.checkpoint import open_pair, random_pair, tiny_pair
 from edge_mtp.export.parts import Parts
-from edge_mtp.export.pipeline import Options, export_bundle
+from edge_mtp.export.pipeline import Options, disk_room, export_bundle
 from edge_mtp.export.recipes import RECIPES
 from edge_mtp.export.weights import Weights
 
@@ -136,6 +136,13 @@ def test_a_folder_that_went_while_waiting_for_it(output: Path, monkeypatch: pyte
     with Parts(output, "a", 0) as parts:
         assert (parts.folder / "lock").exists()
     assert len(calls) == 2
+
+
+def test_a_small_export_asks_for_little_room() -> None:
+    pair = open_pair(*tiny_pair())
+    weights = 3 << 20
+    assert 2 * weights < disk_room(pair, weights) < 2 * weights + (16 << 20)
+    assert disk_room(pair, 2 * weights) == disk_room(pair, weights) + 2 * weights
 
 
 def test_the_disk_must_have_room_for_what_is_missing(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
