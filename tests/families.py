@@ -11,7 +11,7 @@ import tiny_checkpoints
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
-CONTEXT = 160
+CONTEXT = tiny_checkpoints.CONTEXT
 PREFILL = 16
 WIDTHS = (2, 5)
 

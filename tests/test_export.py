@@ -277,7 +277,7 @@ class TestBundle:
         assert metadata.model_type == "gemma4"
         assert metadata.start_token == (2,)
         assert set(metadata.stop_tokens) == {(1,), (50,), (106,)}
-        assert metadata.max_num_tokens == 160 - VERIFY_WIDTHS[-1]
+        assert metadata.max_num_tokens == tiny_checkpoints.CONTEXT - VERIFY_WIDTHS[-1]
         assert bundle.chat_template == tiny_checkpoints.CHAT_TEMPLATE
         assert metadata.supports_thinking
         assert metadata.supports_function_calling
@@ -296,7 +296,7 @@ class TestBundle:
         assert manifest["drafter_kv"] == ["kv_cache_k_1", "kv_cache_v_1", "kv_cache_k_2", "kv_cache_v_2"]
         assert manifest["drafter_position_offset"] == 1
         assert manifest["verify_widths"] == list(VERIFY_WIDTHS)
-        assert manifest["context"] == 160
+        assert manifest["context"] == tiny_checkpoints.CONTEXT
 
     def test_signatures_share_weights(self, bundle: Bundle, recipe: str) -> None:
         """Equal constants are stored once, and drafts gather embedding rows from the head's own buffer."""

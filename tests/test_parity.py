@@ -35,7 +35,7 @@ from edge_mtp.export.pieces import MANY_ROWS, WINDOW_STEP, window_length  # noqa
 
 pytestmark = pytest.mark.slow
 
-LENGTH = 100  # tokens of the test sequence: several sliding windows, of which the last are cut out elsewhere
+LENGTH = 120  # tokens of the test sequence: several sliding windows, of which the last are cut out elsewhere
 HIDDEN = -1e4
 TOLERANCE = 1e-4  # of the largest magnitude in the reference
 

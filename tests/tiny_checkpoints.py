@@ -14,6 +14,7 @@ from edge_mtp.export.shapes import drafters_allowed, model_class
 
 VOCAB = 512
 WINDOW = 24
+CONTEXT = 192  # so long that a window is cut out, at more than one place
 CONTROL = {
     46: "<|tool>", 47: "<tool|>", 48: "<|tool_call>", 49: "<tool_call|>", 50: "<|tool_response>",
     51: "<tool_response|>", 52: '<|"|>', 98: "<|think|>", 100: "<|channel>", 101: "<channel|>",
@@ -158,9 +159,9 @@ def random_pair() -> tuple[Path, Path]:
 
 @cache
 def random_bundle(recipe: str) -> Path:
-    """`random_pair` exported with every signature, context 160 and prefill 16, once a run."""
+    """`random_pair` exported with every signature and prefill 16, once a run."""
     from edge_mtp.export.pipeline import export_bundle
 
     path = workspace() / f"{recipe}.litertlm"
-    export_bundle(*random_pair(), path, recipe=recipe, context=160, prefill=(16,))
+    export_bundle(*random_pair(), path, recipe=recipe, context=CONTEXT, prefill=(16,))
     return path
