@@ -284,13 +284,15 @@ class SshProcess(Process):
     def _read_errors(self, errors: IO[bytes]) -> None:
         assert isinstance(errors, io.BufferedReader)
         with contextlib.suppress(ValueError, OSError):  # closed while reading
-            for line in errors:
-                if number := _NUMBER.match(line):
-                    self._pid = int(number[1])
-                    self._tail.clear()
-                    break
-                self._tail = (self._tail + line)[-DIAGNOSTICS_BYTES:]
-            self._started.set()
+            try:
+                for line in errors:
+                    if number := _NUMBER.match(line):
+                        self._pid = int(number[1])
+                        self._tail.clear()
+                        break
+                    self._tail = (self._tail + line)[-DIAGNOSTICS_BYTES:]
+            finally:
+                self._started.set()
             while data := errors.read1(1 << 16):
                 self._tail = (self._tail + data)[-DIAGNOSTICS_BYTES:]
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SUM_BYTES = 32
@@ -67,11 +67,20 @@ def clear_entry(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Holds a folder against other processes that ask for the same, and waits for one that has it. Raises OSError."""
+def exclusive(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds a folder against other processes that ask for the same.
+
+    Where one has it, `waiting` is called, and this waits until that process is done or dead. A file system without such
+    locks holds nobody off. Raises OSError where there is no such folder.
+    """
     lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)

@@ -33,9 +33,10 @@ DRAFTER_POSITION_OFFSET = 1
 # Windows are cut for at least so many rows, so that graphs of fewer rows differ in nothing but their rows.
 MANY_ROWS = 16
 
-# Windows begin at multiples of this. A kernel adds what attention weighs in several sums at a time, of which the place
-# of a key in the window chooses one: with places that depend on the first row's position, a row would be rounded
-# otherwise in a verify than in a plain step. It is the widest group of sums that XNNPACK has (softmax, AVX-512).
+# Windows begin at multiples of this. A softmax adds several sums at a time, and a key's place in the window says which
+# of them it goes to: if windows began anywhere, a row would be rounded otherwise in a verify than in a plain step.
+# XNNPACK's kernels take 64 keys in one go with AVX-512, 32 with AVX2 and 16 on ARM; HVX, which takes 128, and RISC-V
+# are not served (src/configs/raddstoreexpminusmax-config.c).
 WINDOW_STEP = 64
 
 # Sequence axes of the caches.

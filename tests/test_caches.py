@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edge_mtp.bundle import Bundle
+from edge_mtp.cache import exclusive
 from edge_mtp.device.host import HostDevice
 from edge_mtp.device.request import Request
 from edge_mtp.device.runner import Runner
@@ -186,3 +189,29 @@ def test_a_cache_folder_that_is_none_is_done_without(strange: str, tiny_bundle: 
     else:
         cache.symlink_to(cache.parent / "nowhere")
     assert len(answer(tiny_bundle)[0]) > 0
+
+
+def test_a_folder_is_held_against_other_processes(tmp_path: Path) -> None:
+    holder = """
+import sys
+from pathlib import Path
+from edge_mtp.cache import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        told = []
+
+        def waiting() -> None:
+            told.append(other.poll())
+            other.stdin.close()
+
+        with exclusive(tmp_path, waiting):
+            assert told == [None]  # the other had it
+            assert other.wait(60) == 0

@@ -251,7 +251,10 @@ class NoSuchModeError(Exception):
 
 
 def speculation(litert_lm: Any, mtp: StockMtp) -> dict[str, Any]:
-    """How the engine is told: by a mode from 0.19 on, by a switch before."""
+    """The arguments that tell litert_lm.Engine how to draft: a mode from 0.19 on, a switch before.
+
+    Raises NoSuchModeError for a mode that the installed one does not know.
+    """
     if hasattr(litert_lm, "SpeculativeDecodingMode"):
         mode = litert_lm.SpeculativeDecodingMode[mtp.upper()]
         return {"speculative_decoding_config": litert_lm.SpeculativeDecodingConfig(mode=mode)}

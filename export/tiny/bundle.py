@@ -27,7 +27,7 @@ def cached_bundle(
     path = cache_folder() / name
     if not _is_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(path.parent):
+        with exclusive(path.parent, lambda: progress("wait for another export", 0.0)):
             if not _is_whole(path):  # nor has another process made it by now
                 clear_entry(path)
                 export_bundle(
