@@ -785,7 +785,11 @@ bool Controller::explore(int32_t position, int32_t most, const Prices& now, Plan
   const auto at = static_cast<size_t>(*longer);
   if (recent_[at - 1].trials >= 2.0) return false;
   const double cost = now.draft_us[at] + now.verify_us[at];
-  return spend(*longer, std::max(0.0, cost - expected[at] / rate_) / plain_us, expected[at] / cost);
+  if (!spend(*longer, std::max(0.0, cost - expected[at] / rate_) / plain_us, expected[at] / cost)) return false;
+  // The graph that would verify so many may be one that never looks worth its cost: then only this shows what it costs.
+  const int32_t verify = arm_of_rows(rows_for(*longer));
+  force_ = bucket_ == bucket_of(position) && verify > 0 && spread(verify, verify) > kVeryStale;
+  return true;
 }
 
 template <typename Visit>

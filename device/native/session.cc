@@ -160,7 +160,8 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
     step.rows = hidden_known_ ? width_for(most) : 1;
     return;
   }
-  if (request.adaptive) step.plan = controller_->plan(position, most);
+  // A drafter that has no hidden state yet can neither draft nor be looked at.
+  if (request.adaptive) step.plan = controller_->plan(position, hidden_known_ ? most : 0);
 
   if (bounds_ && request.use_grammar) {
     bounds_->forced(most, forced_);
