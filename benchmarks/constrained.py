@@ -23,14 +23,14 @@ from typing import Any
 import click
 import jsonschema
 
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import open_engine
 from edge_mtp.export.checkpoint import tiny_pair
-from edge_mtp.grammar import tool_grammar
-from edge_mtp.harness.pairs import paired_ratio
-from edge_mtp.harness.statistics import Estimate, mcnemar, wilson
-from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
+from edge_mtp.formats.grammar import tool_grammar
+from edge_mtp.formats.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
+from edge_mtp.harness.stats.pairs import paired_ratio
+from edge_mtp.harness.stats.statistics import Estimate, mcnemar, wilson
 
 SPLITS = ("iid", "new_templates", "new_values", "new_names")
 MAX_TOKENS = 160

@@ -22,7 +22,7 @@ import click
 import numpy as np
 from torch import Tensor
 
-from edge_mtp.export import catalogue, compact, encodings, flatbuffer, pieces
+from edge_mtp.export import catalogue, compact, encodings, flatbuffer, layers
 from edge_mtp.export.assemble import Assembly
 from edge_mtp.export.convert import Signature, convert
 from edge_mtp.export.decoder import Decoder, Experts
@@ -30,7 +30,7 @@ from edge_mtp.export.placeholders import linear
 from edge_mtp.export.store import Store
 
 
-class Chosen(pieces.DecoderLayer):
+class Chosen(layers.DecoderLayer):
     """A layer's router and experts alone: hidden [1,1,H] -> hidden."""
 
     def __init__(self, decoder: Decoder) -> None:
@@ -44,7 +44,7 @@ class Chosen(pieces.DecoderLayer):
         return {"hidden": self.experts(hidden, weights, self.decoder.experts)}
 
 
-class Dense(pieces.Piece):
+class Dense(layers.Piece):
     """As many weights as a row's experts have: hidden [1,1,H] -> hidden."""
 
     def __init__(self, hidden: int, sizes: Experts) -> None:
@@ -55,10 +55,10 @@ class Dense(pieces.Piece):
 
     def forward(self, hidden: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         gate, up = linear(hidden, weights["gate_up"]).chunk(2, dim=-1)
-        return {"hidden": linear(pieces.gelu(gate) * up, weights["down"])}
+        return {"hidden": linear(layers.gelu(gate) * up, weights["down"])}
 
 
-def write(piece: pieces.Piece, encoding: str, path: Path) -> int:
+def write(piece: layers.Piece, encoding: str, path: Path) -> int:
     """Export a piece by itself with random weights; return how many bytes its matrices take."""
     traced = path.with_suffix(".pieces")
     convert([Signature("layer", piece, piece.sample())], traced, lambda stage: None)

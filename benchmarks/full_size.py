@@ -25,7 +25,7 @@ from typing import Any
 
 import click
 
-from edge_mtp.bundle import Bundle
+from edge_mtp.formats.bundle import Bundle
 
 PROMPT_TOKENS = 129  # of which the last is left for the first step
 DECODED = 24
@@ -72,7 +72,7 @@ def serve_ours(bundle: Path, threads: int) -> None:
 
 def serve_stock(bundle: Path, threads: int, mtp: bool, cache: Path) -> None:
     """As serve_ours; the last figures have the success rate too."""
-    from edge_mtp.harness.stock_engine import StockEngine
+    from edge_mtp.harness.ask.litert_lm_process import StockEngine
 
     text, tokens = prompt_of(bundle)
     engine = StockEngine(bundle, mtp="on" if mtp else "off", threads=threads, cache=cache, counts=True)
@@ -93,8 +93,8 @@ def say(figures: Figures) -> None:
 
 def prompt_of(bundle: Path) -> tuple[str, list[int]]:
     """A text that is PROMPT_TOKENS tokens in this bundle's tokenizer, and those tokens."""
-    from edge_mtp.bundle import Bundle
-    from edge_mtp.chat import Tokenizer
+    from edge_mtp.chat.tokenizer import Tokenizer
+    from edge_mtp.formats.bundle import Bundle
 
     data = Bundle(bundle).tokenizer_json
     assert data is not None, "the bundle has no tokenizer.json"

@@ -24,8 +24,8 @@ import click
 import numpy as np
 import scipy.stats
 
-from edge_mtp.harness import ratios, statistics
-from edge_mtp.harness.statistics import Estimate
+from edge_mtp.harness.stats import ratios, statistics
+from edge_mtp.harness.stats.statistics import Estimate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -189,7 +189,7 @@ def verdicts(rounds: int) -> Iterator[str]:
 @click.option("--rounds", default=1000, show_default=True, help="Simulated measurements of each case.")
 def main(rounds: int) -> None:
     click.echo(f"# Coverage of 95 % intervals\n\n## Shares and means, {rounds} experiments each\n")
-    click.echo("| figure | prompts | edge_mtp.harness.statistics | percentile | BCa |\n|---|---|---|---|---|")
+    click.echo("| figure | prompts | edge_mtp.harness.stats.statistics | percentile | BCa |\n|---|---|---|---|---|")
     for name, draw, arguments in cases():
         for prompts in PROMPTS:
             generator = np.random.default_rng(0)

@@ -18,8 +18,8 @@ from native_constraint import Native, build  # noqa: E402
 from schema_suite import VALIDATORS, cases, suite, tally  # noqa: E402
 
 import edge_mtp  # noqa: E402
-from edge_mtp.chat import Tokenizer  # noqa: E402
-from edge_mtp.export.token_bytes import token_table  # noqa: E402
+from edge_mtp.chat.tokenizer import Tokenizer  # noqa: E402
+from edge_mtp.formats.token_bytes import token_table  # noqa: E402
 
 STOP = 106
 

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import edge_mtp
-from edge_mtp.chat import ChatFormat
-from edge_mtp.harness.suites import read_items
-from edge_mtp.tool_calls import format_calls
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.formats.tool_calls import format_calls
+from edge_mtp.harness.ask.suites import read_items
 
 LONGEST = 6
 ROOT = Path(__file__).parent.parent

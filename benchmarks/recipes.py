@@ -23,8 +23,8 @@ from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.recipes import RECIPES
 from edge_mtp.export.tiny import CONTEXT
-from edge_mtp.harness.quality import TINY, Report, measure
-from edge_mtp.harness.suites import read_items
+from edge_mtp.harness.ask.suites import read_items
+from edge_mtp.harness.run.quality import TINY, Report, measure
 
 REFERENCE = "fp32"
 # Above the longest reply that ends by itself. One that never does would weigh as ten others.

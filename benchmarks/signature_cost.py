@@ -19,7 +19,7 @@ from statistics import median
 
 import click
 
-from edge_mtp.harness.pairs import interleave, paired_ratio
+from edge_mtp.harness.stats.pairs import interleave, paired_ratio
 
 CHILD = """
 import json, re, sys, time

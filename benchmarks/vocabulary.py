@@ -27,9 +27,9 @@ from gemma_vocabulary import VOCABULARY, tokenizer_json
 from native_constraint import Constraint, Native, build
 from test_vocabulary import many_tools
 
-from edge_mtp.chat import Tokenizer
-from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import response_grammar, tool_grammar
+from edge_mtp.chat.tokenizer import Tokenizer
+from edge_mtp.formats.grammar import response_grammar, tool_grammar
+from edge_mtp.formats.token_bytes import token_table
 
 END = 106
 STEPS = 60

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.elf import read_elf
 from edge_mtp.device.fingerprint import LIBRARY_PATHS, found_accelerators, parse_battery, parse_meminfo
@@ -22,6 +21,7 @@ from edge_mtp.device.link import quote
 from edge_mtp.device.sensors import read_sensors
 from edge_mtp.device.survey import ask, printable
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.bundle import Bundle
 
 Level = Literal["ok", "warning", "problem"]
 

@@ -11,9 +11,9 @@ from collections.abc import Generator
 from types import TracebackType
 
 from edge_mtp.device.process import Process
-from edge_mtp.device.request import Request
-from edge_mtp.device.trace import PROTOCOL, Failure, Outcome, Ready, Record, Step, parse_record
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.request import Request
+from edge_mtp.formats.trace import PROTOCOL, Failure, Outcome, Ready, Record, Step, parse_record
 
 _CLOSED = "the engine is closed; open the bundle again"
 LAST_WORDS = 3  # lines of a dead runner's standard error that its obituary quotes

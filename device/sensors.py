@@ -16,8 +16,8 @@ from types import TracebackType
 from edge_mtp.device.fingerprint import POWER_SUPPLIES, number, parse_battery, parse_meminfo
 from edge_mtp.device.link import Link
 from edge_mtp.device.survey import ask, printable
-from edge_mtp.device.trace import Sensors
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.trace import Sensors
 
 PERIOD_S = 1.0
 MOST_SAMPLES = 3600  # the last hour

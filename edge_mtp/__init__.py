@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edge_mtp.dialogue import Dialogue
     from edge_mtp.engine import Engine, Reply, ReplyOptions, Token
     from edge_mtp.engine import open_engine as open
-    from edge_mtp.tool_calls import load_tools
+    from edge_mtp.formats.tool_calls import load_tools
 
 __all__ = [
     "Dialogue",
@@ -44,7 +44,7 @@ _HOMES = {
     "Request": ("edge_mtp.device", "Request"),
     "Sampling": ("edge_mtp.device", "Sampling"),
     "Token": ("edge_mtp.engine", "Token"),
-    "load_tools": ("edge_mtp.tool_calls", "load_tools"),
+    "load_tools": ("edge_mtp.formats.tool_calls", "load_tools"),
     "open": ("edge_mtp.engine", "open_engine"),
 }
 

@@ -8,12 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_mtp.chat import Composed, Written
+from edge_mtp.chat.chat_format import Composed, Written
+from edge_mtp.chat.messages import Message, canonical, check_json
 from edge_mtp.engine import Engine, Reply, ReplyOptions
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.tool_calls import (
+    CALL_CLOSE,
+    CALL_OPEN,
+    ToolCall,
+    ToolCallSyntaxError,
+    Tools,
+    check_tools,
+    parse_calls,
+)
 from edge_mtp.json_file import read_json, write_json
-from edge_mtp.messages import Message, canonical, check_json
-from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCall, ToolCallSyntaxError, Tools, check_tools, parse_calls
 
 _VERSION = 2
 _CALL = re.compile(f"{re.escape(CALL_OPEN)}.*?{re.escape(CALL_CLOSE)}", re.DOTALL)

@@ -13,19 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from edge_mtp.bundle import Bundle
-from edge_mtp.chat import ChatFormat, Detokenizer, Tokenizer
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.detokenizer import Detokenizer
+from edge_mtp.chat.messages import Message
+from edge_mtp.chat.thoughts import Channel, Channels, is_opened, thoughts_in
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.device import Device, Outcome, Request, Runner, Sampling, Sensors, Step, Thoughts, find_device
 from edge_mtp.device.find import Notice
-from edge_mtp.device.request import DraftPolicy, DraftSource
 from edge_mtp.device.sensors import Sampler
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.grammar import Thinking, ToolGrammar, ToolReport, response_grammar, tool_grammar, with_thought
-from edge_mtp.messages import Message
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.grammar import Thinking, ToolGrammar, ToolReport, response_grammar, tool_grammar, with_thought
+from edge_mtp.formats.request import DraftPolicy, DraftSource
+from edge_mtp.formats.tool_calls import ToolCall, parse_calls
 from edge_mtp.safe_text import utf8
 from edge_mtp.summary import SOURCES, Summary, summarize
-from edge_mtp.thoughts import Channel, Channels, is_opened, thoughts_in
-from edge_mtp.tool_calls import ToolCall, parse_calls
 from edge_mtp.turns import Stream, Turns
 
 if TYPE_CHECKING:
@@ -307,7 +309,7 @@ class Engine:
     ) -> Reply:
         """The model's turn after `messages` (a string is one user message), with `tools` declared.
 
-        `tools` are in OpenAI's form (`edge_mtp.tool_calls.load_tools` reads a file). `changes` are fields of
+        `tools` are in OpenAI's form (`edge_mtp.formats.tool_calls.load_tools` reads a file). `changes` are fields of
         `ReplyOptions` that differ from `options`: `chat("Hi", max_tokens=9)`. The text ends at a stop token or text,
         after `max_tokens`, or when the context is full. Raises EdgeMtpError for what the bundle cannot serve, here or
         while iterating, and TypeError for a change that is no field. Of a conversation that goes on,
@@ -585,7 +587,7 @@ def _write_token_bytes(bundle: Bundle, folder: Path) -> Path | None:
     decode = model.signatures.get("decode") if model is not None else None
     if bundle.tokenizer_json is None or decode is None or "logits" not in decode.outputs:
         return None  # what else is wrong with it, the runner says
-    from edge_mtp.export.token_bytes import token_table
+    from edge_mtp.formats.token_bytes import token_table
 
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_bytes(bundle.tokenizer_json)

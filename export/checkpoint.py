@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_mtp.chat import Tokenizer, special_tokens
+from edge_mtp.chat.tokenizer import Tokenizer, special_tokens
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter

@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_mtp.chat import ChatFormat, Tokenizer
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import download, recipes
 from edge_mtp.export.checkpoint import Pair, open_pair, tokenizer_ids
-from edge_mtp.export.parts import Parts
-from edge_mtp.export.token_bytes import token_table
+from edge_mtp.export.unfinished import Parts
 from edge_mtp.export.writer import STOPS, THINKING_TOKENS, TOOL_TOKENS, Chat, llm_metadata, write_bundle
+from edge_mtp.formats.token_bytes import token_table
 from edge_mtp.output_file import refuse_inputs
 from edge_mtp.quiet import quiet
 
@@ -302,7 +303,7 @@ def _write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dic
     """Trace, assemble and fill every model of the bundle; return their TFLite files by section name."""
     work.begin("trace", "load the converter")
     with quiet():
-        from edge_mtp.export import piece_cache
+        from edge_mtp.export import layer_cache
 
         graphs = graphs_of(pair, options)
     sections = graphs.sections()
@@ -315,7 +316,7 @@ def _write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dic
         models[name] = parts.folder / f"{name}.tflite"
         if not models[name].is_file():
             work.begin("trace", f"trace {name}")
-            pieces = piece_cache.converted(
+            pieces = layer_cache.converted(
                 name, graphs, traced[name], parts.scratch, lambda piece: work.add(WEIGHTS_PER_PIECE / 2)
             )
             _write_model(pair, options, name, section, pieces, parts, work)
@@ -432,7 +433,7 @@ def _chat(pair: Pair) -> Chat:
 
 def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any], templates: Trial) -> dict[str, Any]:
     """The record of how the bundle was made and how it wants to be run."""
-    from edge_mtp.export import ops, pieces
+    from edge_mtp.export import layers, ops
 
     config = pair.target.config
     versions = _versions()
@@ -460,7 +461,7 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any], 
         "lean": options.lean,
         "drafter_kv": [f"kv_cache_{kind}_{layer}" for layer in pair.kv_layers.values() for kind in "kv"],
         # The drafter's graphs take input_pos = P - 1 and add this: transformers' position of a draft is P.
-        "drafter_position_offset": pieces.DRAFTER_POSITION_OFFSET,
+        "drafter_position_offset": layers.DRAFTER_POSITION_OFFSET,
         "chat": {"format": "gemma4", **asdict(chat)},
         # What the metadata's template is: see `export.stock_template`. The checkpoint's own has a section.
         "stock_template": {"kind": templates.stock.kind, "reason": templates.stock.reason},

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from edge_mtp.export import derive, pieces
+from edge_mtp.export import derive, layers
 from edge_mtp.export.assemble import Assembly, Graph
 from edge_mtp.export.convert import Signature
 from edge_mtp.export.decoder import SLIDING, Decoder
@@ -73,7 +73,7 @@ class Section(ABC):
         """The section's signatures, made of the converted `pieces`, an object tree that is changed."""
 
 
-def _trace(name: str, piece: pieces.Piece) -> Signature:
+def _trace(name: str, piece: layers.Piece) -> Signature:
     return Signature(name, piece, piece.sample())
 
 
@@ -87,10 +87,10 @@ class EmbedderSection(Section):
     def traced(self) -> list[Signature]:
         target = self.graphs.target
         if self.name == "embedder":
-            piece = pieces.Embedder(pieces.EMBEDDING, target.vocabulary, (target.hidden,))
+            piece = layers.Embedder(layers.EMBEDDING, target.vocabulary, (target.hidden,))
         else:
             shape = (len(target.layers), target.per_layer)
-            piece = pieces.Embedder(pieces.PER_LAYER_EMBEDDING, target.per_layer_vocabulary, shape)
+            piece = layers.Embedder(layers.PER_LAYER_EMBEDDING, target.per_layer_vocabulary, shape)
         return [_trace(self.name, piece)]
 
     def assemble(self, pieces: Any) -> Assembly:
@@ -110,16 +110,16 @@ class DraftPieces:
     def traced(self) -> list[Signature]:
         graphs, drafter = self.graphs, self.graphs.drafter
         steps = max(graphs.widths) - 1 if self.folded else 0
-        begin = pieces.DraftBegin(drafter, graphs.context, self.cut, graphs.int8_kv, steps)
+        begin = layers.DraftBegin(drafter, graphs.context, self.cut, graphs.int8_kv, steps)
         traced = [_trace(f"{self.prefix}_begin", begin)]
-        traced.append(_trace(f"{self.prefix}_in", pieces.DraftIn(drafter, graphs.target, self.folded)))
+        traced.append(_trace(f"{self.prefix}_in", layers.DraftIn(drafter, graphs.target, self.folded)))
         for kind, layer in enumerate(dict.fromkeys(drafter.layers)):
             length = graphs.context
             if self.cut and layer.attention == SLIDING:
-                length = pieces.window_length(drafter.window + 1, 0, length)
-            piece = pieces.DecoderLayer(drafter, layer, 1, graphs.context, length, graphs.int8_kv)
+                length = layers.window_length(drafter.window + 1, 0, length)
+            piece = layers.DecoderLayer(drafter, layer, 1, graphs.context, length, graphs.int8_kv)
             traced.append(_trace(f"{self.prefix}_layer_{kind}", piece))
-        out = pieces.DraftOut(drafter, graphs.target, graphs.centroids, graphs.nearest, self.folded)
+        out = layers.DraftOut(drafter, graphs.target, graphs.centroids, graphs.nearest, self.folded)
         return [*traced, _trace(f"{self.prefix}_out", out)]
 
     def begin(self, graph: Graph) -> dict[str, int]:
@@ -136,7 +136,7 @@ class DraftPieces:
         self, graph: Graph, shared: dict[str, int], inputs: dict[str, int | str], request: dict[str, int | str]
     ) -> dict[str, int]:
         """One drafter step; `inputs` are those of DraftIn, `request` those of DraftOut beside the hidden state."""
-        target_table = {pieces.TARGET_EMBEDDING: TARGET + pieces.EMBEDDING}
+        target_table = {layers.TARGET_EMBEDDING: TARGET + layers.EMBEDDING}
         own = {"pre_projection.weight": f"{DRAFTER}pre_projection.weight"}
         hidden = graph.place(f"{self.prefix}_in", inputs, own | target_table)["hidden"]
         drafter = self.graphs.drafter
@@ -183,18 +183,18 @@ class DecoderSection(Section):
             passes += [Rows(count, True) for count in (1, *self.samples)]
         traced = []
         for rows in dict.fromkeys(passes):
-            traced.append(_trace(f"begin_{rows}", pieces.Begin(target, rows.count, graphs.context, rows.cut)))
+            traced.append(_trace(f"begin_{rows}", layers.Begin(target, rows.count, graphs.context, rows.cut)))
             for kind, layer in enumerate(self.kinds):
                 keys = self._keys(rows, layer.attention)
-                piece = pieces.DecoderLayer(target, layer, rows.count, graphs.context, keys, graphs.int8_kv)
+                piece = layers.DecoderLayer(target, layer, rows.count, graphs.context, keys, graphs.int8_kv)
                 traced.append(_trace(f"layer_{kind}_{rows}", piece))
-        traced += [_trace(f"head_{count}", pieces.Head(target, count)) for count in (1, STOCK_VERIFY_WIDTH)]
+        traced += [_trace(f"head_{count}", layers.Head(target, count)) for count in (1, STOCK_VERIFY_WIDTH)]
         if graphs.widths:
             for count in self.samples:
-                traced.append(_trace(f"edge_head_{count}", pieces.Head(target, count)))
-                traced.append(_trace(f"edge_verify_{count}", pieces.Verify(target, count)))
+                traced.append(_trace(f"edge_head_{count}", layers.Head(target, count)))
+                traced.append(_trace(f"edge_verify_{count}", layers.Verify(target, count)))
             traced += self.draft.traced()
-            traced += [_trace(f"columns_{width - 1}", pieces.Columns(width - 1)) for width in graphs.widths]
+            traced += [_trace(f"columns_{width - 1}", layers.Columns(width - 1)) for width in graphs.widths]
         return traced
 
     @property
@@ -283,4 +283,4 @@ class DecoderSection(Section):
         graphs = self.graphs
         if not rows.cut or attention != SLIDING:
             return graphs.context
-        return pieces.window_length(graphs.target.window - 1, max(rows.count, pieces.MANY_ROWS), graphs.context)
+        return layers.window_length(graphs.target.window - 1, max(rows.count, layers.MANY_ROWS), graphs.context)

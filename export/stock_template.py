@@ -2,7 +2,7 @@
 
 That engine renders with minijinja and gives a template its messages in a form of its own, so that most checkpoints'
 templates are refused there or write something else. `tried` takes the first of these that writes every prompt of
-`edge_mtp.battery` as the checkpoint's own does in our runtime: the checkpoint's own; its own behind a prelude that
+`edge_mtp.chat.battery` as the checkpoint's own does in our runtime: the checkpoint's own; its own behind a prelude that
 changes the form of the messages; its translation (`edge_mtp.export.minijinja`); the general one that comes with the
 tiny pair. `StockTemplate` renders as the engine does (docs/templates.md).
 """
@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import minijinja
 
-from edge_mtp.battery import CONVERSATIONS, Conversation
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.battery import CONVERSATIONS, Conversation
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.minijinja import literal, translate

@@ -16,7 +16,7 @@ from litert_lm_builder import LitertLmFileBuilder
 from litert_lm_builder.litertlm_builder import DType, Metadata
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
-from edge_mtp.bundle import EDGE_KEY, HEADER_BEGIN, Bundle
+from edge_mtp.formats.bundle import EDGE_KEY, HEADER_BEGIN, Bundle
 
 # Gemma 4's control tokens by their role; the ids are the tokenizer's.
 TURN_END = "<turn|>"

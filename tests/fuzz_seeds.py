@@ -15,9 +15,9 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as tflite
 
-from edge_mtp.bundle import Bundle
-from edge_mtp.device.request import Request, Sampling, Thoughts
-from edge_mtp.grammar import response_grammar
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.grammar import response_grammar
+from edge_mtp.formats.request import Request, Sampling, Thoughts
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_bundle import Graph, Parts, target, tflite_model, token_bytes

@@ -18,16 +18,16 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from litert_lm_builder import DType, LitertLmFileBuilder, Metadata
 
-from edge_mtp.bundle import Bundle, Section
 from edge_mtp.cache import cache_folder, exclusive
 from edge_mtp.export import flatbuffer
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.compact import compact
-from edge_mtp.export.pieces import HIDDEN
+from edge_mtp.export.layers import HIDDEN
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.tiny import CONTEXT
 from edge_mtp.export.tiny.bundle import _version, cached_bundle
 from edge_mtp.export.writer import model_type
+from edge_mtp.formats.bundle import Bundle, Section
 
 PREFILL = (32, 128)  # of the int8 bundles; those of float32 have the lengths of `cached_bundle`
 DRAFTS = 3  # G

@@ -19,9 +19,9 @@ import jsonschema
 import pytest
 from native_constraint import Compiler, Constraint, RefusalError
 
-from edge_mtp.chat import Tokenizer
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.schema import JSON, Rules, compile_schema
+from edge_mtp.formats.schema import JSON, Rules, compile_schema
 
 VERSION = "4.26.0"
 VALIDATORS = {"draft2020-12": jsonschema.Draft202012Validator, "draft7": jsonschema.Draft7Validator}

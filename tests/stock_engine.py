@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_mtp.harness.stock_engine import StockEngine
+from edge_mtp.harness.ask.litert_lm_process import StockEngine
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from edge_mtp.device.trace import Sensors
-from edge_mtp.harness.arm import Arm, cross
-from edge_mtp.harness.gold import Gold, GoldCall
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.results import Answer, Finish, Pause, Results, Run, Sample, StepFigures
-from edge_mtp.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCall, Value, format_calls
+from edge_mtp.formats.tool_calls import CALL_CLOSE, CALL_OPEN, ToolCall, Value, format_calls
+from edge_mtp.formats.trace import Sensors
+from edge_mtp.harness.ask.answer import Answer, StepFigures
+from edge_mtp.harness.ask.arm import Arm, cross
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.record.results import Pause, Results, Run, Sample
+from edge_mtp.harness.score.gold import Gold, GoldCall
+from edge_mtp.harness.score.score import Finish
 
 STOP = 106  # <turn|>
 FIRST_WORD = 1000  # ids of everything that is no mark of the wire format

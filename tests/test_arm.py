@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.arm import Arm, baseline_of, cross, distinct, parse_arm, parse_mtp
+from edge_mtp.harness.ask.arm import Arm, baseline_of, cross, distinct, parse_arm, parse_mtp
 
 LENGTHS = st.one_of(st.sampled_from(["off", "auto", "blank"]), st.integers(1, 31))
 ARMS = st.builds(

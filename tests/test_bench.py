@@ -25,13 +25,14 @@ from edge_mtp.cli import main
 from edge_mtp.cli.measuring import tell
 from edge_mtp.cli.progress import count_progress
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.analysis import analyse
-from edge_mtp.harness.arm import Arm
-from edge_mtp.harness.bench import MOST_DEATHS, WARM_UP_TOKENS, Progress, Schedule, bench, shape
-from edge_mtp.harness.clock import Clock
-from edge_mtp.harness.contender import Contender
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.results import Answer, Results, ResultsWriter, Run, read_results
+from edge_mtp.harness.analyse.analysis import analyse
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.record.results import Results, ResultsWriter, Run, read_results
+from edge_mtp.harness.run.bench import MOST_DEATHS, WARM_UP_TOKENS, Progress, Schedule, bench, shape
+from edge_mtp.harness.run.clock import Clock
 
 Asked = tuple[str, str, int]  # arm, item, round
 

@@ -13,12 +13,12 @@ import jsonschema
 import pytest
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.grammar import tool_grammar
-from edge_mtp.harness import bfcl
-from edge_mtp.harness.gold import GoldCall
-from edge_mtp.harness.item import Item
-from edge_mtp.harness.suites import suite
-from edge_mtp.tool_calls import ToolCall, format_calls, parse_calls
+from edge_mtp.formats.grammar import tool_grammar
+from edge_mtp.formats.tool_calls import ToolCall, format_calls, parse_calls
+from edge_mtp.harness.ask import bfcl
+from edge_mtp.harness.ask.item import Item
+from edge_mtp.harness.ask.suites import suite
+from edge_mtp.harness.score.gold import GoldCall
 
 OFFICE = {
     "name": "office.book_room",

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_bundle import CONTEXT, VOCAB, Graph, Parts, drafter, target, token_bytes
 
-from edge_mtp.bundle import Bundle, TokenBytes
 from edge_mtp.cli.inspect import as_dict, report
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.tflite import Tensor
-from edge_mtp.wire import MalformedError
+from edge_mtp.formats.bundle import Bundle, TokenBytes
+from edge_mtp.formats.tflite import Tensor
+from edge_mtp.formats.wire import MalformedError
 
 
 def test_sections_follow_one_another_in_blocks(synthetic_bundle: Path) -> None:

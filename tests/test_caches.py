@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.cache import exclusive
 from edge_mtp.device.host import HostDevice
-from edge_mtp.device.request import Request
 from edge_mtp.device.runner import Runner
-from edge_mtp.device.trace import Outcome, Step
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.request import Request
+from edge_mtp.formats.trace import Outcome, Step
 
 PROMPT = [2, *range(40, 110)]
 REQUEST = Request(PROMPT, 24, draft_length=3, keep_prefix=50)

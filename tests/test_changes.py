@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edge_mtp.harness.changes import Parts, complement, correlation, difference, negated, quotient, reciprocal
-from edge_mtp.harness.statistics import Estimate, share, share_difference
+from edge_mtp.harness.stats.changes import Parts, complement, correlation, difference, negated, quotient, reciprocal
+from edge_mtp.harness.stats.statistics import Estimate, share, share_difference
 
 PARTS = st.lists(
     st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(1, 9), st.integers(0, 9)), min_size=2, max_size=40

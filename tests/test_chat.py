@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edge_mtp
-from edge_mtp.chat import ChatFormat, Detokenizer, Tokenizer
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.detokenizer import Detokenizer
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.tool_calls import load_tools
+from edge_mtp.formats.tool_calls import load_tools
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 CHAT = ChatFormat.from_directory(TINY / "target")

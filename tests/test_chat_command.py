@@ -23,13 +23,13 @@ from click.testing import CliRunner, Result
 
 import edge_mtp
 import edge_mtp.engine
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import Runner
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
-from edge_mtp.grammar import response_grammar, tool_grammar
-from edge_mtp.tool_calls import load_tools
+from edge_mtp.formats.grammar import response_grammar, tool_grammar
+from edge_mtp.formats.tool_calls import load_tools
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOOLS = str(TINY / "tools.json")

@@ -30,7 +30,7 @@ from edge_mtp.export.checkpoint import (  # noqa: E402
     tiny_pair,
     tokenizer_ids,
 )
-from edge_mtp.export.token_bytes import token_table  # noqa: E402
+from edge_mtp.formats.token_bytes import token_table  # noqa: E402
 
 UNIFIED = {
     "vocab_size": 512,
@@ -212,7 +212,7 @@ class TestChat:
         assert str(folders.target / "chat_template.jinja") in folders.refusal()
 
     def test_an_added_token_with_an_id_of_the_vocabulary_is_carried(self, folders: Folders) -> None:
-        from edge_mtp.bundle import TokenBytes
+        from edge_mtp.formats.bundle import TokenBytes
 
         def add(tokenizer: dict[str, Any]) -> None:
             vocab = tokenizer["model"]["vocab"]

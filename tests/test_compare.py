@@ -20,17 +20,20 @@ from hypothesis import strategies as st
 from synthetic_results import BUNDLES, synthetic_results
 
 from edge_mtp.cli import main
-from edge_mtp.device.trace import Sensors
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness import analysis, latency, pairwise, score, statistics
-from edge_mtp.harness.analysis import Analysis, analyse
-from edge_mtp.harness.arm import Arm, cross
-from edge_mtp.harness.compare import Pair, Side, Versus
-from edge_mtp.harness.metrics import METRICS
-from edge_mtp.harness.results import Answer, Pause, Results, ResultsWriter, Run, Sample, StepFigures
-from edge_mtp.harness.rules import Verdict, parse_rule
-from edge_mtp.harness.statistics import Estimate
-from edge_mtp.harness.summary import read_summary
+from edge_mtp.formats.trace import Sensors
+from edge_mtp.harness.analyse import analysis, latency, pairwise
+from edge_mtp.harness.analyse.analysis import Analysis, analyse
+from edge_mtp.harness.analyse.analysis_file import read_summary
+from edge_mtp.harness.analyse.compare import Pair, Side, Versus
+from edge_mtp.harness.analyse.metrics import METRICS
+from edge_mtp.harness.analyse.rules import Verdict, parse_rule
+from edge_mtp.harness.ask.answer import Answer, StepFigures
+from edge_mtp.harness.ask.arm import Arm, cross
+from edge_mtp.harness.record.results import Pause, Results, ResultsWriter, Run, Sample
+from edge_mtp.harness.score import drafter_fit, score
+from edge_mtp.harness.stats import statistics
+from edge_mtp.harness.stats.statistics import Estimate
 
 DOCS = (Path(__file__).parents[1] / "docs" / "results.md").read_text("utf-8")
 FP32 = next(iter(BUNDLES))
@@ -701,7 +704,7 @@ def section(name: str) -> str:
 
 DOCUMENTED = [
     *(Run, Arm, Answer, Sample, Sensors, Pause, StepFigures, Analysis, Estimate),
-    *(latency.Latency, latency.Distribution, latency.DraftPosition, latency.FirstDrafts),
+    *(latency.Latency, latency.Distribution, latency.DraftPosition, drafter_fit.FirstDrafts),
     *(latency.SpeedUp, latency.ItemSpeed),
     *(pairwise.ArmCalls, pairwise.Errors, pairwise.Comparison, pairwise.Parting, score.Score, score.Finding),
 ]
@@ -718,7 +721,7 @@ def test_every_field_is_documented(kind: Any) -> None:
 def test_every_dataclass_that_is_written_is_documented() -> None:
     """What an analysis is made of, found by its types."""
     names = {kind.__name__ for kind in DOCUMENTED}
-    for module in (latency, pairwise, analysis):
+    for module in (latency, pairwise, analysis, drafter_fit):
         public = [kind for name, kind in vars(module).items() if not name.startswith("_") and isinstance(kind, type)]
         of_module = {kind.__name__ for kind in public if kind.__module__ == module.__name__}
         assert {name for name in of_module if dataclasses.is_dataclass(getattr(module, name))} <= names
@@ -754,7 +757,7 @@ def test_exit_statuses_are_documented() -> None:
 
 
 def test_columns_of_the_table_are_documented() -> None:
-    write = pytest.importorskip("edge_mtp.harness.report.write")
+    write = pytest.importorskip("edge_mtp.harness.tell.report.write")
     text = DOCS.partition("## The table")[2].partition("\n## ")[0]
     assert [name for name in write.COLUMNS if f"`{name}`" not in text] == []
 

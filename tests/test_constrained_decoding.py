@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from native_constraint import Compiler, library
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.device import Outcome, Request, Runner, Sampling, Step
 from edge_mtp.engine import Engine, open_engine
-from edge_mtp.grammar import response_grammar, tool_grammar
-from edge_mtp.harness.logits import Logits
-from edge_mtp.tool_calls import parse_calls
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.grammar import response_grammar, tool_grammar
+from edge_mtp.formats.tool_calls import parse_calls
+from edge_mtp.harness.run.logits import Logits
 
 ARMS: tuple[dict[str, Any], ...] = (
     {"draft_length": 1},

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from native_constraint import Compiler, Constraint, Native, RefusalError, library
 
 import edge_mtp
-from edge_mtp.chat import Tokenizer
-from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import response_grammar, tool_grammar
-from edge_mtp.tool_calls import load_tools
+from edge_mtp.chat.tokenizer import Tokenizer
+from edge_mtp.formats.grammar import response_grammar, tool_grammar
+from edge_mtp.formats.token_bytes import token_table
+from edge_mtp.formats.tool_calls import load_tools
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOKENIZER = Tokenizer.from_file(TINY / "target" / "tokenizer.json")

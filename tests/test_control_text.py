@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from published_templates import gemma4
 
 import edge_mtp
-from edge_mtp.chat import ChatFormat, Tokenizer
-from edge_mtp.control_text import ControlTokens, new_mark
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.control_text import ControlTokens, new_mark
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.errors import EdgeMtpError
 
 TINY = Path(edge_mtp.__file__).parent / "tiny/target"

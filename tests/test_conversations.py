@@ -17,9 +17,10 @@ from published_templates import gemma4
 from test_messages import PARTS
 
 import edge_mtp
-from edge_mtp.chat import ChatFormat, Tokenizer
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.tool_calls import ToolCall, format_calls, format_response
+from edge_mtp.formats.tool_calls import ToolCall, format_calls, format_response
 
 TINY = Path(edge_mtp.__file__).parent / "tiny/target"
 TOKENIZER = Tokenizer.from_file(TINY / "tokenizer.json")

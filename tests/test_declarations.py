@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from published_templates import gemma4
 
 import edge_mtp
-from edge_mtp.chat import ChatFormat
-from edge_mtp.declarations import declarations
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.declarations import declarations
 
 TINY_CHAT = ChatFormat.from_directory(Path(edge_mtp.__file__).parent / "tiny" / "target")
 DEFS = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_mtp.harness.declared import declarations, violations
+from edge_mtp.harness.score.schema_check import declarations, violations
 
 LABELS = {
     "required": "missing_required",

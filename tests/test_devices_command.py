@@ -28,7 +28,7 @@ from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.put import Entry
 from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.figures import size
+from edge_mtp.harness.stats.figures import size
 
 
 def command(*arguments: str) -> Result:

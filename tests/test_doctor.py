@@ -13,7 +13,6 @@ from fake_android import BARE, OLD, PIXEL, FakeAndroid, Recorded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.cli import main
 from edge_mtp.device import HostDevice, binaries, doctor
 from edge_mtp.device.doctor import Finding, examine, needed_bytes
@@ -21,6 +20,7 @@ from edge_mtp.device.host import runner_path
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.bundle import Bundle
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.arm import Arm
-from edge_mtp.harness.contender import Contender
-from edge_mtp.harness.evaluate import answered_questions, evaluate, is_right
-from edge_mtp.harness.gold import Gold
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.results import Answer, ResultsWriter, Run, read_results
-from edge_mtp.tool_calls import ToolCall, format_calls
+from edge_mtp.formats.tool_calls import ToolCall, format_calls
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.ask.judged import is_right
+from edge_mtp.harness.record.results import ResultsWriter, Run, read_results
+from edge_mtp.harness.run.evaluate import answered_questions, evaluate
+from edge_mtp.harness.score.gold import Gold
 
 TOOL = {
     "type": "function",

@@ -15,16 +15,16 @@ import pytest
 import tiny_checkpoints
 from click.testing import CliRunner
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.cli import main
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.bundle import Bundle
 
 pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
 from edge_mtp.export import pipeline
 from edge_mtp.export.pipeline import VERIFY_WIDTHS, export_bundle
-from edge_mtp.export.token_bytes import token_table
+from edge_mtp.formats.token_bytes import token_table
 
 SMALL: dict[str, Any] = {"context": 64, "prefill": (4,)}
 
@@ -216,7 +216,7 @@ class TestCommandLine:
 
 
 def test_token_table(pair: Copy) -> None:
-    from edge_mtp.bundle import TokenBytes
+    from edge_mtp.formats.bundle import TokenBytes
 
     table = TokenBytes(memoryview(token_table(pair.target / "tokenizer.json", 512)))
     ids = json.loads((pair.target / "tokenizer.json").read_text())["model"]["vocab"]
@@ -234,7 +234,7 @@ def test_token_table_of_a_byte_level_tokenizer(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.BPE({"Ġ": 0, "a": 1, "Ã": 2, "©": 3, "Ċ": 4}, []))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    from edge_mtp.bundle import TokenBytes
+    from edge_mtp.formats.bundle import TokenBytes
 
     table = TokenBytes(memoryview(token_table(tmp_path / "tokenizer.json", 7)))
     assert [table[token] for token in range(7)] == [b" ", b"a", b"\xc3", b"\xa9", b"\n", b"", b""]

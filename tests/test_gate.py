@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_mtp.device.trace import Sensors
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.clock import Clock
-from edge_mtp.harness.gate import LOOK_EVERY_S, MARGIN_C, Gate, Limits, temperature
-from edge_mtp.harness.watch import GIVE_UP, Watch
+from edge_mtp.formats.trace import Sensors
+from edge_mtp.harness.run.clock import Clock
+from edge_mtp.harness.run.cool_down import LOOK_EVERY_S, MARGIN_C, Gate, Limits, temperature
+from edge_mtp.harness.run.sensor_log import GIVE_UP, Watch
 
 
 class FakeClock(Clock):

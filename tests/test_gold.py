@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import edge_mtp
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.gold import Gold, GoldCall
-from edge_mtp.tool_calls import QUOTE, ToolCall, Value, exact_match
+from edge_mtp.formats.tool_calls import QUOTE, ToolCall, Value, exact_match
+from edge_mtp.harness.score.gold import Gold, GoldCall
 
 # Few names and values, so that calls often match, and in more than one way.
 values: st.SearchStrategy[Value] = st.sampled_from(

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from native_constraint import Compiler, Constraint, library
 
 import edge_mtp
-from edge_mtp.chat import Tokenizer
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import tool_grammar
-from edge_mtp.tool_calls import ToolCall, format_calls, parse_calls
+from edge_mtp.formats.grammar import tool_grammar
+from edge_mtp.formats.token_bytes import token_table
+from edge_mtp.formats.tool_calls import ToolCall, format_calls, parse_calls
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOKENIZER = Tokenizer.from_file(TINY / "target" / "tokenizer.json")

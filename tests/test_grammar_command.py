@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 import edge_mtp
 from edge_mtp.cli import main
-from edge_mtp.grammar import response_grammar, tool_grammar
-from edge_mtp.tool_calls import load_tools
+from edge_mtp.formats.grammar import response_grammar, tool_grammar
+from edge_mtp.formats.tool_calls import load_tools
 
 TOOLS = Path(edge_mtp.__file__).parent / "tiny" / "tools.json"
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}, "é": {"enum": ["é1", "日本", "<b>"]}}}

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_bundle import Graph, Parts
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.cli import main
-from edge_mtp.metadata import MOST_STOPS, LlmMetadata
-from edge_mtp.wire import MalformedError
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.metadata import MOST_STOPS, LlmMetadata
+from edge_mtp.formats.wire import MalformedError
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\r"
 STEERS = set("\x1b\x07\x9b\u202e\r")

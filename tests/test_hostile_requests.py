@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_mtp.device.host import HostDevice
-from edge_mtp.device.request import Request
 from edge_mtp.device.runner import Runner
 from edge_mtp.engine import ReplyOptions
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.request import Request
 
 GRAMMARS = [
     '\ufeffroot ::= "a"',

@@ -18,14 +18,17 @@ from hypothesis import strategies as st
 from synthetic_results import ARMS, synthetic_results
 
 from edge_mtp.device import Step
-from edge_mtp.device.trace import Sensors
-from edge_mtp.harness import energy, ratios
-from edge_mtp.harness.analysis import analyse
-from edge_mtp.harness.arm import Arm
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.latency import Latency, SpeedUp, first_drafts, latencies, misfit, speed_ups
-from edge_mtp.harness.quality import count_drafts
-from edge_mtp.harness.results import Answer, Results, Run, Sample, StepFigures
+from edge_mtp.formats.trace import Sensors
+from edge_mtp.harness.analyse import energy
+from edge_mtp.harness.analyse.analysis import analyse
+from edge_mtp.harness.analyse.latency import Latency, SpeedUp, latencies, speed_ups
+from edge_mtp.harness.ask.answer import Answer, StepFigures
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.record.results import Results, Run, Sample
+from edge_mtp.harness.run.quality import count_drafts
+from edge_mtp.harness.score.drafter_fit import first_drafts, misfit
+from edge_mtp.harness.stats import ratios
 
 PLAIN, AUTO, FIXED, SMALL_PLAIN, SMALL_AUTO, SMALL_FIXED = (arm.label for arm in ARMS)
 PHONE = [dataclasses.replace(arm, device="pixel") for arm in ARMS[:3]]

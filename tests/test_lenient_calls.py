@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_mtp.lenient_calls import parse_leniently, read_calls
-from edge_mtp.repairs import QUOTES, Repairs, TooManyError
-from edge_mtp.tool_calls import (
+from edge_mtp.formats.lenient_calls import parse_leniently, read_calls
+from edge_mtp.formats.repairs import QUOTES, Repairs, TooManyError
+from edge_mtp.formats.tool_calls import (
     CALL_CLOSE,
     CALL_OPEN,
     QUOTE,

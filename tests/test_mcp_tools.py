@@ -19,10 +19,10 @@ from published_templates import gemma4
 from test_declarations import TINY_CHAT, check_prompt, check_told
 
 import edge_mtp
-from edge_mtp.declarations import declarations
-from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import tool_grammar
-from edge_mtp.tool_calls import check_tools, parse_calls
+from edge_mtp.chat.declarations import declarations
+from edge_mtp.formats.grammar import tool_grammar
+from edge_mtp.formats.token_bytes import token_table
+from edge_mtp.formats.tool_calls import check_tools, parse_calls
 
 SERVERS = json.loads((Path(__file__).parent / "mcp_tools.json").read_text(encoding="utf-8"))
 TOOLS = [(server["package"], tool) for server in SERVERS for tool in server["tools"]]

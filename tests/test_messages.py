@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from published_templates import gemma4
 
 import edge_mtp
-from edge_mtp.chat import ChatFormat, Tokenizer
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.messages import canonical
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.messages import canonical
 
 TINY = Path(edge_mtp.__file__).parent / "tiny/target"
 TOKENIZER = Tokenizer.from_file(TINY / "tokenizer.json")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_mtp.chat.template import ChatTemplate
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.minijinja import UntranslatableError, literal, translate
-from edge_mtp.template import ChatTemplate
 
 VALUES = {
     "text": " Some 'text' ",

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edge_mtp
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import Outcome, Ready, Request, Step
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.numerics import Arm, Report, measure, token_kind
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.run.check import Arm, Report, measure
+from edge_mtp.harness.score.partings import token_kind
 
 FORMAT = ChatFormat.from_directory(Path(edge_mtp.__file__).parent / "tiny" / "target")
 STOP = min(FORMAT.stop_token_ids)
@@ -196,7 +197,7 @@ def test_the_exit_status_is_the_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     report = run(*texts)
-    monkeypatch.setattr("edge_mtp.harness.numerics.measure", lambda *_, **__: report)
+    monkeypatch.setattr("edge_mtp.harness.run.check.measure", lambda *_, **__: report)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "hello"}\n')
     command = ["check", "--numerics", str(prompts), "--bundle", str(tiny_bundle), *["--strict"] * strict]

@@ -10,11 +10,11 @@ import pytest
 from official_bundle import DRAFTS, PREFILL, Variant, write
 from stock_engine import Replies, replies
 
-from edge_mtp.bundle import Bundle
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.engine import chat_format_of
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.logits import Logits
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.harness.run.logits import Logits
 
 VARIANTS = [
     Variant(),
@@ -25,7 +25,7 @@ VARIANTS = [
     Variant(drafter=False),
     Variant(drafter=False, verify=False),
 ]
-# `edge_mtp.harness.logits` does not fill `param_tensor`.
+# `edge_mtp.harness.run.logits` does not fill `param_tensor`.
 WITHOUT_PARAMETERS = [
     Variant(kv, mask, param_tensor=False) for kv in ("int8", "fp32") for mask in ("bool", "f32", "f16")
 ]

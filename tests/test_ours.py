@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from edge_mtp.chat.thoughts import thoughts_in
 from edge_mtp.device import Outcome, Step
 from edge_mtp.engine import Engine, Reply, open_engine
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.arm import Arm, cross
-from edge_mtp.harness.contender import ask
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.ours import Ours, SharedEngine, open_ours
-from edge_mtp.harness.quality import TINY
-from edge_mtp.harness.results import Answer
-from edge_mtp.harness.suites import read_items
-from edge_mtp.thoughts import thoughts_in
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.answerer import ask
+from edge_mtp.harness.ask.arm import Arm, cross
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.ask.runner_engine import Ours, SharedEngine, open_ours
+from edge_mtp.harness.ask.suites import read_items
+from edge_mtp.harness.run.quality import TINY
 
 ITEMS = read_items(TINY / "splits" / "iid.jsonl", 12)
 TOKENS = 96

@@ -125,7 +125,7 @@ class TestParts:
         return folder
 
     def test_a_link_in_the_place_of_the_folder(self, theirs: Path, tmp_path: Path) -> None:
-        from edge_mtp.export.parts import Parts
+        from edge_mtp.export.unfinished import Parts
 
         for target in (theirs, tmp_path / "nowhere", theirs / "precious"):
             link = tmp_path / ".x.litertlm.parts"
@@ -140,7 +140,7 @@ class TestParts:
         assert not (tmp_path / "nowhere").exists()
 
     def test_links_inside_are_removed_and_not_followed(self, theirs: Path, tmp_path: Path) -> None:
-        from edge_mtp.export.parts import Parts
+        from edge_mtp.export.unfinished import Parts
 
         folder = tmp_path / ".x.litertlm.parts"
         folder.mkdir()
@@ -155,7 +155,7 @@ class TestParts:
         assert not folder.exists()
 
     def test_an_output_that_is_a_link(self, tmp_path: Path) -> None:
-        from edge_mtp.export.parts import Parts
+        from edge_mtp.export.unfinished import Parts
 
         (tmp_path / "far").mkdir()
         (tmp_path / "x.litertlm").symlink_to(tmp_path / "far" / "y.litertlm")

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from statsmodels.stats import contingency_tables, multitest
 from synthetic_results import ARMS, STOP, TOOLS, synthetic_results, token_ids
 
-from edge_mtp.harness import statistics
-from edge_mtp.harness.arm import Arm
-from edge_mtp.harness.gold import Gold
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.pairwise import Comparison, arm_calls, comparisons, pairs_of, score_all
-from edge_mtp.harness.results import Answer, Results, Run
-from edge_mtp.tool_calls import QUOTE, ToolCall, format_calls, parse_calls
+from edge_mtp.formats.tool_calls import QUOTE, ToolCall, format_calls, parse_calls
+from edge_mtp.harness.analyse.pairwise import Comparison, arm_calls, comparisons, pairs_of, score_all
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.record.results import Results, Run
+from edge_mtp.harness.score.gold import Gold
+from edge_mtp.harness.stats import statistics
 
 MARGIN = 4.0  # of a token that is sure
 OFF, BLANK, FIXED = (Arm(str(mtp), "fp32", mtp, constrained=False) for mtp in ("off", "blank", 4))

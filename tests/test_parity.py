@@ -17,9 +17,9 @@ from families import CONTEXT, FAMILIES, PREFILL
 from tiny_checkpoints import VOCAB, WINDOW
 
 import edge_mtp
-from edge_mtp.bundle import Bundle
 from edge_mtp.device import Request
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.bundle import Bundle
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
@@ -31,7 +31,7 @@ from edge_mtp.export import flatbuffer  # noqa: E402
 from edge_mtp.export.calibration import cache_scales  # noqa: E402
 from edge_mtp.export.checkpoint import load_drafter, load_target, open_pair  # noqa: E402
 from edge_mtp.export.decoder import Decoder  # noqa: E402
-from edge_mtp.export.pieces import MANY_ROWS, WINDOW_STEP, window_length  # noqa: E402
+from edge_mtp.export.layers import MANY_ROWS, WINDOW_STEP, window_length  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

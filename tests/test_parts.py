@@ -21,17 +21,17 @@ import pytest
 import slow_export
 import tiny_checkpoints
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.bundle import Bundle
 
 pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
 from edge_mtp.export import pipeline, store
 from edge_mtp.export.checkpoint import open_pair, random_pair, tiny_pair
-from edge_mtp.export.parts import Parts
 from edge_mtp.export.pipeline import Options, disk_room, export_bundle
 from edge_mtp.export.recipes import RECIPES
+from edge_mtp.export.unfinished import Parts
 from edge_mtp.export.weights import Weights
 
 SMALL: dict[str, Any] = {"context": 64, "prefill": (4,), "lean": True, "recipe": "int8"}

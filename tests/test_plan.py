@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 from edge_mtp.cli import main
 from edge_mtp.device import Outcome, Request, Step
-from edge_mtp.device.trace import Ready
 from edge_mtp.engine import Engine, Reply, open_engine
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness import plan
-from edge_mtp.harness.plan import Acceptance, Choice, Costs, Plan, StepCost, break_even, expected_tokens
-from edge_mtp.harness.quality import TINY
-from edge_mtp.harness.statistics import Estimate
-from edge_mtp.harness.suites import read_items
+from edge_mtp.formats.trace import Ready
+from edge_mtp.harness.ask.suites import read_items
+from edge_mtp.harness.run import plan
+from edge_mtp.harness.run.plan import Acceptance, Choice, Costs, Plan, StepCost, break_even, expected_tokens
+from edge_mtp.harness.run.quality import TINY
+from edge_mtp.harness.stats.statistics import Estimate
 
 shares = st.floats(0.0, 1.0)
 
@@ -444,8 +444,8 @@ def test_wrong_usage_is_told_before_anything_is_measured(arguments: list[str]) -
 
 
 def test_a_bundle_without_prompts_of_its_own_is_planned_without_them(tiny_bundle: Path) -> None:
-    from edge_mtp.bundle import Bundle
     from edge_mtp.cli.plan import chosen_items
+    from edge_mtp.formats.bundle import Bundle
 
     bundle = Bundle(tiny_bundle)
     assert bundle.manifest is not None

@@ -12,23 +12,23 @@ import pytest
 from ml_dtypes import bfloat16  # noqa: F401  # numpy reads the tiny pair's weights with it
 from safetensors.numpy import load_file, save_file
 
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.tiny import CONTEXT
-from edge_mtp.harness.analysis import Analysis, analyse
-from edge_mtp.harness.arm import Arm
-from edge_mtp.harness.contender import Contender
-from edge_mtp.harness.evaluate import evaluate
-from edge_mtp.harness.item import Item
-from edge_mtp.harness.ours import Ours, SharedEngine, open_ours
-from edge_mtp.harness.pairwise import Comparison
-from edge_mtp.harness.provenance import new_run
-from edge_mtp.harness.quality import TINY
-from edge_mtp.harness.results import ResultsWriter, read_results
-from edge_mtp.harness.suites import read_items
-from edge_mtp.tool_calls import QUOTE
+from edge_mtp.formats.tool_calls import QUOTE
+from edge_mtp.harness.analyse.analysis import Analysis, analyse
+from edge_mtp.harness.analyse.pairwise import Comparison
+from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.ask.item import Item
+from edge_mtp.harness.ask.runner_engine import Ours, SharedEngine, open_ours
+from edge_mtp.harness.ask.suites import read_items
+from edge_mtp.harness.record.provenance import new_run
+from edge_mtp.harness.record.results import ResultsWriter, read_results
+from edge_mtp.harness.run.evaluate import evaluate
+from edge_mtp.harness.run.quality import TINY
 
 ITEMS = {item.id: item for item in read_items(TINY / "splits" / "iid.jsonl", 150)}
 MAX_TOKENS = 128

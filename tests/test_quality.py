@@ -16,16 +16,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.cli import main
 from edge_mtp.device import Request, Step
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness import quality, statistics
-from edge_mtp.harness.item import Item
-from edge_mtp.harness.logits import Logits
-from edge_mtp.harness.statistics import Estimate
-from edge_mtp.harness.suites import read_items
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.harness.ask.item import Item
+from edge_mtp.harness.ask.suites import read_items
+from edge_mtp.harness.run import quality
+from edge_mtp.harness.run.logits import Logits
+from edge_mtp.harness.stats import statistics
+from edge_mtp.harness.stats.statistics import Estimate
 
 PROMPTS = 30
 

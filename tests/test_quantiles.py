@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from synthetic_results import synthetic_results
 
-from edge_mtp.harness.latency import latencies
-from edge_mtp.harness.quantiles import LEAST_ITEMS, Timed, Times, quantile, quantile_change, times
+from edge_mtp.harness.analyse.latency import latencies
+from edge_mtp.harness.analyse.times import Timed, times
+from edge_mtp.harness.stats.quantiles import LEAST_ITEMS, Times, quantile, quantile_change
 
 LEVELS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 

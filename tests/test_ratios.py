@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from simulated_times import NOISES, draw
 
-from edge_mtp.harness import ratios
-from edge_mtp.harness.statistics import Estimate
+from edge_mtp.harness.stats import ratios
+from edge_mtp.harness.stats.statistics import Estimate
 
 EXPERIMENTS = 10_000
 # Coverage may miss its bounds by what so many experiments leave to chance: two standard errors at 95 %.

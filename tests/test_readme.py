@@ -12,7 +12,7 @@ from published_templates import gemma4
 
 import edge_mtp
 from edge_mtp.engine import Engine
-from edge_mtp.tool_calls import parse_calls
+from edge_mtp.formats.tool_calls import parse_calls
 
 README = Path(__file__).parent.parent / "README.md"
 

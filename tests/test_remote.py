@@ -25,10 +25,10 @@ from edge_mtp.device.host import HostDevice, litert_library
 from edge_mtp.device.link import Link, quote
 from edge_mtp.device.put import Progress
 from edge_mtp.device.remote import RemoteDevice
-from edge_mtp.device.request import Request, Sampling
 from edge_mtp.device.runner import Runner
-from edge_mtp.device.trace import Outcome, Step
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.request import Request, Sampling
+from edge_mtp.formats.trace import Outcome, Step
 
 REQUEST = Request(prompt=[2, 105, 9, 33, 7], max_tokens=40, draft_length=3)
 LONG = Request(prompt=[2, 105, 9, 33, 7], max_tokens=400)

@@ -42,15 +42,17 @@ from edge_mtp.device import adb_server, adb_transport, find, remote
 from edge_mtp.device.link import Completed
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
-from edge_mtp.device.request import Request
 from edge_mtp.device.runner import Runner
-from edge_mtp.device.trace import Outcome, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness import gate, ours
-from edge_mtp.harness.arm import Arm
-from edge_mtp.harness.results import Answer, Results, read_results
-from edge_mtp.harness.watch import Watch, reader
+from edge_mtp.formats.request import Request
+from edge_mtp.formats.trace import Outcome, Step
+from edge_mtp.harness.ask import runner_engine
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.record.results import Results, read_results
+from edge_mtp.harness.run import cool_down
+from edge_mtp.harness.run.sensor_log import Watch, reader
 
 BOUND_S = 120.0  # of every wait
 Command = Callable[..., Result]
@@ -282,7 +284,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
     """Read as often as it can be, and looked at as soon."""
     assert Watch.__init__.__kwdefaults__
     monkeypatch.setitem(Watch.__init__.__kwdefaults__, "period_s", 0.01)
-    monkeypatch.setattr(gate, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(cool_down, "LOOK_EVERY_S", 0.01)
     return Phone(tmp_path / "phone", monkeypatch)
 
 
@@ -313,7 +315,7 @@ def test_a_hot_phone_is_waited_for_until_it_has_cooled(
 def test_a_limit_above_what_the_phone_says_is_not_waited_for(
     command: Command, fake: FakeAdbd, phone: Phone, prompts: Path, thermal: str, options: list[str]
 ) -> None:
-    phone.tell(thermal=f"echo {gate.STATUSES.index(thermal)}")
+    phone.tell(thermal=f"echo {cool_down.STATUSES.index(thermal)}")
     words = ["--device", address(fake), "--mtp", "off", "--workload", prompts, "--limit", 1, "--rounds", 1]
     result = command("bench", *words, *options, "-o", "results.jsonl")
     assert result.exit_code == 0, result.output
@@ -324,7 +326,7 @@ def test_a_battery_tells_the_energy_of_a_token(
     command: Command, fake: FakeAdbd, phone: Phone, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half an ampere at four volts: two watts, whatever the time that answers take."""
-    monkeypatch.setattr("edge_mtp.harness.energy.LEAST_SPANS", 1)
+    monkeypatch.setattr("edge_mtp.harness.analyse.energy.LEAST_SPANS", 1)
     slow_down(monkeypatch)
     phone.tell(current="-500000")
     words = ["--device", address(fake), "--mtp", "off", "--workload", prompts, "--limit", 2, "--rounds", 1]
@@ -352,11 +354,11 @@ def test_a_battery_that_charges_tells_nothing_of_a_run(
 def test_sensors_are_read_by_whichever_engine_lives() -> None:
     """An arm that was given up leaves a link that is gone, and the others' devices are the same."""
 
-    def contender(*, lives: bool) -> ours.Ours:
+    def contender(*, lives: bool) -> runner_engine.Ours:
         link = LocalLink() if lives else FakeLost()
         engine = SimpleNamespace(device=SimpleNamespace(link=link), runner=SimpleNamespace(pid=os.getpid()))
-        return ours.Ours(
-            Arm("a", "a.litertlm"), cast(ours.SharedEngine, SimpleNamespace(engine=engine, is_alive=lives))
+        return runner_engine.Ours(
+            Arm("a", "a.litertlm"), cast(runner_engine.SharedEngine, SimpleNamespace(engine=engine, is_alive=lives))
         )
 
     dead, alive = contender(lives=False), contender(lives=True)
@@ -476,7 +478,7 @@ def after_failures(count: int, back: Callable[[], None], patch: pytest.MonkeyPat
                 back()
             raise
 
-    patch.setattr(ours, "open_engine", opening)
+    patch.setattr(runner_engine, "open_engine", opening)
     return failures
 
 
@@ -484,7 +486,7 @@ def after_failures(count: int, back: Callable[[], None], patch: pytest.MonkeyPat
 def test_a_device_that_is_away_for_a_while_is_waited_for(
     command: Command, verb: str, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ours, "RETRY_S", 0.01)
+    monkeypatch.setattr(runner_engine, "RETRY_S", 0.01)
     with FaultProxy((fake.host, fake.port)) as proxy:
         failures = after_failures(3, lambda: setattr(proxy, "target", (fake.host, fake.port)), monkeypatch)
         cut_in_reply(2, partial(lose, proxy), monkeypatch)
@@ -504,7 +506,7 @@ def test_a_device_that_vanishes_without_a_word_is_found_again_and_its_runner_end
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ours, "RETRY_S", 0.01)
+    monkeypatch.setattr(runner_engine, "RETRY_S", 0.01)
     monkeypatch.setattr("edge_mtp.device.adb_transport.LOST_S", 4)
     monkeypatch.setattr("edge_mtp.device.adb_connection.CONNECT_S", 1.0)
     after_failures(1, adbd.mend, monkeypatch)
@@ -525,8 +527,8 @@ def test_a_device_that_vanishes_without_a_word_is_found_again_and_its_runner_end
 def test_a_device_that_stays_away_ends_the_run_in_a_line_and_it_can_be_gone_on_with(
     command: Command, verb: str, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ours, "RETRY_S", 0.01)
-    monkeypatch.setattr(ours, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(runner_engine, "RETRY_S", 0.01)
+    monkeypatch.setattr(runner_engine, "PATIENCE_S", 0.05)
     with FaultProxy((fake.host, fake.port)) as proxy:
         cut_in_reply(2, partial(lose, proxy), monkeypatch)
         words = ["--device", address(proxy), "--mtp", "off", ITEMS_OF[verb], prompts, "--limit", 8, *MORE[verb]]
@@ -550,7 +552,7 @@ def test_a_device_that_stays_away_ends_the_run_in_a_line_and_it_can_be_gone_on_w
 def test_where_one_device_is_gone_the_other_goes_on(
     command: Command, fake: FakeAdbd, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ours, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(runner_engine, "PATIENCE_S", 0.0)
     with FaultProxy((fake.host, fake.port)) as proxy:
         cut_in_reply(2, partial(lose, proxy), monkeypatch)
         name = address(proxy)
@@ -630,7 +632,7 @@ def test_ctrl_c_before_the_first_answer_leaves_nothing(
     def interrupted(*words: Any, **options: Any) -> Engine:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ours, "open_engine", interrupted)
+    monkeypatch.setattr(runner_engine, "open_engine", interrupted)
     result = command(verb, ITEMS_OF[verb], prompts, "-o", "results.jsonl")
     assert (result.exit_code, result.stderr) == (130, "Interrupted before anything was measured.\n")
     assert not (tmp_path / "results.jsonl").exists()

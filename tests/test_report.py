@@ -28,19 +28,20 @@ from synthetic_results import ARMS, BUNDLES, synthetic_results
 
 from edge_mtp.cli import main
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness import figures
-from edge_mtp.harness.analysis import analyse
-from edge_mtp.harness.arm import cross
-from edge_mtp.harness.headline import NO_SPEED, headlines
-from edge_mtp.harness.latency import DraftPosition, ItemSpeed, SpeedUp
-from edge_mtp.harness.report import Source, charts, write_report
-from edge_mtp.harness.report.page import Part, differences, pictures, render
-from edge_mtp.harness.report.svg import COLOURS, SHAPES, arm_marker, arm_role, chart
-from edge_mtp.harness.report.write import COLUMNS, answers_csv
-from edge_mtp.harness.results import Answer, Results, ResultsWriter, StepFigures
-from edge_mtp.harness.statistics import Estimate
-from edge_mtp.harness.summary import read_summary
-from edge_mtp.harness.summary_table import summary
+from edge_mtp.harness.analyse.analysis import NO_SPEED, analyse
+from edge_mtp.harness.analyse.analysis_file import read_summary
+from edge_mtp.harness.analyse.latency import DraftPosition, ItemSpeed, SpeedUp
+from edge_mtp.harness.ask.answer import Answer, StepFigures
+from edge_mtp.harness.ask.arm import cross
+from edge_mtp.harness.record.results import Results, ResultsWriter
+from edge_mtp.harness.stats import figures
+from edge_mtp.harness.stats.statistics import Estimate
+from edge_mtp.harness.tell.headline import headlines
+from edge_mtp.harness.tell.report import Source, charts, write_report
+from edge_mtp.harness.tell.report.page import Part, differences, pictures, render
+from edge_mtp.harness.tell.report.svg import COLOURS, SHAPES, arm_marker, arm_role, chart
+from edge_mtp.harness.tell.report.write import COLUMNS, answers_csv
+from edge_mtp.harness.tell.summary_table import summary
 from edge_mtp.safe_text import shown
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.metrics import METRICS
-from edge_mtp.harness.rules import BOUNDS, OPERATORS, Rule, RuleError, Verdict, parse_rule
-from edge_mtp.harness.statistics import Estimate
+from edge_mtp.harness.analyse.metrics import METRICS
+from edge_mtp.harness.analyse.rules import BOUNDS, OPERATORS, Rule, RuleError, Verdict, parse_rule
+from edge_mtp.harness.stats.statistics import Estimate
 
 LABELS = st.text(min_size=1).filter(str.strip)
 

@@ -10,8 +10,8 @@ import pytest
 
 from edge_mtp.device import Request, Runner, Step, find_device
 from edge_mtp.device.process import LocalProcess
-from edge_mtp.device.trace import Outcome, parse_record, to_json
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.trace import Outcome, parse_record, to_json
 
 READY = {
     "event": "ready", "protocol": 2, "context_length": 64, "vocabulary": 8, "max_draft_length": 7,

@@ -17,7 +17,6 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import KEPT, litert_library, prune, runner_path
 from edge_mtp.device.process import LocalProcess
@@ -25,6 +24,7 @@ from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import encodings
 from edge_mtp.export.encodings import ENCODINGS, Encoding
+from edge_mtp.formats.bundle import Bundle
 
 DRAFT_LENGTHS = range(1, 8)
 

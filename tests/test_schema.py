@@ -18,15 +18,15 @@ from native_constraint import Compiler, library
 from schema_suite import accepts, cases, reply, suite, tally
 
 import edge_mtp
-from edge_mtp.chat import Tokenizer
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import response_grammar, with_thought
-from edge_mtp.schema import CALL, JSON, Notation, Rules, compile_schema
-from edge_mtp.schema.language import ANY, Language, lengths, words
-from edge_mtp.schema.numbers import Numbers
-from edge_mtp.schema.pattern import pattern_language
-from edge_mtp.tool_calls import ToolCallSyntaxError, parse_calls
+from edge_mtp.formats.grammar import response_grammar, with_thought
+from edge_mtp.formats.schema import CALL, JSON, Notation, Rules, compile_schema
+from edge_mtp.formats.schema.language import ANY, Language, lengths, words
+from edge_mtp.formats.schema.numbers import Numbers
+from edge_mtp.formats.schema.pattern import pattern_language
+from edge_mtp.formats.token_bytes import token_table
+from edge_mtp.formats.tool_calls import ToolCallSyntaxError, parse_calls
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOKENIZER = Tokenizer.from_file(TINY / "target" / "tokenizer.json")

@@ -15,12 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import edge_mtp
-from edge_mtp.harness.evaluate import scored
-from edge_mtp.harness.gold import Gold, GoldCall
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.results import Answer, Finish
-from edge_mtp.harness.score import LABELS, LEVELS, Score, score
-from edge_mtp.tool_calls import (
+from edge_mtp.formats.tool_calls import (
     CALL_CLOSE,
     CALL_OPEN,
     QUOTE,
@@ -30,6 +25,11 @@ from edge_mtp.tool_calls import (
     format_calls,
     parse_calls,
 )
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.ask.judged import scored
+from edge_mtp.harness.score.gold import Gold, GoldCall
+from edge_mtp.harness.score.score import LABELS, LEVELS, Finish, Score, score
 
 DECLARED: dict[str, dict[str, Any]] = {
     "set_alarm": {

@@ -16,8 +16,8 @@ from edge_mtp.device import sensors as module
 from edge_mtp.device.link import Completed
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.sensors import Sampler, parse_sensors, parse_thermalservice, read_sensors
-from edge_mtp.device.trace import Sensors, to_json
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.trace import Sensors, to_json
 
 NAMES = {name for name in Sensors.__dataclass_fields__ if name not in ("at_us", "absent")}
 

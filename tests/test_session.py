@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.engine import Engine, open_engine
-from edge_mtp.harness.logits import Logits
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.harness.run.logits import Logits
 
 SLOW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

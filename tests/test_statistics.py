@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from statsmodels.stats import contingency_tables, multitest, power, proportion
 
-from edge_mtp.harness import statistics
+from edge_mtp.harness.stats import statistics
 
 RUNS = 10_000
 Ints = npt.NDArray[np.int64]

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from edge_mtp.bundle import Bundle
-from edge_mtp.chat import Tokenizer
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.arm import Arm
-from edge_mtp.harness.item import Item, Turn
-from edge_mtp.harness.ours import open_ours
-from edge_mtp.harness.results import Answer
-from edge_mtp.harness.stock import Stock, open_stock
-from edge_mtp.harness.stock_engine import (
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.tool_calls import CALL_CLOSE
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.ask.litert_lm_engine import Stock, open_stock
+from edge_mtp.harness.ask.litert_lm_process import (
     NoSuchModeError,
     SilentStockError,
     StockEngine,
@@ -27,7 +27,7 @@ from edge_mtp.harness.stock_engine import (
     StockReply,
     speculation,
 )
-from edge_mtp.tool_calls import CALL_CLOSE
+from edge_mtp.harness.ask.runner_engine import open_ours
 
 ITEMS = 24
 

@@ -13,15 +13,15 @@ from click.testing import CliRunner
 from official_bundle import DRAFTS, Variant, write
 from stock_engine import replies
 
-from edge_mtp.bundle import Bundle
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.engine import chat_format_of
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.grammar import response_grammar
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.grammar import response_grammar
 
 OFFICIAL = Variant()
 FLOAT = [
@@ -309,7 +309,7 @@ def test_a_drafter_of_another_target_is_refused(written: Written) -> None:
 def token_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the bundle lacks, as a file."""
     from edge_mtp.export.checkpoint import tiny_pair
-    from edge_mtp.export.token_bytes import token_table
+    from edge_mtp.formats.token_bytes import token_table
 
     path = tmp_path_factory.mktemp("token_bytes") / "token_bytes"
     path.write_bytes(token_table(tiny_pair()[0] / "tokenizer.json", 1024))

@@ -15,12 +15,13 @@ from published_templates import gemma4
 from stock_engine import Turn, prompts
 
 import edge_mtp
-from edge_mtp.battery import CONVERSATIONS, TOOLS, WEATHER, Conversation
-from edge_mtp.bundle import Bundle
-from edge_mtp.chat import ChatFormat, Tokenizer
+from edge_mtp.chat.battery import CONVERSATIONS, TOOLS, WEATHER, Conversation
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.engine import chat_format_of
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.stock_template import StockTemplate, Trial, stock_message, tried
+from edge_mtp.formats.bundle import Bundle
 
 TINY = Path(edge_mtp.__file__).parent / "tiny" / "target"
 TOKENIZER = Tokenizer.from_file(TINY / "tokenizer.json")

@@ -23,15 +23,15 @@ from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from schema_pieces import Pieces
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export import compact, encodings, flatbuffer, piece_cache, pipeline, placeholders, recipes, store
+from edge_mtp.export import compact, encodings, flatbuffer, layer_cache, pipeline, placeholders, recipes, store
 from edge_mtp.export.assemble import Assembly
 from edge_mtp.export.checkpoint import Pair, open_pair
 from edge_mtp.export.encodings import ENCODINGS, Encoding, encode
 from edge_mtp.export.store import ALIGNMENT, Store
-from edge_mtp.export.token_bytes import token_table
 from edge_mtp.export.writer import Chat, llm_metadata, write_bundle
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.token_bytes import token_table
 from edge_mtp.quiet import quiet
 
 BUILTIN, KINDS = schema.BuiltinOperator, schema.TensorType
@@ -49,7 +49,7 @@ class Written(NamedTuple):
     def assembly(self, section: str) -> Assembly:
         graphs = pipeline.graphs_of(self.pair, self.options)
         made = graphs.sections()[section]
-        pieces = piece_cache.converted(section, graphs, made.traced(), self.folder, lambda name: None)
+        pieces = layer_cache.converted(section, graphs, made.traced(), self.folder, lambda name: None)
         assembly = made.assemble(pieces)
         compact.compact(assembly.model)
         return assembly

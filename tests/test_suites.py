@@ -13,15 +13,15 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.grammar import tool_grammar
-from edge_mtp.harness.data import make_phone, make_workloads
-from edge_mtp.harness.gold import GoldCall
-from edge_mtp.harness.item import Item
-from edge_mtp.harness.quality import TINY
-from edge_mtp.harness.suites import SPLITS, WORKLOADS, suite, workload
-from edge_mtp.tool_calls import Value, format_calls, parse_calls
+from edge_mtp.formats.grammar import tool_grammar
+from edge_mtp.formats.tool_calls import Value, format_calls, parse_calls
+from edge_mtp.harness.ask.data import make_phone, make_workloads
+from edge_mtp.harness.ask.item import Item
+from edge_mtp.harness.ask.suites import SPLITS, WORKLOADS, suite, workload
+from edge_mtp.harness.run.quality import TINY
+from edge_mtp.harness.score.gold import GoldCall
 
 KINDS = {
     "single", "parallel", "choice", "enum", "numbers", "strings", "long_string", "no_call", "ask_back", "multi_turn",

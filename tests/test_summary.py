@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edge_mtp.device import Outcome, Step
-from edge_mtp.harness.pairs import interleave, paired_ratio
+from edge_mtp.harness.stats.pairs import interleave, paired_ratio
 from edge_mtp.summary import Drafted, summarize, summarize_all
 
 Finish = Literal["stop", "length", "context", "cancelled"]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from published_templates import all_published
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from edge_mtp import template as template_module
+from edge_mtp.chat import template as template_module
+from edge_mtp.chat.template import LONGEST_TEMPLATE, ChatTemplate
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.template import LONGEST_TEMPLATE, ChatTemplate
 
 TOKENS = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
 TEXT = st.text(max_size=20) | st.sampled_from(["It's <b> & é", ' {"a": 1} ', "<think>\nwell\n</think>\nyes", "\n a \n"])
@@ -73,7 +73,7 @@ def test_templates_render_as_in_transformers(
     """Of every model that a package has: what transformers refuses is refused, all else is the same text."""
     name = data.draw(st.sampled_from(sorted(published)))
     tools = [TOOL] if with_tools else None
-    # transformers gives a thought under two names before the template sees it; so do `edge_mtp.messages`.
+    # transformers gives a thought under two names before the template sees it; so do `edge_mtp.chat.messages`.
     messages = [{**m, "thinking": m["reasoning_content"]} if "reasoning_content" in m else m for m in messages]
     variables: dict[str, Any] = {**TOKENS, "add_generation_prompt": prompt, "enable_thinking": thinking}
     try:

@@ -21,8 +21,8 @@ from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import Engine, ReplyOptions, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.tiny.bundle import TOOLS
-from edge_mtp.grammar import tool_grammar
-from edge_mtp.tool_calls import load_tools, split_thoughts
+from edge_mtp.formats.grammar import tool_grammar
+from edge_mtp.formats.tool_calls import load_tools, split_thoughts
 
 OPEN, CLOSE = 100, 101
 ARMS: tuple[dict[str, Any], ...] = (

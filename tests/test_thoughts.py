@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edge_mtp
-from edge_mtp.chat import Tokenizer
+from edge_mtp.chat.thoughts import Channels, is_opened, thoughts_in
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.device import Thoughts
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.thoughts import Channels, is_opened, thoughts_in
-from edge_mtp.tool_calls import split_thoughts
+from edge_mtp.formats.tool_calls import split_thoughts
 
 TOKENIZER = Tokenizer.from_file(Path(edge_mtp.__file__).parent / "tiny" / "target" / "tokenizer.json")
 MARKS = thoughts_in(TOKENIZER)

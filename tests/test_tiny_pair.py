@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edge_mtp
-from edge_mtp.chat import ChatFormat
-from edge_mtp.tool_calls import ToolCall, load_tools, parse_calls
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.formats.tool_calls import ToolCall, load_tools, parse_calls
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.tool_calls import (
+from edge_mtp.formats.tool_calls import (
     QUOTE,
     ToolCall,
     ToolCallSyntaxError,

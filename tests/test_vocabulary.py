@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from native_constraint import Compiler, library
 from tiny_checkpoints import CONTROL
 
-from edge_mtp.chat import Detokenizer, Tokenizer
-from edge_mtp.export.token_bytes import token_table
-from edge_mtp.grammar import tool_grammar
+from edge_mtp.chat.detokenizer import Detokenizer
+from edge_mtp.chat.tokenizer import Tokenizer
+from edge_mtp.formats.grammar import tool_grammar
+from edge_mtp.formats.token_bytes import token_table
 
 END = 106
 QUICK = settings(deadline=None, max_examples=60)

@@ -14,12 +14,12 @@ import stock_engine
 from gemma_vocabulary import VOCABULARY, tokenizer_json
 from tiny_checkpoints import workspace, write_pair
 
-from edge_mtp.bundle import Bundle
 from edge_mtp.device import Outcome, Request, Runner
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.pipeline import export_bundle
-from edge_mtp.grammar import tool_grammar
-from edge_mtp.tool_calls import parse_calls
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.grammar import tool_grammar
+from edge_mtp.formats.tool_calls import parse_calls
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@
 
 namespace edge_mtp {
 
-// The bytes of every token: the bundle's token-bytes table (export/token_bytes.py has its layout), read in place.
+// The bytes of every token: the bundle's token-bytes table (edge_mtp/formats/token_bytes.py has its layout), read in place.
 class TokenBytes;  // token_bytes.h
 
 // Grammars compiled for one vocabulary; keeps the last few, since a request repeats its tools.

@@ -1,4 +1,4 @@
-// The bundle's token-bytes table: which bytes each token id stands for (export/token_bytes.py has the layout).
+// The bundle's token-bytes table: which bytes each token id stands for (edge_mtp/formats/token_bytes.py has the layout).
 #pragma once
 
 #include <cstdint>

@@ -13,7 +13,7 @@ from edge_mtp.cli.option_groups import option_group
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.arm import Arm
+    from edge_mtp.harness.ask.arm import Arm
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,7 +105,7 @@ class ArmChoice:
 
         Raises EdgeMtpError for arms that cannot be.
         """
-        from edge_mtp.harness.arm import distinct, parse_arm
+        from edge_mtp.harness.ask.arm import distinct, parse_arm
 
         if self.bundles and self.recipes:
             raise EdgeMtpError("--recipe is for the built-in tiny model; export your own with it, and give --bundle")
@@ -139,7 +139,7 @@ class ArmChoice:
         return dict(zip(map(homely, tiny_bundles(recipes)), recipes, strict=True))
 
     def _combinations(self, names: Mapping[str, str]) -> list[Arm]:
-        from edge_mtp.harness.arm import CALLS, SWITCHES, THINKING, cross, parse_mtp, parse_sources
+        from edge_mtp.harness.ask.arm import CALLS, SWITCHES, THINKING, cross, parse_mtp, parse_sources
 
         axes: dict[str, Sequence[Any]] = {
             "constrained": [_choice("--constrained", value, SWITCHES) for value in self.constraints],

@@ -25,11 +25,11 @@ from edge_mtp.cli.measuring import (
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.arm import Arm
-    from edge_mtp.harness.bench import Progress, Schedule
-    from edge_mtp.harness.gate import Limits
-    from edge_mtp.harness.item import Item
-    from edge_mtp.harness.results import Results, ResultsWriter
+    from edge_mtp.harness.ask.arm import Arm
+    from edge_mtp.harness.ask.item import Item
+    from edge_mtp.harness.record.results import Results, ResultsWriter
+    from edge_mtp.harness.run.bench import Progress, Schedule
+    from edge_mtp.harness.run.cool_down import Limits
 
 DEFAULT_ROUNDS = 4
 LEVELS = ("light", "moderate", "severe", "off")
@@ -114,10 +114,10 @@ def bench(
     path = results_path("bench", output, resume=resume)
     if sustained is not None:
         _check_sustained()
-    from edge_mtp.harness.bench import Schedule
-    from edge_mtp.harness.gate import STATUSES, Limits
-    from edge_mtp.harness.provenance import new_run
-    from edge_mtp.harness.tapes import plain_siblings
+    from edge_mtp.harness.ask.simulated_drafts import plain_siblings
+    from edge_mtp.harness.record.provenance import new_run
+    from edge_mtp.harness.run.bench import Schedule
+    from edge_mtp.harness.run.cool_down import STATUSES, Limits
 
     arms, baseline = ArmChoice.take(options).resolve()
     plain = plain_siblings(arms) if acceptance is not None else []
@@ -154,11 +154,11 @@ def _measure(
     acceptance: float | None,
     old: Results | None,
 ) -> None:
-    from edge_mtp.harness import bench as harness
-    from edge_mtp.harness.clock import Clock
-    from edge_mtp.harness.gate import Gate
-    from edge_mtp.harness.tapes import Tapes
-    from edge_mtp.harness.watch import Watch, reader
+    from edge_mtp.harness.ask.simulated_drafts import Tapes
+    from edge_mtp.harness.run import bench as harness
+    from edge_mtp.harness.run.clock import Clock
+    from edge_mtp.harness.run.cool_down import Gate
+    from edge_mtp.harness.run.sensor_log import Watch, reader
 
     with ExitStack() as stack:
         clock = Clock(_last_moment(old))
@@ -194,7 +194,7 @@ def _check_sustained() -> None:
 
 def _items(name: str, limit: int | None) -> list[Item]:
     """Those of a comma list of workloads, or of a file."""
-    from edge_mtp.harness.suites import workload
+    from edge_mtp.harness.ask.suites import workload
 
     return workload([name] if name.endswith(".jsonl") else words(name), limit)
 
@@ -215,7 +215,7 @@ def _shown_progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    from edge_mtp.harness.bench import Progress
+    from edge_mtp.harness.run.bench import Progress
 
     console = Console(stderr=True, highlight=False)
 

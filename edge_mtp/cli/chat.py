@@ -33,11 +33,11 @@ from edge_mtp.device import Outcome, Step
 from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import ContextOverflowError, Reply, ReplyOptions
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.tool_calls import ToolCall, ToolCallSyntaxError
 from edge_mtp.json_file import read_json
 from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
 from edge_mtp.summary import summarize_all
-from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError
 
 MOST_ROUNDS = 8  # of tool calls after one message, when a file answers them
 

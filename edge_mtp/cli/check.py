@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.numerics import Choice, Report
+    from edge_mtp.harness.run.check import Choice, Report
 
 DEFAULT_PROMPTS = 50
 BUILT_IN = "built-in"  # what --numerics stands for without a FILE
@@ -59,9 +59,9 @@ def check(
     from edge_mtp.cli.measuring import measured_engine
     from edge_mtp.cli.progress import count_progress, export_progress
     from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
-    from edge_mtp.harness.numerics import measure
-    from edge_mtp.harness.quality import TINY
-    from edge_mtp.harness.suites import read_items
+    from edge_mtp.harness.ask.suites import read_items
+    from edge_mtp.harness.run.check import measure
+    from edge_mtp.harness.run.quality import TINY
 
     built_in = numerics == BUILT_IN
     if built_in and bundle is not None:

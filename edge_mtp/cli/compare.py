@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_mtp.cli.table import table
-from edge_mtp.harness.figures import size
+from edge_mtp.harness.stats.figures import size
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.changes import Figure
-    from edge_mtp.harness.compare import Judged, Pair, Row, Side, Versus
-    from edge_mtp.harness.metrics import Metric
+    from edge_mtp.harness.analyse.compare import Judged, Pair, Row, Side, Versus
+    from edge_mtp.harness.analyse.metrics import Metric
+    from edge_mtp.harness.stats.changes import Figure
 
 RULE_HOLDS = 3
 CANNOT_TELL = 4
@@ -65,8 +65,8 @@ def compare(
         raise click.UsageError("--json and --markdown contradict each other; drop one.")
     if len(files) > 2:
         raise click.UsageError(f"{len(files)} files are given; give A and B, or A alone.")
-    from edge_mtp.harness.compare import Versus, read_side
-    from edge_mtp.harness.rules import RuleError, Verdict, parse_rule
+    from edge_mtp.harness.analyse.compare import Versus, read_side
+    from edge_mtp.harness.analyse.rules import RuleError, Verdict, parse_rule
 
     try:
         parsed = [parse_rule(text) for text in rules]
@@ -131,7 +131,7 @@ def markdown_lines(versus: Versus, judged: list[Judged]) -> list[str]:
 
 def to_json(versus: Versus, judged: list[Judged], status: int) -> dict[str, Any]:
     """What `--json` prints; schema: docs/results.md."""
-    from edge_mtp.harness.compare import SCHEMA
+    from edge_mtp.harness.analyse.compare import SCHEMA
 
     return {
         "schema": SCHEMA,
@@ -217,8 +217,8 @@ def _title(versus: Versus, pair: Pair) -> str:
 
 
 def _cells(versus: Versus, pair: Pair) -> list[list[str]]:
-    from edge_mtp.harness.changes import value_of
-    from edge_mtp.harness.metrics import METRICS
+    from edge_mtp.harness.analyse.metrics import METRICS
+    from edge_mtp.harness.stats.changes import value_of
 
     heads = ("A", "B") if not versus.is_one_run else (pair.a, pair.b)
     cells = [["metric", *heads, "change (95% interval)", ""]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_mtp.harness.figures import size
+from edge_mtp.harness.stats.figures import size
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:

@@ -96,7 +96,7 @@ def _rows(results: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
     from edge_mtp.cli.table import table
-    from edge_mtp.harness.figures import size
+    from edge_mtp.harness.stats.figures import size
 
     shown = [["device", "model", "SoC", "system", "ABI", "free", "memory", "battery", "accelerators"]]
     for row in rows:
@@ -130,7 +130,7 @@ def clean(name: str, everything: bool, dry_run: bool, as_json: bool) -> None:
     from edge_mtp.cli.table import table
     from edge_mtp.device.find import find_device
     from edge_mtp.device.remote import RemoteDevice
-    from edge_mtp.harness.figures import size
+    from edge_mtp.harness.stats.figures import size
 
     device = find_device(name, notice=_notice)
     if not isinstance(device, RemoteDevice):

@@ -24,10 +24,10 @@ def doctor(ctx: click.Context, device: str, bundle: Path | None, as_json: bool) 
     """
     from contextlib import closing
 
-    from edge_mtp.bundle import Bundle
     from edge_mtp.cli.device_progress import notice_for
     from edge_mtp.device.doctor import examine
     from edge_mtp.device.find import find_device
+    from edge_mtp.formats.bundle import Bundle
 
     needed = Bundle(bundle) if bundle is not None else None
     findings = []

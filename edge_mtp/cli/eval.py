@@ -62,9 +62,9 @@ def evaluate(
     edge-mtp eval --bundle model.litertlm --suite phone --suite bfcl:simple_python --device pixel -o results.jsonl
     edge-mtp report results.jsonl
     """
-    from edge_mtp.harness import evaluate as harness
-    from edge_mtp.harness.provenance import new_run
-    from edge_mtp.harness.suites import suite
+    from edge_mtp.harness.ask.suites import suite
+    from edge_mtp.harness.record.provenance import new_run
+    from edge_mtp.harness.run import evaluate as harness
 
     path = results_path("eval", output, resume=resume)
     arms, baseline = ArmChoice.take(options).resolve()

@@ -17,7 +17,7 @@ from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.export.pipeline import Summary
-    from edge_mtp.harness.quality import Report
+    from edge_mtp.harness.run.quality import Report
 
 # Wider ones cost every runtime that loads the bundle, and gained nothing in what benchmarks/full_size.py measured.
 DEFAULT_WIDTHS = tuple(range(2, 7))
@@ -247,18 +247,18 @@ def _check_report(report: bool, prompts: Path | None, reference: Path | None, mo
     if prompts is None and model != "tiny":
         raise click.UsageError(f"--report needs --prompts FILE.jsonl: {model} has none of its own")
     if prompts is not None:
-        from edge_mtp.harness.suites import read_items
+        from edge_mtp.harness.ask.suites import read_items
 
         read_items(prompts)
     if reference is not None:
-        from edge_mtp.bundle import Bundle
+        from edge_mtp.formats.bundle import Bundle
 
         Bundle(reference)
 
 
 def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
     """Measure `bundle` against `reference` and write the report beside it, as Markdown and JSON."""
-    from edge_mtp.harness.quality import measure
+    from edge_mtp.harness.run.quality import measure
 
     items, source = chosen_items(reference, prompts, None)
     with stage_progress() as progress:

@@ -10,7 +10,7 @@ import click
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
-    from edge_mtp.grammar import Thinking
+    from edge_mtp.formats.grammar import Thinking
 
 _FILE = click.Path(path_type=Path)
 
@@ -47,9 +47,9 @@ def grammar(
     if tools is None and (tool_choice is not None or single_call or strict_tools):
         raise click.UsageError("--tool-choice, --single-call and --strict-tools need --tools FILE.")
 
-    from edge_mtp.grammar import response_grammar, tool_grammar
+    from edge_mtp.formats.grammar import response_grammar, tool_grammar
+    from edge_mtp.formats.tool_calls import load_tools
     from edge_mtp.json_file import read_json
-    from edge_mtp.tool_calls import load_tools
 
     if response_schema is not None:
         text = response_grammar(read_json(response_schema, "response schema"), thinking=thinking)

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from edge_mtp.acceptance import recall, unfit, warning
-from edge_mtp.bundle import Bundle, Section
-from edge_mtp.metadata import LlmMetadata
+from edge_mtp.formats.bundle import Bundle, Section
+from edge_mtp.formats.metadata import LlmMetadata
+from edge_mtp.formats.tflite import Model, Signature, Tensor
 from edge_mtp.safe_text import shown
-from edge_mtp.tflite import Model, Signature, Tensor
 
 WIDTH = 110
 

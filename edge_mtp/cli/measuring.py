@@ -19,10 +19,10 @@ from edge_mtp.safe_text import shown
 if TYPE_CHECKING:
     from edge_mtp.device.put import Report
     from edge_mtp.engine import Engine
-    from edge_mtp.harness.arm import Arm
-    from edge_mtp.harness.contender import Contender
-    from edge_mtp.harness.item import Item
-    from edge_mtp.harness.results import Results, ResultsWriter, Run
+    from edge_mtp.harness.ask.answerer import Contender
+    from edge_mtp.harness.ask.arm import Arm
+    from edge_mtp.harness.ask.item import Item
+    from edge_mtp.harness.record.results import Results, ResultsWriter, Run
 
 
 def open_results(
@@ -33,8 +33,8 @@ def open_results(
     Raises EdgeMtpError where the file is of another run or other items, is there without `resume`, or cannot be
     written.
     """
-    from edge_mtp.harness.provenance import check_resumable
-    from edge_mtp.harness.results import ResultsWriter, read_results
+    from edge_mtp.harness.record.provenance import check_resumable
+    from edge_mtp.harness.record.results import ResultsWriter, read_results
 
     if not (resume and path.exists()):
         return ResultsWriter.create(path, run, items), None
@@ -84,8 +84,8 @@ def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: 
     """A contender for each arm, in their order; they end with `stack`. `began`: when the run did, in monotonic time;
     now, by default."""
     from edge_mtp.cli.device_progress import device_progress, notice_for
-    from edge_mtp.harness.ours import open_ours
-    from edge_mtp.harness.stock import open_stock
+    from edge_mtp.harness.ask.litert_lm_engine import open_stock
+    from edge_mtp.harness.ask.runner_engine import open_ours
 
     began = time.monotonic() if began is None else began
     ours = [arm for arm in arms if arm.engine == "ours"]
@@ -109,8 +109,8 @@ def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: 
 
 def are_tiny(arms: Iterable[Arm]) -> bool:
     """Whether all run the built-in tiny model, which knows no prompts but its own."""
-    from edge_mtp.bundle import Bundle
-    from edge_mtp.harness.quality import is_tiny
+    from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.harness.run.quality import is_tiny
 
     return all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms})
 
@@ -138,9 +138,9 @@ def tell(path: Path, *, as_json: bool) -> None:
 
     Raises EdgeMtpError where an arm refused all that it was asked: it was not measured, whatever the others were.
     """
-    from edge_mtp.harness.analysis import analyse
-    from edge_mtp.harness.results import read_results
-    from edge_mtp.harness.summary_table import show
+    from edge_mtp.harness.analyse.analysis import analyse
+    from edge_mtp.harness.record.results import read_results
+    from edge_mtp.harness.tell.summary_table import show
 
     analysis = analyse(read_results(path))
     if as_json:

@@ -15,11 +15,11 @@ from edge_mtp.errors import EdgeMtpError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edge_mtp.bundle import Bundle
     from edge_mtp.engine import Engine
-    from edge_mtp.harness.item import Item
-    from edge_mtp.harness.plan import Acceptance, Costs, Plan
-    from edge_mtp.harness.statistics import Estimate
+    from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.harness.ask.item import Item
+    from edge_mtp.harness.run.plan import Acceptance, Costs, Plan
+    from edge_mtp.harness.stats.statistics import Estimate
 
 DEFAULT_PROMPTS = 16
 DEFAULT_ROUNDS = 9
@@ -96,12 +96,12 @@ def plan(
     edge-mtp plan --device pixel --bundle model.litertlm
     edge-mtp plan --bundle model.litertlm --context 512,2048 --prompts mine.jsonl
     """
-    from edge_mtp.bundle import Bundle
     from edge_mtp.cli.arm_options import tiny_bundles
     from edge_mtp.cli.measuring import command_line, measured_engine
     from edge_mtp.cli.progress import stage_progress
-    from edge_mtp.harness import plan as harness
-    from edge_mtp.harness.provenance import versions
+    from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.harness.record.provenance import versions
+    from edge_mtp.harness.run import plan as harness
 
     path = bundle or tiny_bundles(["fp32"])[0]
     items, label = chosen_items(Bundle(path), prompts, limit)
@@ -132,8 +132,8 @@ def plan(
 
 def chosen_items(bundle: Bundle, prompts: Path | None, limit: int | None) -> tuple[list[Item], str]:
     """The prompts whose replies tell the acceptance, and what they are called; none for a bundle without its own."""
-    from edge_mtp.harness.quality import TINY, is_tiny
-    from edge_mtp.harness.suites import read_items
+    from edge_mtp.harness.ask.suites import read_items
+    from edge_mtp.harness.run.quality import TINY, is_tiny
 
     if prompts is not None:
         return read_items(prompts, limit), prompts.name
@@ -146,7 +146,7 @@ def chosen_items(bundle: Bundle, prompts: Path | None, limit: int | None) -> tup
 
 def filling(engine: Engine, items: Sequence[Item]) -> list[int]:
     """Token ids to fill contexts with: those of the prompts, where there are any."""
-    from edge_mtp.harness.plan import FILLER
+    from edge_mtp.harness.run.plan import FILLER
 
     encode = engine.chat_format.encode
     if not items:
@@ -176,7 +176,7 @@ def table(costs: Costs, acceptances: Sequence[Acceptance], title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    from edge_mtp.harness.plan import spoken_range
+    from edge_mtp.harness.run.plan import spoken_range
 
     shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     heads = ["prompts" if acceptance.measured else f"at {acceptance.label}" for acceptance in acceptances]

@@ -14,8 +14,8 @@ from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.item import Item
-    from edge_mtp.harness.quality import Report
+    from edge_mtp.harness.ask.item import Item
+    from edge_mtp.harness.run.quality import Report
 
 DEFAULT_PROMPTS = 200
 
@@ -74,7 +74,7 @@ def quality(
     if len(bundles) < 2:
         raise click.UsageError("a bundle is measured against another; give the reference first, then others.")
     from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
-    from edge_mtp.harness.quality import measure
+    from edge_mtp.harness.run.quality import measure
 
     labels = [path.stem for path in bundles]
     if len(set(labels)) < len(labels):
@@ -108,9 +108,9 @@ def chosen_items(bundle: Path, prompts: Path | None, limit: int | None) -> tuple
 
     Raises EdgeMtpError where the file is wrong, or none is given and the bundle is not of the tiny pair.
     """
-    from edge_mtp.bundle import Bundle
-    from edge_mtp.harness.quality import TINY, is_tiny
-    from edge_mtp.harness.suites import read_items
+    from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.harness.ask.suites import read_items
+    from edge_mtp.harness.run.quality import TINY, is_tiny
 
     if prompts is not None:
         return read_items(prompts, limit), prompts.name

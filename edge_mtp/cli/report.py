@@ -32,10 +32,10 @@ def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_js
     edge-mtp report bench.jsonl
     edge-mtp report bench.jsonl eval.jsonl -o report.html --pictures charts/
     """
-    from edge_mtp.harness.analysis import analyse
-    from edge_mtp.harness.headline import headlines
-    from edge_mtp.harness.report import Source, beside, write_report
-    from edge_mtp.harness.results import read_results
+    from edge_mtp.harness.analyse.analysis import analyse
+    from edge_mtp.harness.record.results import read_results
+    from edge_mtp.harness.tell.headline import headlines
+    from edge_mtp.harness.tell.report import Source, beside, write_report
     from edge_mtp.json_file import finite
 
     if output.suffix not in (".html", ".htm"):
@@ -64,7 +64,7 @@ def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_js
         }
         click.echo(json.dumps(finite(value)))
         return
-    from edge_mtp.harness.summary_table import show
+    from edge_mtp.harness.tell.summary_table import show
 
     for source in sources:
         if len(sources) > 1:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edge_mtp.device.put import Report
     from edge_mtp.dialogue import Dialogue
     from edge_mtp.engine import Engine, Reply, ReplyOptions, Token
-    from edge_mtp.harness.pairs import Ratio
+    from edge_mtp.harness.stats.pairs import Ratio
 
 _SOURCES = ("drafter", "lookup", "grammar")
 
@@ -209,7 +209,7 @@ def run(
         raise click.UsageError("--tool-responses is for a chat; drop it or PROMPT.")
 
     from edge_mtp.engine import open_engine
-    from edge_mtp.tool_calls import load_tools
+    from edge_mtp.formats.tool_calls import load_tools
 
     declared = load_tools(tools) if tools is not None else []
     prompted = system[1:] if system is not None and system.startswith("@") else None
@@ -398,7 +398,7 @@ def _compare(
     """Decode speed of both arms over `rounds` interleaved pairs; `reply` was the warm-up of the first."""
     from dataclasses import replace
 
-    from edge_mtp.harness.pairs import interleave, paired_ratio
+    from edge_mtp.harness.stats.pairs import interleave, paired_ratio
 
     plain_options = replace(options, draft_length=0)
     texts: set[tuple[int, ...]] = {tuple(reply.tokens), tuple(dialogue.reply(plain_options).wait().tokens)}

@@ -12,8 +12,8 @@ from edge_mtp.acceptance import remember, warning
 from edge_mtp.safe_text import shown, shown_lines
 
 if TYPE_CHECKING:
-    from edge_mtp.bundle import Bundle
     from edge_mtp.engine import Reply, Token
+    from edge_mtp.formats.bundle import Bundle
     from edge_mtp.summary import Summary
 
 Marks = Literal["colour", "brackets"]
@@ -85,7 +85,7 @@ def call_lines(reply: Reply) -> list[str]:
 
 def show_calls(reply: Reply) -> None:
     """Writes the reply's calls; if they cannot be read, why, on standard error."""
-    from edge_mtp.tool_calls import ToolCallSyntaxError
+    from edge_mtp.formats.tool_calls import ToolCallSyntaxError
 
     try:
         for line in call_lines(reply):
@@ -137,8 +137,8 @@ def controller_lines(summary: Summary) -> list[str]:
 
 def result(reply: Reply) -> dict[str, Any]:
     """A reply as one JSON object, with its trace; `summary` is null where it was cancelled."""
-    from edge_mtp.device.trace import to_json
-    from edge_mtp.tool_calls import ToolCallSyntaxError
+    from edge_mtp.formats.tool_calls import ToolCallSyntaxError
+    from edge_mtp.formats.trace import to_json
 
     result: dict[str, Any] = {
         "text": reply.text,

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.export.tiny.conversations import KINDS, Conversation, conversation
-from edge_mtp.tool_calls import ToolCall, format_calls
+from edge_mtp.formats.tool_calls import ToolCall, format_calls
 
 BATCH_TOKENS = 6144
 POOL = 1024  # conversations that are sorted by length together

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 
-from edge_mtp.chat import ChatFormat
+from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.export.tiny.batches import Example, collate, draft_masks, drafter_step, target_forward
 from edge_mtp.export.tiny.conversations import SPLITS
 from edge_mtp.export.tiny.model import centroid_head, load_pair
-from edge_mtp.harness.statistics import wilson
-from edge_mtp.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
+from edge_mtp.formats.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
+from edge_mtp.harness.stats.statistics import wilson
 
 MAX_NEW_TOKENS = 128
 LONGEST_DRAFT = 7

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 
-from edge_mtp.chat import ChatFormat, Tokenizer
+from edge_mtp.chat.chat_format import ChatFormat
+from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.export.tiny import evaluate
 from edge_mtp.export.tiny.batches import (
     Batch,
@@ -36,7 +37,7 @@ from edge_mtp.export.tiny.batches import (
 from edge_mtp.export.tiny.conversations import SPLITS, conversation
 from edge_mtp.export.tiny.model import STOP_TOKEN_IDS, centroid_head, load_pair, new_pair, save_pair
 from edge_mtp.export.tiny.tokenizer import VOCAB_SIZE, build_tokenizer, tokenizer_config
-from edge_mtp.tool_calls import load_tools
+from edge_mtp.formats.tool_calls import load_tools
 
 TOKENIZER_CORPUS = 6000  # conversations that the merges are learned from
 UNROLL = 7  # draft steps that the drafter is trained for

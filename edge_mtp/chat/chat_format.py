@@ -1,0 +1,418 @@
+"""Conversations to token ids and back: a bundle's tokenizer and its chat template.
+
+Both come out of a bundle as they were exported (`tokenizer.json`, a jinja template), so any Gemma 4 checkpoint brings
+its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from edge_mtp.chat.control_text import new_mark
+from edge_mtp.chat.declarations import declarations
+from edge_mtp.chat.messages import Form, Message, canonical
+from edge_mtp.chat.template import ChatTemplate
+from edge_mtp.chat.tokenizer import Tokenizer, special_tokens
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.tool_calls import (
+    CALL_CLOSE,
+    CALL_OPEN,
+    CHANNEL_CLOSE,
+    CHANNEL_OPEN,
+    RESPONSE_CLOSE,
+    RESPONSE_OPEN,
+    ToolCall,
+    format_calls,
+    format_response,
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A reply of the model in a conversation, as the model wrote it.
+
+    `prompt` and `tokens` are ids, without the stop token. `context` is of what the prompt was made; `thoughts` are the
+    messages whose thoughts stand in prompt and tokens.
+    """
+
+    prompt: Sequence[int]
+    tokens: Sequence[int]
+    context: str
+    thoughts: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A prompt's ids, with what `Written` wants to know of it."""
+
+    ids: list[int]
+    context: str
+    thoughts: frozenset[int]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a reply stands in a rendered conversation, and whether the template keeps its thought."""
+
+    begin: int
+    end: int
+    thought: bool
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a conversation becomes a prompt: tokenizer, chat template, tokens and texts that end a reply.
+
+    `special_tokens` are variables of the template, such as `eos_token`.
+    """
+
+    tokenizer: Tokenizer
+    template: str
+    stop_token_ids: frozenset[int]
+    bos_token: str = "<bos>"
+    stop_texts: tuple[str, ...] = ()
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> ChatFormat:
+        """The chat format of a checkpoint: tokenizer.json, chat_template.jinja, generation_config.json's eos ids.
+
+        Raises `EdgeMtpError` for a missing or malformed file.
+        """
+        directory = Path(directory)
+        try:
+            template = (directory / "chat_template.jinja").read_text(encoding="utf-8-sig")
+            config = json.loads((directory / "generation_config.json").read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise EdgeMtpError(f"cannot read {error.filename!r}: {error.strerror}") from None
+        except json.JSONDecodeError as error:
+            raise EdgeMtpError(f"{directory}/generation_config.json is not JSON: {error.msg}") from None
+        stops = config.get("eos_token_id", [])
+        stop_ids = frozenset(stops if isinstance(stops, list) else [stops])
+        special = special_tokens(directory)
+        bos = special.get("bos_token", cls.bos_token)
+        return cls(Tokenizer.from_file(directory / "tokenizer.json"), template, stop_ids, bos, special_tokens=special)
+
+    @cached_property
+    def form(self) -> Form:
+        """The form in which the template takes messages."""
+        return Form.of(lambda messages: self._template.render(self._variables(messages, None, True, {})))
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The prompt's text.
+
+        `messages` and `tools` are in OpenAI's form (`edge_mtp.chat.messages`,
+        `edge_mtp.formats.tool_calls.load_tools`). Calls and answers stand in Gemma 4's wire format even where the
+        template would write them otherwise. `variables` are the template's, such as `enable_thinking`.
+
+        Raises `EdgeMtpError` where the template refuses the conversation or is itself wrong.
+        """
+        return self._rendered(canonical(messages), tools, add_generation_prompt, False, variables).text
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+        control_tokens: bool = False,
+        **variables: Any,
+    ) -> list[int]:
+        """The prompt's token ids; options as for `render`.
+
+        The control tokens in it are the template's. What looks like one in `messages` and `tools` is spelled in
+        ordinary tokens, unless `control_tokens`.
+        """
+        rendered = self._rendered(canonical(messages), tools, add_generation_prompt, control_tokens, variables)
+        return self._encoded(rendered, 0, len(rendered.marked))
+
+    def compose(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        written: Mapping[int, Written],
+        *,
+        control_tokens: bool = False,
+        **variables: Any,
+    ) -> Composed:
+        """The prompt of a conversation in which the model wrote the messages `written`, by their place.
+
+        The template says what stands between those replies, and the ids that the model wrote stand as they are: so the
+        runner's cache serves to the end of the last one, whatever the template would make of its white space, of text
+        before a call, or of a number. A thought goes where the template drops it, but not before the turn is over:
+        a model that thinks, calls and is answered goes on from its thought. Raises as `render`.
+        """
+        clean = canonical(messages)
+        context = self._context(clean, tools, variables, control_tokens)
+        turn = max((n for n, message in enumerate(clean) if message["role"] in ("user", "system")), default=-1)
+        stand_ins = self._with_stand_ins(clean, written, tools)
+        rendered = self._rendered(stand_ins, tools, True, control_tokens, variables)
+        places = _places(rendered.marked, stand_ins, written)
+        if places is None:  # a template that drops or rearranges messages
+            rendered = self._rendered(clean, tools, True, control_tokens, variables)
+            places = {}
+        thoughts = frozenset(n for n, place in places.items() if place.thought or n > turn)
+        ids, included, end = [], frozenset[int](), 0
+        rest = sorted(places)
+        for n in reversed(rest):
+            reply = written[n]
+            if reply.thoughts <= thoughts and reply.context == self._context(
+                clean[:n], tools, variables, control_tokens
+            ):
+                ids, included, end = [*reply.prompt, *reply.tokens], reply.thoughts, places[n].end
+                rest = [later for later in rest if later > n]
+                break
+        for n in rest:
+            ids += self._encoded(rendered, end, places[n].begin)
+            ids += written[n].tokens if n in thoughts else self._without_thoughts(written[n])
+            included, end = included | ({n} & thoughts), places[n].end
+        ids += self._encoded(rendered, end, len(rendered.marked))
+        return Composed(ids, context, included)
+
+    def prefix_length(
+        self,
+        prompt: Sequence[int],
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        **options: Any,
+    ) -> int:
+        """Leading ids of `prompt` that every conversation with the same system message and `tools` begins with.
+
+        `prompt` is the encoded `messages`; `options` are those of `encode`. 0 where there is neither a system message
+        nor a tool: a few control tokens are not worth keeping.
+        """
+        system = [m for m in messages[:1] if m["role"] in ("system", "developer")]
+        if not system and not tools:
+            return 0
+        others = [self.encode([*system, {"role": "user", "content": text}], tools, **options) for text in ("a", "Z")]
+        alike = takewhile(lambda ids: len(set(ids)) == 1, zip(prompt, *others, strict=False))
+        return sum(1 for _ in alike)
+
+    def thought_spans(self, prompt: Sequence[int], tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Where thoughts stand in a reply's tokens, marks included; the prompt may have opened the first."""
+        opens, closes = (self._channel_ids[text] for text in (CHANNEL_OPEN, CHANNEL_CLOSE))
+        marks = [token for token in prompt if token in (opens, closes)]
+        begin = 0 if marks and marks[-1] == opens else None
+        for n, token in enumerate(tokens):
+            if token == opens and begin is None:
+                begin = n
+            elif token == closes and begin is not None:
+                yield begin, n + 1
+                begin = None
+        if begin is not None:
+            yield begin, len(tokens)
+
+    @cached_property
+    def _channel_ids(self) -> dict[str, int]:
+        known = self.tokenizer.control_tokens.texts
+        return {t: self.tokenizer.token_id(t) if t in known else -1 for t in (CHANNEL_OPEN, CHANNEL_CLOSE)}
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.template)
+
+    def _variables(
+        self, messages: Sequence[Message], tools: Any, generation_prompt: bool, variables: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            **self.special_tokens,
+            "bos_token": self.bos_token,
+            **variables,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": generation_prompt,
+        }
+
+    @cached_property
+    def _declared_with(self) -> dict[str, Any]:
+        """How `declarations` works around what the template does wrong, found by a probe.
+
+        Two of Google's leave out properties whose names are keywords, and misplace a comma in a list undescribed.
+        """
+        names = ("description", "type", "properties", "required", "nullable", "items", "enum")
+        properties: dict[str, Any] = {name: {"type": "string", "description": f"probe of {name}"} for name in names}
+        properties["list"] = {"type": "array", "items": {"type": "string"}}
+        parameters = {"type": "object", "properties": {"p": {"type": "object", "properties": properties}}}
+        tool = {"type": "function", "function": {"name": "probe", "description": "", "parameters": parameters}}
+        try:
+            text = self._template.render(self._variables([{"role": "user", "content": ""}], [tool], True, {}))
+        except EdgeMtpError:
+            return {}
+        told = {name for name in names if f"probe of {name}" in text}
+        return {"untold": frozenset(names) - told if told else frozenset(), "described": "list:{," in text}
+
+    def _rendered(
+        self,
+        clean: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        generation_prompt: bool,
+        control_tokens: bool,
+        variables: Mapping[str, Any],
+    ) -> _Rendered:
+        """Canonical messages as marked text (`edge_mtp.chat.control_text`)."""
+        tools = declarations(tools, **self._declared_with)
+        mark = new_mark(self.template + _json([clean, tools]))
+        if not control_tokens:
+            marked = self.tokenizer.control_tokens.marked
+            clean, tools = marked(clean, mark), marked(tools, mark)
+
+        def rendered(messages: Sequence[Message]) -> str:
+            given = self._variables(self.form.dressed(messages), tools or None, generation_prompt, variables)
+            return self._template.render(given)
+
+        # Models write first the text and then the calls; most templates have it the other way round.
+        text = _in_wire_format(rendered([{**m, "content": ""} if "tool_calls" in m else m for m in clean]), clean)
+        return _Rendered(rendered(clean) if text is None else text, mark)
+
+    def _encoded(self, rendered: _Rendered, begin: int, end: int) -> list[int]:
+        """Ids of a part of a rendered conversation."""
+        text, mark = rendered.marked[begin:end], rendered.mark
+        if mark not in text:
+            return self.tokenizer.encode(text)
+        ids: list[int] = []
+        for part, control in self.tokenizer.control_tokens.split(text):
+            ids += [self.tokenizer.token_id(part)] if control else self.tokenizer.spell(part.replace(mark, ""))
+        return ids
+
+    def _with_stand_ins(
+        self, clean: Sequence[Message], written: Mapping[int, Written], tools: Sequence[Mapping[str, Any]]
+    ) -> list[Message]:
+        """The messages with something that can be found in place of each reply: its calls, or else a number."""
+        everything = self.template + _json([clean, tools])
+        stand_ins: list[Message] = []
+        for n, message in enumerate(clean):
+            made = dict(message)
+            if n in written:
+                made["content"] = "" if "tool_calls" in made else new_mark(everything, 2 * n + 1)
+                if "reasoning" in made:
+                    made["reasoning"] = new_mark(everything, 2 * n + 2)
+            stand_ins.append(made)
+        return stand_ins
+
+    def _context(
+        self,
+        clean: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        control_tokens: bool,
+    ) -> str:
+        """Tells what a prompt is made of from all else."""
+        return _digest([self.identity, clean, tools, variables, control_tokens])
+
+    @cached_property
+    def identity(self) -> str:
+        """Tells this tokenizer and template from all others."""
+        return hashlib.sha256(
+            _json([self.tokenizer.source, self.template]).encode("utf-8", "surrogatepass")
+        ).hexdigest()
+
+    def _without_thoughts(self, reply: Written) -> list[int]:
+        kept: list[int] = []
+        end = 0
+        for begin, behind in self.thought_spans(reply.prompt, reply.tokens):
+            kept += reply.tokens[end:begin]
+            end = behind
+        return [*kept, *reply.tokens[end:]]
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A conversation's text with marks in what looks like a control token and is none."""
+
+    marked: str
+    mark: str
+
+    @property
+    def text(self) -> str:
+        return self.marked.replace(self.mark, "")
+
+
+_BLOCK = re.compile(
+    "|".join(
+        f"{re.escape(begin)}(?:(?!{re.escape(begin)}|<turn\\|>).)*?{re.escape(end)}"
+        for begin, end in ((CALL_OPEN, CALL_CLOSE), (RESPONSE_OPEN, RESPONSE_CLOSE))
+    ),
+    re.DOTALL,
+)
+
+
+def _in_wire_format(text: str, clean: Sequence[Message]) -> str | None:
+    """A rendered conversation with its calls, the text before them and the answers as `tool_calls` spells them.
+
+    Templates spell null as None, or the name of the last call beside every answer. None where the text has not the
+    calls and the answers that the conversation has.
+    """
+    calls: list[str] = []
+    answers: list[str] = []
+    for message in clean:
+        if message["role"] == "tool":
+            answers.append(format_response(message["name"], message["content"]))
+        before = _plain(message["content"]) if "tool_calls" in message else ""
+        for call in message.get("tool_calls", ()):
+            calls.append(before + format_calls([ToolCall(**call["function"])], is_read=False))
+            before = ""
+    found = [each[0].startswith(CALL_OPEN) for each in _BLOCK.finditer(text)]
+    if found.count(True) != len(calls) or found.count(False) != len(answers):
+        return None
+    right = {True: iter(calls), False: iter(answers)}
+    text = _BLOCK.sub(lambda each: next(right[each[0].startswith(CALL_OPEN)]), text)
+    # One template asks for the rest of a turn without its beginning, and then writes it there again.
+    return text.replace(f"{RESPONSE_CLOSE}<|turn>model\n", RESPONSE_CLOSE)
+
+
+def _plain(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
+
+
+def _places(text: str, stand_ins: Sequence[Message], written: Mapping[int, Written]) -> dict[int, _Place] | None:
+    """Where each reply that the model wrote stands; None if one cannot be found."""
+    places: dict[int, _Place] = {}
+    end = 0
+    for n, message in enumerate(stand_ins):
+        if message["role"] != "assistant":
+            continue
+        before, calls = end, message.get("tool_calls", ())
+        if calls:
+            begin = end = text.find(CALL_OPEN, before)
+            for _ in calls:
+                end = text.find(CALL_CLOSE, end) + len(CALL_CLOSE) if end >= 0 else -1
+                if end < len(CALL_CLOSE):
+                    return None
+        elif n in written:
+            begin = text.find(message["content"], before)
+            end = begin + len(message["content"])
+        else:
+            continue
+        if begin < 0:
+            return None
+        thought = text.find(message["reasoning"], before, begin) if n in written and "reasoning" in message else -1
+        if thought >= 0:
+            opened = text.rfind(CHANNEL_OPEN, before, thought)
+            begin = opened if opened >= 0 else thought
+        if n in written:
+            places[n] = _Place(begin, end, thought >= 0)
+    return places
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

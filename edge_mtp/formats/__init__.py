@@ -1,0 +1,1 @@
+"""What files and wires look like: bundles, requests and their traces, tool calls, grammars. Nothing here runs."""

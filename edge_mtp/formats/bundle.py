@@ -1,0 +1,390 @@
+"""A bundle: one `.litertlm` file, mapped into memory and read where asked.
+
+Container: 8 bytes `LITERTLM`, three u32 of version, 4 of padding, u64 end of header, then a FlatBuffers
+header from byte 32 that lists the sections, each aligned to 16 KiB (LiteRT-LM `litertlm_header_schema.fbs`).
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike, fspath
+from typing import Any
+
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.metadata import LlmMetadata
+from edge_mtp.formats.tflite import Model, Signature
+from edge_mtp.formats.wire import MalformedError, Table, protobuf_fields
+
+MAGIC = b"LITERTLM"
+MAJOR_VERSION = 1
+HEADER_BEGIN = 32
+
+SECTION_TYPES = {
+    1: "GenericBinaryData", 3: "TFLiteModel", 4: "SP_Tokenizer", 5: "LlmMetadata", 6: "HF_Tokenizer",
+    7: "TFLiteWeights", 8: "EmbeddingMetadata", 9: "ExecutorMetadata", 10: "TtsMetadata", 11: "AsrMetadata",
+}  # fmt: skip
+
+# Union member of a header value -> `struct` character; 9 is a string.
+VALUE_CODES = {1: "B", 2: "b", 3: "H", 4: "h", 5: "I", 6: "i", 7: "f", 8: "?", 10: "Q", 11: "q", 12: "d"}
+STRING_VALUE = 9
+
+# The item that marks our own GenericBinaryData sections, and the one manifest version there is.
+EDGE_KEY = "edge_mtp"
+MANIFEST_VERSION = 1
+
+TOKEN_BYTES_MAGIC = 0x42544D45  # b"EMTB"
+TOKEN_BYTES_VERSION = 1
+
+# Bytes of tokenizer.json for each one stored. Gemma's of 33 MB has 7, a text of zeros 1,000; parsing takes ten more.
+MOST_INFLATED = 32
+
+Value = int | float | str | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Bytes `begin`..`end` of the file. `model_type` is without its `tf_lite_` prefix."""
+
+    index: int
+    type: str
+    model_type: str | None
+    begin: int
+    end: int
+    items: dict[str, Value]
+    data: memoryview = field(repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        return self.end - self.begin
+
+    def __str__(self) -> str:
+        return f"section {self.index} ({self.model_type or self.type})"
+
+
+class TokenBytes:
+    """The bytes that each token id stands for; a special token stands for its own text.
+
+    Layout, little endian: u32 magic `EMTB`, u32 version, u32 V, u32 offsets[V + 1] counted from the first
+    byte of text, the text, then u8 flags[V] with bit 0 = special.
+    """
+
+    def __init__(self, data: memoryview) -> None:
+        """Raises MalformedError if `data` does not have the layout above."""
+        if len(data) < 12:
+            raise MalformedError(f"{len(data)} bytes are too few for a token table")
+        magic, version, count = struct.unpack_from("<III", data)
+        if magic != TOKEN_BYTES_MAGIC or version != TOKEN_BYTES_VERSION:
+            raise MalformedError(f"token table magic {magic:#x}, version {version}")
+        text = 12 + 4 * (count + 1)
+        if text + count > len(data):
+            raise MalformedError(f"token table of {count} tokens in {len(data)} bytes")
+        self._offsets = struct.unpack_from(f"<{count + 1}I", data, 12)
+        rising = all(a <= b for a, b in zip(self._offsets, self._offsets[1:], strict=False))
+        if not rising or self._offsets[0] or text + self._offsets[-1] + count != len(data):
+            raise MalformedError("token table offsets do not fit its text")
+        self._text = data[text : text + self._offsets[-1]]
+        self._flags = data[len(data) - count :]
+
+    def __len__(self) -> int:
+        return len(self._flags)
+
+    def __getitem__(self, token: int) -> bytes:
+        if not 0 <= token < len(self):
+            raise IndexError(token)
+        return bytes(self._text[self._offsets[token] : self._offsets[token + 1]])
+
+    def is_special(self, token: int) -> bool:
+        return bool(self._flags[token] & 1)
+
+
+@dataclass(frozen=True)
+class Mtp:
+    """Whether the bundle can decode speculatively, and if not, why.
+
+    `missing` holds the reasons for which the stock LiteRT-LM runtime could not draft with it, `edge_missing`
+    those for which our runner could not use its own signatures; each is one line, and none means complete.
+    `draft_length` is the stock K (verify width - 1), `edge_widths` the T of each `edge_verify_T`.
+    """
+
+    present: bool
+    draft_length: int | None
+    edge_widths: tuple[int, ...]
+    missing: tuple[str, ...]
+    edge_missing: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+    @property
+    def edge_complete(self) -> bool:
+        return not self.missing and not self.edge_missing
+
+
+class Bundle:
+    """A `.litertlm` file. Opening it reads the header; everything else is read when first asked for.
+
+    Args:
+        path: the file; it stays mapped while the bundle or any of its memoryviews lives.
+
+    Raises:
+        EdgeMtpError: here and from every property: the file is absent, no bundle, truncated or damaged.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = fspath(path)
+        try:
+            with open(self.path, "rb") as file:
+                self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except ValueError:
+            raise EdgeMtpError(f"{self.path}: the file is empty, not a bundle; copy or export it again") from None
+        except OSError as error:
+            raise EdgeMtpError(f"{self.path}: {error.strerror}; give the path of a .litertlm bundle") from error
+        if bytes(self._data[:8]) != MAGIC:
+            start = bytes(self._data[:8])
+            raise EdgeMtpError(f"{self.path}: not a .litertlm bundle, it starts with {start!r}; check the path")
+        if len(self._data) < HEADER_BEGIN:
+            raise self._truncated("its fixed header", HEADER_BEGIN)
+        self.version: tuple[int, int, int] = struct.unpack_from("<III", self._data, 8)
+        if self.version[0] != MAJOR_VERSION:
+            version = ".".join(map(str, self.version))
+            raise EdgeMtpError(
+                f"{self.path}: bundle format {version} is not {MAJOR_VERSION}.x;"
+                " update edge-mtp or export the bundle again"
+            )
+        (header_end,) = struct.unpack_from("<Q", self._data, 24)
+        if header_end > len(self._data):
+            raise self._truncated("its header", header_end)
+        with self._reading("the header"):
+            header = Table.root(self._data[HEADER_BEGIN:header_end])
+            system, listing = header.table(0), header.table(1)
+            self.system_metadata = dict(map(_item, system.tables(0))) if system else {}
+            self.sections = tuple(self._sections(listing)) if listing else ()
+
+    def _sections(self, listing: Table) -> Iterator[Section]:
+        for index, entry in enumerate(listing.tables(0)):
+            items = dict(map(_item, entry.tables(0)))
+            begin, end, number = entry.scalar(1, "Q"), entry.scalar(2, "Q"), entry.scalar(3, "B")
+            kind = SECTION_TYPES.get(number, f"type {number}")
+            model_type = items.get("model_type")
+            name = str(model_type).lower().removeprefix("tf_lite_") if model_type else None
+            if not HEADER_BEGIN <= begin <= end:
+                raise MalformedError(f"section {index} goes from byte {begin} to {end}")
+            if end > len(self._data):
+                raise self._truncated(f"section {index} ({name or kind})", end)
+            yield Section(index, kind, name, begin, end, items, self._data[begin:end])
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return len(self._data)
+
+    def section(self, type: str, model_type: str | None = None) -> Section | None:
+        """The first section of this type (and model type, if given)."""
+        matches = (s for s in self.sections if s.type == type and model_type in (None, s.model_type))
+        return next(matches, None)
+
+    @cached_property
+    def models(self) -> dict[str, Model]:
+        """The TFLite sections by model type, e.g. `prefill_decode`; the first of each type."""
+        models: dict[str, Model] = {}
+        for section in self.sections:
+            if section.type == "TFLiteModel" and (section.model_type or "") not in models:
+                with self._reading(str(section)):
+                    models[section.model_type or ""] = Model.read(section.data)
+        return models
+
+    @cached_property
+    def metadata(self) -> LlmMetadata:
+        section = self.section("LlmMetadata")
+        if section is None:
+            raise EdgeMtpError(f"{self.path}: the bundle has no LlmMetadata section; export it again")
+        with self._reading(str(section)):
+            return LlmMetadata.parse(bytes(section.data))
+
+    @cached_property
+    def tokenizer_json(self) -> bytes | None:
+        """The Hugging Face `tokenizer.json`; None if the bundle has none (perhaps a SentencePiece model)."""
+        section = self.section("HF_Tokenizer")
+        if section is None:
+            return None
+        with self._reading(str(section)):
+            size = int.from_bytes(section.data[:8], "little")
+            if size > MOST_INFLATED * section.size:
+                raise MalformedError(f"tokenizer.json of {size} bytes in {section.size}")
+            inflate = zlib.decompressobj()
+            try:
+                text = inflate.decompress(section.data[8:], size + 1)
+            except zlib.error as error:
+                raise MalformedError(str(error)) from error
+            if not inflate.eof or len(text) != size:
+                raise MalformedError(f"tokenizer.json is not the {size} bytes that it states")
+            return text
+
+    @cached_property
+    def tokenizer_kind(self) -> str | None:
+        """`HF`, `SentencePiece` or None."""
+        if self.section("HF_Tokenizer"):
+            return "HF"
+        return "SentencePiece" if self.section("SP_Tokenizer") else None
+
+    @cached_property
+    def vocab_size(self) -> int | None:
+        """Number of tokens in the tokenizer, added ones included; the logits may be wider."""
+        section = self.section("HF_Tokenizer") or self.section("SP_Tokenizer")
+        if section is None:
+            return None
+        with self._reading(str(section)):
+            if self.tokenizer_json is None:
+                return sum(number == 1 for number, _ in protobuf_fields(bytes(section.data)))
+            return _hf_vocab_size(self.tokenizer_json)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any] | None:
+        """What `edge-mtp export` recorded; None if something else made the bundle."""
+        section = self._edge_section("manifest")
+        if section is None:
+            return None
+        with self._reading(str(section)):
+            manifest = _json(bytes(section.data))
+            if not isinstance(manifest, dict) or not isinstance(manifest.get(EDGE_KEY), int):
+                raise MalformedError(f"the manifest states no {EDGE_KEY} version")
+        if manifest[EDGE_KEY] != MANIFEST_VERSION:
+            raise EdgeMtpError(
+                f"{self.path}: manifest version {manifest[EDGE_KEY]} is not {MANIFEST_VERSION}; update edge-mtp"
+            )
+        return manifest
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes | None:
+        """The bytes of each token; None if the bundle has no such table."""
+        section = self._edge_section("token_bytes")
+        if section is None:
+            return None
+        with self._reading(str(section)):
+            return TokenBytes(section.data)
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The checkpoint's own. The metadata's can be another, for the stock engine; it counts where no own is kept."""
+        section = self._edge_section("chat_template")
+        if section is None:
+            return self.metadata.chat_template
+        with self._reading(str(section)):
+            try:
+                return bytes(section.data).decode()
+            except UnicodeDecodeError as error:
+                raise MalformedError(f"the chat template is not UTF-8: {error.reason}") from error
+
+    @cached_property
+    def mtp(self) -> Mtp:
+        """Whether MTP is present and complete, with the reasons if not."""
+        signatures = self.models["prefill_decode"].signatures if "prefill_decode" in self.models else {}
+        verify = signatures.get("verify")
+        positions = verify.inputs.get("input_pos") if verify else None
+        widths = sorted(int(m[1]) for m in (re.fullmatch(r"edge_verify_(\d{1,3})", name) for name in signatures) if m)
+        return Mtp(
+            present="mtp_drafter" in self.models,
+            draft_length=positions.shape[0] - 1 if positions and positions.shape else None,
+            edge_widths=tuple(widths),
+            missing=tuple(self._mtp_missing(signatures)),
+            edge_missing=tuple(self._edge_missing(signatures, widths)),
+        )
+
+    def _mtp_missing(self, signatures: dict[str, Signature]) -> Iterator[str]:
+        for name in ("prefill_decode", "embedder", "mtp_drafter"):
+            if name not in self.models:
+                yield f"no {name} section"
+        for name in ("decode", "verify"):
+            if name not in signatures:
+                yield f"prefill_decode has no `{name}` signature"
+            elif "activations" not in signatures[name].outputs:
+                yield f"`{name}` has no `activations` output"
+        verify = signatures.get("verify")
+        if verify and "per_layer_embeddings" in verify.inputs and "per_layer_embedder" not in self.models:
+            yield "no per_layer_embedder section"
+        section = self.models.get("mtp_drafter")
+        drafter = next(iter(section.signatures.values()), None) if section else None
+        if section and drafter is None:
+            yield "mtp_drafter has no signature"
+        if verify is None or drafter is None:
+            return
+        hidden, wanted = verify.outputs.get("activations"), drafter.inputs.get("activations")
+        if wanted is None:
+            yield "mtp_drafter has no `activations` input"
+        elif hidden and wanted.shape[-1:] != tuple(2 * size for size in hidden.shape[-1:]):
+            yield f"mtp_drafter takes activations {wanted}, not twice the width of the target's {hidden}"
+        for name in ("logits", "projected_activations"):
+            if name not in drafter.outputs:
+                yield f"mtp_drafter has no `{name}` output"
+        for name, cache in drafter.inputs.items():
+            if name.startswith("kv_cache_") and verify.inputs.get(name) != cache:
+                there = verify.inputs.get(name, "nothing of that name")
+                yield f"mtp_drafter reads {name} as {cache}, the target has {there}"
+
+    def _edge_missing(self, signatures: dict[str, Signature], widths: list[int]) -> Iterator[str]:
+        for name in ("manifest", "token_bytes"):
+            if self._edge_section(name) is None:
+                yield f"no {name} section"
+        if "edge_decode" not in signatures:
+            yield "prefill_decode has no `edge_decode` signature"
+        if not widths:
+            yield "prefill_decode has no `edge_verify_T` signature"
+        for width in widths:
+            if "edge_mtp.verify" not in signatures[f"edge_verify_{width}"].custom_ops:
+                yield f"`edge_verify_{width}` does not hold the edge_mtp.verify op"
+            if f"edge_draft_{width - 1}" not in signatures:
+                yield f"prefill_decode has no `edge_draft_{width - 1}` signature beside `edge_verify_{width}`"
+
+    def _edge_section(self, name: str) -> Section | None:
+        return next((s for s in self.sections if s.items.get(EDGE_KEY) == name), None)
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Turn malformed bytes into a refusal that names this file and `what` was being read."""
+        try:
+            yield
+        except MalformedError as error:
+            raise EdgeMtpError(f"{self.path}: {what} is damaged ({error}); copy or export the bundle again") from error
+
+    def _truncated(self, what: str, end: int) -> EdgeMtpError:
+        return EdgeMtpError(
+            f"{self.path}: the bundle is truncated: {what} ends at byte {end}, the file at {len(self._data)};"
+            " copy or export it again"
+        )
+
+
+def _item(pair: Table) -> tuple[str, Value]:
+    """A key and value of the header; None for a value of an unknown type."""
+    kind, value = pair.scalar(1, "B"), pair.table(2)
+    if value is None:
+        return pair.string(0), None
+    if kind == STRING_VALUE:
+        return pair.string(0), value.string(0)
+    return pair.string(0), value.scalar(0, VALUE_CODES[kind]) if kind in VALUE_CODES else None
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"not JSON: {error}") from error
+
+
+def _hf_vocab_size(tokenizer_json: bytes) -> int:
+    """Distinct ids in the vocabulary (a mapping, or for Unigram a list) and the added tokens."""
+    tokenizer = _json(tokenizer_json)
+    try:
+        vocab = tokenizer["model"]["vocab"]
+        ids = set(vocab.values() if isinstance(vocab, dict) else range(len(vocab)))
+        return len(ids | {token["id"] for token in tokenizer.get("added_tokens", ())})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MalformedError(f"tokenizer.json has no vocabulary: {error!r}") from error

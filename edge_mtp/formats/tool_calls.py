@@ -1,0 +1,712 @@
+"""Gemma 4's tool-call wire format: strict parser, its inverse, exact-match scoring, and tools files.
+
+    <|tool_call>call:NAME{key:<|"|>text<|"|>,n:3,b:true,xs:[1,2],o:{k:null}}<tool_call|>
+
+Calls follow one another without a separator. Names and keys are bare, strings stand between `<|"|>` marks and have no
+escapes, numbers are JSON numbers. The strict grammar has no white space between tokens and no trailing comma.
+
+A name or key may hold any character, so where it ends is a rule. A name ends at the first `{`. A key ends at the first
+`:` behind which a value begins: `{`, `[`, `<|"|>`, or a number or literal that a `,` or `}` follows. Nothing holds the
+text of a control token. A parser that is told the declared tools knows their names and keys, whatever they hold, and
+takes others only where they are identifiers, or a schema allows keys of any name: so `{"city":..}` has no key with
+quotation marks unless one was declared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import unquote
+
+from edge_mtp.errors import EdgeMtpError
+
+CALL_OPEN = "<|tool_call>"
+CALL_CLOSE = "<tool_call|>"
+RESPONSE_OPEN = "<|tool_response>"
+RESPONSE_CLOSE = "<tool_response|>"
+QUOTE = '<|"|>'
+CHANNEL_OPEN = "<|channel>"
+CHANNEL_CLOSE = "<channel|>"
+THOUGHT_HEADER = "thought\n"
+THOUGHT_SEPARATOR = "\n\n"  # between the thoughts of one reply
+
+# The texts of control tokens: what no name and no key can hold.
+CONTROL = re.compile(r"<\|\"\|>|<\|[a-z_]+\|?>|<[a-z_]+\|>|<(?:bos|eos|pad|unk|unused[0-9]+)>")
+SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a character in UTF-16; a Python string can hold one, UTF-8 cannot
+
+IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
+# What cannot be damage: without white space, quotation marks, separators and most brackets.
+PLAIN_KEY = re.compile(r"[^\s:={}()\[\],\"'`<>|;][^\s:={}(),\"'`<>|;]*")
+PLAIN_NAME = re.compile(r"[^\s={}()\[\],\"'`<>|;][^\s={}(),\"'`<>|;]*")
+
+Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
+Tools: TypeAlias = "Sequence[Mapping[str, Any]]"
+
+_DIGITS = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"
+NUMBER = re.compile(_DIGITS, re.ASCII)
+_BEGINS_VALUE = re.compile(rf":(?:[{{\[]|{re.escape(QUOTE)}|(?:true|false|null|{_DIGITS})(?=[,}}]))", re.ASCII)
+_DEEPEST = 64  # nesting that the parser follows
+_LONGEST_INTEGER = 1000  # digits
+_LITERALS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+
+
+class ToolCallSyntaxError(ValueError):
+    """Text that is not in the wire format; `position` is the offset of the first offending character.
+
+    `expected` is what the grammar has there: its literal text, or "a tool name", "a key", "a value", "a new key" (the
+    one there is a duplicate), "the end of a string"; empty where a limit of the parser was met.
+    """
+
+    def __init__(self, message: str, position: int, expected: str = "") -> None:
+        super().__init__(f"{message} at character {position}")
+        self.position = position
+        self.expected = expected
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call: the tool's name and its arguments by parameter name.
+
+    `id` tells calls of one tool apart, and is what its answer names; two calls are equal whatever their ids.
+    """
+
+    name: str
+    arguments: Mapping[str, Value] = field(default_factory=dict)
+    id: str = field(default="", compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": dict(self.arguments)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ToolCall:
+        return cls(value["name"], dict(value["arguments"]))
+
+
+# -- parsing --------------------------------------------------------------------------------------------------------
+
+
+class Declared:
+    """The names and keys of declared tools, as a parser asks for them."""
+
+    def __init__(self, tools: Tools) -> None:
+        functions = [tool.get("function", tool) for tool in tools]
+        self._keys: dict[str, tuple[tuple[str, ...], bool]] = {}
+        for function in functions:
+            keys = set(schema_keys(schema := _schema_of(function)))
+            # The longest first: of `a` and `a:b`, `a:b:` begins with both.
+            ordered = tuple(sorted(keys, key=len, reverse=True))
+            self._keys[function["name"]] = ordered, _is_open(schema)
+        self.names = tuple(sorted(self._keys, key=len, reverse=True))
+
+    def keys(self, name: str) -> tuple[tuple[str, ...], bool]:
+        """The keys that a tool declares anywhere, and whether there is a place in it for keys of any name."""
+        return self._keys.get(name, ((), False))
+
+
+def parse_calls(text: str, tools: Tools | None = None) -> list[ToolCall]:
+    """The calls in a reply, in order; text outside `<|tool_call>..<tool_call|>` is ignored.
+
+    `tools` are those declared (as for `check_tools`); without them, names and keys end as the module's rule says.
+    Raises `ToolCallSyntaxError` for a call that is not closed or not in the strict grammar, and for a duplicate key.
+    """
+    calls = []
+    declared = None if tools is None else Declared(tools)
+    position = text.find(CALL_OPEN)
+    while position >= 0:
+        call, position = parse_call(text, position, declared)
+        calls.append(call)
+        position = text.find(CALL_OPEN, position)
+    return calls
+
+
+def parse_call(text: str, position: int, declared: Declared | None = None) -> tuple[ToolCall, int]:
+    """The call whose `<|tool_call>` is at `position`, and the offset behind it. Raises `ToolCallSyntaxError`."""
+    parser = _Parser(text, position, declared)
+    return parser.call(), parser.position
+
+
+class _Parser:
+    """Recursive descent over the strict grammar; `position` is the next character to read."""
+
+    def __init__(self, text: str, position: int, declared: Declared | None) -> None:
+        self.text = text
+        self.position = position
+        self.depth = 0
+        self.declared = declared
+        self.keys: tuple[str, ...] = ()
+        self.any_key = declared is None
+
+    def call(self) -> ToolCall:
+        self._expect(CALL_OPEN)
+        self._expect("call:")
+        name = self.name()
+        if self.declared is not None:
+            self.keys, self.any_key = self.declared.keys(name)
+        arguments = self._object()
+        self._expect(CALL_CLOSE)
+        return ToolCall(name, arguments)
+
+    def name(self) -> str:
+        if self.declared is None:
+            end = self.text.find("{", self.position, self._mark())
+            if end <= self.position:
+                raise ToolCallSyntaxError("expected a tool name", self.position, "a tool name")
+            self.position, name = end, self.text[self.position : end]
+            return name
+        for name in self.declared.names:
+            if self._at(name + "{"):
+                self.position += len(name)
+                return name
+        return self._match(IDENTIFIER, "a tool name")
+
+    def key(self) -> str:
+        declared = [key for key in self.keys if self._at(key + ":")]
+        for key in declared:
+            if _BEGINS_VALUE.match(self.text, self.position + len(key)):
+                self.position += len(key)
+                return key
+        plain = PLAIN_KEY.match(self.text, self.position)
+        if not declared and self.any_key and not self._at("}") and not (self.declared and plain is None):
+            found = _BEGINS_VALUE.search(self.text, self.position, self._mark(QUOTE))
+            if found:
+                self.position, key = found.start(), self.text[self.position : found.start()]
+                return key
+        if declared:
+            self.position += len(declared[-1])
+            return declared[-1]
+        return self._match(IDENTIFIER, "a key")
+
+    def _mark(self, behind: str = "") -> int:
+        """Where the next control token begins, or, where that is `behind`, ends."""
+        found = CONTROL.search(self.text, self.position)
+        return len(self.text) if found is None else found.end() if found.group() == behind else found.start()
+
+    def _value(self) -> Value:
+        if self._at(QUOTE):
+            return self._string()
+        if self._at("{") or self._at("["):
+            if self.depth == _DEEPEST:
+                raise ToolCallSyntaxError(f"nested deeper than {_DEEPEST}", self.position)
+            self.depth += 1
+            nested: Value = self._object() if self._at("{") else self._array()
+            self.depth -= 1
+            return nested
+        for literal, value in _LITERALS.items():
+            if self._at(literal):
+                self.position += len(literal)
+                return value
+        start = self.position
+        number = self._match(NUMBER, "a value")
+        real = any(c in number for c in ".eE")
+        if (real and math.isinf(float(number))) or (not real and len(number) > _LONGEST_INTEGER):
+            raise ToolCallSyntaxError("number too large", start)
+        return float(number) if real else int(number)
+
+    def _string(self) -> str:
+        self._expect(QUOTE)
+        end = self.text.find(QUOTE, self.position)
+        if end < 0:
+            raise ToolCallSyntaxError("unclosed string", self.position, "the end of a string")
+        string = self.text[self.position : end]
+        self.position = end + len(QUOTE)
+        return string
+
+    def _object(self) -> dict[str, Value]:
+        self._expect("{")
+        result: dict[str, Value] = {}
+        while not self._at("}"):
+            if result:
+                self._expect(",")
+            start = self.position
+            key = self.key()
+            # A grammar cannot keep keys of any name from coming twice; as in JSON, the last counts.
+            is_free = self.declared is not None and self.any_key
+            if key in result and not is_free:
+                raise ToolCallSyntaxError(f"duplicate key {key!r}", start, "a new key")
+            self._expect(":")
+            result[key] = self._value()
+        self._expect("}")
+        return result
+
+    def _array(self) -> list[Value]:
+        self._expect("[")
+        result: list[Value] = []
+        while not self._at("]"):
+            if result:
+                self._expect(",")
+            result.append(self._value())
+        self._expect("]")
+        return result
+
+    def _at(self, literal: str) -> bool:
+        return self.text.startswith(literal, self.position)
+
+    def _expect(self, literal: str) -> None:
+        if not self._at(literal):
+            raise ToolCallSyntaxError(f"expected {literal!r}", self.position, literal)
+        self.position += len(literal)
+
+    def _match(self, pattern: re.Pattern[str], what: str) -> str:
+        found = pattern.match(self.text, self.position)
+        if found is None:
+            raise ToolCallSyntaxError(f"expected {what}", self.position, what)
+        self.position = found.end()
+        return found.group()
+
+
+# -- thoughts -------------------------------------------------------------------------------------------------------
+
+
+def split_thoughts(text: str, *, opened: bool = False) -> tuple[str, str]:
+    """A reply's wire text as its reasoning (`edge_mtp.chat.thoughts`) and the rest: the texts between the marks.
+
+    `opened`: the prompt ended inside a thought, behind its header. An unfinished thought is one too.
+    """
+    pieces = _CHANNEL_MARKS.split(text)  # texts and marks in turn
+    thoughts: list[str] = []
+    rest = ""
+    inside, has_header = opened, False
+    for i in range(0, len(pieces), 2):
+        piece, closed = pieces[i], i + 1 < len(pieces)
+        if not inside:
+            rest += piece
+        else:
+            if has_header and (piece == THOUGHT_HEADER.rstrip() if closed else THOUGHT_HEADER.startswith(piece)):
+                piece = ""
+            elif has_header:
+                piece = piece.removeprefix(THOUGHT_HEADER)
+            thoughts.append(piece.removesuffix("\n") if closed else piece)
+        inside = has_header = closed and pieces[i + 1] == CHANNEL_OPEN
+    return THOUGHT_SEPARATOR.join(filter(None, thoughts)), rest
+
+
+_CHANNEL_MARKS = re.compile(f"({re.escape(CHANNEL_OPEN)}|{re.escape(CHANNEL_CLOSE)})")
+
+
+# -- formatting -----------------------------------------------------------------------------------------------------
+
+
+def format_calls(calls: Iterable[ToolCall], tools: Tools | None = None, *, is_read: bool = True) -> str:
+    """The wire text of some calls: `parse_calls(format_calls(calls, tools), tools) == calls`.
+
+    Raises `EdgeMtpError` for what the format cannot carry: a name or key that holds a control token's text or that
+    would be read as something else (see the module; with the declared `tools` there is more that can be told apart), a
+    string that holds the quote mark, a number that is not finite or too long, values nested too deep. A history, which
+    nobody parses again, is not `is_read`: its names and keys may read as anything.
+    """
+    formatter = _Formatter(None if tools is None else Declared(tools), is_read=is_read)
+    return "".join(map(formatter.call, calls))
+
+
+def format_response(name: str, answer: Value) -> str:
+    """The wire text of what a tool answered: an object's own keys, or else `value`.
+
+    Raises as `format_calls`, but for names and keys that would be read as something else: nobody reads answers.
+    """
+    body = answer if isinstance(answer, Mapping) else {"value": answer}
+    return f"{RESPONSE_OPEN}response:{name}{_Formatter(None, is_read=False).value(dict(body), name)}{RESPONSE_CLOSE}"
+
+
+class _Formatter:
+    """`is_read`: the text is to be parsed again."""
+
+    def __init__(self, declared: Declared | None, *, is_read: bool = True) -> None:
+        self._declared = declared
+        self._is_read = is_read
+
+    def call(self, call: ToolCall) -> str:
+        _check_carried("tool name", call.name)
+        text = call.name + self.value(dict(call.arguments), call.name)
+        if self._is_read and _read(lambda: _parsed(text, self._declared, "").name()) != call.name:
+            raise EdgeMtpError(f"tool name {call.name!r} cannot be told from what follows it in a call; rename it")
+        return f"{CALL_OPEN}call:{text}{CALL_CLOSE}"
+
+    def value(self, value: Value, tool: str, depth: int = 0) -> str:
+        if value is None:
+            return "null"
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, str):
+            if QUOTE in value:
+                raise EdgeMtpError(f"tool-call string {value!r} holds the quote mark {QUOTE}; remove it")
+            return f"{QUOTE}{value}{QUOTE}"
+        if isinstance(value, int):
+            if abs(value) >= 10 ** (_LONGEST_INTEGER - 1):
+                raise EdgeMtpError(f"a tool-call number has {_LONGEST_INTEGER} digits or more; pass it as a string")
+            return str(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise EdgeMtpError(f"tool-call number {value} is not finite; pass a finite one or null")
+            return repr(value)
+        if depth > _DEEPEST:
+            raise EdgeMtpError(f"tool-call values are nested deeper than {_DEEPEST}; flatten them")
+        if isinstance(value, Mapping):
+            # The order of the chat template's `dictsort`, so that a call reads the same in a reply and in the history.
+            items = sorted(value.items(), key=lambda item: item[0].lower())
+            return "{" + ",".join(self._pair(key, inner, tool, depth) for key, inner in items) + "}"
+        return "[" + ",".join(self.value(inner, tool, depth + 1) for inner in value) + "]"
+
+    def _pair(self, key: str, value: Value, tool: str, depth: int) -> str:
+        _check_carried("argument name", key)
+        pair = f"{key}:{self.value(value, tool, depth + 1)}"
+        if not self._is_read or IDENTIFIER.fullmatch(key):
+            return pair
+        if key.startswith("}") or _read(lambda: _parsed(pair + ",", self._declared, tool).key()) != key:
+            raise EdgeMtpError(f"argument name {key!r} reads as something else in a call; rename it")
+        return pair
+
+
+def _parsed(text: str, declared: Declared | None, tool: str) -> _Parser:
+    parser = _Parser(text, 0, declared)
+    if declared is not None:
+        parser.keys, parser.any_key = declared.keys(tool)
+    return parser
+
+
+def _read(read: Callable[[], str]) -> str | None:
+    try:
+        return read()
+    except ToolCallSyntaxError:
+        return None
+
+
+def _check_carried(what: str, name: str) -> None:
+    if found := CONTROL.search(name):
+        raise EdgeMtpError(f"{what} {name!r} holds the control token {found.group()}; rename it")
+
+
+# -- scoring --------------------------------------------------------------------------------------------------------
+
+
+def exact_match(predicted: Sequence[ToolCall], gold: Sequence[ToolCall]) -> bool:
+    """Whether two lists hold the same calls.
+
+    Arguments compare without order and with their types (1 is neither 1.0 nor true). Calls compare as a multiset:
+    parallel calls have no order between them.
+    """
+    return sorted(canonical(c.to_json()) for c in predicted) == sorted(canonical(c.to_json()) for c in gold)
+
+
+def canonical(value: Value) -> str:
+    """Text that is the same for equal values only: 1, 1.0 and true are three values, the order of keys is none."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+# -- tools files ----------------------------------------------------------------------------------------------------
+
+_TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+_SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema", "parametersJsonSchema")
+# Keywords by what they hold, so far as a declaration goes into them.
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLES = (
+    *("additionalProperties", "propertyNames", "unevaluatedProperties", "not", "if", "then", "else"),
+    *("contains", "additionalItems", "unevaluatedItems", "items"),
+)
+
+
+def load_tools(path: str | Path) -> list[dict[str, Any]]:
+    """Tool declarations from a JSON file, in OpenAI's form `[{"type": "function", "function": {...}}]`.
+
+    Accepted too: a bare list of functions `[{"name": .., "parameters": ..}]`, and what an MCP server answers to
+    `tools/list` (`{"tools": [{"name": .., "inputSchema": ..}]}`, or its list). Raises `EdgeMtpError` for a file that
+    cannot be read or that holds what is no declaration (see `check_tools`).
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise EdgeMtpError(f"cannot read tools file {str(path)!r}: {reason}; pass a JSON file of tools") from None
+    try:
+        tools = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise EdgeMtpError(
+            f"tools file {str(path)!r} is not JSON: {error.msg} in line {error.lineno}; correct that line"
+        ) from None
+    except RecursionError:
+        raise EdgeMtpError(f"tools file {str(path)!r} is nested too deeply to be read; give another file") from None
+    return check_tools(tools, f"tools file {str(path)!r}")
+
+
+def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
+    """The tools in OpenAI's form, or `EdgeMtpError` naming the first value that is wrong.
+
+    A schema may be any JSON schema whose values are objects. It is kept whole; types in capitals and `nullable`, which
+    other APIs have, are put into JSON schema's own words. Refused is what is no JSON schema, a name that is used
+    twice, and a name or key that a call cannot carry: one with a control token's text or half of a surrogate pair, and
+    one that cannot be told from another declared beside it. Of a tool's other fields `title` stands in for a missing
+    description; the rest (`annotations`, `strict`, `outputSchema`, ...) says nothing of a call and is left out.
+    """
+    if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
+        tools = tools["tools"]
+    if not isinstance(tools, list | tuple):
+        raise EdgeMtpError(f"{source}: expected a list of tools, found {type(tools).__name__}; wrap it in [ ]")
+    checked: list[dict[str, Any]] = []
+    for i, tool in enumerate(tools):
+        where = f"{source}, tool {i}"
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else tool
+        if not isinstance(function, Mapping):
+            raise EdgeMtpError(f"{where}: expected an object, found {function!r}; give a name and parameters")
+        name = function.get("name")
+        if not isinstance(name, str) or not name:
+            raise EdgeMtpError(f"{where}: name {name!r} is no text; give the tool a name")
+        _check_name("name", name, where)
+        if any(name == other["function"]["name"] for other in checked):
+            raise EdgeMtpError(f"{where}: name {name!r} is used twice; rename one")
+        description = function.get("description")
+        if description is None:
+            description = function.get("title") or ""
+        if not isinstance(description, str):
+            raise EdgeMtpError(f"{where} ({name}): description {description!r} is not plain text; use a string")
+        schemas = {key: function[key] for key in _SCHEMA_KEYS if function.get(key) is not None}
+        if len(schemas) > 1 and len(set(map(canonical, schemas.values()))) > 1:
+            raise EdgeMtpError(f"{where} ({name}): {' and '.join(schemas)} differ; keep one")
+        schema = next(iter(schemas.values()), {"type": "object", "properties": {}})
+        parameters = _Checker(schema, f"{where} ({name}): parameters").root()
+        checked.append(
+            {
+                "type": "function",
+                "function": {"name": name, "description": description, "parameters": parameters},
+            }
+        )
+    _check_told_apart([tool["function"]["name"] for tool in checked], "{", source)
+    return checked
+
+
+def resolve(reference: Any, root: Any) -> Any:
+    """What a schema's `$ref` leads to within `root`, or None."""
+    if reference == "#":
+        return root
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return None
+    found = root
+    for part in unquote(reference[2:]).split("/"):
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, Mapping):
+            found = found.get(part)
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            return None
+    return found
+
+
+_SAYS_NOTHING = {"type", "title", "description", "$schema", "$id", "$comment"}
+
+
+class _Checker:
+    """A tool's schema, checked to be one and copied in JSON schema's own words. `where` names the tool in errors."""
+
+    def __init__(self, root: Any, where: str) -> None:
+        self._root = root
+        self._where = where
+
+    def root(self) -> dict[str, Any]:
+        schema = self.schema(self._root, self._where, 0)
+        if isinstance(schema, bool):
+            schema = {} if schema else self._wrong(self._where, "false allows nothing; give it properties")
+        kinds = self._kinds(self._root)
+        if "object" not in kinds:
+            self._wrong(self._where, f"{self._root!r} is not a schema of type object; give it properties")
+        if not schema.keys() - _SAYS_NOTHING:  # how servers declare a tool without parameters
+            schema = {**schema, "properties": {}}
+        return {"type": "object", **schema, **({"type": "object"} if schema.get("type") else {})}
+
+    def schema(self, schema: Any, at: str, depth: int) -> Any:
+        if isinstance(schema, bool):
+            return schema
+        if not isinstance(schema, Mapping):
+            return self._wrong(at, f"{schema!r} is not a schema; use an object with a type")
+        if depth > _DEEPEST:
+            return self._wrong(at, f"is nested deeper than {_DEEPEST}; flatten it")
+        copy = dict(schema)
+        for keyword in _MAPS:
+            if keyword in copy:
+                if not isinstance(inner := copy[keyword], Mapping):
+                    self._wrong(at, f"{keyword} {inner!r} is not an object; map each name to a schema")
+                copy[keyword] = {
+                    key: self.schema(
+                        value, f"{at}.{key}" if keyword == "properties" else f"{at}.{keyword}.{key}", depth + 1
+                    )
+                    for key, value in inner.items()
+                }
+        for keyword in _LISTS:
+            if keyword in copy:
+                if not isinstance(inner := copy[keyword], list) or not inner:
+                    self._wrong(at, f"{keyword} {inner!r} is no list of schemas; list at least one")
+                copy[keyword] = [self.schema(v, f"{at}.{keyword}[{i}]", depth + 1) for i, v in enumerate(inner)]
+        for keyword in _SINGLES:
+            if keyword in copy:
+                if keyword == "items" and isinstance(copy["items"], list):  # before draft 2020-12
+                    copy["items"] = [self.schema(v, f"{at}.items[{i}]", depth + 1) for i, v in enumerate(copy["items"])]
+                else:
+                    copy[keyword] = self.schema(copy[keyword], f"{at}.{keyword}", depth + 1)
+        self._check(copy, at)
+        return _nullable(copy)
+
+    def _check(self, schema: dict[str, Any], at: str) -> None:
+        if "type" in schema:
+            declared = schema["type"]
+            names = [declared] if isinstance(declared, str) else declared
+            if (
+                not isinstance(names, list)
+                or not names
+                or not all(isinstance(name, str) and name.lower() in _TYPES for name in names)
+            ):
+                self._wrong(at, f"type {declared!r} is none; use {', '.join(_TYPES)}")
+            schema["type"] = declared.lower() if isinstance(declared, str) else [name.lower() for name in names]
+        if not isinstance(schema.get("enum", [None]), list) or not schema.get("enum", [None]):
+            self._wrong(at, f"enum {schema['enum']!r} lists nothing; list at least one value")
+        required = schema.get("required", [])
+        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+            self._wrong(at, f"required {required!r} is no list of names; list the names of properties")
+        for key in [*schema.get("properties", {}), *required]:
+            _check_name("property", key, at)
+        _check_told_apart(list(schema.get("properties", {})), ":", at)
+        if "$ref" in schema:
+            self._check_reference(schema["$ref"], at)
+        for keyword in ("description", "title"):
+            if not isinstance(schema.get(keyword) or "", str):
+                self._wrong(at, f"{keyword} {schema[keyword]!r} is not plain text; use a string")
+
+    def _check_reference(self, reference: Any, at: str) -> None:
+        if not isinstance(reference, str):
+            self._wrong(at, f"$ref {reference!r} is no text; point into the tool's own $defs")
+        followed = []
+        while isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+            if reference in followed:
+                self._wrong(at, f"$ref {reference!r} leads to itself; say what it is")
+            followed.append(reference)
+            found = resolve(reference, self._root)
+            if not isinstance(found, Mapping | bool):
+                self._wrong(at, f"$ref {reference!r} leads nowhere; point into the tool's own $defs")
+            reference = found.get("$ref") if isinstance(found, Mapping) else None
+
+    def _kinds(self, schema: Any, followed: frozenset[str] = frozenset()) -> set[str]:
+        """The types that a schema may allow."""
+        if not isinstance(schema, Mapping):
+            return set(_TYPES) if schema else set()
+        kinds = set(_TYPES)
+        if "type" in schema:
+            names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+            kinds &= {name.lower() for name in names}
+        reference = schema.get("$ref")
+        if reference is not None and reference not in followed:
+            found = resolve(reference, self._root)
+            kinds &= set(_TYPES) if found is None else self._kinds(found, followed | {reference})
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                kinds &= set().union(*(self._kinds(option, followed) for option in schema[keyword]))
+        for option in schema.get("allOf", []):
+            kinds &= self._kinds(option, followed)
+        return kinds
+
+    def _wrong(self, at: str, trouble: str) -> Any:
+        raise EdgeMtpError(f"{at}: {trouble}")
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with OpenAPI's `nullable` said in JSON schema's words."""
+    if not isinstance(schema.get("nullable"), bool):
+        return schema
+    nullable = schema.pop("nullable")
+    if not nullable:
+        return schema
+    if "enum" in schema and None not in schema["enum"]:
+        schema["enum"] = [*schema["enum"], None]
+    if isinstance(schema.get("type"), str):
+        schema["type"] = list(dict.fromkeys([schema["type"], "null"]))
+    elif "type" in schema:
+        schema["type"] = list(dict.fromkeys([*schema["type"], "null"]))
+    if not schema.keys() & {"$ref", "const", "anyOf", "oneOf", "allOf", "not", "if"}:
+        return schema
+    said: dict[str, Any] = {
+        keyword: schema.pop(keyword) for keyword in ("title", "description", "default", "examples") if keyword in schema
+    }
+    return {**said, "anyOf": [schema, {"type": "null"}]}
+
+
+def _check_name(what: str, name: str, where: str) -> None:
+    """Refuses a name that a call cannot carry."""
+    if found := CONTROL.search(name):
+        raise EdgeMtpError(f"{where}: {what} {name!r} holds the control token {found.group()}; rename it")
+    if what == "property" and name.startswith("}"):
+        raise EdgeMtpError(f"{where}: property {name!r} begins with the bracket that ends a call; rename it")
+    if SURROGATE.search(name):
+        raise EdgeMtpError(f"{where}: {what} {name!r} has half of a surrogate pair, which is no character; rename it")
+
+
+def _check_told_apart(names: Sequence[str], end: str, where: str) -> None:
+    """Refuses a name of which a call could be one of another name, which is its beginning and ends with `end`."""
+    known = set(names)
+    for name in names:
+        for found in re.finditer(re.escape(end), name):
+            behind = name[found.start() :] + end
+            if name[: found.start()] in known and (end == "{" or _BEGINS_VALUE.match(behind)):
+                raise EdgeMtpError(
+                    f"{where}: {name!r} cannot be told from {name[: found.start()]!r} in a call; rename one"
+                )
+
+
+def schema_keys(schema: Any) -> Iterator[str]:
+    """The names of the properties that a schema declares anywhere, and the keys in the values that it lists."""
+    if isinstance(schema, Mapping):
+        for keyword, inner in schema.items():
+            if keyword == "properties" and isinstance(inner, Mapping):
+                yield from inner
+                for value in inner.values():
+                    yield from schema_keys(value)
+            elif keyword in ("enum", "const"):
+                yield from _value_keys(inner)
+            elif keyword in _MAPS and isinstance(inner, Mapping):
+                for value in inner.values():
+                    yield from schema_keys(value)
+            elif keyword in _LISTS or keyword in _SINGLES:
+                yield from schema_keys(inner)
+            elif keyword == "required" and isinstance(inner, list):
+                yield from (name for name in inner if isinstance(name, str))
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from schema_keys(inner)
+
+
+def _value_keys(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from value
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _value_keys(inner)
+
+
+def _is_open(schema: Any) -> bool:
+    """Whether a schema has a place for an object of any keys."""
+    if schema is True:
+        return True
+    if isinstance(schema, list):
+        return any(map(_is_open, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    kinds = schema.get("type", [])
+    is_object = "object" in str(kinds).lower() or not (kinds or schema.keys() & _SAYS)
+    if is_object and "properties" not in schema and schema.get("additionalProperties") is not False:
+        return True
+    if schema.get("additionalProperties") not in (None, False) or "patternProperties" in schema:
+        return True
+    inner = [value for keyword in _MAPS for value in _values(schema.get(keyword))]
+    return any(map(_is_open, [*inner, *(schema[k] for k in (*_LISTS, *_SINGLES) if k in schema)]))
+
+
+_SAYS = {"$ref", "enum", "const", "anyOf", "oneOf", "allOf", "not", "if"}
+
+
+def _values(mapping: Any) -> Iterable[Any]:
+    return mapping.values() if isinstance(mapping, Mapping) else ()
+
+
+def _schema_of(function: Mapping[str, Any]) -> Any:
+    return next((function[key] for key in _SCHEMA_KEYS if function.get(key) is not None), {})

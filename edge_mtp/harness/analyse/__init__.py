@@ -1,0 +1,1 @@
+"""From a run's answers to figures, pairs of arms, and verdicts."""

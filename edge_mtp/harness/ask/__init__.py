@@ -1,0 +1,1 @@
+"""What is asked (items, suites), of whom (arms), and who answers (engines)."""

@@ -1,0 +1,270 @@
+"""Our own engine as a contender, on any device."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from edge_mtp.chat.tokenizer import Tokenizer
+from edge_mtp.device import Sampling, Step
+from edge_mtp.device.find import Notice
+from edge_mtp.device.fingerprint import parse_meminfo
+from edge_mtp.device.host import HostDevice
+from edge_mtp.device.put import Report
+from edge_mtp.device.runner import SilentRunnerError
+from edge_mtp.dialogue import Dialogue
+from edge_mtp.engine import Engine, Reply, ReplyOptions, open_engine
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN
+from edge_mtp.harness.ask.answer import Answer, StepFigures
+from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.ask.item import Item, Turn
+from edge_mtp.harness.score.score import Finish
+
+MEMORY_EVERY = 20  # answers, at most; reading it is a command on the device
+PATIENCE_S = 60.0  # for a device whose link broke to be there again: Wi-Fi comes back, adbd restarts
+RETRY_S = 2.0
+_ANYTHING = Item("", "", "", (Turn(({"role": "user", "content": ""},)),))  # that an arm may be asked
+
+
+class SharedEngine:
+    """An engine that several arms use, and that can be started again when its runner has died.
+
+    `patience_s`: how long it is tried again where it does not start, because the device may come back; `notice` is
+    told. When that was in vain it is tried once each time, until it has once started.
+    """
+
+    def __init__(self, open_it: Callable[[], Engine], *, patience_s: float = 0.0, notice: Notice | None = None) -> None:
+        self._open = open_it
+        self._patience_s = patience_s
+        self._notice = notice or (lambda line: None)
+        self._in_vain = False
+        self.engine = open_it()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.engine.runner.has_ended
+
+    def revive(self) -> None:
+        """Raises EdgeMtpError if the engine does not start."""
+        self.close()
+        end, told = time.monotonic() + (0.0 if self._in_vain else self._patience_s), False
+        while True:
+            try:
+                self.engine = self._open()
+                self._in_vain = False
+                return
+            except EdgeMtpError as error:
+                if time.monotonic() >= end:
+                    self._in_vain = True
+                    raise
+                if not told:
+                    self._notice(f"{error}; trying again for {self._patience_s:.0f} s")
+                told = True
+            time.sleep(RETRY_S)
+
+    def close(self) -> None:
+        with contextlib.suppress(EdgeMtpError):
+            self.engine.close()
+
+
+class Ours(Contender):
+    """Answers through edge-mtp's own runner.
+
+    `margins`: answers carry each token's margin, which costs a pass over the logits. `tapes` by item and turn: what the
+    drafter is made to say (`edge_mtp.harness.ask.simulated_drafts`). `began` is the monotonic time that `Answer.at_s`
+    counts from.
+    """
+
+    def __init__(self, arm: Arm, shared: SharedEngine, *, margins: bool = False, began: float | None = None) -> None:
+        self.arm = arm
+        self.shared = shared
+        self.tapes: Mapping[tuple[str, int], Sequence[int]] = {}
+        self._margins = margins
+        self._began = time.monotonic() if began is None else began
+        self._answers = self._next_reading = 0
+        self._memory: tuple[int | None, int | None] = None, None
+
+    @property
+    def engine(self) -> Engine:
+        return self.shared.engine
+
+    def check(self) -> None:
+        """Raises EdgeMtpError, which names the arm, where the bundle can answer nothing as the arm asks."""
+        try:
+            self.engine.check(self._options(_ANYTHING, 0, 0, 1))
+        except EdgeMtpError as error:
+            raise EdgeMtpError(f"arm '{self.arm.label}': {error}") from None
+
+    @property
+    def is_alive(self) -> bool:
+        return self.shared.is_alive
+
+    def revive(self) -> None:
+        self.shared.revive()
+
+    def answer(self, item: Item, round: int, *, max_tokens: int) -> Generator[Answer, None, None]:
+        dialogue = Dialogue(self.engine, (), item.tools)
+        for turn, asked in enumerate(item.turns):
+            at_s = time.monotonic() - self._began
+            blank = Answer(self.arm.label, item.id, turn, round, at_s, "", "refused")
+            dialogue.messages.extend(asked.messages)
+            reply: Reply | None = None
+            try:
+                reply = dialogue.reply(self._options(item, turn, round, max_tokens))
+                answer = self._answer(blank, reply)
+            except EdgeMtpError as error:
+                yield replace(blank, finish=self._fate(error), error=str(error), text=reply.text if reply else "")
+                return
+            dialogue.add(reply)
+            yield answer
+
+    def _options(self, item: Item, turn: int, round: int, max_tokens: int) -> ReplyOptions:
+        return ReplyOptions(
+            max_tokens=item.max_tokens or max_tokens,
+            draft_length=self.arm.draft_length,
+            draft_sources=() if self.arm.mtp == "blank" else self.arm.draft_sources,
+            draft_tape=self.tapes.get((item.id, turn), ()),
+            sampling=Sampling(temperature=self.arm.temperature, seed=round),
+            constrained=bool(item.tools) and self.arm.constrained,
+            parallel_calls=self.arm.parallel_calls or not item.tools,
+            thinking=self.arm.thinking,
+            logprobs=self._margins,
+            fresh=turn == 0,
+        )
+
+    def _answer(self, blank: Answer, reply: Reply) -> Answer:
+        channels = [token.channel for token in reply]
+        outcome, steps = reply.outcome, reply.steps
+        assert outcome is not None
+        ends = _ends(steps, outcome.prefill_us)
+        of_answer = _of_answer(reply, channels, ends)
+        rss, anonymous = self._known_memory()
+        return replace(
+            blank,
+            text=reply.text,
+            reasoning=reply.reasoning,
+            in_thought=_ended_in_thought(reply, channels),
+            finish="stop" if outcome.finish == "cancelled" else outcome.finish,
+            prompt_tokens=outcome.prompt_tokens,
+            reused_tokens=outcome.reused_tokens + outcome.restored_tokens,
+            count=len(reply.tokens),
+            first_token_us=ends[0] if ends else outcome.prefill_us,
+            first_answer_us=of_answer[0][1] if of_answer else None,
+            prefill_us=outcome.prefill_us,
+            call_us=_call_us(reply.tokenizer, of_answer),
+            total_us=ends[-1] if ends else outcome.prefill_us,
+            tokens=reply.tokens,
+            margins=[margin for step in steps for margin in step.margins],
+            steps=[_figures(step) for step in steps],
+            rss_bytes=rss,
+            anonymous_bytes=anonymous,
+        )
+
+    def _known_memory(self) -> tuple[int | None, int | None]:
+        """As last read. It grows with the first answers, whose number at most doubles until it is read again."""
+        self._answers += 1
+        device = self.engine.device
+        if self._answers >= self._next_reading and device is not None:
+            self._next_reading = self._answers + min(self._answers, MEMORY_EVERY)
+            with contextlib.suppress(EdgeMtpError):
+                read = device.link.run(["cat", f"/proc/{self.engine.runner.pid}/status"], timeout_s=10)
+                status = parse_meminfo(read.output.decode(errors="replace"))
+                self._memory = status.get("VmHWM"), status.get("RssAnon")
+        return self._memory
+
+    def _fate(self, error: EdgeMtpError) -> Finish:
+        if isinstance(error, SilentRunnerError):
+            return "timeout"
+        return "crash" if self.engine.runner.has_ended else "refused"
+
+
+@contextlib.contextmanager
+def open_ours(
+    arms: Sequence[Arm],
+    *,
+    margins: bool = False,
+    began: float | None = None,
+    notice: Callable[[str], Notice] | None = None,
+    report: Callable[[str], Report] | None = None,
+) -> Iterator[list[Ours]]:
+    """A contender for each arm of our engine, in their order; engines end with the context.
+
+    Raises EdgeMtpError where an engine does not start, or its bundle cannot do what an arm asks.
+
+    Arms that differ in what a request says share an engine. One under the controller has its own, since a controller
+    learns from all that its runner does. `notice` and `report` by the device's name: as `open_engine` takes them.
+    """
+    with contextlib.ExitStack() as stack:
+        engines: dict[tuple[object, ...], SharedEngine] = {}
+        contenders = []
+        for arm in arms:
+            key = (arm.bundle, arm.device, arm.threads, arm.label if arm.mtp == "auto" else None)
+            if key not in engines:
+                engines[key] = SharedEngine(
+                    _opener(arm, notice, report),
+                    patience_s=0.0 if arm.device == HostDevice.name else PATIENCE_S,
+                    notice=notice(arm.device) if notice else None,
+                )
+                stack.callback(engines[key].close)
+            contenders.append(Ours(arm, engines[key], margins=margins, began=began))
+            contenders[-1].check()
+        yield contenders
+
+
+def _opener(
+    arm: Arm, notice: Callable[[str], Notice] | None, report: Callable[[str], Report] | None
+) -> Callable[[], Engine]:
+    return lambda: open_engine(
+        arm.path,
+        arm.device,
+        threads=arm.threads,
+        notice=notice(arm.device) if notice else None,
+        report=report(arm.device) if report else None,
+    )
+
+
+def _ends(steps: Sequence[Step], prefill_us: float) -> list[float]:
+    """When each step ended, in microseconds since the request."""
+    ends, now = [], prefill_us
+    for step in steps:
+        now += step.total_us
+        ends.append(now)
+    return ends
+
+
+def _of_answer(reply: Reply, channels: Sequence[str], ends: Sequence[float]) -> list[tuple[int, float]]:
+    """The tokens that are none of a thought, and when each came."""
+    of_token = [end for step, end in zip(reply.steps, ends, strict=True) for _ in step.tokens]
+    told = zip(reply.tokens, channels, of_token, strict=True)
+    return [(token, end) for token, channel, end in told if channel == "text"]
+
+
+def _call_us(tokenizer: Tokenizer, of_answer: Sequence[tuple[int, float]]) -> float | None:
+    with contextlib.suppress(EdgeMtpError):
+        close = tokenizer.token_id(CALL_CLOSE)
+        return next((end for token, end in of_answer if token == close), None)
+    return None
+
+
+def _ended_in_thought(reply: Reply, channels: Sequence[str]) -> bool:
+    with contextlib.suppress(EdgeMtpError):
+        opens, closes = (reply.tokenizer.token_id(mark) for mark in (CHANNEL_OPEN, CHANNEL_CLOSE))
+        last = next((token for token in reversed(reply.tokens) if token in (opens, closes)), None)
+        return channels[:1] == ["reasoning"] if last is None else last == opens
+    return False
+
+
+def _figures(step: Step) -> StepFigures:
+    target_us = step.embed_us + step.verify_us + step.select_us
+    return StepFigures(
+        "v" if step.kind == "verify" else "p",
+        len(step.tokens),
+        step.source,
+        step.accepted,
+        step.planned,
+        *(round(us, 1) for us in (step.draft_us, step.mask_us, target_us, step.total_us)),
+    )

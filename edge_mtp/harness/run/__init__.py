@@ -1,0 +1,1 @@
+"""The loops that ask: benchmarks, tool-call suites, quality, checks and plans."""

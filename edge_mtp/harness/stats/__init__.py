@@ -1,0 +1,1 @@
+"""Statistics: intervals and tests, each tried by simulation. Nothing here knows what was measured."""

@@ -1,0 +1,83 @@
+"""Converted pieces, kept: they hold no weights, so every export of the same shapes can use them again.
+
+A fine-tune, another recipe, another adapter: the graphs are the same, and tracing them is most of the time that an
+export takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_mtp.cache import cache_folder, keep, kept
+from edge_mtp.export import flatbuffer
+
+if TYPE_CHECKING:
+    from edge_mtp.export.convert import Signature
+    from edge_mtp.export.decoder import Decoder
+    from edge_mtp.export.signatures import Graphs
+
+KEPT = 64  # a few hundred KB each
+# What the graphs follow from: these modules and these packages.
+SOURCES = ("convert", "decoder", "ops", "layers", "placeholders", "signatures", "window")
+CONVERTERS = ("litert-torch", "litert-converter", "torch", "transformers")
+
+
+def converted(
+    section: str, graphs: Graphs, traced: Sequence[Signature], scratch: Path, report: Callable[[str], None]
+) -> Any:
+    """The object tree of a section's pieces, from the cache or converted now (`convert.convert` has `report`)."""
+    path = cache_folder() / "graphs" / f"{section}-{_key(graphs)}.pieces"
+    model = _kept(path, len(traced))
+    if model is not None:
+        for signature in traced:
+            report(signature.name)
+            report(signature.name)
+        return model
+    from edge_mtp.export.convert import convert
+
+    fresh = scratch / path.name
+    convert(traced, fresh, report)
+    model = flatbuffer.parse(fresh.read_bytes())
+    keep(path, fresh.read_bytes())
+    fresh.unlink()
+    with suppress(OSError):
+        _forget(path.parent)
+    return model
+
+
+def _kept(path: Path, signatures: int) -> Any:
+    """The model at `path`, None if there is none that is whole."""
+    content = kept(path)
+    if content is None:
+        return None
+    with suppress(OSError):
+        path.touch()
+    model = flatbuffer.parse(content)
+    return model if len(model.signatureDefs) == signatures else None
+
+
+def _key(graphs: Graphs) -> str:
+    """Changes with the shapes, with the modules that pieces are made of, and with the converter."""
+
+    def shape(decoder: Decoder) -> list[tuple[str, str]]:
+        fields = vars(decoder) | {"frequencies": {k: v.tolist() for k, v in sorted(decoder.frequencies.items())}}
+        return sorted((name, repr(value)) for name, value in fields.items())
+
+    others = {name: value for name, value in vars(graphs).items() if name not in ("target", "drafter")}
+    digest = hashlib.sha256(repr([shape(graphs.target), shape(graphs.drafter), sorted(others.items())]).encode())
+    for module in SOURCES:
+        digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
+    for name in CONVERTERS:
+        digest.update(importlib.metadata.version(name).encode())
+    return digest.hexdigest()[:20]
+
+
+def _forget(folder: Path) -> None:
+    """Drop the least recently used beyond what is kept."""
+    for path in sorted(folder.glob("*.pieces"), key=lambda path: path.lstat().st_mtime)[:-KEPT]:
+        path.unlink(missing_ok=True)
