@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export.encodings import Encoded
 from edge_mtp.export.json_file import read_json
 from edge_mtp.export.shapes import TIED_HEAD
 from edge_mtp.export.weights import EMBEDDING, Entry, Rows, SafetensorsFile, Weights, groups, text_name
@@ -65,6 +66,9 @@ class AdaptedWeights(Weights):
         self._check_fit()
         self._check_tie(head)
         self.left_out = (*base.left_out, *(f"adapter: {group}" for group in groups(others)))
+        changed = {*self._whole, *self._low_rank}
+        self.encodings = {name: encoding for name, encoding in base.encodings.items() if name not in changed}
+        self.ranges, self.cache_scales = base.ranges, base.cache_scales
 
     def _read(self, name: str, start: int, stop: int) -> Rows:
         if name in self._whole:
@@ -80,6 +84,9 @@ class AdaptedWeights(Weights):
             else:
                 rows = rows + np.float32(change.scale) * (change.b.rows(start, stop) @ change.a.rows())
         return rows
+
+    def _encoded(self, name: str, start: int, stop: int) -> Encoded:
+        return self.base.encoded(name, start, stop)
 
     def _refuse(self, what: str, cure: str = "merge the adapter into its model first") -> EdgeMtpError:
         return EdgeMtpError(f"adapter {self.directory} {what}: {cure}")

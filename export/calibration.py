@@ -18,8 +18,12 @@ SPREAD = 8.0
 
 
 def cache_scales(target: Checkpoint) -> dict[str, float]:
-    """The scale of each cache, `N.k` and `N.v` for layer N."""
+    """The scale of each cache, `N.k` and `N.v` for layer N: the checkpoint's own, where it was trained with them."""
     scales, decoder = {}, Decoder.of(target.config)
+    trained = target.weights.cache_scales
+    wanted = [f"{layer}.{kind}" for layer in decoder.kv_layers for kind in "kv"]
+    if all(trained.get(name, 0.0) > 0.0 for name in wanted):
+        return {name: trained[name] for name in wanted}
     for layer in decoder.kv_layers:
         largest = min(SPREAD, decoder.layers[layer].head_dim ** 0.5)
         weight = target.weights.read(f"model.layers.{layer}.self_attn.k_norm.weight")

@@ -18,10 +18,12 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter
 from edge_mtp.export.json_file import read_json
+from edge_mtp.export.lattice import with_lattice
+from edge_mtp.export.packed import packed_by
 from edge_mtp.export.random_tokenizer import write_tokenizer
 from edge_mtp.export.shapes import drafters_allowed as drafters_allowed
 from edge_mtp.export.shapes import model_class, tensor_shapes
-from edge_mtp.export.weights import SafetensorsWeights, Weights, random_weights
+from edge_mtp.export.weights import FindPacked, SafetensorsWeights, Weights, random_weights
 from edge_mtp.file_hash import sha256
 
 TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
@@ -111,8 +113,8 @@ def tiny_pair() -> tuple[Path, Path]:
 def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pair:
     """Read both configurations, check weights for completeness and the two for fitting each other.
 
-    Weights are checked from the headers of their files; no tensor is read. With `adapter`, the folder of a PEFT LoRA,
-    the target's tensors have it merged; a tokenizer and a chat template that were saved with it come before the
+    Weights are checked from the headers of their files; some rows of each tell whether it lies on a lattice. With
+    `adapter`, the folder of a PEFT LoRA, the target's tensors have it merged; a tokenizer and a chat template that were saved with it come before the
     target's.
 
     Raises:
@@ -207,10 +209,11 @@ def _load(checkpoint: Checkpoint) -> Any:
 
 @dataclass(frozen=True)
 class _Unread:
-    """A checkpoint whose configuration was read and whose weights were not."""
+    """A checkpoint whose configuration was read and whose weights were not; `find_packed` for one that is quantized."""
 
     directory: Path
     config: Any
+    find_packed: FindPacked | None = None
 
 
 def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unread:
@@ -225,16 +228,15 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
         raise EdgeMtpError(
             f"{role} {directory} has model_type {kind!r}: supported is {' or '.join(map(repr, accepted))}"
         )
-    if config.get("quantization_config"):
-        raise EdgeMtpError(
-            f"{path} has a quantization_config: give the checkpoint before quantization, as bf16 or fp16"
-        )
-    fields = {key: value for key, value in config.items() if key != "model_type"}
+    find_packed = packed_by(config, path)
+    # Without what would have transformers look for kernels: the graphs are the same.
+    dropped = ("model_type", "quantization_config", "compression_config")
+    fields = {key: value for key, value in config.items() if key not in dropped}
     _check_sizes(path, config)
     with _configured(path):
         with drafters_allowed():
             parsed = AutoConfig.for_model(kind, **fields)
-        unread = _Unread(directory, parsed if kind in DRAFTER_TYPES else parsed.get_text_config())
+        unread = _Unread(directory, parsed if kind in DRAFTER_TYPES else parsed.get_text_config(), find_packed)
         _check_architecture(unread)
     return unread
 
@@ -265,7 +267,10 @@ def _open_weights(checkpoint: _Unread) -> Checkpoint:
     files = _weight_files(directory)
     with _configured(directory / "config.json"):
         shapes = tensor_shapes(config)
-    weights = SafetensorsWeights(directory, files, shapes)
+    if checkpoint.find_packed is not None:
+        weights: Weights = SafetensorsWeights(directory, files, shapes, checkpoint.find_packed)
+    else:
+        weights = with_lattice(SafetensorsWeights(directory, files, shapes))
     return Checkpoint(directory, config, weights, (directory / "config.json", *files))
 
 

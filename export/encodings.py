@@ -1,7 +1,7 @@
 """How a weight matrix is stored: float, or signed integers with a scale a row or a block of a row.
 
 An integer encoding writes, byte for byte, what ai-edge-quantizer 0.10 writes with its min/max algorithm for the
-weights of FULLY_CONNECTED and EMBEDDING_LOOKUP; `_SMALLEST_BLOCK_SCALE` is the one exception. Rows are encoded
+weights of FULLY_CONNECTED and EMBEDDING_LOOKUP; `SMALLEST_BLOCK_SCALE` is the one exception. Rows are encoded
 independently of each other, so a matrix may be encoded in chunks of rows and the results concatenated.
 
 What the flatbuffer needs beside the bytes: the tensor's type (`tensor_type`), its quantization (`quantization`) and,
@@ -27,10 +27,11 @@ from edge_mtp.errors import EdgeMtpError
 Rows = npt.NDArray[np.float32]
 
 # The quantizer keeps the scale of a row of zeros away from zero like this.
-_SMALLEST_BOUND = np.float32(1e-9)
+SMALLEST_BOUND = np.float32(1e-9)
+SMALLEST_SCALE = SMALLEST_BOUND / np.float32(127)
 # Scales of blocks are fp16, and where the quantizer lets one underflow to zero XNNPACK refuses the whole model
 # ("unsupported scale value"): the smallest fp16 number takes its place.
-_SMALLEST_BLOCK_SCALE = np.float32(2.0**-24)
+SMALLEST_BLOCK_SCALE = np.float32(2.0**-24)
 # Elements worked on at a time: what they need stays in a core's second-level cache.
 _CHUNK = 1 << 17
 
@@ -225,24 +226,24 @@ def _encode_integers(rows: Rows, encoding: Encoding, work: Rows, data: npt.NDArr
     else:
         bound = work.max(axis=1)
     _refuse_beyond(float(np.finfo(np.float32).max), bound.max(initial=0))
-    scale = np.maximum(bound, _SMALLEST_BOUND) / np.float32(encoding.largest)
+    scale = np.maximum(bound, SMALLEST_BOUND) / np.float32(encoding.largest)
     if encoding.block:
         _refuse_beyond(65280.0, scale.max(initial=0))
         # bfloat16 first: XNNPACK keeps these scales in that type.
         scale = scale.astype(ml_dtypes.bfloat16).astype(np.float16).astype(np.float32)
-        scale = np.maximum(scale, _SMALLEST_BLOCK_SCALE)
+        scale = np.maximum(scale, SMALLEST_BLOCK_SCALE)
     np.divide(rows.reshape(len(scale), -1), scale[:, None], out=work.reshape(len(scale), -1))
     np.rint(work, out=work)
     # Below 8 bits the quantizer uses the whole range.
     np.clip(work, -encoding.largest - (encoding.bits < 8), encoding.largest, out=work)
     integers = work.astype(np.int8).view(np.uint8)
-    data[...] = integers if encoding.bits == 8 else _pack(integers, encoding.bits)
+    data[...] = integers if encoding.bits == 8 else pack(integers, encoding.bits)
     stored: npt.NDArray[Any] = scale.astype(np.float16).reshape(n, -1) if encoding.block else scale
     return stored
 
 
-def _pack(integers: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """uint8 [n, k] whose lowest `bits` count to uint8 [n, k * bits / 8], the first in the lowest bits."""
+def pack(integers: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """uint8 [n, k], of which the lowest `bits` count, to uint8 [n, k * bits / 8], the first in the lowest bits."""
     while bits < 8:
         # Two neighbours are one little-endian word: one shift brings them together, without strided reads.
         words = integers.view("<u2")

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import download, recipes
 from edge_mtp.export.checkpoint import Pair, open_pair, tokenizer_ids
 from edge_mtp.export.unfinished import Parts
+from edge_mtp.export.weights import groups
 from edge_mtp.export.writer import STOPS, THINKING_TOKENS, TOOL_TOKENS, Chat, llm_metadata, write_bundle
 from edge_mtp.formats.token_bytes import token_table
 from edge_mtp.output_file import refuse_inputs
@@ -158,9 +160,10 @@ def export_bundle(
         KeyboardInterrupt: with a line for the user about what becomes of what was done.
     """
     chosen = () if lean else tuple(sorted(set(widths)))
-    options = Options(context, tuple(sorted(set(prefill))), chosen, kv, recipes.load(recipe))
     with quiet():
         pair = target if isinstance(target, Pair) else open_pair(target, drafter or Path())
+    stored = recipes.load(recipe).keeping(pair.target.weights.encodings, pair.drafter.weights.encodings)
+    options = Options(context, tuple(sorted(set(prefill))), chosen, kv, stored)
     refuse_inputs(
         [output],
         [
@@ -352,7 +355,9 @@ def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
             continue
         role = recipes.DRAFTER if owner + "/" == DRAFTER else section
         encoding = options.recipe.encoding(role, name, shape)
-        store.matrix(qualified, (shape[0], shape[1]), encoding, _reader(weights, name, shape))
+        kept = options.recipe.keeps(role, name)
+        read = partial(weights.encoded, name) if kept else _reader(weights, name, shape)
+        store.matrix(qualified, (shape[0], shape[1]), encoding, read)
     if options.kv == "int8":
         store.cache_scales(cache_scales(pair.target))
 
@@ -451,6 +456,7 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any], 
             "name": options.recipe.name,
             "roles": {role: encoding.name for role, encoding in options.recipe.roles.items()},
             "overrides": {pattern: encoding.name for pattern, encoding in options.recipe.overrides},
+            **_kept(options.recipe),
             "kv": options.kv,
             "int8_instead": list(_int8_instead(pair, options)),
         },
@@ -476,6 +482,15 @@ def _manifest(pair: Pair, options: Options, chat: Chat, hashes: dict[str, Any], 
             "sliding_window": config.sliding_window,
         },
     }
+
+
+def _kept(recipe: recipes.Recipe) -> dict[str, Any]:
+    """For the manifest: the weights that are the checkpoint's own integers, in groups by encoding; layers together."""
+    names: dict[str, list[str]] = {}
+    for name, encoding in recipe.kept.items():
+        names.setdefault(encoding.name, []).append(name)
+    kept = {encoding: list(groups(of)) for encoding, of in sorted(names.items())}
+    return {"kept": kept} if kept else {}
 
 
 def _int8_instead(pair: Pair, options: Options) -> tuple[str, ...]:

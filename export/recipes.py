@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,28 @@ class Recipe:
     """`roles` has an encoding for each of `ROLES`; of the `overrides` the last whose pattern matches counts.
 
     A pattern is a glob (`*` also crosses dots) over the name of a weight; a drafter's name has `drafter.` before it.
+    `kept` has the encodings of weights that the checkpoint stores as integers already, by the names that patterns have:
+    roles do not apply to them, and a pattern that matches one encodes it anew.
     """
 
     name: str
     roles: Mapping[str, Encoding]
     overrides: tuple[tuple[str, Encoding], ...] = ()
+    kept: Mapping[str, Encoding] = field(default_factory=dict)
+
+    def keeping(self, target: Mapping[str, Encoding], drafter: Mapping[str, Encoding]) -> Recipe:
+        """This recipe for what is left of checkpoints that store these weights as integers already.
+
+        A recipe of floating point alone stays as it is: it widens those weights, and loses nothing.
+        """
+        if not any(encoding.is_integer for encoding in self.roles.values()):
+            return self
+        return replace(self, kept={**target, **{_qualified(DRAFTER, name): of for name, of in drafter.items()}})
+
+    def keeps(self, section: str, name: str) -> bool:
+        """Whether a weight's integers are taken from the checkpoint as they are."""
+        qualified = _qualified(section, name)
+        return qualified in self.kept and not any(fnmatchcase(qualified, pattern) for pattern, _ in self.overrides)
 
     def encoding(self, section: str, name: str, shape: Sequence[int]) -> Encoding:
         """The encoding of one weight of `shape` [..., k]; `section` and `name` as in `role`.
@@ -99,6 +116,8 @@ class Recipe:
         found = role(section, name)
         if found is None:
             return ENCODINGS["fp32"]
+        if self.keeps(section, name):
+            return self.kept[_qualified(section, name)]
         chosen = self._chosen(section, name, found)
         if _is_too_short(chosen, shape):
             chosen = ENCODINGS["int8"]
@@ -114,7 +133,9 @@ class Recipe:
         return groups(
             _qualified(section, name)
             for section, name, shape in _weights(target, drafter)
-            if (found := role(section, name)) and _is_too_short(self._chosen(section, name, found), shape)
+            if (found := role(section, name))
+            and not self.keeps(section, name)
+            and _is_too_short(self._chosen(section, name, found), shape)
         )
 
     def _chosen(self, section: str, name: str, role: str) -> Encoding:

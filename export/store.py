@@ -26,7 +26,7 @@ from edge_mtp.export import encodings, flatbuffer
 from edge_mtp.export.assemble import ABSENT, Assembly
 from edge_mtp.export.encodings import Encoding
 
-Read = Callable[[int, int], Any]  # rows [start:stop] of a matrix, float32
+Read = Callable[[int, int], Any]  # rows [start:stop] of a matrix: float32, or `encodings.Encoded` already
 
 ALIGNMENT = 64  # LiteRT hands out host memory without a copy only from here on
 CHUNK = 1 << 22  # weights that are read and encoded at a time: 16 MiB of float32
@@ -262,7 +262,8 @@ def _encoded(matrix: Matrix) -> Generator[tuple[encodings.Encoded, int], None, N
     pending: deque[tuple[Future[encodings.Encoded], int]] = deque()
 
     def fetch(start: int, stop: int) -> encodings.Encoded:
-        return encodings.encode(matrix.read(start, stop), matrix.encoding)
+        rows = matrix.read(start, stop)
+        return rows if isinstance(rows, encodings.Encoded) else encodings.encode(rows, matrix.encoding)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         while starts or pending:

@@ -11,15 +11,17 @@ import struct
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export.encodings import Encoded, Encoding
 from edge_mtp.export.shapes import TIED_HEAD, tensor_shapes
 
 Rows = npt.NDArray[Any]  # float32, or int32 for token_ordering
@@ -30,7 +32,8 @@ TOKEN_ORDERING = "masked_embedding.token_ordering"
 MODALITIES = ("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder", "multi_modal_projector")
 
 _READABLE = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8}
-_NUMPY = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+_NUMPY = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "I8": "<i1", "U8": "<u1"}
+_WIDTH = _READABLE | {"I8": 1, "U8": 1}
 COMPARED = 1 << 20  # numbers at once, of two tensors that should be equal
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
@@ -43,10 +46,16 @@ class Weights(ABC):
     Attributes:
         names: shape of each tensor.
         left_out: a line for each group of tensors that the checkpoint holds beside those.
+        encodings: how the checkpoint stores those of its tensors that are integers with scales already.
+        ranges: of a module's input and output, the scales of a static 8-bit range that it was trained with (0: none).
+        cache_scales: of an int8 KV cache that it was trained with, `N.k` and `N.v` for layer N.
     """
 
     names: Mapping[str, tuple[int, ...]]
     left_out: tuple[str, ...] = ()
+    encodings: Mapping[str, Encoding] = MappingProxyType({})
+    ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    cache_scales: Mapping[str, float] = MappingProxyType({})
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start:stop] of the first axis, C-contiguous float32 (`token_ordering`: int32).
@@ -57,13 +66,25 @@ class Weights(ABC):
             EdgeMtpError: there is no such tensor, or its file is damaged; both are named.
             IndexError: the rows do not lie within the tensor.
         """
+        return self._read(name, *self._span(name, start, stop))
+
+    def encoded(self, name: str, start: int = 0, stop: int | None = None) -> Encoded:
+        """Rows [start:stop] of one of `encodings`, the integers and scales that the checkpoint has.
+
+        Raises what `read` does, and KeyError for a tensor that is stored in floating point.
+        """
+        if name not in self.encodings:
+            raise KeyError(name)
+        return self._encoded(name, *self._span(name, start, stop))
+
+    def _span(self, name: str, start: int, stop: int | None) -> tuple[int, int]:
         if name not in self.names:
             raise EdgeMtpError(f"{self} has no tensor {name}: save the whole model")
         rows = self.names[name][0]
         stop = rows if stop is None else stop
         if not 0 <= start <= stop <= rows:
             raise IndexError(f"rows {start}:{stop} of {name}, which has {rows}")
-        return self._read(name, start, stop)
+        return start, stop
 
     @property
     def parameters(self) -> int:
@@ -72,6 +93,9 @@ class Weights(ABC):
 
     @abstractmethod
     def _read(self, name: str, start: int, stop: int) -> Rows: ...
+
+    def _encoded(self, name: str, start: int, stop: int) -> Encoded:
+        raise KeyError(name)
 
 
 @dataclass(frozen=True)
@@ -84,12 +108,22 @@ class Entry:
     shape: tuple[int, ...]
     offset: int
 
+    def stored(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows [start:stop] in the type that they are stored in; not for BF16, which numpy lacks."""
+        data, shape = self._bytes(start, stop)
+        return np.frombuffer(data, _NUMPY[self.dtype]).reshape(shape)
+
+    def _bytes(self, start: int, stop: int | None) -> tuple[memoryview, tuple[int, ...]]:
+        if not self.shape:  # a number by itself
+            return self.file.bytes_at(self.offset, _WIDTH[self.dtype], self.name), ()
+        stop = self.shape[0] if stop is None else stop
+        width = _WIDTH[self.dtype] * math.prod(self.shape[1:])
+        data = self.file.bytes_at(self.offset + start * width, (stop - start) * width, self.name)
+        return data, (stop - start, *self.shape[1:])
+
     def rows(self, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start:stop] as float32, integers as int32."""
-        stop = self.shape[0] if stop is None else stop
-        width = _READABLE[self.dtype] * math.prod(self.shape[1:])
-        data = self.file.bytes_at(self.offset + start * width, (stop - start) * width, self.name)
-        shape = (stop - start, *self.shape[1:])
+        data, shape = self._bytes(start, stop)
         if self.dtype == "BF16":
             halves = np.frombuffer(data, "<u2")
             rows = np.empty(halves.size, np.uint32)
@@ -149,7 +183,7 @@ class SafetensorsFile:
                 dtype, shape, (begin, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
                 if begin != end or not all(isinstance(n, int) and n >= 0 for n in shape):
                     raise ValueError
-                if dtype in _READABLE and stop - begin != math.prod(shape) * _READABLE[dtype]:
+                if dtype in _WIDTH and stop - begin != math.prod(shape) * _WIDTH[dtype]:
                     raise ValueError
                 entries[name] = Entry(self, name, dtype, shape, 8 + length + begin)
                 end = stop
@@ -194,62 +228,131 @@ class SafetensorsFile:
             os.close(self._handle)  # type: ignore[arg-type]
 
 
+class Packed(Protocol):
+    """A tensor that a checkpoint stores as integers with scales."""
+
+    @property
+    def encoding(self) -> Encoding: ...
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the tensors in the file that it is made of."""
+
+    def encoded(self, start: int, stop: int) -> Encoded: ...
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """What the checkpoint's own formula makes of them, float32."""
+
+    def equals(self, other: object) -> bool: ...
+
+
+# From a tensor's name and shape and all that the files hold, by name: how it is packed; None where it is not.
+FindPacked = Callable[[str, tuple[int, ...], Mapping[str, Entry]], Packed | None]
+
+
 class SafetensorsWeights(Weights):
     """The tensors `shapes` from safetensors files, under whichever prefix they were saved.
+
+    `find_packed` finds those that are stored as integers with scales; without it all are plain numbers.
 
     Raises:
         EdgeMtpError: one is missing, has another shape or a type that is not a plain number, or the checkpoint's
             own head differs from the embedding that it should be tied to.
     """
 
-    def __init__(self, directory: Path, files: Iterable[Path], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        files: Iterable[Path],
+        shapes: Mapping[str, tuple[int, ...]],
+        find_packed: FindPacked = lambda name, shape, entries: None,
+    ) -> None:
         self.directory = directory
         self.names = dict(shapes)
-        found: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
+        raw_names: dict[str, str] = {}
         others: list[str] = []
-        head: Entry | None = None
         for path in files:
             for raw, entry in SafetensorsFile(path).entries.items():
                 name = text_name(raw)
-                if name == TIED_HEAD:
-                    head = entry
-                elif name in self.names:
-                    if name in found:
-                        raise EdgeMtpError(
-                            f"{path} holds {name}, which {found[name].file.path.name} holds too: keep one of them"
-                        )
-                    found[name] = entry
-                else:
+                if name is None:
                     others.append(raw)
-        self._entries = found
-        self._check(head)
-        self.left_out = groups(others)
+                    continue
+                if name in entries and name in self.names:
+                    raise EdgeMtpError(
+                        f"{path} holds {name}, which {entries[name].file.path.name} holds too: keep one of them"
+                    )
+                entries[name] = entry
+                raw_names[name] = raw
+        found = {name: find_packed(name, shape, entries) for name, shape in self.names.items()}
+        self._packed = {name: packed for name, packed in found.items() if packed is not None}
+        self._entries = {name: entries[name] for name in self.names if name in entries and name not in self._packed}
+        self.encodings = {name: packed.encoding for name, packed in self._packed.items()}
+        self.ranges, self.cache_scales, told = _trained_scales(entries)
+        head = entries.get(TIED_HEAD)
+        table = self.names.get(EMBEDDING)
+        packed_head = find_packed(TIED_HEAD, table, entries) if table is not None else None
+        self._check(head if packed_head is None else None, packed_head)
+        used = {*self._entries, *told, TIED_HEAD, *(part for packed in self._packed.values() for part in packed.parts)}
+        used |= set(packed_head.parts) if packed_head is not None else set()
+        self.left_out = groups([*others, *(raw for name, raw in raw_names.items() if name not in used)])
 
-    def _check(self, head: Entry | None) -> None:
-        missing = [name for name in self.names if name not in self._entries]
+    def _check(self, head: Entry | None, packed_head: Packed | None) -> None:
+        missing = [name for name in self.names if name not in self._entries and name not in self._packed]
         if missing:
             raise EdgeMtpError(
                 f"{self.directory} lacks {len(missing)} tensors, first {missing[0]}: save the whole model"
             )
-        for name, shape in self.names.items():
-            entry = self._entries[name]
+        for name, entry in self._entries.items():
+            shape = self.names[name]
             if entry.shape != shape:
                 raise EdgeMtpError(
                     f"{entry.file.path}: {name} is {_by(entry.shape)}, config.json says {_by(shape)}:"
                     " use the config.json that was saved with these weights"
                 )
             entry.check_float(integers=name == TOKEN_ORDERING)
-        if head is not None and not head.equals(self._entries[EMBEDDING]):
+        table, packed_table = self._entries.get(EMBEDDING), self._packed.get(EMBEDDING)
+        differs = head is not None and (table is None or not head.equals(table))
+        if differs or (packed_head is not None and (packed_table is None or not packed_head.equals(packed_table))):
             raise EdgeMtpError(
-                f"{head.file.path}: lm_head.weight differs from the embedding, and the exporter stores them once:"
+                f"{self.directory}: lm_head.weight differs from the embedding, and the exporter stores them once:"
                 " train with the head tied"
             )
 
     def _read(self, name: str, start: int, stop: int) -> Rows:
-        return self._entries[name].rows(start, stop)
+        packed = self._packed.get(name)
+        return self._entries[name].rows(start, stop) if packed is None else packed.rows(start, stop)
+
+    def _encoded(self, name: str, start: int, stop: int) -> Encoded:
+        return self._packed[name].encoded(start, stop)
 
     def __str__(self) -> str:
         return str(self.directory)
+
+
+_RANGE = re.compile(r"(?P<module>.*)\.(?P<side>input|output)_activation_scale$")
+_CACHE_SCALE = re.compile(r"model\.layers\.(?P<layer>\d+)\.self_attn\.(?P<kind>[kv])_cache_scale$")
+
+
+def _trained_scales(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[float, float]], dict[str, float], set[str]]:
+    """`Weights.ranges` and `Weights.cache_scales` of a checkpoint that was trained with them, and their tensors."""
+    sides: dict[str, dict[str, float]] = {}
+    caches: dict[str, float] = {}
+    told = set()
+    for name, entry in entries.items():
+        ranged, cached = _RANGE.match(name), _CACHE_SCALE.match(name)
+        if not (ranged or cached):
+            continue
+        told.add(name)
+        values = entry.rows().reshape(-1) if entry.dtype in _READABLE else np.zeros(0, np.float32)
+        if len(values) != 1 or not 0 <= values[0] < np.inf:
+            raise EdgeMtpError(f"{entry.file.path}: {name} is no positive number: copy the checkpoint again")
+        if ranged:
+            sides.setdefault(ranged["module"], {})[ranged["side"]] = float(values[0])
+        elif cached:
+            caches[f"{cached['layer']}.{cached['kind']}"] = float(values[0])
+    ranges = {module: (found.get("input", 0.0), found.get("output", 0.0)) for module, found in sides.items()}
+    return ranges, caches, told
 
 
 def text_name(name: str) -> str | None:
