@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-NATIVE = Path(__file__).parent.parent / "device" / "native"
+NATIVE = Path(__file__).parents[2] / "device" / "native"
 OVERHEAD_ROWS = 12  # what a pass of a length that was never timed costs beside its rows
 
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     built = tmp_path_factory.mktemp("prefill_plan") / "prefill_plan.so"
-    sources = [str(Path(__file__).parent / "prefill_plan.cc"), str(NATIVE / "prefill_plan.cc")]
+    sources = [str(Path(__file__).parents[1] / "helpers" / "prefill_plan.cc"), str(NATIVE / "prefill_plan.cc")]
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{NATIVE}"]
     checks = ["-fsanitize=undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
     subprocess.run(["g++", *flags, *checks, *sources, "-o", str(built)], check=True, timeout=120)

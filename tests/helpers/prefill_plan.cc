@@ -1,4 +1,4 @@
-// device/native/prefill_plan.cc for tests/test_prefill_plan.py.
+// device/native/prefill_plan.cc for tests/unit/test_prefill_plan.py.
 #include "prefill_plan.h"
 
 #include <algorithm>

@@ -26,7 +26,7 @@ from edge_mtp.harness.score.gold import GoldCall
 KINDS = {
     "single", "parallel", "choice", "enum", "numbers", "strings", "long_string", "no_call", "ask_back", "multi_turn",
 }  # fmt: skip
-DOCS = Path(__file__).parent.parent / "docs" / "suites.md"
+DOCS = Path(__file__).parents[2] / "docs" / "suites.md"
 
 
 @pytest.fixture(scope="module")

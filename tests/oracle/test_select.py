@@ -362,7 +362,7 @@ def test_native_checks_are_clean_under_sanitizers(tmp_path: Path, build: str) ->
 
 
 def test_the_document_and_the_header_name_the_same_constants() -> None:
-    document = (Path(__file__).parent.parent / "docs" / "verify-op.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "verify-op.md").read_text()
     header = (SOURCES / "select.h").read_text()
     documented = re.findall(r"^\| `(EDGE_\w+)` \| (-?\d+) \|", document, re.MULTILINE)
     defined = re.findall(r"\b(EDGE_\w+) = (-?\d+)", header)

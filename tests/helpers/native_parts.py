@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from synthetic_bundle import token_bytes
 
-NATIVE = Path(__file__).parent.parent / "device" / "native"
+NATIVE = Path(__file__).parents[2] / "device" / "native"
 SOURCES = ["processors.cc", "stop_text.cc", "lookup.cc", "token_bytes.cc"]
 SHIM = Path(__file__).parent / "native_parts.cc"
 # The undefined-behaviour sanitizer ends the process; the address sanitizer cannot be loaded into Python.

@@ -21,7 +21,7 @@ pytest.importorskip("huggingface_hub")
 
 REPO = "someone/gemma-4-tiny-it"
 OLD, NEW = "a" * 40, "b" * 40
-TINY = Path(__file__).parent.parent / "edge_mtp" / "tiny" / "target"
+TINY = Path(__file__).parents[2] / "edge_mtp" / "tiny" / "target"
 # Without a clean process the library would keep the endpoint and the cache that it read when first imported.
 FETCH = """
 import json, sys

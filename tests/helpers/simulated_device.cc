@@ -1,5 +1,5 @@
 // A device that decodes imagined texts, for device/native/controller.cc: costs, acceptance and confidences of a profile,
-// drawn from counters, so that a text is the same whatever drafts it. tests/simulated_device.py has the profiles.
+// drawn from counters, so that a text is the same whatever drafts it. tests/helpers/simulated_device.py has the profiles.
 #include <algorithm>
 #include <array>
 #include <cmath>

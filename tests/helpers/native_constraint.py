@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_mtp.cache import exclusive
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TARGET = "edge_mtp_constraint_test_lib"
 
 

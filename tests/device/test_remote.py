@@ -328,7 +328,7 @@ def test_a_device_that_vanishes_without_a_word_keeps_no_runner_either(
 CLIENT = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../helpers"]
 from test_remote import *
 host, port, folder, bundle = sys.argv[2:6]
 device = device_on(AdbLink.over_tcp(host, int(port), print), Path(folder))

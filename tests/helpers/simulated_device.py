@@ -1,4 +1,4 @@
-"""Devices and texts for the draft-length controller: tests/simulated_device.cc compiled with it, and the profiles.
+"""Devices and texts for the draft-length controller: simulated_device.cc compiled with it, and the profiles.
 
 docs/controller.md says where each profile's figures come from. Costs are shares of a plain step.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-SOURCES = [ROOT / "tests" / "simulated_device.cc", ROOT / "device" / "native" / "controller.cc"]
+ROOT = Path(__file__).parents[2]
+SOURCES = [ROOT / "tests" / "helpers" / "simulated_device.cc", ROOT / "device" / "native" / "controller.cc"]
 FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{ROOT / 'device' / 'native'}"]
 FLAGS += ["-Wl,-Bsymbolic"]  # it has an operator new of its own, which counts
 CHECKS = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS")

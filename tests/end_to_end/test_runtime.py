@@ -372,7 +372,7 @@ def test_the_sanitizers_find_nothing(
 # --- embedding tables ------------------------------------------------------------------------------------------------
 
 ROWS, WIDTH = 37, 512
-SOURCES = Path(__file__).parent.parent / "device" / "native"
+SOURCES = Path(__file__).parents[2] / "device" / "native"
 
 
 def embedder(encoding: Encoding, *, factor: float | None, seed: int) -> bytes:

@@ -28,7 +28,7 @@ from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PRESETS = {
     preset["name"]: preset for preset in json.loads((ROOT / "CMakePresets.json").read_text())["configurePresets"]
 }

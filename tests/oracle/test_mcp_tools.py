@@ -24,7 +24,7 @@ from edge_mtp.formats.grammar import tool_grammar
 from edge_mtp.formats.token_bytes import token_table
 from edge_mtp.formats.tool_calls import check_tools, parse_calls
 
-SERVERS = json.loads((Path(__file__).parent / "mcp_tools.json").read_text(encoding="utf-8"))
+SERVERS = json.loads((Path(__file__).parents[1] / "helpers" / "mcp_tools.json").read_text(encoding="utf-8"))
 TOOLS = [(server["package"], tool) for server in SERVERS for tool in server["tools"]]
 TOKENIZER = TINY_CHAT.tokenizer
 STOP = [106, 50]

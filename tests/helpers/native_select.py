@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SOURCES = Path(__file__).parent.parent / "device" / "native"
+SOURCES = Path(__file__).parents[2] / "device" / "native"
 FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
 
 

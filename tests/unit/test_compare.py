@@ -35,7 +35,7 @@ from edge_mtp.harness.score import drafter_fit, score
 from edge_mtp.harness.stats import statistics
 from edge_mtp.harness.stats.statistics import Estimate
 
-DOCS = (Path(__file__).parents[1] / "docs" / "results.md").read_text("utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "results.md").read_text("utf-8")
 FP32 = next(iter(BUNDLES))
 ARMS = tuple(cross([{"bundle": FP32}], {"mtp": ("off", "auto")}))
 OFF, AUTO = (arm.label for arm in ARMS)

@@ -288,7 +288,7 @@ def test_same_results_same_bytes_in_every_process(tmp_path: Path) -> None:
         "assert html == render([one])\n"
         "print(html + ''.join(pictures(one).values()) + answers_csv([one]))"
     )
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")])
     made = [
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True,

@@ -14,7 +14,7 @@ import edge_mtp
 from edge_mtp.engine import Engine
 from edge_mtp.formats.tool_calls import parse_calls
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")

