@@ -23,11 +23,10 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "oracle"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from gemma_vocabulary import VOCABULARY, tokenizer_json
 from native_constraint import Constraint, Native, build
-from test_vocabulary import many_tools
+from tool_declarations import many_tools
 
 from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.formats.grammar import response_grammar, tool_grammar

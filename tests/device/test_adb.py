@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adb_device import Adbd, adbd, ends, is_running  # noqa: F401  # a fixture
+from adb_device import Adbd, adbd  # noqa: F401  # a fixture
 from adb_shell import exceptions
 from fake_adbd import FakeAdbd, packet
 from fault_proxy import FaultProxy, Faults
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import ends, is_running
 
 from edge_mtp.device import adb_connection, adb_keys, adb_transport
 from edge_mtp.device.adb_connection import AdbConnection, checksum

@@ -13,15 +13,18 @@ from pathlib import Path
 
 import emulated_board
 import pytest
-from adb_device import Adbd, UnavailableError, adbd, ends, is_running  # noqa: F401  # a fixture
+import remote_device
+from adb_device import Adbd, UnavailableError, adbd  # noqa: F401  # a fixture
 from fake_adbd import FakeAdbd
 from fault_proxy import FaultProxy, Faults
+from remote_device import LONG, device_on, host_files
+from waiting import ends, is_running
 
 from edge_mtp.device import remote
 from edge_mtp.device.adb_link import AdbLink
 from edge_mtp.device.binaries import Binaries
 from edge_mtp.device.device import Fingerprint
-from edge_mtp.device.host import HostDevice, litert_library
+from edge_mtp.device.host import HostDevice
 from edge_mtp.device.link import Link, quote
 from edge_mtp.device.put import Progress
 from edge_mtp.device.remote import RemoteDevice
@@ -31,18 +34,6 @@ from edge_mtp.formats.request import Request, Sampling
 from edge_mtp.formats.trace import Outcome, Step
 
 REQUEST = Request(prompt=[2, 105, 9, 33, 7], max_tokens=40, draft_length=3)
-LONG = Request(prompt=[2, 105, 9, 33, 7], max_tokens=400)
-
-
-def host_files(fingerprint: Fingerprint | None = None) -> Binaries:
-    """This machine's own: its adbds run what it runs."""
-    import importlib.util
-
-    package = importlib.util.find_spec("edge_mtp.device")
-    assert package is not None
-    folders = [Path(folder) / "bin" / remote.RUNNER for folder in package.submodule_search_locations or []]
-    runner = next(path for path in folders if path.is_file())
-    return Binaries({remote.RUNNER: runner, remote.LITERT: litert_library()}, "host")
 
 
 def script(tmp_path: Path, text: str) -> Callable[[Fingerprint], Binaries]:
@@ -66,10 +57,6 @@ def target(request: pytest.FixtureRequest) -> Iterator[Adbd | FakeAdbd]:
 def link(target: Adbd | FakeAdbd) -> Iterator[Link]:
     with AdbLink.over_tcp(target.host, target.port, pytest.fail) as link:
         yield link
-
-
-def device_on(link: Link, folder: Path, binaries: Callable[[Fingerprint], Binaries] = host_files) -> RemoteDevice:
-    return RemoteDevice(link, folder=str(folder / "edge mtp's"), binaries=binaries)
 
 
 def tokens(runner: Runner, request: Request = REQUEST) -> list[int]:
@@ -328,8 +315,9 @@ def test_a_device_that_vanishes_without_a_word_keeps_no_runner_either(
 CLIENT = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../helpers"]
-from test_remote import *
+sys.path.insert(0, sys.argv[1])
+from remote_device import LONG, device_on
+from edge_mtp.device.adb_link import AdbLink
 host, port, folder, bundle = sys.argv[2:6]
 device = device_on(AdbLink.over_tcp(host, int(port), print), Path(folder))
 with device, device.start(Path(bundle), threads=1) as runner:
@@ -344,7 +332,13 @@ with device, device.start(Path(bundle), threads=1) as runner:
 def test_when_the_program_here_ends_the_one_there_does(
     target: Adbd | FakeAdbd, tmp_path: Path, tiny_bundle: Path, sent: signal.Signals
 ) -> None:
-    arguments = [str(Path(__file__).parent), target.host, str(target.port), str(tmp_path), str(tiny_bundle)]
+    arguments = [
+        str(Path(remote_device.__file__).parent),
+        target.host,
+        str(target.port),
+        str(tmp_path),
+        str(tiny_bundle),
+    ]
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

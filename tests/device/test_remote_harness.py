@@ -33,9 +33,10 @@ from click.testing import CliRunner, Result
 from fake_adbd import FakeAdbd
 from fake_android import battery, thermalservice
 from fault_proxy import FaultProxy
-from test_chat_command import Terminal
-from test_remote import host_files
-from test_ssh import SSHD, Board
+from remote_device import host_files
+from ssh_board import SSHD, Board
+from terminal import Terminal
+from waiting import until
 
 from edge_mtp.cli import main
 from edge_mtp.device import adb_server, adb_transport, find, remote
@@ -149,15 +150,8 @@ def runners(tmp_path: Path) -> list[int]:
     return found
 
 
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + BOUND_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
 def leaves_no_runner(tmp_path: Path) -> None:
-    until(lambda: not runners(tmp_path))
+    until(lambda: not runners(tmp_path), within_s=BOUND_S, every_s=0.02)
 
 
 def texts(results: Results, arm: str) -> dict[tuple[str, int, int], str]:

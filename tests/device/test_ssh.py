@@ -9,15 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ssh_board import SSHD, Board
+from waiting import is_running, until
 
 from edge_mtp.device import Request, ssh_link
 from edge_mtp.device.binaries import binaries_for
@@ -26,121 +26,10 @@ from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.device.ssh_link import SshLink
 from edge_mtp.errors import EdgeMtpError
 
-SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-
 pytestmark = [
     pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="OpenSSH's server or client is missing"),
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc"),
 ]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits, as long as a loaded machine may take."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def children(pid: int) -> list[int]:
-    """Of a process, and of those."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
-                found += [int(path.parent.name), *children(int(path.parent.name))]
-    return found
-
-
-@dataclass
-class Board:
-    """A running sshd. `link` opens a connection with the key that it knows, unless another is named."""
-
-    folder: Path
-    login: str = ""  # a command that every login runs first
-    port: int = 0
-    server: subprocess.Popen[bytes] = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name in ("host", "user", "stranger"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        key = " ".join((self.folder / "host.pub").read_text().split()[:2])
-        (self.folder / "known").write_text(f"[127.0.0.1]:{self.port} {key}\n")
-        (self.folder / "sshd_config").write_text(
-            f"""ListenAddress 127.0.0.1:{self.port}
-HostKey {self.folder}/host
-AuthorizedKeysFile {self.folder}/user.pub
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin yes
-StrictModes no
-UsePAM no
-PidFile none
-"""
-        )
-        if self.login:
-            with (self.folder / "sshd_config").open("a") as config:
-                config.write(f'ForceCommand {self.login}; exec sh -c "$SSH_ORIGINAL_COMMAND"\n')
-        if os.geteuid() == 0:
-            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # where it locks itself up before the login
-        assert SSHD is not None
-        with (self.folder / "sshd.log").open("wb") as log:
-            command = [SSHD, "-D", "-e", "-f", self.folder / "sshd_config"]
-            self.server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        until(self._listens)
-
-    def _listens(self) -> bool:
-        assert self.server.poll() is None, (self.folder / "sshd.log").read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def config(self, *, key: str = "user", known: str | None = None) -> Path:
-        path = self.folder / f"config-{key}-{Path(known).name if known else ''}"
-        path.write_text(
-            f"""Host *
-  IdentityFile {self.folder}/{key}
-  IdentitiesOnly yes
-  UserKnownHostsFile {known or self.folder / "known"}
-  GlobalKnownHostsFile /dev/null
-  StrictHostKeyChecking yes
-"""
-        )
-        return path
-
-    def link(self) -> SshLink:
-        return SshLink("127.0.0.1", self.port, config=self.config())
-
-    def cut(self) -> None:
-        """Ends every connection, as a network that goes away does, and none of the programs."""
-        for pid in children(self.server.pid):
-            with contextlib.suppress(OSError):
-                if b"sshd" in Path(f"/proc/{pid}/comm").read_bytes():
-                    os.kill(pid, signal.SIGKILL)
-
-    def freeze(self) -> None:
-        """Stops answering, without a word."""
-        for pid in children(self.server.pid):
-            with contextlib.suppress(OSError):
-                if b"sshd" in Path(f"/proc/{pid}/comm").read_bytes():
-                    os.kill(pid, signal.SIGSTOP)
-
-    def close(self) -> None:
-        pids = children(self.server.pid)
-        self.server.kill()
-        self.server.wait()
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +104,7 @@ def test_a_silent_command_is_stopped(link: SshLink, tmp_path: Path) -> None:
     with pytest.raises(EdgeMtpError, match=r"said nothing for 1 s and was stopped"):
         link.run(f"echo $$ > {tmp_path}/pid; sleep 1000; true", timeout_s=1)
     pid = int((tmp_path / "pid").read_text())
-    until(lambda: not is_alive(pid))
+    until(lambda: not is_running(pid))
     assert link.run(["echo", "on"]).output == b"on\n"
 
 
@@ -232,7 +121,7 @@ def test_a_login_that_speaks_is_not_the_program(tmp_path: Path) -> None:
             assert (done.exit_code, done.output, done.errors) == (3, b"1\n2", b"no\n")
             process = link.spawn(["sh", "-c", "echo here >&2; exec cat"], {})
             try:
-                assert is_alive(process.pid)
+                assert is_running(process.pid)
                 process.send(b"one\n")
                 process.close_input()
                 assert list(process.lines()) == [b"one\n"]
@@ -260,7 +149,7 @@ def test_a_spawned_program(link: SshLink) -> None:
     value = "a 'b' $(c)\nd"
     process = link.spawn(["sh", "-c", 'echo "$NAME" >&2; exec cat'], {"NAME": value})
     try:
-        assert is_alive(process.pid)  # the board is this machine
+        assert is_running(process.pid)  # the board is this machine
         lines = process.lines()
         for text in (b"one\n", b"two\n"):
             process.send(text)
@@ -290,7 +179,7 @@ def test_killing_a_spawned_program(link: SshLink) -> None:
     process = link.spawn(["sleep", "1000"], {})
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
-    assert not is_alive(process.pid)
+    assert not is_running(process.pid)
     process.close()
 
 
@@ -358,7 +247,7 @@ def test_a_cut_connection(own_board: Board, tmp_path: Path) -> None:
     assert list(process.lines()) == []
     with pytest.raises(EdgeMtpError, match=r"^the connection to ssh://\S+ broke"):
         process.wait(60)
-    until(lambda: not is_alive(process.pid))
+    until(lambda: not is_running(process.pid))
     for use in (lambda: link.run(["true"]), lambda: link.spawn(["true"], {}), lambda: link.append(iter([]), "/x")):
         with pytest.raises(EdgeMtpError, match=r"^the connection to ssh://\S+ broke"):
             use()
@@ -384,7 +273,7 @@ def test_a_board_that_falls_silent(own_board: Board, monkeypatch: pytest.MonkeyP
 def test_closing_ends_what_runs(board: Board) -> None:
     with board.link() as link:
         process = link.spawn(["sleep", "1000"], {})
-    until(lambda: not is_alive(process.pid))
+    until(lambda: not is_running(process.pid))
     process.close()
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
 from edge_mtp import turns
 from edge_mtp.chat.detokenizer import Detokenizer
@@ -188,13 +189,6 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
     with ThreadPoolExecutor(count) as pool:
         for done in [pool.submit(work, n) for n in range(count)]:
             done.result(LIMIT_S)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 # --- one thread ------------------------------------------------------------------------------------------------------

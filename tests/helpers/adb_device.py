@@ -184,18 +184,3 @@ def adbd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adbd]:
         pytest.skip(f"no real adbd: {reason}")
     yield device
     device.close()
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
-
-
-def ends(pid: int, within_s: float = 20.0) -> bool:
-    end = time.monotonic() + within_s
-    while is_running(pid) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not is_running(pid)

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 from native_constraint import Compiler, library
 from published_templates import gemma4
-from test_declarations import TINY_CHAT, check_prompt, check_told
+from tool_declarations import TINY_CHAT, check_prompt, check_told
 
 import edge_mtp
 from edge_mtp.chat.declarations import declarations

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_constraint import Compiler, library
 from tiny_checkpoints import CONTROL
+from tool_declarations import many_tools
 
 from edge_mtp.chat.detokenizer import Detokenizer
 from edge_mtp.chat.tokenizer import Tokenizer
@@ -139,29 +140,6 @@ def test_streamed_ids_end_at_the_first_stop_string(ids: list[int], stops: list[s
 @pytest.fixture(scope="module")
 def compiler(pytestconfig: pytest.Config) -> Compiler:
     return library(pytestconfig).tokens(table()).compiler([END])
-
-
-def many_tools(count: int) -> list[dict[str, Any]]:
-    """Tools as servers declare them: paths, bounded numbers, enumerations, lists, objects, text of bounded length."""
-    kinds: list[dict[str, Any]] = [
-        {"path": {"type": "string"}, "recursive": {"type": "boolean"}},
-        {"query": {"type": "string", "maxLength": 8}, "limit": {"type": "integer", "minimum": 1, "maximum": 100}},
-        {"labels": {"type": "array", "items": {"type": "string"}}, "state": {"enum": ["open", "closed", "all"]}},
-        {"latitude": {"type": "number", "minimum": -90, "maximum": 90}, "units": {"enum": ["metric", "imperial"]}},
-        {
-            "filter": {
-                "type": "object",
-                "properties": {"since": {"type": "string", "pattern": "^\\d{4}-\\d\\d-\\d\\d$"}},
-            }
-        },
-    ]
-    verbs = ["list", "find", "label", "weather", "filter"]
-    tools = []
-    for i in range(count):
-        own = kinds[i % 5]
-        parameters = {"type": "object", "properties": own, "required": sorted(own)[:1]}
-        tools.append({"name": f"server_{i // 5}_{verbs[i % 5]}_{i}", "parameters": parameters})
-    return tools
 
 
 GRAMMARS = [

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from parts_template import PARTS
 from published_templates import gemma4
-from test_messages import PARTS
 
 import edge_mtp
 from edge_mtp.chat.chat_format import ChatFormat

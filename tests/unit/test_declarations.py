@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from published_templates import gemma4
+from tool_declarations import TINY_CHAT, check_prompt, check_told
 
-import edge_mtp
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.chat.declarations import declarations
 
-TINY_CHAT = ChatFormat.from_directory(Path(edge_mtp.__file__).parent / "tiny" / "target")
 DEFS = {
     "tone": {"enum": ["x"]},
     "place": {"type": "object", "properties": {"n": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}},
@@ -185,29 +182,6 @@ def grown(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 schemas = st.recursive(leaves, grown, max_leaves=6)
-WORDS = {"type", "description", "enum", "nullable", "items", "properties", "required"}
-
-
-def check_told(told: dict[str, Any]) -> None:
-    assert told.keys() <= WORDS
-    assert told["type"] in ("string", "number", "integer", "boolean", "array", "object", "null")
-    assert all(isinstance(value, str) for value in told.get("enum", []))
-    assert told.get("description", "x")
-    for inner in told.get("properties", {}).values():
-        check_told(inner)
-    if told.get("items"):
-        check_told(told["items"])
-
-
-def check_prompt(prompt: str) -> None:
-    """Every type is one of Gemma's, no brace opens with a comma, no value of Python's is there."""
-    outside = re.sub(r'(type:)?<\|"\|>.*?<\|"\|>', lambda m: m[0] if m[1] else "S", prompt, flags=re.DOTALL)
-    types = re.findall(r'[{,]type:<\|"\|>(.*?)<\|"\|>', outside)
-    assert types
-    assert set(types) <= {"STRING", "INTEGER", "NUMBER", "BOOLEAN", "NULL", "ARRAY", "OBJECT"}
-    assert "{," not in outside
-    assert "None" not in outside
-    assert "True" not in outside
 
 
 @given(st.dictionaries(names, schemas, max_size=3))

@@ -1,12 +1,11 @@
 """Gates wait while a device is too hot, and never for ever; a watch reads its sensors meanwhile."""
 
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Sensors
@@ -112,13 +111,6 @@ def test_which_sensor_counts() -> None:
     assert temperature(warm(cpu0=60.0, cpu7=70.0, acpitz=80.0)) == ("cpu7", 70.0)
     assert temperature(warm(acpitz=44.0, other=33.0)) == ("acpitz", 44.0)
     assert temperature(warm()) is None
-
-
-def until(condition: Callable[[], bool]) -> None:
-    patience = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < patience
-        time.sleep(0.005)
 
 
 def test_a_watch_samples_in_order_from_the_first_moment() -> None:

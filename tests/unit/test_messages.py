@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts_template import PARTS
 from published_templates import gemma4
 
 import edge_mtp
@@ -19,28 +20,6 @@ from edge_mtp.errors import EdgeMtpError
 TINY = Path(edge_mtp.__file__).parent / "tiny/target"
 TOKENIZER = Tokenizer.from_file(TINY / "tokenizer.json")
 USER = {"role": "user", "content": "Hi"}
-# Takes answers as LiteRT-LM's own templates do: as parts of one message.
-PARTS = """{% macro value(v) %}{{ '<|"|>' ~ v ~ '<|"|>' if v is string else v }}{% endmacro -%}
-{{ bos_token }}{% for m in messages -%}
-{% if m['role'] == 'tool' -%}
-{% for a in m['content'] -%}
-<|tool_response>response:{{ a['name'] }}{{ '{' -}}
-{% if a['response'] is mapping -%}
-{% for k, v in a['response'] | dictsort %}{{ k }}:{{ value(v) }}{{ ',' if not loop.last }}{% endfor -%}
-{% else %}value:{{ value(a['response']) }}{% endif -%}
-{{ '}' }}<tool_response|>{% endfor -%}
-{% else -%}
-{% if m['role'] != 'assistant' or not loop.previtem or loop.previtem['role'] != 'tool' -%}
-<|turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}{{ '\n' }}{% endif -%}
-{% if m['content'] is string %}{{ m['content'] }}{% else -%}
-{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endif -%}
-{% for c in m['tool_calls'] or [] %}<|tool_call>call:{{ c['function']['name'] }}{{ '{' -}}
-{% for k, v in c['function']['arguments'] | dictsort %}{{ k }}:{{ value(v) }}{{ ',' if not loop.last }}{% endfor -%}
-{{ '}' }}<tool_call|>{% endfor -%}
-{% if not m['tool_calls'] %}<turn|>{{ '\n' }}{% endif -%}
-{% endif -%}
-{% endfor -%}
-{% if add_generation_prompt and messages[-1]['role'] != 'tool' %}<|turn>model{{ '\n' }}{% endif %}"""
 
 
 def chat_format(template: str) -> ChatFormat:

@@ -11,6 +11,7 @@ import pytest
 from fake_android import BARE, BOARD, OLD, PIXEL, FakeAndroid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import until
 
 from edge_mtp.device import sensors as module
 from edge_mtp.device.link import Completed
@@ -130,13 +131,6 @@ class Scripted(LocalLink):
         if self.calls > self._most:
             raise EdgeMtpError("the link broke; plug it in")
         return Completed(0, b"=== edge-mtp process\nVmRSS:\t7 kB\n", b"")
-
-
-def until(condition: object, bound_s: float = 60.0) -> None:
-    deadline = time.monotonic() + bound_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_samples_lie_before_during_and_after_in_order() -> None:
