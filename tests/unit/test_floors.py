@@ -1,4 +1,4 @@
-"""The floors of the package (floors.py): a module imports from the floors below its own, never from above."""
+"""The floors of the package (helpers/floors.py): a module imports from the floors below its own, never from above."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from floors import FLOOR_OF, modules, picture, room_of, upward
 
-PICTURE = Path(__file__).parent.parent / "docs" / "floors.svg"
+PICTURE = Path(__file__).parents[2] / "docs" / "floors.svg"
 
 
 def test_every_module_stands_on_a_floor() -> None:
@@ -19,4 +19,4 @@ def test_no_module_imports_from_above() -> None:
 
 
 def test_the_picture_is_of_these_imports() -> None:
-    assert PICTURE.read_text("utf-8") == picture(), "draw it again: python tests/floors.py docs/floors.svg"
+    assert PICTURE.read_text("utf-8") == picture(), "draw it again: python tests/helpers/floors.py docs/floors.svg"
