@@ -12,7 +12,7 @@ import numpy as np
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.encodings import Encoded
 from edge_mtp.export.json_file import read_json
-from edge_mtp.export.shapes import TIED_HEAD
+from edge_mtp.export.shapes import HEAD
 from edge_mtp.export.weights import EMBEDDING, Entry, Rows, SafetensorsFile, Weights, groups, text_name
 
 CONFIG = "adapter_config.json"
@@ -61,7 +61,7 @@ class AdaptedWeights(Weights):
             name = self._sort(key, entry)
             if name is None:
                 others.append(key)
-            elif name == TIED_HEAD:
+            elif name == HEAD:
                 head = entry
         self._check_fit()
         self._check_tie(head)
@@ -120,7 +120,7 @@ class AdaptedWeights(Weights):
         if part is None:
             plain = re.sub(r"\.modules_to_save(\.default)?\.", ".", key)
             name = self._target(plain)
-            if name not in (None, TIED_HEAD):
+            if name not in (None, HEAD):
                 assert name is not None
                 self._whole[name] = entry
             return name
@@ -129,7 +129,7 @@ class AdaptedWeights(Weights):
         if name is None:
             return None
         embedding = "embedding" in part["part"]
-        if name in (TIED_HEAD, EMBEDDING):
+        if name in (HEAD, EMBEDDING) and HEAD not in self.names:
             raise self._refuse(f"adapts {module}, whose weights the embedding and the head share")
         change = self._low_rank.setdefault(name, _LowRank(self._scale(module), embedding))
         setattr(change, part["part"][-1].lower(), entry)
@@ -137,7 +137,7 @@ class AdaptedWeights(Weights):
 
     def _target(self, name: str) -> str | None:
         text = text_name(name)
-        if text is None or text in self.names or text == TIED_HEAD:
+        if text is None or text in self.names or text == HEAD:
             return text
         unused = re.fullmatch(r"(.*\.self_attn\.)(?:[kv]_proj|[kv]_norm)\.weight", text)
         if unused and f"{unused[1]}q_proj.weight" in self.names:
@@ -184,7 +184,7 @@ class AdaptedWeights(Weights):
         """The bundle stores embedding and head once, so both must have changed together."""
         table = self._whole.get(EMBEDDING)
         tied = self._config.get("ensure_weight_tying")
-        if table is None and head is None:
+        if (table is None and head is None) or HEAD in self.names:
             return
         if table is None:
             raise self._refuse("replaces lm_head but not the embedding that shares its weights")

@@ -10,7 +10,7 @@ its own config.json.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,18 +163,30 @@ MODELS = {
     )
 }
 _NAMED = re.compile(r"gemma-4-(e2b|e4b|12b|31b|26b-a4b)(?![0-9a-z])", re.IGNORECASE)
+# Google's quantization-aware checkpoints, by what stands behind the model's name; the phone's own is there for some.
 _QAT = "-qat-q4_0-unquantized"
+QUANTIZED = {"QAT": _QAT, "W4A16": "-qat-w4a16-ct", "mobile": "-qat-mobile-transformers"}
+_ON_PHONES = ("E2B", "E4B")
 
 
 def find(name: str) -> Model | None:
-    """The model of that name, in any case."""
-    return next((model for model in MODELS.values() if model.name.lower() == name.lower()), None)
+    """The model of that name, in any case: `E2B`, or with the name of a quantized form, `E2B-QAT`."""
+    base, _, form = name.rpartition("-")
+    for model in MODELS.values():
+        if model.name.lower() == name.lower():
+            return model
+        for known, suffix in QUANTIZED.items():
+            published = known != "mobile" or model.name in _ON_PHONES
+            if published and (base.lower(), form.lower()) == (model.name.lower(), known.lower()):
+                drafter = f"{model.target}{_QAT}-assistant"  # one for all forms
+                return replace(model, name=f"{model.name}-{known}", target=f"{model.target}{suffix}", drafter=drafter)
+    return None
 
 
 def model(name: str) -> Model:
-    """The model of that name; EdgeMtpError if there is none."""
+    """The model of that name, in the form before quantization; EdgeMtpError if there is none."""
     found = find(name)
-    if found is None:
+    if found is None or found.name not in MODELS:
         raise EdgeMtpError(f"{name!r} is no model that edge-mtp knows: choose one of {', '.join(MODELS)}")
     return found
 
@@ -211,7 +223,8 @@ def matching_drafter(target: Path, name: str = "") -> str:
             f"no drafter is known for {name or target}, which is none of {', '.join(MODELS)}: give it with --drafter"
         )
     published = (name, *_base_models(target))
-    if any(hint.lower() == (found.target + _QAT).lower() for hint in published):
+    forms = {(found.target + suffix).lower() for suffix in QUANTIZED.values()}
+    if any(hint.lower() in forms for hint in published):
         return f"{found.target}{_QAT}-assistant"
     return found.drafter
 

@@ -114,8 +114,8 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pa
     """Read both configurations, check weights for completeness and the two for fitting each other.
 
     Weights are checked from the headers of their files; some rows of each tell whether it lies on a lattice. With
-    `adapter`, the folder of a PEFT LoRA, the target's tensors have it merged; a tokenizer and a chat template that were saved with it come before the
-    target's.
+    `adapter`, the folder of a PEFT LoRA, the target's tensors have it merged; a tokenizer and a chat template that were
+    saved with it come before the target's.
 
     Raises:
         EdgeMtpError: a file is missing or damaged, the architecture is not supported, or the drafter was made
@@ -236,7 +236,10 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
     with _configured(path):
         with drafters_allowed():
             parsed = AutoConfig.for_model(kind, **fields)
-        unread = _Unread(directory, parsed if kind in DRAFTER_TYPES else parsed.get_text_config(), find_packed)
+        if kind not in DRAFTER_TYPES:
+            parsed = parsed.get_text_config()
+            parsed.tie_word_embeddings = parsed.tie_word_embeddings and config.get("tie_word_embeddings", True)
+        unread = _Unread(directory, parsed, find_packed)
         _check_architecture(unread)
     return unread
 
@@ -292,7 +295,7 @@ def _check_architecture(checkpoint: _Unread) -> None:
     config = checkpoint.config
     text = config.get_text_config()
     unsupported = {
-        "untied embeddings": not (config.tie_word_embeddings and text.tie_word_embeddings),
+        "untied embeddings": text is not config and not (config.tie_word_embeddings and text.tie_word_embeddings),
         "attention_bias": text.attention_bias,
         f"hidden_activation={text.hidden_activation!r}": text.hidden_activation != ACTIVATION,
         "use_bidirectional_attention='all'": text.use_bidirectional_attention == "all",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from edge_mtp.export import ops
 from edge_mtp.export.decoder import SLIDING, Decoder, Experts, Layer
 from edge_mtp.export.placeholders import dequantize, gather, linear, lookup, quantize
+from edge_mtp.export.shapes import HEAD
 from edge_mtp.export.window import window
 
 # Added to an attention logit to hide it: exp() of it is 0 in float32, and sums of it stay finite in float16.
@@ -42,7 +43,7 @@ WINDOW_STEP = 64
 # Sequence axes of the caches.
 K_AXIS, V_AXIS = 2, 3
 
-EMBEDDING = "model.embed_tokens.weight"  # the head, too: it is tied
+EMBEDDING = "model.embed_tokens.weight"  # the head, too, where it is tied
 TARGET_EMBEDDING = "target"  # the one weight of a drafter's piece that is not the drafter's
 PER_LAYER_EMBEDDING = "model.embed_tokens_per_layer.weight"
 
@@ -375,11 +376,12 @@ class Head(Piece):
         super().__init__()
         self.decoder = decoder
         self.inputs = {"hidden": (1, rows, decoder.hidden)}
-        self.weights = {"model.norm.weight": (decoder.hidden,), EMBEDDING: (decoder.vocabulary, decoder.hidden)}
+        self.head = EMBEDDING if decoder.tied else HEAD
+        self.weights = {"model.norm.weight": (decoder.hidden,), self.head: (decoder.vocabulary, decoder.hidden)}
 
     def forward(self, hidden: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         activations = rms_norm(hidden, weights["model.norm.weight"], self.decoder.epsilon)
-        logits = linear(activations, weights[EMBEDDING])
+        logits = linear(activations, weights[self.head])
         if cap := self.decoder.softcap:
             logits = torch.tanh(logits / cap) * cap
         return {"logits": logits, "activations": activations}
@@ -468,7 +470,7 @@ class DraftBegin(Piece):
 class DraftIn(Piece):
     """activations f32 [1,1,2B] = [scaled embedding | hidden state], B the target's hidden size -> hidden [1,1,H].
 
-    Folded: token i32 [1] and activations [1,1,B], the hidden state; the embedding is looked up in the target's head.
+    Folded: token i32 [1] and activations [1,1,B], the hidden state; the embedding is looked up in the target's table.
     """
 
     integers = frozenset({"token"})

@@ -138,10 +138,9 @@ _REASONS = {
 
 def _gemma(name: str, shape: tuple[int, ...], entries: Mapping[str, Entry]) -> PackedMatrix | None:
     module = name.removesuffix(".weight")
-    for integers, scales in (
-        (name, f"{module}.weight_scale"),
-        (f"{module}.embedding_quantized", f"{module}.embedding_scale"),
-    ):
+    linear = name, f"{module}.weight_scale"
+    table = f"{module}.embedding_quantized", f"{module}.embedding_scale"
+    for integers, scales in (linear, table):
         if integers in entries and scales in entries and entries[integers].dtype in ("U8", "I8"):
             return _matrix(name, shape, integers, scales, entries)
     return None
@@ -177,7 +176,7 @@ def _matrix(
     bits, rest = divmod(row_bits, width)
     if rest or bits not in _FLIPS:
         raise EdgeMtpError(
-            f"{path}: {integers} has {row_bits} bits for rows of {width} weights, which is none of 2, 4 or 8 each: {_CURE}"
+            f"{path}: {integers} has {row_bits} bits for rows of {width} weights, which is not 2, 4 or 8 each: {_CURE}"
         )
     scale.check_float()
     blocks = math.prod(scale.shape[1:])

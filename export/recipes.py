@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.encodings import ENCODINGS, Encoding, fit, storage_bytes
+from edge_mtp.export.shapes import HEAD
 from edge_mtp.export.weights import groups
 
 if sys.version_info >= (3, 11):
@@ -71,6 +72,8 @@ def role(section: str, name: str) -> str | None:
         return {EMBEDDER: "embedder", DRAFTER: "drafter_head"}.get(section, "head")
     if name == PER_LAYER_TABLE:
         return "per_layer_embedder"
+    if name == HEAD:
+        return "head"
     for suffix, found in _DRAFTER_SUFFIXES if section == DRAFTER else _SUFFIXES:
         if suffix.search(name):
             return found

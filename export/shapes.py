@@ -17,7 +17,7 @@ _MODELS = {
         "Gemma4UnifiedAssistantForCausalLM",
     ),
 }
-TIED_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"  # where it is not tied to the embedding
 
 
 @contextmanager
@@ -57,9 +57,12 @@ def model_class(config: Any) -> Any:
 
 
 def tensor_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Shape by name of the model's state_dict, without the tied head; no memory is taken for the tensors."""
+    """Shape by name of the model's state_dict, without a tied head; no memory is taken for the tensors."""
     import torch
 
     with drafters_allowed(), torch.device("meta"):
         state = model_class(config)(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if name != TIED_HEAD}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if config.tie_word_embeddings:
+        shapes.pop(HEAD, None)
+    return shapes

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.encodings import Encoded, Encoding
-from edge_mtp.export.shapes import TIED_HEAD, tensor_shapes
+from edge_mtp.export.shapes import HEAD, tensor_shapes
 
 Rows = npt.NDArray[Any]  # float32, or int32 for token_ordering
 
@@ -39,7 +39,7 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
 class Weights(ABC):
-    """Tensors by the names that the transformers model's state_dict gives them; the tied head is not among them.
+    """Tensors by the names that the transformers model's state_dict gives them; a tied head is not among them.
 
     Reading is safe from several threads.
 
@@ -289,11 +289,12 @@ class SafetensorsWeights(Weights):
         self._entries = {name: entries[name] for name in self.names if name in entries and name not in self._packed}
         self.encodings = {name: packed.encoding for name, packed in self._packed.items()}
         self.ranges, self.cache_scales, told = _trained_scales(entries)
-        head = entries.get(TIED_HEAD)
+        tied = HEAD not in self.names
+        head = entries.get(HEAD) if tied else None
         table = self.names.get(EMBEDDING)
-        packed_head = find_packed(TIED_HEAD, table, entries) if table is not None else None
+        packed_head = find_packed(HEAD, table, entries) if tied and table is not None else None
         self._check(head if packed_head is None else None, packed_head)
-        used = {*self._entries, *told, TIED_HEAD, *(part for packed in self._packed.values() for part in packed.parts)}
+        used = {*self._entries, *told, HEAD, *(part for packed in self._packed.values() for part in packed.parts)}
         used |= set(packed_head.parts) if packed_head is not None else set()
         self.left_out = groups([*others, *(raw for name, raw in raw_names.items() if name not in used)])
 
@@ -364,7 +365,7 @@ def text_name(name: str) -> str | None:
     rest = re.sub(r"^(?:model\.language_model\.(?:model\.)?|language_model\.(?:model\.)?|model\.)", "", name)
     if rest.split(".")[0] in MODALITIES:
         return None
-    if rest == TIED_HEAD or rest.split(".")[0] in ("pre_projection", "post_projection", "masked_embedding"):
+    if rest.split(".")[0] in ("lm_head", "pre_projection", "post_projection", "masked_embedding"):
         return rest
     return f"model.{rest}"
 

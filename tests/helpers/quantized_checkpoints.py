@@ -1,0 +1,156 @@
+"""The tiny pair as quantized checkpoints are published: packed integers with scales, or bf16 on a lattice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from edge_mtp.export.checkpoint import tiny_pair
+
+BLOCK = 32  # of compressed-tensors' groups and of lattices
+CACHE_SCALE = 0.037
+
+
+def gemma(folder: Path, blocks: int = 1) -> Path:
+    """As `quant_method: gemma`: 2, 4 and 8 bits by module, static ranges, scales of caches, a head apart from the
+    embedding. `blocks` of the per-layer table's rows; transformers 5.24 loads 1."""
+    target, _ = tiny_pair()
+    tensors: dict[str, Tensor] = {}
+    for name, values in load_file(target / "model.safetensors").items():
+        module = name.removesuffix(".weight")
+        bits = gemma_bits(module)
+        if bits is None:
+            tensors[name] = values
+        elif "embed_tokens" in module:
+            per_layer = blocks if module.endswith("per_layer") else 1
+            integers, scales = _quantized(values, bits, values.shape[1] // per_layer, half=per_layer > 1)
+            tensors[f"{module}.embedding_quantized"] = _packed(integers, bits)
+            tensors[f"{module}.embedding_scale"] = scales
+            if not module.endswith("per_layer"):  # the head has integers of its own, fewer bits or not
+                integers, scales = _quantized(values, 2, values.shape[1])
+                tensors["lm_head.weight"], tensors["lm_head.weight_scale"] = _packed(integers, 2), scales
+                tensors |= _ranges("lm_head")
+        else:
+            integers, scales = _quantized(values, bits, values.shape[1])
+            tensors[name], tensors[f"{module}.weight_scale"] = _packed(integers, bits), scales
+            tensors |= _ranges(module)
+    config = json.loads((target / "config.json").read_text())
+    for layer in range(config["num_hidden_layers"] - config["num_kv_shared_layers"]):
+        for kind in "kv":
+            tensors[f"model.layers.{layer}.self_attn.{kind}_cache_scale"] = torch.tensor(CACHE_SCALE + layer / 1000)
+    return _written(
+        folder,
+        tensors,
+        {
+            "quant_method": "gemma",
+            "num_bits": 4,
+            "quantize_embeddings": True,
+            "module_quant_configs": {
+                r"per_layer_(input_gate|projection|model_projection)$": {"num_bits": 8},
+                r"layers\.[345]\.mlp\.|lm_head": {"num_bits": 2},
+            },
+            "modules_to_not_convert": [],
+        },
+        tie_word_embeddings=False,
+    )
+
+
+def gemma_bits(module: str) -> int | None:
+    """Bits of a module's weight in `gemma`; None for norms and the like."""
+    if module.endswith(("norm", "layer_scalar")) or "norm" in module.split(".")[-1]:
+        return None
+    if "per_layer_" in module:
+        return None if "norm" in module else 8
+    return 2 if ".mlp." in module and int(module.split(".")[2]) >= 3 else 4
+
+
+def compressed(folder: Path) -> Path:
+    """As compressed-tensors' `pack-quantized` in 4 bits, groups of 32, by that package's own packing; per-layer
+    projections, whose rows are shorter, as int8 a row."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    target, _ = tiny_pair()
+    tensors: dict[str, Tensor] = {}
+    for name, values in load_file(target / "model.safetensors").items():
+        module = name.removesuffix(".weight")
+        if values.ndim < 2 or "embed_tokens" in name:
+            tensors[name] = values
+        elif values.shape[1] % BLOCK:
+            integers, scales = _quantized(values, 8, values.shape[1])
+            tensors[name], tensors[f"{module}.weight_scale"] = integers.to(torch.int8), scales.to(torch.bfloat16)
+        else:
+            integers, scales = _quantized(values, 4, BLOCK, kind=torch.bfloat16)
+            tensors[f"{module}.weight_packed"] = pack_to_int32(integers.to(torch.int8), 4)
+            tensors[f"{module}.weight_scale"] = scales.to(torch.bfloat16)
+            tensors[f"{module}.weight_shape"] = torch.tensor(values.shape)
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": BLOCK}
+    return _written(
+        folder,
+        tensors,
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+            "ignore": ["lm_head"],
+        },
+    )
+
+
+def lattice(folder: Path) -> Path:
+    """In bf16, each block of 32 weights of a matrix a step times -8 to 7."""
+    target, _ = tiny_pair()
+    tensors = {}
+    for name, values in load_file(target / "model.safetensors").items():
+        if values.ndim == 2 and values.shape[1] % BLOCK == 0 and "embed_tokens" not in name:
+            integers, scales = _quantized(values, 4, BLOCK)
+            values = (integers.float() * scales.repeat_interleave(BLOCK, dim=1)).to(torch.bfloat16)
+        tensors[name] = values
+    return _written(folder, tensors, None)
+
+
+def _quantized(
+    values: Tensor, bits: int, block: int, *, half: bool = False, kind: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Integers [n,k] and scales float32 [n, k / block] by min/max; `half`, `kind`: types that hold the scales exactly."""
+    rows = values.float().reshape(len(values), -1, block)
+    scales = rows.abs().amax(-1).clamp_min(1e-6) / 2 ** (bits - 1) * 1.05
+    scales = scales.to(torch.float16 if half else kind or torch.float32).float()
+    integers = (rows / scales[..., None]).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return integers.reshape(values.shape), scales
+
+
+def _packed(integers: Tensor, bits: int) -> Tensor:
+    """The first weight in the lowest bits, counted from the smallest on; 8 bits are signed."""
+    if bits == 8:
+        return integers.to(torch.int8)
+    unsigned = (integers + 2 ** (bits - 1)).to(torch.uint8)
+    packed = torch.zeros(len(integers), integers.shape[1] * bits // 8, dtype=torch.uint8)
+    for place in range(8 // bits):
+        packed |= unsigned[:, place :: 8 // bits] << (bits * place)
+    return packed
+
+
+def _ranges(module: str) -> dict[str, Tensor]:
+    return {f"{module}.{side}_activation_scale": torch.tensor(0.0) for side in ("input", "output")}
+
+
+def _written(folder: Path, tensors: dict[str, Tensor], quantization: dict[str, Any] | None, **config_: Any) -> Path:
+    target, _ = tiny_pair()
+    shutil.copytree(target, folder)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    config = json.loads((target / "config.json").read_text())
+    config |= config_
+    if quantization is not None:
+        config["quantization_config"] = quantization
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+FORMS: dict[str, Callable[[Path], Path]] = {"gemma": gemma, "compressed": compressed, "lattice": lattice}
