@@ -110,14 +110,14 @@ class LatticeWeights(Weights):
         self.names, self.left_out = base.names, base.left_out
         self.ranges, self.cache_scales = base.ranges, base.cache_scales
         self.encodings = {**base.encodings, **found}
-        self._found = found
+        self.found = found
 
     def _read(self, name: str, start: int, stop: int) -> Rows:
         return self.base.read(name, start, stop)
 
     def _encoded(self, name: str, start: int, stop: int) -> Encoded:
         """Raises OffLatticeError, with the row, where a block lies on no lattice after all."""
-        if name not in self._found:
+        if name not in self.found:
             return self.base.encoded(name, start, stop)
         rows = self.base.read(name, start, stop)
         step = max(1, _CHUNK // rows.shape[1])

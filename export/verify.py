@@ -2,7 +2,7 @@
 
 The bundle is read as any runtime reads it, from its flatbuffers: integers times scales, float32. The checkpoint's side
 is its own formula (`Weights.read`). Both are compared as sums over whole matrices, so that neither names nor the order
-of tensors matter; a weight that lies on a lattice of bf16 numbers is compared in bf16, which is all that it holds.
+of tensors matter; of a lattice, the integers and steps are compared.
 """
 
 from __future__ import annotations
@@ -30,13 +30,26 @@ _BITS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4, schema.TensorType
 
 @dataclass(frozen=True)
 class Verification:
-    """`exact`: the quantized tensors of the checkpoint that the bundle holds. `missing`: those that it does not."""
+    """Names of the checkpoint's quantized tensors. `exact`: the bundle's weights are the checkpoint's, bit for bit.
+
+    `lattice`: the checkpoint has bf16 numbers, and the bundle holds the integers and steps that they are multiples of;
+    of each the share of weights that are the checkpoint's when rounded to bf16 (the rest are the next number: float16
+    does not hold every step). `missing`: the bundle holds something else.
+    """
 
     exact: tuple[str, ...]
+    lattice: dict[str, float]
     missing: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        told = [f"verified: {len(self.exact)} tensors are the checkpoint's, bit for bit"]
+        told = []
+        if self.exact:
+            told.append(f"verified: {len(self.exact)} tensors are the checkpoint's, bit for bit")
+        if self.lattice:
+            told.append(
+                f"verified: {len(self.lattice)} tensors have the integers of the checkpoint's lattice; of their weights"
+                f" {min(self.lattice.values()):.2%} or more are the checkpoint's in bf16"
+            )
         return told + [f"differs from the checkpoint: {name}" for name in self.missing]
 
 
@@ -49,40 +62,59 @@ def verify(bundle: Bundle, pair: Pair) -> Verification:
         raise EdgeMtpError(f"{pair.target.directory} is not quantized: there is nothing to verify bit for bit")
     held = {total for totals in _matrices(bundle) for total in totals}
     exact: list[str] = []
+    lattice: dict[str, float] = {}
     missing: list[str] = []
     for owner, weights in (("", pair.target.weights), ("drafter.", pair.drafter.weights)):
         for name in weights.encodings:
-            (exact if _total(weights, name) in held else missing).append(owner + name)
-    return Verification(tuple(exact), tuple(missing))
+            on_lattice = isinstance(weights, LatticeWeights) and name in weights.found
+            total, share = _of_lattice(weights, name) if on_lattice else (_of_floats(weights, name), 1.0)
+            if total not in held:
+                missing.append(owner + name)
+            elif on_lattice:
+                lattice[owner + name] = share
+            else:
+                exact.append(owner + name)
+    return Verification(tuple(exact), lattice, tuple(missing))
 
 
-def _total(weights: Weights, name: str) -> str:
-    rows, width = weights.names[name]
-    step = max(1, _CHUNK // width)
-    in_bf16 = _is_lattice(weights, name)
-    total = _new_sum(rows, width, in_bf16)
-    for start in range(0, rows, step):
-        total.update(_bytes(weights.read(name, start, min(start + step, rows)), in_bf16))
+def _of_floats(weights: Weights, name: str) -> str:
+    """The sum of a tensor by the checkpoint's own formula."""
+    total = hashlib.sha256()
+    for start, stop in _spans(weights, name):
+        total.update(_bytes(weights.read(name, start, stop)))
     return str(total.hexdigest())
 
 
-def _new_sum(rows: int, width: int, in_bf16: bool) -> Any:
-    return hashlib.sha256(f"{rows} {width} {'bf16' if in_bf16 else 'f32'}".encode())
+def _of_lattice(weights: Weights, name: str) -> tuple[str, float]:
+    """The sum of a tensor's integers and steps, and the share of its weights that they give in bf16."""
+    total, equal = hashlib.sha256(), 0
+    rows, width = weights.names[name]
+    for start, stop in _spans(weights, name):
+        encoded = weights.encoded(name, start, stop)
+        total.update(_packed_bytes(encoded))
+        given = decode(encoded, weights.encodings[name], width).astype(ml_dtypes.bfloat16).astype(np.float32)
+        equal += int((given == weights.read(name, start, stop)).sum())
+    return str(total.hexdigest()), equal / (rows * width)
 
 
-def _is_lattice(weights: Weights, name: str) -> bool:
-    base = getattr(weights, "base", weights)
-    return isinstance(weights, LatticeWeights) and name not in base.encodings
+def _spans(weights: Weights, name: str) -> Iterator[tuple[int, int]]:
+    rows, width = weights.names[name]
+    step = max(1, _CHUNK // width)
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def _bytes(values: Rows, in_bf16: bool) -> bytes:
-    values = values + np.float32(0)  # -0 is 0
-    told: bytes = (values.astype(ml_dtypes.bfloat16) if in_bf16 else values.astype(np.float32)).tobytes()
+def _bytes(values: Rows) -> bytes:
+    told: bytes = (values + np.float32(0)).astype(np.float32).tobytes()  # -0 is 0
+    return told
+
+
+def _packed_bytes(encoded: Encoded) -> bytes:
+    told: bytes = encoded.data.tobytes() + (b"" if encoded.scales is None else encoded.scales.tobytes())
     return told
 
 
 def _matrices(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    """Of each quantized matrix in the bundle its sum in float32, and in bf16."""
+    """Of each quantized matrix in the bundle the sums of its weights, and of its integers and scales."""
     content = np.memmap(bundle.path, np.uint8, "r")
     for section in bundle.sections:
         if section.model_type is None:
@@ -98,7 +130,7 @@ def _matrices(bundle: Bundle) -> Iterator[tuple[str, str]]:
                 if tensor.type in _BITS and tensor.buffer not in done and len(tensor.shape) == 2:
                     done.add(tensor.buffer)
                     if (matrix := _Matrix.of(data, model, graph, tensor)) is not None:
-                        yield matrix.sum(in_bf16=False), matrix.sum(in_bf16=True)
+                        yield matrix.sums()
 
 
 @dataclass(frozen=True)
@@ -128,14 +160,14 @@ class _Matrix:
         scales = np.asarray(quantization.scale, np.float32)
         return cls(ENCODINGS[f"int{bits}"], integers.reshape(rows, -1), scales, width)
 
-    def sum(self, *, in_bf16: bool) -> str:
-        rows = len(self.integers)
+    def sums(self) -> tuple[str, str]:
+        floats, packed = hashlib.sha256(), hashlib.sha256()
         step = max(1, _CHUNK // self.width)
-        total = _new_sum(rows, self.width, in_bf16)
-        for at in range(0, rows, step):
+        for at in range(0, len(self.integers), step):
             encoded = Encoded(self.integers[at : at + step].reshape(-1), self.scales[at : at + step])
-            total.update(_bytes(decode(encoded, self.encoding, self.width), in_bf16))
-        return str(total.hexdigest())
+            floats.update(_bytes(decode(encoded, self.encoding, self.width)))
+            packed.update(_packed_bytes(encoded))
+        return str(floats.hexdigest()), str(packed.hexdigest())
 
 
 def _content(data: npt.NDArray[np.uint8], buffer: Any) -> npt.NDArray[np.uint8]:
