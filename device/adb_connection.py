@@ -216,7 +216,7 @@ class AdbConnection:
             while True:
                 command, arg0, arg1, data = self._receive(None)
                 if command in (CNXN, AUTH, STLS):
-                    raise ConnectionResetError("the device began anew")
+                    raise ConnectionResetError("the device restarted the connection")
                 with self._lock:
                     stream = self._streams.get(arg1)
                 if command == OPEN:  # a reverse forward: nothing here listens
@@ -264,7 +264,7 @@ class AdbStream(Stream):
             if self._connection.loss:
                 raise self._connection.loss
             if not opened:
-                raise EdgeMtpError(f"{self._connection.name} starts nothing for {STALL_S:.0f} s; restart it")
+                raise EdgeMtpError(f"{self._connection.name} opened no stream for {STALL_S:.0f} s; restart it")
             if not self._remote:
                 kind = service.partition(":")[0]
                 raise EdgeMtpError(f"{self._connection.name} does not offer '{kind}'; it needs Android 7 or later")

@@ -54,7 +54,7 @@ class Finding:
 
 
 def examine(device: Device, bundle: Bundle | None = None) -> Iterator[Finding]:
-    """Checks whether `device` can run `bundle` (None: any bundle), and yields findings as they come; takes minutes.
+    """Checks whether `device` can run `bundle` (None: any bundle), yielding findings as they come; ends within minutes.
 
     Writes `STORAGE_BYTES` into the tool's own folder on the device, and removes them. Raises EdgeMtpError when the
     device does not answer at all.
@@ -194,7 +194,7 @@ def library_findings(programs: str) -> Iterator[Finding]:
         else:
             yield Finding(accelerator, "ok", f"{loaded} {'loads' if telling else 'is there; loading was not tried'}")
     if not outcomes:
-        yield Finding("accelerators", "ok", "none found; the CPU serves")
+        yield Finding("accelerators", "ok", "none found; runs use the CPU")
 
 
 # --- memory and storage ----------------------------------------------------------------------------------------------

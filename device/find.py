@@ -59,7 +59,7 @@ def find_device(name: str, *, notice: Notice | None = None, report: Report | Non
     """The device that `name` means: one of `NAMES`.
 
     `pixel` is the one connected Pixel, `emulator` the one running emulator. `notice` is called with a line for a person
-    when a device waits for something while connecting, and `report` with the progress of long transfers. Raises
+    when a device waits for something while connecting, and `report` with the progress of slow steps. Raises
     EdgeMtpError for a name that matches no device or several.
     """
     if name == HostDevice.name:

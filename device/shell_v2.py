@@ -111,7 +111,7 @@ class ShellProcess(Process):
         if first is None or not first.strip().isdigit():
             self.close()
             raise self._lost or EdgeMtpError(
-                f"the shell of {link.name} answers {(first or b'')[:80]!r} where its number was due; restart the device"
+                f"the shell of {link.name} sent {(first or b'')[:80]!r} instead of its number; restart the device"
             )
         self._pid = int(first)
 

@@ -242,7 +242,7 @@ def _check_bits(bits: int) -> None:
 
 def _check_widths(pattern: str) -> None:
     if re.search(r"\d{6}|\*", pattern):
-        raise _TooMuchError("it formats to a width that is no text's")
+        raise _TooMuchError("it formats text to a huge width")
 
 
 def _bounded(trouble: str, work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""What the pair reaches on the frozen splits: exact calls, and tokens per verify of the drafter alone.
+"""Evaluates the pair on the frozen splits: exact calls, and tokens per verify of the drafter alone.
 
 python -m edge_mtp.export.tiny.evaluate DIR
 """

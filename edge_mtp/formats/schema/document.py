@@ -52,7 +52,7 @@ class Document:
             if found.get("$dynamicAnchor") == anchor:
                 several = self._dynamic.get(anchor, [])
                 if len(several) > 1:
-                    raise EdgeMtpError(f"{reference!r} leads to one of several, as the evaluation goes; use $ref")
+                    raise EdgeMtpError(f"{reference!r} leads to several schemas, depending on the evaluation; use $ref")
         return found
 
     def _find(self, address: str, reference: str) -> Any:

@@ -183,14 +183,14 @@ class _Parser:
         found = re.compile(r"\{([0-9]+)(,?)([0-9]*)\}").match(self._pattern, self._at)
         if found is None:
             if self._pattern.startswith("{", self._at):
-                raise self.error("a '{' that counts nothing")
+                raise self.error("a '{' that begins no count")
             return None
         if len(found[1]) > 6 or len(found[3]) > 6:
             raise self.error("a repetition of millions")
         low = int(found[1])
         high = int(found[3]) if found[3] else None if found[2] else low
         if high is not None and high < low:
-            raise self.error("a repetition of falling numbers")
+            raise self.error("a repetition with its maximum below its minimum")
         self._at = found.end()
         return low, high
 
@@ -227,7 +227,7 @@ class _Parser:
                 high = self._class_member()
                 ends = [low[0][0] if len(low) == 1 else -1, high[0][1] if len(high) == 1 else -1]
                 if low != ((ends[0], ends[0]),) or high != ((ends[1], ends[1]),) or ends[0] > ends[1]:
-                    raise self.error("a range that has no order")
+                    raise self.error("a range in reverse order")
                 ranges.append((ends[0], ends[1]))
             else:
                 ranges.extend(low)
@@ -280,7 +280,7 @@ class _Parser:
 
     def _next(self) -> str:
         if self._at >= len(self._pattern):
-            raise self.error("an end too early")
+            raise self.error("an unexpected end")
         self._at += 1
         return self._pattern[self._at - 1]
 

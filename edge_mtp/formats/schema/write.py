@@ -603,7 +603,7 @@ class Writer:
                 known[i, k] = self._chain_from(i, k, elements, tail, low, high, most, known, comma)
         found = known[0, 0]
         if found is None:
-            raise EdgeMtpError("#: a number of properties that no object here has; loosen it")
+            raise EdgeMtpError("#: no object can have the required number of properties; loosen it")
         return found
 
     def _chain_from(
