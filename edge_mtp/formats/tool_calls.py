@@ -6,10 +6,10 @@ Calls follow one another without a separator. Names and keys are bare, strings s
 escapes, numbers are JSON numbers. The strict grammar has no white space between tokens and no trailing comma.
 
 A name or key may contain any character, so rules define its end. A name ends at the first `{`. A key ends at the first
-`:` after which a value begins: `{`, `[`, `<|"|>`, or a number or literal followed by `,` or `}`. No name, key or string
-contains the text of a control token. A parser that gets the declared tools knows their names and keys, whatever they
-contain. It accepts others only if they are identifiers, or if a schema allows keys of any name: so `{"city":..}` has a
-key with quotation marks only if one was declared.
+`:` after which a value begins: `{`, `[`, `<|"|>`, or a number or literal followed by `,` or `}`. Neither contains the
+text of a control token. A parser that gets the declared tools knows their names and keys, whatever they contain. It
+accepts others only if they are identifiers, or if a schema allows keys of any name: so `{"city":..}` has a key with
+quotation marks only if one was declared.
 """
 
 from __future__ import annotations
