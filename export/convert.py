@@ -31,7 +31,7 @@ class Signature(NamedTuple):
 
 
 def convert(signatures: Sequence[Signature], path: Path, report: Report) -> None:
-    """Write `signatures` to `path`; calls `report` with the name of each twice, halfway and near the end."""
+    """Write `signatures` to `path`; call `report` with the name of each twice, halfway and near the end."""
     converter = Converter()
     for signature in signatures:
         converter.add_signature(signature.name, signature.module.eval(), sample_kwargs=signature.inputs)

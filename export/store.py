@@ -121,7 +121,7 @@ class Store:
         return self._end
 
     def write(self, report: Callable[[int], None]) -> None:
-        """Read, encode and write everything; calls `report` repeatedly with the number of weights done.
+        """Read, encode and write everything; call `report` repeatedly with the number of weights done.
 
         Raises:
             EdgeMtpError: a weight cannot be read or encoded.
