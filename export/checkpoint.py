@@ -1,4 +1,4 @@
-"""A checkpoint pair: a Gemma 4 target, the drafter trained for it, and what goes with them, checked."""
+"""Opens and checks a checkpoint pair: a Gemma 4 target, the drafter trained for it, and the files that go with them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edge_mtp.file_hash import sha256
 TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
 DRAFTER_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
 
-# Gemma 4's largest has 60 layers, and no size above its 262,144 tokens but positions.
+# The largest Gemma 4 has 60 layers, and no size but the number of positions exceeds its vocabulary of 262,144.
 MOST_LAYERS, LARGEST_SIZE = 1000, 1 << 27
 
 ACTIVATION = "gelu_pytorch_tanh"
@@ -39,8 +39,8 @@ Hashes = dict[str, str]
 class Checkpoint:
     """A model's configuration and tensors.
 
-    `config` is the transformers configuration of the text decoder (for a drafter the whole assistant's), `files` what
-    the tensors come from, config.json first. `directory` is where those lie; `seed` is set for random weights.
+    `config` is the transformers configuration of the text decoder (for a drafter, of the whole assistant). `files` are
+    the files that the model is read from, config.json first, in `directory`. `seed` is set for random weights.
     """
 
     directory: Path
@@ -51,21 +51,21 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the text decoder or drafter holds."""
+        """The number of parameters of the text decoder or drafter."""
         return self.weights.parameters
 
     def hashes(self) -> Hashes:
-        """SHA-256 of each file, by name; the Hub's own record of it where the file lies in the Hub's cache."""
+        """SHA-256 of each file, by name. For a file in the Hub's cache, this is the Hub's record of it."""
         found = {path.name: _recorded_hash(path) or sha256(path) for path in self.files}
         return found if self.seed is None else found | {"random_weights": f"seed {self.seed}"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A target and its drafter that fit each other, with the target's tokenizer and chat format.
+    """A target and a drafter that fit each other, with the target's tokenizer and chat format.
 
-    `kv_layers` maps each layer type that the drafter attends with to the target's layer whose KV it reads: the
-    last one of that type that keeps its own.
+    `kv_layers` maps each layer type of the drafter to the target's layer whose KV it reads: the last one of that type
+    that has its own KV.
     """
 
     target: Checkpoint
@@ -77,9 +77,9 @@ class Pair:
     special_tokens: dict[str, str]
 
     def start_hashing(self) -> Callable[[], dict[str, Hashes]]:
-        """Hash both checkpoints in the background; what is returned waits, and gives `target` and `drafter`.
+        """Hash both checkpoints in the background; return a function that waits and gives `target` and `drafter`.
 
-        A core hashes about 1 GB/s, so that tens of gigabytes are done while the weights are encoded.
+        A core hashes about 1 GB/s, so tens of gigabytes are hashed while the weights are encoded.
         """
         found: dict[str, Hashes] = {}
         failures: list[Exception] = []
@@ -87,7 +87,7 @@ class Pair:
         def work() -> None:
             try:
                 found.update(target=self.target.hashes(), drafter=self.drafter.hashes())
-            except Exception as error:  # raised again where the hashes are asked for
+            except Exception as error:  # raised again when the caller asks for the hashes
                 failures.append(error)
 
         thread = threading.Thread(target=work, name="hash checkpoints", daemon=True)
@@ -103,17 +103,16 @@ class Pair:
 
 
 def tiny_pair() -> tuple[Path, Path]:
-    """The directories of the trained tiny pair that the package carries."""
+    """The directories of the trained tiny pair that comes with the package."""
     root = Path(str(importlib.resources.files("edge_mtp") / "tiny"))
     return root / "target", root / "drafter"
 
 
 def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pair:
-    """Read both configurations, check weights for completeness and the two for fitting each other.
+    """Read both configurations, and check that the weights are complete and that target and drafter fit each other.
 
-    Weights are checked from the headers of their files; no tensor is read. With `adapter`, the folder of a PEFT LoRA,
-    the target's tensors have it merged; a tokenizer and a chat template that were saved with it come before the
-    target's.
+    The check reads only the headers of the weight files. `adapter`, the folder of a PEFT LoRA, is merged into the
+    target's tensors; its own tokenizer and chat template, if it has them, replace the target's.
 
     Raises:
         EdgeMtpError: a file is missing or damaged, the architecture is not supported, or the drafter was made
@@ -146,10 +145,10 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pa
 
 
 def random_pair(name: str, seed: int, folder: Path) -> Pair:
-    """A pair in the real shapes of a model of the catalogue, with random weights, for measuring without a download.
+    """A pair with random weights in the real shapes of a catalogue model, for measuring without a download.
 
-    `folder` receives both configurations and a tokenizer that has Gemma 4's control tokens, every byte, and
-    placeholders for the rest of the vocabulary. The chat template is the tiny pair's.
+    Writes both configurations to `folder`, and a tokenizer with Gemma 4's control tokens, every byte, and placeholders
+    for the rest of the vocabulary. The chat template is the tiny pair's.
     """
     model = catalogue.model(name)
     checkpoints = []
@@ -161,7 +160,7 @@ def random_pair(name: str, seed: int, folder: Path) -> Pair:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         unread = _checkpoint(directory, role, accepted)
-        # Different seeds, or the drafter's embedding would begin with the target's numbers.
+        # With equal seeds, the drafter's embedding would begin with the target's numbers.
         weights = random_weights(unread.config, seed if role == "target" else seed + 1)
         checkpoints.append(Checkpoint(directory, unread.config, weights, (directory / "config.json",), seed))
     target, drafter = checkpoints
@@ -207,7 +206,7 @@ def _load(checkpoint: Checkpoint) -> Any:
 
 @dataclass(frozen=True)
 class _Unread:
-    """A checkpoint whose configuration was read and whose weights were not."""
+    """A checkpoint whose configuration has been read, but not its weights."""
 
     directory: Path
     config: Any
@@ -240,7 +239,7 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
 
 
 def _check_sizes(path: Path, config: dict[str, Any]) -> None:
-    """Refuse sizes that no model has: transformers would build it, layer by layer, until the memory ends."""
+    """Refuse sizes that no model has: transformers would build the layers until memory runs out."""
     for fields in (config, config.get("text_config")):
         for name, value in fields.items() if isinstance(fields, dict) else ():
             most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST_SIZE
@@ -250,7 +249,7 @@ def _check_sizes(path: Path, config: dict[str, Any]) -> None:
 
 @contextmanager
 def _configured(path: Path) -> Iterator[None]:
-    """Refuse a configuration that makes no model: transformers and torch raise whatever comes of an odd value."""
+    """Turn any error that transformers and torch raise for an odd configuration into a refusal."""
     try:
         yield
     except (EdgeMtpError, MemoryError):
@@ -270,7 +269,7 @@ def _open_weights(checkpoint: _Unread) -> Checkpoint:
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
-    """One file, or the shards of the index; where both lie there transformers takes the first, and so it is here."""
+    """The single file, or the shards of the index. If both exist, the single file counts, as in transformers."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.is_file() or not index.is_file():
         if not single.is_file() and list(directory.glob("*.bin")):
@@ -305,7 +304,7 @@ def _check_architecture(checkpoint: _Unread) -> None:
 
 
 def _check_fit(target: _Unread | Checkpoint, drafter: _Unread | Checkpoint) -> dict[str, int]:
-    """Compare what the two share; return the target's KV layer for each of the drafter's layer types."""
+    """Compare the properties that the two share; return the target's KV layer for each of the drafter's layer types."""
     config, decoder = target.config, drafter.config.get_text_config()
 
     def expect(what: str, wanted: Any, found: Any) -> None:
@@ -337,7 +336,7 @@ def tokenizer_ids(tokenizer: Path) -> dict[str, int]:
 
 
 def _check_tokenizer(tokenizer: Path, target: Checkpoint) -> None:
-    """Added tokens may take ids that the vocabulary has, and none beyond: there are no embeddings for those."""
+    """Refuse added tokens whose ids lie beyond the vocabulary, since they have no embeddings."""
     contents, vocabulary = read_json(tokenizer), target.config.vocab_size
     try:
         ids = {token: text for text, token in contents.get("model", {}).get("vocab", {}).items()}
@@ -358,7 +357,7 @@ def _check_tokenizer(tokenizer: Path, target: Checkpoint) -> None:
 
 
 def _chat_template(folders: list[Path]) -> str:
-    """Of the first folder that has one: chat_template.jinja, then the one in tokenizer_config.json."""
+    """The template of the first folder that has one: chat_template.jinja, else the one in tokenizer_config.json."""
     for folder in folders:
         path = folder / "chat_template.jinja"
         if path.is_file():
@@ -378,9 +377,9 @@ def _chat_template(folders: list[Path]) -> str:
 
 
 def _recorded_hash(path: Path) -> str | None:
-    """The Hub's cache names a large file by its SHA-256, and links to it."""
+    """The SHA-256 of a large file in the Hub's cache, which stores it under that name and links to it."""
     if not path.is_symlink():
         return None
-    # Not where the links end: that may be a store that names files otherwise.
+    # Follow one link only: the last target may lie in a store that names files differently.
     stored = path.parent / path.readlink()
     return stored.name if stored.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", stored.name) else None

@@ -1,4 +1,4 @@
-"""From what a user names to folders: a model, a drafter and an adapter, each a name, a folder or a repository."""
+"""Finds the folders of the model, drafter and adapter that a user names: each by name, by folder or by repository."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ TINY = "tiny"
 class Source:
     """Folders of a pair, for `open_pair`.
 
-    `name` is short, for file names. `context` is the catalogue's default, None for other models. `origins` says for
-    the manifest where target, drafter and adapter come from: the name of a folder, or a repository with its commit.
+    `name` is short, for file names. `context` is the catalogue's default, None for other models. `origins` is the
+    origin of target, drafter and adapter, for the manifest: the name of a folder, or a repository with its commit.
     """
 
     name: str
@@ -42,12 +42,12 @@ def find(
 ) -> Source:
     """Find, and where needed download, a checkpoint pair.
 
-    `model` is `tiny`, a name of the catalogue, a folder or a repository on the Hub; one that holds a PEFT adapter
-    stands for the model it was trained on, with the adapter. Without `drafter` the one that belongs to the target is
-    taken. `revision` is that of `model`, where it is not a folder.
+    `model` is `tiny`, a name of the catalogue, a folder or a repository on the Hub. If it holds a PEFT adapter, it
+    stands for the model that the adapter was trained on, with the adapter. Without `drafter`, the target's own drafter
+    is used. `revision` belongs to `model`, unless that is a folder.
 
     Raises:
-        EdgeMtpError: something is not there or cannot be had, or no drafter is known for the target.
+        EdgeMtpError: a folder or repository is missing or cannot be fetched, or no drafter is known for the target.
     """
     if model == TINY:
         if drafter or adapter:
@@ -60,11 +60,11 @@ def find(
         known = catalogue.find(what)
         repository = (known.drafter if role == "drafter" else known.target) if known else what
         path = Path(what)
-        # A folder of that name wins over a repository, as everywhere; a name of the catalogue over both.
+        # A folder takes precedence over a repository of the same name, and a name of the catalogue over both.
         if known is None and what and path.is_dir():
             if wanted:
                 raise EdgeMtpError(f"{what} is a folder and has no revision {wanted!r}: leave the revision out")
-            origins[role] = path.resolve().name  # a bundle travels; where its checkpoint lay is nobody's business
+            origins[role] = path.resolve().name  # name only: bundles are shared, and the path is private
             return path
         if known is None and (what.count("/") != 1 or what.startswith((".", "/", "~"))):
             raise EdgeMtpError(
@@ -92,7 +92,7 @@ def find(
 
 
 def catalogue_id(name: str) -> str:
-    """The repository of a name of the catalogue, another name as it is."""
+    """The repository for a name of the catalogue; any other name unchanged."""
     known = catalogue.find(name)
     return known.target if known else name
 

@@ -1,4 +1,4 @@
-"""Sections to one `.litertlm` file."""
+"""Writes sections to one `.litertlm` file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUOTE = '<|"|>'
 CHANNEL, CHANNEL_END = "<|channel>", "<channel|>"
 THINK = "<|think|>"
 
-# The builder's two statements that differ from one writing to the next, as it writes them into the header.
+# The two header fields that differ each time the builder writes the same file.
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
 
@@ -37,7 +37,7 @@ TOOL_TOKENS = {TOOL_CALL, TOOL_CALL_END, QUOTE, TOOL_RESPONSE}
 
 @dataclass(frozen=True)
 class Chat:
-    """Token ids that begin, pad and end a text, and whether the vocabulary has thinking and tool calls."""
+    """Token ids that begin, pad and end a text, and whether the vocabulary supports thinking and tool calls."""
 
     start_token: int
     pad_token: int | None
@@ -83,10 +83,10 @@ def write_bundle(
     chat_template: str | None,
     scratch: Path,
 ) -> dict[str, int]:
-    """Write the bundle to `path` and return the bytes of each section by name. The same arguments give the same bytes.
+    """Write the bundle to `path`, and return the bytes of each section by name. Equal arguments give equal files.
 
-    `models` are TFLite files by section name, as in `mtp_drafter`; `chat_template` is the checkpoint's own where the
-    one in the metadata differs. The builder takes files, so the small sections pass through the directory `scratch`.
+    `models` are TFLite files by section name, such as `mtp_drafter`. `chat_template` is the checkpoint's own if the one
+    in the metadata differs. The builder takes files, so small sections are written to the directory `scratch` first.
     """
     builder = LitertLmFileBuilder()
     builder.add_system_metadata(Metadata("Authors", "edge-mtp", DType.STRING))
@@ -103,7 +103,7 @@ def write_bundle(
     for name, data in ours.items():
         builder.add_generic_binary_data(
             _file(scratch / name, data),
-            # The item that tells the generic sections apart.
+            # The item that identifies a generic section.
             [Metadata(EDGE_KEY, name, DType.STRING)],
         )
     with path.open("w+b") as file:
@@ -114,14 +114,14 @@ def write_bundle(
 
 
 def model_type(name: str) -> Any:
-    """What the builder is told of the TFLite section `name`, as in `mtp_drafter`: from 0.19 on its name, before that an
-    enumeration's value."""
+    """The builder's type for the TFLite section `name`, such as `mtp_drafter`: its name from version 0.19 on, an enum
+    value before that."""
     known = getattr(litert_lm_builder, "TfLiteModelType", None)
     return name if known is None else known(f"tf_lite_{name}")
 
 
 def _make_repeatable(path: Path, *contents: bytes) -> None:
-    """Replace a random id by one of `contents`, which tell one bundle from another, and the time of writing by none."""
+    """Replace the random id by a hash of `contents`, which identify the bundle, and clear the time of writing."""
     digest = hashlib.sha256()
     for content in contents:
         digest.update(struct.pack("<Q", len(content)) + content)

@@ -1,8 +1,8 @@
 """Messages of a conversation, and the form in which a chat template takes them.
 
-Everything here speaks OpenAI's form: roles, `tool_calls` with ids, tool answers with the id that they answer. Gemma 4's
-published templates differ in where they look for a tool's answer, and refuse or garble the other places. `Form.of`
-finds out once, by rendering a small conversation whose right text is known.
+Messages have OpenAI's form: roles, `tool_calls` with ids, tool answers with the id of their call. Gemma 4's published
+templates expect a tool's answer in different places, and refuse or garble it elsewhere. `Form.of` finds the right place
+once, by rendering a small conversation whose correct text is known.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _REASONING = ("reasoning", "reasoning_content", "thinking")
 
 
 def canonical(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages in one form, whatever client they come from.
+    """Converts the messages of any client to one form.
 
-    `developer` is `system` and `model` is `assistant`; a thought stands under `reasoning`; `arguments` are objects;
-    every call has an id; every answer has the id and the name of its call, and stands behind the message of the calls,
-    in their order. An answer that fits no call keeps its name.
+    `developer` becomes `system`, and `model` becomes `assistant`. A thought is under `reasoning`; `arguments` are
+    objects; every call has an id. Every answer has the id and the name of its call, and answers follow the message with
+    the calls, in the order of the calls. An answer that fits no call keeps its name.
 
-    Raises EdgeMtpError naming the message that is none.
+    Raises EdgeMtpError naming the message that is invalid.
     """
     made: list[dict[str, Any]] = []
     numbers = itertools.count()
-    waiting: list[dict[str, Any]] = []  # calls of the last model message that have no answer yet
+    waiting: list[dict[str, Any]] = []  # calls of the last model message without an answer so far
     order: dict[str, int] = {}
     for n, message in enumerate(messages):
         role = message.get("role") if isinstance(message, Mapping) else None
@@ -66,7 +66,7 @@ def _content(message: Message, n: int) -> str | list[Any]:
 def _of_model(message: Message, n: int, numbers: Iterable[int]) -> dict[str, Any]:
     content = _content(message, n)
     thought = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), "")
-    if isinstance(content, str) and CHANNEL_OPEN in content:  # from a client that does not tell them apart
+    if isinstance(content, str) and CHANNEL_OPEN in content:  # from a client that does not separate thoughts
         thought, content = split_thoughts(content) if not thought else (thought, split_thoughts(content)[1])
     made: dict[str, Any] = {"role": "assistant", "content": content}
     if thought:
@@ -86,7 +86,7 @@ def _call(call: Any, n: int, names: Iterable[str]) -> dict[str, Any]:
     if not isinstance(name, str) or not isinstance(function, Mapping):
         raise EdgeMtpError(f"message {n} has the call {call!r}; give a function with a name and arguments")
     arguments = function.get("arguments")
-    if isinstance(arguments, str):  # as OpenAI's clients have them
+    if isinstance(arguments, str):  # OpenAI's clients send a JSON text
         try:
             arguments = json.loads(arguments or "{}")
         except ValueError:
@@ -104,7 +104,7 @@ def _call(call: Any, n: int, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _answer(message: Message, n: int, waiting: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answer with the id and the name of the call that it answers, which waits no more."""
+    """The answer with the id and the name of its call; removes the call from `waiting`."""
     identity, name = message.get("tool_call_id"), message.get("name")
     matches = [call for call in waiting if call["id"] == identity] or [
         call for call in waiting if identity is None and (name is None or call["function"]["name"] == name)
@@ -120,7 +120,7 @@ def _answer(message: Message, n: int, waiting: list[dict[str, Any]]) -> dict[str
 
 
 def check_json(value: Any, what: str) -> None:
-    """Raises EdgeMtpError, which calls the value `what`, for one that JSON does not have."""
+    """Raises an EdgeMtpError that calls the value `what`, if JSON cannot represent it."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -128,7 +128,7 @@ def check_json(value: Any, what: str) -> None:
 
 
 def _put_in_order(made: list[dict[str, Any]], order: Mapping[str, int]) -> None:
-    """Sorts the answers at the end by their calls."""
+    """Sorts the answers at the end by the order of their calls."""
     begin = len(made)
     while begin and made[begin - 1]["role"] == "tool":
         begin -= 1
@@ -143,12 +143,12 @@ _ANSWERS: tuple[Answers, ...] = get_args(Answers)
 
 @dataclass(frozen=True)
 class Form:
-    """Where a template looks for things.
+    """The message form that a template expects.
 
-    `answers` are "on the calls": in `tool_responses` of the message that calls; "as parts": in a message of the role
-    `tool` whose content lists `{"name", "response"}`; "as values": each in a message of the role `tool`, with an object
-    or a text as content; or "as text": the same with text alone. `parts` are the roles whose content may be a list of
-    parts; elsewhere their texts are joined.
+    `answers` are "on the calls": in `tool_responses` of the message with the calls; "as parts": in a message of the
+    role `tool` whose content lists `{"name", "response"}`; "as values": each in its own message of the role `tool`,
+    whose content is an object or a text; or "as text": the same with text only. `parts` are the roles whose content may
+    be a list of parts; for other roles, the texts are joined.
     """
 
     answers: Answers
@@ -156,7 +156,7 @@ class Form:
 
     @classmethod
     def of(cls, render: Render) -> Form:
-        """The form that `render`, the template on raw messages with a generation prompt, understands best."""
+        """The form that a template understands best; `render` applies it to raw messages, with a generation prompt."""
         parts = frozenset(role for role in ("system", "user", "assistant") if _takes_parts(render, role))
         best, most = cls("as text", parts), -1
         for answers in _ANSWERS:
@@ -169,7 +169,7 @@ class Form:
         return best
 
     def dressed(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Canonical messages as the template takes them."""
+        """Converts canonical messages to the template's form."""
         dressed: list[dict[str, Any]] = []
         for message in messages:
             if message["role"] == "tool":
@@ -201,7 +201,7 @@ class Form:
             dressed.append({**answer, "content": _as_text(answer["content"])})
 
     def _understood(self, render: Render) -> int:
-        """How many of the probe's answers stand behind their calls as the wire format has them."""
+        """For how many of the probes the template writes the answers after their calls in wire format."""
         understood = 0
         for content in _PROBES:
             calls = [ToolCall("first", {"a": "b"}), ToolCall("second", {})]

@@ -1,4 +1,4 @@
-"""A bundle: one `.litertlm` file, mapped into memory and read where asked.
+"""A bundle: one `.litertlm` file, mapped into memory and read on demand.
 
 Container: 8 bytes `LITERTLM`, three u32 of version, 4 of padding, u64 end of header, then a FlatBuffers
 header from byte 32 that lists the sections, each aligned to 16 KiB (LiteRT-LM `litertlm_header_schema.fbs`).
@@ -36,14 +36,15 @@ SECTION_TYPES = {
 VALUE_CODES = {1: "B", 2: "b", 3: "H", 4: "h", 5: "I", 6: "i", 7: "f", 8: "?", 10: "Q", 11: "q", 12: "d"}
 STRING_VALUE = 9
 
-# The item that marks our own GenericBinaryData sections, and the one manifest version there is.
+# The item that marks our own GenericBinaryData sections, and the only manifest version.
 EDGE_KEY = "edge_mtp"
 MANIFEST_VERSION = 1
 
 TOKEN_BYTES_MAGIC = 0x42544D45  # b"EMTB"
 TOKEN_BYTES_VERSION = 1
 
-# Bytes of tokenizer.json for each one stored. Gemma's of 33 MB has 7, a text of zeros 1,000; parsing takes ten more.
+# The highest compression ratio of a stored tokenizer.json. Gemma's (33 MB) has 7, a text of zeros 1,000; parsing takes
+# ten times the memory again.
 MOST_INFLATED = 32
 
 Value = int | float | str | None
@@ -70,10 +71,10 @@ class Section:
 
 
 class TokenBytes:
-    """The bytes that each token id stands for; a special token stands for its own text.
+    """The bytes of each token id; for a special token, those of its own text.
 
-    Layout, little endian: u32 magic `EMTB`, u32 version, u32 V, u32 offsets[V + 1] counted from the first
-    byte of text, the text, then u8 flags[V] with bit 0 = special.
+    Layout, little endian: u32 magic `EMTB`, u32 version, u32 V, u32 offsets[V + 1] from the start of the text, the
+    text, then u8 flags[V] with bit 0 = special.
     """
 
     def __init__(self, data: memoryview) -> None:
@@ -109,9 +110,9 @@ class TokenBytes:
 class Mtp:
     """Whether the bundle can decode speculatively, and if not, why.
 
-    `missing` holds the reasons for which the stock LiteRT-LM runtime could not draft with it, `edge_missing`
-    those for which our runner could not use its own signatures; each is one line, and none means complete.
-    `draft_length` is the stock K (verify width - 1), `edge_widths` the T of each `edge_verify_T`.
+    `missing` lists the reasons why the stock LiteRT-LM runtime cannot draft with it, `edge_missing` the reasons why our
+    runner cannot use its own signatures; each is one line, and an empty list means complete. `draft_length` is the
+    stock K (verify width - 1), `edge_widths` the T of each `edge_verify_T`.
     """
 
     present: bool
@@ -130,13 +131,13 @@ class Mtp:
 
 
 class Bundle:
-    """A `.litertlm` file. Opening it reads the header; everything else is read when first asked for.
+    """A `.litertlm` file. Opening it reads the header; everything else is read on first use.
 
     Args:
         path: the file; it stays mapped while the bundle or any of its memoryviews lives.
 
     Raises:
-        EdgeMtpError: here and from every property: the file is absent, no bundle, truncated or damaged.
+        EdgeMtpError: here and from every property, if the file is missing, not a bundle, truncated or damaged.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -238,7 +239,7 @@ class Bundle:
 
     @cached_property
     def vocab_size(self) -> int | None:
-        """Number of tokens in the tokenizer, added ones included; the logits may be wider."""
+        """The number of tokens in the tokenizer, including added ones; the logits may be wider."""
         section = self.section("HF_Tokenizer") or self.section("SP_Tokenizer")
         if section is None:
             return None
@@ -249,7 +250,7 @@ class Bundle:
 
     @cached_property
     def manifest(self) -> dict[str, Any] | None:
-        """What `edge-mtp export` recorded; None if something else made the bundle."""
+        """The data that `edge-mtp export` recorded; None if another tool made the bundle."""
         section = self._edge_section("manifest")
         if section is None:
             return None
@@ -274,7 +275,7 @@ class Bundle:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The checkpoint's own. The metadata's can be another, for the stock engine; it counts where no own is kept."""
+        """The checkpoint's own template if the bundle has it, else the metadata's, which serves the stock engine."""
         section = self._edge_section("chat_template")
         if section is None:
             return self.metadata.chat_template
@@ -286,7 +287,7 @@ class Bundle:
 
     @cached_property
     def mtp(self) -> Mtp:
-        """Whether MTP is present and complete, with the reasons if not."""
+        """Whether MTP is present and complete, and if not, why."""
         signatures = self.models["prefill_decode"].signatures if "prefill_decode" in self.models else {}
         verify = signatures.get("verify")
         positions = verify.inputs.get("input_pos") if verify else None
@@ -349,7 +350,7 @@ class Bundle:
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Turn malformed bytes into a refusal that names this file and `what` was being read."""
+        """Turn a MalformedError into an EdgeMtpError that names this file and `what` was being read."""
         try:
             yield
         except MalformedError as error:
@@ -380,7 +381,7 @@ def _json(data: bytes) -> Any:
 
 
 def _hf_vocab_size(tokenizer_json: bytes) -> int:
-    """Distinct ids in the vocabulary (a mapping, or for Unigram a list) and the added tokens."""
+    """The number of distinct ids in the vocabulary (a mapping, or for Unigram a list) and the added tokens."""
     tokenizer = _json(tokenizer_json)
     try:
         vocab = tokenizer["model"]["vocab"]

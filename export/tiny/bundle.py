@@ -1,4 +1,4 @@
-"""The tiny pair's bundle: exported once for each version of its weights and of the exporter, then kept."""
+"""The tiny pair's bundle, exported once for each version of its weights and of the exporter, then cached."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TOOLS = tiny_pair()[0].parent / "tools.json"
 def cached_bundle(
     recipe: str = "fp32", *, kv: str = "fp32", lean: bool = False, progress: Progress = lambda what, done: None
 ) -> Path:
-    """The tiny pair as a `.litertlm` in the cache folder, exported now if it is not there yet.
+    """The tiny pair as a `.litertlm` in the cache folder; exports it if it is missing.
 
-    Where another process exports it just now, this waits for that. Raises EdgeMtpError as `export_bundle` does.
+    If another process is exporting it, waits for that process. Raises EdgeMtpError like `export_bundle`.
     """
     target, drafter = tiny_pair()
     variant = f"{recipe}{'-kv8' if kv == 'int8' else ''}{'-lean' if lean else ''}"
@@ -28,7 +28,7 @@ def cached_bundle(
     if not _is_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path.parent, lambda: progress("wait for another export", 0.0)):
-            if not _is_whole(path):  # nor has another process made it by now
+            if not _is_whole(path):  # another process may have made it meanwhile
                 clear_entry(path)
                 export_bundle(
                     target, drafter, path, recipe=recipe, kv=kv, context=CONTEXT, lean=lean, progress=progress
@@ -46,7 +46,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _version(*checkpoints: Path) -> str:
-    """Changes with the checkpoints and with the exporter's own sources."""
+    """A text that changes with the checkpoints and with the exporter's own sources."""
     exporter = Path(__file__).parents[1]
     sources = sorted([*exporter.glob("*.py"), *exporter.glob("*.jinja")])
     digest = hashlib.sha256()
