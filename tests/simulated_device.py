@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [ROOT / "tests" / "simulated_device.cc", ROOT / "device" / "native" / "controller.cc"]
+PARTS = ["controller", "cost_model", "acceptance", "draft_choice", "arms", "saved_text"]
+SOURCES = [ROOT / "tests" / "simulated_device.cc", *(ROOT / "device" / "native" / f"{part}.cc" for part in PARTS)]
 FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{ROOT / 'device' / 'native'}"]
 FLAGS += ["-Wl,-Bsymbolic"]  # it has an operator new of its own, which counts
 CHECKS = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS")
