@@ -1,7 +1,7 @@
 // How likely a draft is right: estimated by its position in the drafts and by its source's confidence.
 //
-// A pure function with its state, as the controller is (controller.h); docs/controller.md says how and why. Every chance
-// is that of a draft whose predecessors in the step are right.
+// A pure function with its state, as the controller is (controller.h); docs/controller.md says how and why. A chance is
+// always that of a draft whose predecessors in the step are right.
 #pragma once
 
 #include <array>

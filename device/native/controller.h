@@ -52,8 +52,8 @@ class Controller {
 
   // A cost measured outside any reply (at load): one invocation. rows = 0 means a drafter invocation of `k`.
   void calibrate(int32_t position, int32_t rows, int32_t k, double us) { costs_.calibrate(position, {rows, k, us}); }
-  // Whether what is remembered agrees with what was timed at load, the plain step first; costs that do not are forgotten.
-  // What is dearer than it was timed is believed to be so for now.
+  // Whether the remembered costs agree with those that were timed at load, the plain step first; if not, they are all
+  // forgotten. A cost that is remembered as higher than it was timed counts as high for now only.
   using Timing = CostModel::Timing;  // as calibrate()'s arguments
   bool check(int32_t position, const std::vector<Timing>& timings) { return costs_.check(position, timings); }
   // What an invocation is believed to cost, microseconds; 0 = not known.

@@ -22,8 +22,8 @@ constexpr double kMostExcess = 3.0;
 constexpr double kRested = 4.0;         // of the common factor between two replies
 constexpr double kOtherContext = 0.02;  // that it gains where a text enters a context
 constexpr double kFirstNoise = 1.0;     // of a text's first step: its caches are cold, so it tells of no other cost
-// A time that is more than kSurprise above what was expected needs witnesses: kWitnesses in a row, of one kind or of all.
-// A run that followed another arm's found that arm's data in the caches: then kColdWitnesses.
+// A time that is more than kSurprise above what was expected needs witnesses: so many in a row, of one kind or of all.
+// Where each followed another arm's run, which fills the caches with its own data, the cold number of them.
 constexpr double kSurprise = 0.3;
 constexpr int32_t kWitnesses = 4, kColdWitnesses = 16;
 constexpr double kClipUp = 2.5, kClipDown = 4.0;  // standard deviations: a machine is often slow for a moment only
@@ -212,10 +212,10 @@ void CostModel::age(int32_t drafter_k, int32_t rows) {
   }
 }
 
-// One step of a Kalman filter over the common factor and every arm's cost beside it. Arms of a kind move together because
-// the errors of their costs do. What verify steps alone show moves the common factor, however long they go on, because
-// its error and theirs are known to cancel: only a text with steps of both kinds parts the two. The drafter runs beside
-// a verify and never moves the common factor. Returns whether the kind is back at its usual cost.
+// One step of a Kalman filter over the common factor and every arm's cost beside it. Arms of a kind move together, as
+// the errors of their costs do. Verify steps alone move the common factor, however long they go on, because its error
+// and theirs are known to cancel: only a text with steps of both kinds parts the two. The drafter runs beside a verify
+// and never moves the common factor. Returns whether the kind is back at its usual cost.
 bool CostModel::measure(int32_t position, int32_t arm, double us, bool look) {
   if (arm < 0 || !is_time(us)) return false;
   const double measured = logarithm(us);

@@ -8,7 +8,7 @@ namespace {
 
 constexpr double kBetter = 1.02;         // hysteresis: what a change of draft length must promise
 constexpr double kExploreShare = 0.005;  // of the time spent
-constexpr double kLookShare = 0.025, kLookMost = 4.0;  // while drafting is given up for costs that are not the usual ones
+constexpr double kLookShare = 0.025, kLookMost = 4.0;  // while drafting is given up for costs that are not the usual
 constexpr double kCredit = 0.4;       // plain steps for exploring at a text's start, while no text is known
 constexpr double kExploreMost = 2.0;  // plain steps that may be saved up for it
 constexpr double kHopeful = 0.95;     // acceptance of a text that deserves a look
@@ -107,8 +107,8 @@ Plan DraftChoice::choose(const CostModel& costs, const Acceptance& acceptance, i
   return {best, false, static_cast<float>(1e3 * best_rate), static_cast<float>(1e3 * plain_rate)};
 }
 
-// [K]: how much better than verifying all K drafts it is to verify as many as their confidences are worth, over the last
-// drafts and at the best rate known. 1 = confidences do not tell.
+// [K]: how much better it is to verify as many of K drafts as their confidences are worth than to verify all, over the
+// last drafts and at the best rate known. 1 = confidences do not tell.
 Acceptance::Expected DraftChoice::trim_gain(const CostModel& costs, const Acceptance& acceptance,
                                             const Belief& belief) const {
   const Prices& prices = belief.prices;

@@ -14,9 +14,9 @@ namespace {
 
 constexpr size_t kMostRemembered = 1 << 20;
 constexpr char kCosts[] = ".costs", kPrefillCosts[] = ".prefill";
-constexpr int32_t kLeastMatch = 3;        // tokens that a look-up must agree on
-constexpr float kTrustedLookup = 0.75f;   // of whose first draft it goes before the drafter
-constexpr float kTapeConfidence = 0.5f;   // of every draft of a tape: it tells nothing, and the controller finds that out
+constexpr int32_t kLeastMatch = 3;       // tokens that a look-up must agree on
+constexpr float kTrustedLookup = 0.75f;  // a look-up whose first draft is as confident goes before the drafter
+constexpr float kTapeConfidence = 0.5f;  // of every draft of a tape; the controller learns that it tells nothing
 
 std::vector<int32_t> draft_lengths(const Drafter* drafter) {
   return drafter == nullptr ? std::vector<int32_t>() : drafter->lengths();
@@ -84,7 +84,8 @@ Outcome Session::generate(const Request& request, const std::function<void(const
     outcome.first_drafts = controller_->first_drafts();
     outcome.first_accepted = controller_->first_accepted();
   }
-  // What an earlier turn left in the cache may not be on the disk; what should have been restored and was not, is damaged.
+  // Keeps the prefix where it could not be restored, being absent or damaged, and where an earlier turn left it in the
+  // cache but it is not on the disk.
   const int32_t keep = std::min(request.keep_prefix, outcome.prompt_tokens - 1);
   if (keep > 0 && outcome.restored_tokens == 0 &&
       (keep > outcome.reused_tokens || !kept_prefix_.is_kept(request.prompt, keep))) {
@@ -93,8 +94,54 @@ Outcome Session::generate(const Request& request, const std::function<void(const
   return outcome;
 }
 
-// One step: draft up to `most` tokens, run them through the target behind the pending one, keep what the target agrees
-// with and the token it chose next. Without drafts that is plain decoding.
+// Starts the parts that can still refuse the request, then rewinds the cache to what the prompt shares with it.
+void Session::begin(const Request& request, Outcome& outcome) {
+  selection_->begin(request);
+  if (!request.draft_tape.empty() && !taped_) {
+    remember();
+    taped_ = true;
+  }
+  if (controller_) controller_->begin();
+  looks_up_ = request.use_lookup && request.draft_length > 0;
+  if (looks_up_) {
+    lookup_.begin(engine_.context_length() + 1);
+    for (const int32_t token : request.prompt) lookup_.push(token);
+  }
+
+  if (request.fresh) cached_.clear();
+  // The last token of the prompt stays pending: a step runs it.
+  const auto most = std::min(cached_.size(), request.prompt.size() - 1);
+  const auto shared = std::mismatch(cached_.begin(), cached_.begin() + static_cast<std::ptrdiff_t>(most),
+                                    request.prompt.begin());
+  cached_.erase(shared.first, cached_.end());
+  outcome.reused_tokens = static_cast<int32_t>(cached_.size());
+  const int32_t keep = std::min(request.keep_prefix, static_cast<int32_t>(request.prompt.size()) - 1);
+  if (keep > outcome.reused_tokens && kept_prefix_.restore(request.prompt, keep, pool_)) {
+    cached_.assign(request.prompt.begin(), request.prompt.begin() + keep);
+    outcome.restored_tokens = keep - outcome.reused_tokens;
+  }
+  pending_ = request.prompt.back();
+  hidden_known_ = false;
+}
+
+// Caches all of the prompt but its last token. False when cancelled.
+bool Session::prefill(const std::vector<int32_t>& prompt) {
+  const auto total = static_cast<int32_t>(prompt.size()) - 1;
+  const auto first = static_cast<int32_t>(cached_.size());
+  for (const int32_t rows : prefill_plan_.chunks(total - first, first, engine_.context_length())) {
+    if (cancelled_) return false;
+    const auto at = static_cast<int32_t>(cached_.size());
+    const int32_t count = std::min(rows, total - at);
+    Clock clock;
+    decoder_->prefill(prompt.data() + at, count, at, rows);
+    prefill_plan_.observe(rows, clock.elapsed());
+    cached_.insert(cached_.end(), prompt.begin() + at, prompt.begin() + at + count);
+  }
+  return true;
+}
+
+// One step: draft up to `most` tokens, run them through the target behind the pending one, keep those that the target
+// agrees with and the token it chose next. Without drafts that is plain decoding.
 Step Session::step(const Request& request, int32_t most) {
   Clock clock;
   Step step;
@@ -173,7 +220,7 @@ void Session::propose(const Request& request, int32_t most, Step& step) {
   if (proposal_.count > 0) step.rows = width_for(proposal_.count);
 }
 
-// Puts the tape's tokens in the place of the drafter's own, which stand first in the proposal, from `position` on.
+// Replaces the drafter's tokens, which stand first in the proposal, by those of the tape from `position` on.
 void Session::replay(const Request& request, int32_t position) {
   const auto first = static_cast<size_t>(position) - request.prompt.size();
   for (size_t i = 0; i < static_cast<size_t>(proposal_.count) && first + i < request.draft_tape.size(); ++i) {
@@ -183,7 +230,7 @@ void Session::replay(const Request& request, int32_t position) {
   }
 }
 
-// Whether the drafts that cost nothing are better than the drafter's would be.
+// Whether the free drafts are better than the drafter's would be.
 bool Session::suffices(const Request& request, const Plan& plan) const {
   if (proposal_.count >= plan.drafts) return true;
   if (proposal_.count == 0) return false;
@@ -191,8 +238,8 @@ bool Session::suffices(const Request& request, const Plan& plan) const {
   return proposal_.source[0] == Source::kLookup && proposal_.confidence[0] >= kTrustedLookup;
 }
 
-// Walks the bounds along the proposal: cuts it at the first token that is not allowed and lengthens it to `most` by what
-// is forced from there.
+// Walks the bounds along the proposal: cuts it at the first token that is not allowed, and appends the tokens that are
+// forced from there, up to `most`.
 void Session::constrain(int32_t most) {
   Bounds* const bounds = selection_->bounds();
   if (bounds == nullptr) return;
@@ -214,6 +261,7 @@ void Session::constrain(int32_t most) {
   bounds->rollback(taken);
 }
 
+// Moves the text on by the step's tokens, and tells the controller how the step went.
 void Session::commit(const Step& step) {
   for (int32_t i = 0; i < step.count; ++i) {
     cached_.push_back(pending_);
@@ -235,61 +283,15 @@ void Session::commit(const Step& step) {
   proposal_.count = verified;
 }
 
-// Makes ready everything that can still refuse the request, then rewinds the cache to what the prompt shares with it.
-void Session::begin(const Request& request, Outcome& outcome) {
-  selection_->begin(request);
-  if (!request.draft_tape.empty() && !taped_) {
-    remember();
-    taped_ = true;
-  }
-  if (controller_) controller_->begin();
-  looks_up_ = request.use_lookup && request.draft_length > 0;
-  if (looks_up_) {
-    lookup_.begin(engine_.context_length() + 1);
-    for (const int32_t token : request.prompt) lookup_.push(token);
-  }
-
-  if (request.fresh) cached_.clear();
-  // The last token of the prompt stays pending: a step runs it.
-  const auto most = std::min(cached_.size(), request.prompt.size() - 1);
-  const auto shared = std::mismatch(cached_.begin(), cached_.begin() + static_cast<std::ptrdiff_t>(most),
-                                    request.prompt.begin());
-  cached_.erase(shared.first, cached_.end());
-  outcome.reused_tokens = static_cast<int32_t>(cached_.size());
-  const int32_t keep = std::min(request.keep_prefix, static_cast<int32_t>(request.prompt.size()) - 1);
-  if (keep > outcome.reused_tokens && kept_prefix_.restore(request.prompt, keep, pool_)) {
-    cached_.assign(request.prompt.begin(), request.prompt.begin() + keep);
-    outcome.restored_tokens = keep - outcome.reused_tokens;
-  }
-  pending_ = request.prompt.back();
-  hidden_known_ = false;
-}
-
-// Caches all of the prompt but its last token. False when cancelled.
-bool Session::prefill(const std::vector<int32_t>& prompt) {
-  const auto total = static_cast<int32_t>(prompt.size()) - 1;
-  const auto first = static_cast<int32_t>(cached_.size());
-  for (const int32_t rows : prefill_plan_.chunks(total - first, first, engine_.context_length())) {
-    if (cancelled_) return false;
-    const auto at = static_cast<int32_t>(cached_.size());
-    const int32_t count = std::min(rows, total - at);
-    Clock clock;
-    decoder_->prefill(prompt.data() + at, count, at, rows);
-    prefill_plan_.observe(rows, clock.elapsed());
-    cached_.insert(cached_.end(), prompt.begin() + at, prompt.begin() + at + count);
-  }
-  return true;
-}
-
 // The narrowest graph with a row for each draft and the one after them.
 int32_t Session::width_for(int32_t drafts) const {
   const std::vector<int32_t>& widths = decoder_->widths();
   return *std::lower_bound(widths.begin(), widths.end(), drafts + 1);
 }
 
-// Times what a step is made of, so that a first reply need not pay for learning it: once, to see whether what is
-// remembered holds, and more often where it does not. Runs on an empty cache, whose entries are written again before
-// anything sees them.
+// Times the invocations of a step, so that the first reply does not pay for learning their costs: once to check the
+// remembered costs, and more often if those do not hold. Runs on an empty cache, whose entries are written again before
+// anything reads them.
 void Session::calibrate() {
   const std::vector<int32_t> lengths = draft_lengths(drafter_.get());
   const auto timed = [](int32_t times, const auto& body) {
@@ -330,7 +332,7 @@ void Session::calibrate() {
     }
     for (const Controller::Timing& timing : timings) controller_->calibrate(0, timing.rows, timing.k, timing.us);
   } catch (const Error&) {
-    // A graph that fails says so when a request needs it; the others serve theirs.
+    // A request that needs the failing graph is told so; the others do not notice.
   }
   remember();  // for the next session of this process too
 }
