@@ -47,8 +47,8 @@ class CostModel {
 
   // The usual costs of a kind as a share of those that are believed now, at most 1.
   double usual_share(int32_t position, ArmKind kind) const;
-  // Variances in this text, of logarithms: of the plain step's cost; of the cost beside it of a kind's best known arm; of
-  // the graph that verifies `drafts`, 0 where this text has not yet reached that context.
+  // Variances of logarithms in this text: the plain step's cost; of what a kind's best known arm costs beside it; of
+  // what the graph that verifies `drafts` does, 0 where this text has not yet reached that context.
   double plain_doubt() const { return spread(0, 0); }
   double doubt(ArmKind kind) const;
   double verify_doubt(int32_t position, int32_t drafts) const;
