@@ -45,8 +45,8 @@ class Decoder {
   // Makes the next draft start from the hidden state of `row`.
   void keep_hidden(int32_t row);
 
-  // The operands of our ops: int32 [8], float [4]. The op's mask is not used: a row's mask is needed only if the row's
-  // own choice is not allowed, which is known after the run (Session::select_row).
+  // The operands of our ops: int32 [8], float [4]. The op's mask stays unused: a row's mask is wanted only where the
+  // row's own choice is not allowed, which is known after the run (Selection::select_row).
   int32_t* control() { return control_; }
   float* scalars() { return scalars_; }
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from native_build import part
 from numpy.typing import NDArray
 
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
@@ -372,7 +373,6 @@ def test_the_sanitizers_find_nothing(
 # --- embedding tables ------------------------------------------------------------------------------------------------
 
 ROWS, WIDTH = 37, 512
-SOURCES = Path(__file__).parents[2] / "device" / "native"
 
 
 def embedder(encoding: Encoding, *, factor: float | None, seed: int) -> bytes:
@@ -435,14 +435,9 @@ def embedder(encoding: Encoding, *, factor: float | None, seed: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def embedding_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def embedding_rows() -> Path:
     """The reader of embedding tables alone, built with sanitizers."""
-    program = tmp_path_factory.mktemp("native") / "embedding_rows"
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
-    sources = [SOURCES / "tests" / "embedding_rows.cc", SOURCES / "tflite_file.cc"]
-    command = [os.environ.get("CXX", "c++"), *flags, "-fno-sanitize-recover=all", f"-I{SOURCES}", *sources]
-    subprocess.run([*command, "-o", program], check=True)
-    return program
+    return part("embedding_rows")
 
 
 @pytest.mark.parametrize("factor", [None, 39.191835, 16.0])
