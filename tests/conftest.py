@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=lambda path: Path(path).resolve(),
         help="an edge_mtp_runner built with EDGE_MTP_SANITIZE=ON",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # pytest-xdist's: the process that started this one has done it
+        return
+    folder = tempfile.mkdtemp(prefix="edge-mtp-tests-")
+    os.environ["EDGE_MTP_TESTS_WORKSPACE"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session", autouse=True)
