@@ -15,6 +15,8 @@ from hypothesis import settings
 # The repository root stays off the path: tests see the installed code.
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
+import longest_first  # after the path
+
 # Machines are shared: how long an example takes says nothing.
 settings.register_profile("edge-mtp", deadline=None)
 settings.load_profile("edge-mtp")
@@ -34,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="edge-mtp-tests-")
     os.environ["EDGE_MTP_TESTS_WORKSPACE"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # several share the work
+        longest_first.sort(items)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,8 +6,10 @@ import ast
 import re
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import NamedTuple, cast
 
+import longest_first
 import pytest
 
 TESTS = Path(__file__).parents[1]
@@ -32,6 +34,18 @@ def test_what_is_said_to_lie_here_does() -> None:
         for mention in re.findall(r"(?<![\w/])tests/\w[\w/]*\.\w+", path.read_text("utf-8")):
             # Native code has tests of its own beside it.
             assert any((folder / mention).is_file() for folder in (ROOT, *path.parents)), f"{path}: {mention}"
+
+
+def test_the_longest_files_are_there_and_come_first() -> None:
+    stems = [path.stem for path in FILES]
+    assert set(longest_first.LONGEST) <= set(stems)
+    items = [cast(pytest.Item, SimpleNamespace(path=path, number=number)) for path in FILES for number in range(2)]
+    longest_first.sort(items)
+    begun = list(dict.fromkeys(item.path.stem for item in items))
+    count = len(longest_first.LONGEST)
+    assert begun[:count] == list(longest_first.LONGEST)
+    assert begun[count:] == [stem for stem in stems if stem not in longest_first.LONGEST]
+    assert [vars(item)["number"] for item in items] == [0, 1] * len(FILES)
 
 
 class Facts(NamedTuple):
