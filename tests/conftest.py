@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from hypothesis import settings
 
 # The repository root stays off the path: tests see the installed code.
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+
+import longest_first  # after the path
 
 # Machines are shared: how long an example takes says nothing.
 settings.register_profile("edge-mtp", deadline=None)
@@ -24,6 +28,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=lambda path: Path(path).resolve(),
         help="an edge_mtp_runner built with EDGE_MTP_SANITIZE=ON",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # pytest-xdist's: the process that started this one has done it
+        return
+    folder = tempfile.mkdtemp(prefix="edge-mtp-tests-")
+    os.environ["EDGE_MTP_TESTS_WORKSPACE"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # several share the work
+        longest_first.sort(items)
 
 
 @pytest.fixture(scope="session", autouse=True)
