@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_mtp.chat.chat_format import Composed, Written
 from edge_mtp.chat.messages import Message, canonical, check_json
-from edge_mtp.engine import Engine, Reply, ReplyOptions
+from edge_mtp.engine import Engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import (
     CALL_CLOSE,
@@ -22,6 +22,8 @@ from edge_mtp.formats.tool_calls import (
     parse_calls,
 )
 from edge_mtp.json_file import read_json, write_json
+from edge_mtp.reply import Reply
+from edge_mtp.reply_options import ReplyOptions
 
 _VERSION = 2
 _CALL = re.compile(f"{re.escape(CALL_OPEN)}.*?{re.escape(CALL_CLOSE)}", re.DOTALL)

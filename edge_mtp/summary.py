@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from edge_mtp.device import Outcome, Step
-
-SOURCES = {"d": "drafter", "l": "lookup", "g": "grammar"}  # by their letter in `Step.source`
+from edge_mtp.formats.drafting import SOURCE_OF_LETTER
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def count_by_source(steps: Iterable[tuple[int, str, int]]) -> dict[str, Drafted]
         counts = count_drafts(given, len(source), accepted)
         verified.update(source[: counts.verified])
         right.update(source[: counts.accepted])
-    return {name: Drafted(verified[key], right[key]) for key, name in SOURCES.items() if verified[key]}
+    return {name: Drafted(verified[key], right[key]) for key, name in SOURCE_OF_LETTER.items() if verified[key]}
 
 
 def acceptance_counts(steps: Sequence[Step]) -> tuple[list[int], list[int]]:

@@ -420,7 +420,7 @@ def test_a_thought_is_shown_and_given_apart(command: Command) -> None:
 
 def test_a_thought_is_dimmed_where_there_are_colours() -> None:
     from edge_mtp.cli.transcript import Writer
-    from edge_mtp.engine import Token
+    from edge_mtp.reply import Token
 
     with CliRunner().isolation(color=True) as (output, *_):
         writer = Writer("colour")

@@ -21,6 +21,8 @@ FLOORS: list[list[str]] = [
     ["chat"],
     ["device", "export"],
     ["acceptance", "summary", "turns"],
+    ["reply", "reply_options"],
+    ["reply_grammar"],
     ["engine"],
     ["dialogue"],
     ["harness.score"],

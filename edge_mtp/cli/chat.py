@@ -31,11 +31,13 @@ from edge_mtp.cli.transcript import (
 )
 from edge_mtp.device import Outcome, Step
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import ContextOverflowError, Reply, ReplyOptions
+from edge_mtp.engine import ContextOverflowError
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import ToolCall, ToolCallSyntaxError
 from edge_mtp.json_file import read_json
 from edge_mtp.output_file import refuse_inputs
+from edge_mtp.reply import Reply
+from edge_mtp.reply_options import ReplyOptions
 from edge_mtp.safe_text import shown
 from edge_mtp.summary import summarize_all
 

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from edge_mtp.cli.several import Result
     from edge_mtp.device.put import Report
     from edge_mtp.dialogue import Dialogue
-    from edge_mtp.engine import Engine, Reply, ReplyOptions, Token
+    from edge_mtp.engine import Engine
     from edge_mtp.harness.stats.pairs import Ratio
+    from edge_mtp.reply import Reply, Token
+    from edge_mtp.reply_options import ReplyOptions
 
 _SOURCES = ("drafter", "lookup", "grammar")
 
@@ -315,7 +317,7 @@ def _read_files(system: str | None, reply: dict[str, Any]) -> str | None:
 def _options(engine: Engine, given: dict[str, Any]) -> ReplyOptions:
     """The options of a reply from those of the command line."""
     from edge_mtp.device import Sampling
-    from edge_mtp.engine import ReplyOptions
+    from edge_mtp.reply_options import ReplyOptions
 
     given = dict(given)
     given["logit_bias"] = {engine.token(token): bias for token, bias in given["logit_bias"]}

@@ -12,8 +12,8 @@ from edge_mtp.acceptance import remember, warning
 from edge_mtp.safe_text import shown, shown_lines
 
 if TYPE_CHECKING:
-    from edge_mtp.engine import Reply, Token
     from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.reply import Reply, Token
     from edge_mtp.summary import Summary
 
 Marks = Literal["colour", "brackets"]
