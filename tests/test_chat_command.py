@@ -677,7 +677,7 @@ def test_ctrl_c_between_the_line_and_the_reply_stops_the_turn(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as while the conversation is made into tokens."""
-    from edge_mtp.cli.chat import InterruptedTwice, Lines
+    from edge_mtp.cli.lines import InterruptedTwice, Lines
     from edge_mtp.dialogue import Dialogue
 
     reply, interrupts = Dialogue.reply, [KeyboardInterrupt, InterruptedTwice]

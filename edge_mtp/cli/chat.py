@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
-from edge_mtp.cli.run import parse_mtp
+from edge_mtp.cli.lines import InterruptedTwice, Lines
+from edge_mtp.cli.tool_responses import Responses
 from edge_mtp.cli.transcript import (
     CLOSE,
     COLOURS,
@@ -33,8 +30,8 @@ from edge_mtp.device import Outcome, Step
 from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import ContextOverflowError
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.drafting import parse_draft_length
 from edge_mtp.formats.tool_calls import ToolCall, ToolCallSyntaxError
-from edge_mtp.json_file import read_json
 from edge_mtp.output_file import refuse_inputs
 from edge_mtp.reply import Reply
 from edge_mtp.reply_options import ReplyOptions
@@ -223,7 +220,7 @@ class Chat:
             self._say("\n  ".join([title, *summary_lines(summary), *controller_lines(summary)]))
 
     def _mtp(self, argument: str) -> None:
-        options = replace(self._options, draft_length=parse_mtp(argument), draft_policy=None)
+        options = replace(self._options, draft_length=parse_draft_length(argument), draft_policy=None)
         self._dialogue.engine.check(options, self._dialogue.tools)
         self._options = options
 
@@ -274,73 +271,3 @@ class Chat:
 def _note(text: str) -> None:
     """Says what is no result."""
     click.echo(text, err=True)
-
-
-class Responses:
-    """What tools answer, from a file."""
-
-    def __init__(self, path: Path, tools: list[str]) -> None:
-        """`tools`: the declared names. Raises EdgeMtpError for a file that is no list and no object of their names."""
-        self._responses = read_json(path, "tool responses")
-        if not isinstance(self._responses, dict | list):
-            raise EdgeMtpError(f"tool responses '{path}' are neither {{name: response}} nor a list; make them one")
-        unknown = [name for name in self._responses if name not in tools] if isinstance(self._responses, dict) else []
-        if unknown:
-            declared = ", ".join(tools) or "none"
-            raise EdgeMtpError(f"tool responses '{path}' name '{unknown[0]}', no declared tool; declared: {declared}")
-
-    def take(self, tool: str) -> tuple[bool, Any]:
-        """Whether there is a response to the next call, of `tool`, and the response."""
-        if isinstance(self._responses, Mapping):
-            return tool in self._responses, self._responses.get(tool)
-        return (True, self._responses.pop(0)) if self._responses else (False, None)
-
-
-class InterruptedTwice(KeyboardInterrupt):
-    """Ctrl-C once more, while a reply was stopping."""
-
-
-class Lines:
-    """Standard input by lines; at a terminal, and if `decorated`, with prompts, history and a Ctrl-C of its own."""
-
-    def __init__(self, *, decorated: bool) -> None:
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="replace")
-        self.terminal = decorated and sys.stdin.isatty() and sys.stdout.isatty()
-        if self.terminal:
-            with suppress(ImportError):  # not everywhere; then lines cannot be edited
-                import readline  # noqa: F401
-
-    def read(self, prompt: str) -> str | None:
-        """The next line, None at the end. At a terminal Ctrl-C drops what is being typed."""
-        if not self.terminal:
-            line = sys.stdin.readline()
-            return line.rstrip("\r\n") if line else None
-        while True:
-            try:
-                return input(prompt)
-            except EOFError:
-                click.echo()
-                return None
-            except KeyboardInterrupt:
-                click.echo()
-
-    @contextmanager
-    def interruptible(self) -> Iterator[Callable[[], bool]]:
-        """At a terminal: Ctrl-C is noted, for the function given out to tell, and a second one interrupts."""
-        noted = False
-
-        def note(number: int, frame: FrameType | None) -> None:
-            nonlocal noted
-            if noted:
-                raise InterruptedTwice
-            noted = True
-
-        if not self.terminal:
-            yield lambda: False
-            return
-        previous = signal.signal(signal.SIGINT, note)
-        try:
-            yield lambda: noted
-        finally:
-            signal.signal(signal.SIGINT, previous)
