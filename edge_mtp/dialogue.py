@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.chat.chat_format import Composed, Written
-from edge_mtp.chat.messages import Message, canonical, check_json
+from edge_mtp.chat.messages import MODEL_ROLES, SYSTEM_ROLES, Message, canonical, check_json
 from edge_mtp.engine import Engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import (
@@ -135,7 +135,7 @@ class Dialogue:
 
     def reset(self) -> None:
         """Forgets all but the system message and the tools."""
-        self.messages = [m for m in self.messages[:1] if m["role"] in ("system", "developer")]
+        self.messages = [m for m in self.messages[:1] if m["role"] in SYSTEM_ROLES]
         self._written = {}
 
     def save(self, path: str | Path) -> None:
@@ -191,7 +191,7 @@ class Dialogue:
 
     def _is_as_written(self, place: int) -> bool:
         """Whether there is still a message of the model at a place: `messages` is the user's to change."""
-        return place < len(self.messages) and self.messages[place]["role"] in ("assistant", "model")
+        return place < len(self.messages) and self.messages[place]["role"] in MODEL_ROLES
 
 
 def _is_written(entry: Any, vocabulary: int) -> bool:

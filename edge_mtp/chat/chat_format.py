@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,20 +17,15 @@ from typing import Any
 
 from edge_mtp.chat.control_text import new_mark
 from edge_mtp.chat.declarations import declarations
-from edge_mtp.chat.messages import Form, Message, canonical
+from edge_mtp.chat.form import Form
+from edge_mtp.chat.messages import SYSTEM_ROLES, Message, canonical
+from edge_mtp.chat.rendered import Rendered, in_wire_format
 from edge_mtp.chat.template import ChatTemplate
 from edge_mtp.chat.tokenizer import Tokenizer, special_tokens
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import (
-    CALL_CLOSE,
-    CALL_OPEN,
     CHANNEL_CLOSE,
     CHANNEL_OPEN,
-    RESPONSE_CLOSE,
-    RESPONSE_OPEN,
-    ToolCall,
-    format_calls,
-    format_response,
 )
 
 
@@ -56,15 +50,6 @@ class Composed:
     ids: list[int]
     context: str
     thoughts: frozenset[int]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a reply stands in a rendered conversation, and whether the template keeps its thought."""
-
-    begin: int
-    end: int
-    thought: bool
 
 
 @dataclass(frozen=True)
@@ -162,7 +147,7 @@ class ChatFormat:
         turn = max((n for n, message in enumerate(clean) if message["role"] in ("user", "system")), default=-1)
         stand_ins = self._with_stand_ins(clean, written, tools)
         rendered = self._rendered(stand_ins, tools, True, control_tokens, variables)
-        places = _places(rendered.marked, stand_ins, written)
+        places = rendered.places(stand_ins, written.keys())
         if places is None:  # a template that drops or rearranges messages
             rendered = self._rendered(clean, tools, True, control_tokens, variables)
             places = {}
@@ -196,7 +181,7 @@ class ChatFormat:
         `prompt` is the encoded `messages`; `options` are those of `encode`. 0 where there is neither a system message
         nor a tool: a few control tokens are not worth keeping.
         """
-        system = [m for m in messages[:1] if m["role"] in ("system", "developer")]
+        system = [m for m in messages[:1] if m["role"] in SYSTEM_ROLES]
         if not system and not tools:
             return 0
         others = [self.encode([*system, {"role": "user", "content": text}], tools, **options) for text in ("a", "Z")]
@@ -264,7 +249,7 @@ class ChatFormat:
         generation_prompt: bool,
         control_tokens: bool,
         variables: Mapping[str, Any],
-    ) -> _Rendered:
+    ) -> Rendered:
         """Canonical messages as marked text (`edge_mtp.chat.control_text`)."""
         tools = declarations(tools, **self._declared_with)
         mark = new_mark(self.template + _json([clean, tools]))
@@ -277,10 +262,10 @@ class ChatFormat:
             return self._template.render(given)
 
         # Models write first the text and then the calls; most templates have it the other way round.
-        text = _in_wire_format(rendered([{**m, "content": ""} if "tool_calls" in m else m for m in clean]), clean)
-        return _Rendered(rendered(clean) if text is None else text, mark)
+        text = in_wire_format(rendered([{**m, "content": ""} if "tool_calls" in m else m for m in clean]), clean)
+        return Rendered(rendered(clean) if text is None else text, mark)
 
-    def _encoded(self, rendered: _Rendered, begin: int, end: int) -> list[int]:
+    def _encoded(self, rendered: Rendered, begin: int, end: int) -> list[int]:
         """Ids of a part of a rendered conversation."""
         text, mark = rendered.marked[begin:end], rendered.mark
         if mark not in text:
@@ -329,85 +314,6 @@ class ChatFormat:
             kept += reply.tokens[end:begin]
             end = behind
         return [*kept, *reply.tokens[end:]]
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    """A conversation's text with marks in what looks like a control token and is none."""
-
-    marked: str
-    mark: str
-
-    @property
-    def text(self) -> str:
-        return self.marked.replace(self.mark, "")
-
-
-_BLOCK = re.compile(
-    "|".join(
-        f"{re.escape(begin)}(?:(?!{re.escape(begin)}|<turn\\|>).)*?{re.escape(end)}"
-        for begin, end in ((CALL_OPEN, CALL_CLOSE), (RESPONSE_OPEN, RESPONSE_CLOSE))
-    ),
-    re.DOTALL,
-)
-
-
-def _in_wire_format(text: str, clean: Sequence[Message]) -> str | None:
-    """A rendered conversation with its calls, the text before them and the answers as `tool_calls` spells them.
-
-    Templates spell null as None, or the name of the last call beside every answer. None where the text has not the
-    calls and the answers that the conversation has.
-    """
-    calls: list[str] = []
-    answers: list[str] = []
-    for message in clean:
-        if message["role"] == "tool":
-            answers.append(format_response(message["name"], message["content"]))
-        before = _plain(message["content"]) if "tool_calls" in message else ""
-        for call in message.get("tool_calls", ()):
-            calls.append(before + format_calls([ToolCall(**call["function"])], is_read=False))
-            before = ""
-    found = [each[0].startswith(CALL_OPEN) for each in _BLOCK.finditer(text)]
-    if found.count(True) != len(calls) or found.count(False) != len(answers):
-        return None
-    right = {True: iter(calls), False: iter(answers)}
-    text = _BLOCK.sub(lambda each: next(right[each[0].startswith(CALL_OPEN)]), text)
-    # One template asks for the rest of a turn without its beginning, and then writes it there again.
-    return text.replace(f"{RESPONSE_CLOSE}<|turn>model\n", RESPONSE_CLOSE)
-
-
-def _plain(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
-
-
-def _places(text: str, stand_ins: Sequence[Message], written: Mapping[int, Written]) -> dict[int, _Place] | None:
-    """Where each reply that the model wrote stands; None if one cannot be found."""
-    places: dict[int, _Place] = {}
-    end = 0
-    for n, message in enumerate(stand_ins):
-        if message["role"] != "assistant":
-            continue
-        before, calls = end, message.get("tool_calls", ())
-        if calls:
-            begin = end = text.find(CALL_OPEN, before)
-            for _ in calls:
-                end = text.find(CALL_CLOSE, end) + len(CALL_CLOSE) if end >= 0 else -1
-                if end < len(CALL_CLOSE):
-                    return None
-        elif n in written:
-            begin = text.find(message["content"], before)
-            end = begin + len(message["content"])
-        else:
-            continue
-        if begin < 0:
-            return None
-        thought = text.find(message["reasoning"], before, begin) if n in written and "reasoning" in message else -1
-        if thought >= 0:
-            opened = text.rfind(CHANNEL_OPEN, before, thought)
-            begin = opened if opened >= 0 else thought
-        if n in written:
-            places[n] = _Place(begin, end, thought >= 0)
-    return places
 
 
 def _digest(value: Any) -> str:
