@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.request import DEFAULT_MAX_TOKENS, Extras, Generation
+from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
+from edge_mtp.formats.request import Extras, Generation
 
 # The conversation and the bundle give a template these variables; nobody else does.
 _TEMPLATE_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token")

@@ -23,7 +23,7 @@ from edge_mtp.cli.measuring import (
     tell,
 )
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
-from edge_mtp.formats.request import DEFAULT_MAX_TOKENS
+from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from edge_mtp.harness.ask.arm import Arm

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_mtp.formats.request import DEFAULT_MAX_TOKENS
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from edge_mtp.harness.run.check import Choice, Report
@@ -66,7 +66,6 @@ def check(
         raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
     from edge_mtp.cli.measuring import measured_engine
     from edge_mtp.cli.progress import count_progress, export_progress
-    from edge_mtp.formats.drafting import DEFAULT_DRAFT_LENGTH
     from edge_mtp.harness.ask.suites import read_items
     from edge_mtp.harness.run.check import measure
     from edge_mtp.harness.run.quality import TINY

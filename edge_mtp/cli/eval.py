@@ -22,7 +22,7 @@ from edge_mtp.cli.measuring import (
 )
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
 from edge_mtp.cli.progress import count_progress
-from edge_mtp.formats.request import DEFAULT_MAX_TOKENS
+from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
 
 _items = option_group("Suites")
 _output = option_group("Output")

@@ -10,7 +10,7 @@ import click
 
 from edge_mtp.cli.progress import stage_progress
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.request import DEFAULT_MAX_TOKENS
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
 from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
 
@@ -80,7 +80,6 @@ def quality(
         raise click.UsageError("--json and --markdown contradict each other; drop one.")
     if len(bundles) < 2:
         raise click.UsageError("a bundle is measured against another; give the reference first, then others.")
-    from edge_mtp.formats.drafting import DEFAULT_DRAFT_LENGTH
     from edge_mtp.harness.run.quality import measure
 
     labels = [path.stem for path in bundles]

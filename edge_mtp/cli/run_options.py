@@ -11,8 +11,8 @@ import click
 
 from edge_mtp.cli.option_groups import option_group
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
 from edge_mtp.formats.drafting import DRAFT_SOURCES, parse_draft_length
-from edge_mtp.formats.request import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from edge_mtp.engine import Engine

@@ -1,4 +1,4 @@
-"""The words for drafting: where drafts come from, who chooses how many, and how many where nobody says."""
+"""The words for drafting: where drafts come from, and who chooses how many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ DraftSource = Literal["drafter", "lookup", "grammar"]
 
 DRAFT_SOURCES: tuple[DraftSource, ...] = get_args(DraftSource)
 SOURCE_OF_LETTER: dict[str, DraftSource] = {source[0]: source for source in DRAFT_SOURCES}  # as `Step.source` has it
-DEFAULT_DRAFT_LENGTH = 4  # where a fixed K is wanted, such as for measurements
 
 Meaning = TypeVar("Meaning")
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from edge_mtp.formats.drafting import DraftPolicy, DraftSource
 
-DEFAULT_MAX_TOKENS = 256
-
 
 @dataclass(frozen=True)
 class Sampling:

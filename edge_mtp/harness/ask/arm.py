@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats import drafting
-from edge_mtp.formats.drafting import DEFAULT_DRAFT_LENGTH, DRAFT_SOURCES, DraftSource
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH
+from edge_mtp.formats.drafting import DRAFT_SOURCES, DraftSource
 
 Mtp: TypeAlias = 'Literal["off", "auto", "adaptive", "blank"] | int'
 EngineName = Literal["ours", "litert-lm"]

@@ -24,8 +24,7 @@ from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.file_hash import sha256
 from edge_mtp.formats.bundle import Bundle
-from edge_mtp.formats.drafting import DEFAULT_DRAFT_LENGTH
-from edge_mtp.formats.request import DEFAULT_MAX_TOKENS
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
 from edge_mtp.formats.tool_calls import ToolCallSyntaxError, parse_calls
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.run.logits import Logits
