@@ -42,7 +42,8 @@ class ContextOverflowError(EdgeMtpError):
 class Engine:
     """A bundle on a device. Use `edge_mtp.open`, and as a context manager, so that the runner ends.
 
-    Any thread or task may ask it for replies; they take turns (see `Reply`). To answer several at once, open several.
+    Any thread or task may ask it for replies, which take turns (see `Reply`). To generate several replies at once, open
+    several engines.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class Engine:
         device: Device | None = None,
         sensors: bool = False,
     ) -> None:
-        """`has_token_bytes`: the runner has the table of them, from the bundle or from the host. `device` is closed
-        with the engine; `sensors`: read it while it replies.
+        """`has_token_bytes`: the runner has a token-bytes table, from the bundle or from the host. The engine closes
+        `device` with itself; with `sensors` it reads the device's state during replies.
         """
         self.bundle = bundle
         self.runner = runner
@@ -69,7 +70,7 @@ class Engine:
 
     @property
     def context_length(self) -> int:
-        """Tokens that prompt and reply can have together."""
+        """The most tokens that prompt and reply can have together."""
         return self.runner.ready.context_length
 
     @property
@@ -88,10 +89,12 @@ class Engine:
         """The model's turn after `messages` (a string is one user message), with `tools` declared.
 
         `tools` are in OpenAI's form (`edge_mtp.formats.tool_calls.load_tools` reads a file). `changes` are fields of
-        `ReplyOptions` that differ from `options`: `chat("Hi", max_tokens=9)`. The text ends at a stop token or text,
-        after `max_tokens`, or when the context is full. Raises EdgeMtpError for what the bundle cannot serve, here or
-        while iterating, and TypeError for a change that is no field. Of a conversation that goes on,
-        `edge_mtp.dialogue.Dialogue` takes care.
+        `ReplyOptions` that differ from `options`: `chat("Hi", max_tokens=9)`. The text ends at a stop token or a stop
+        string, after `max_tokens`, or when the context is full. `edge_mtp.dialogue.Dialogue` keeps a conversation of
+        several turns.
+
+        Raises EdgeMtpError for options that the bundle cannot serve, here or while iterating, and TypeError for a
+        change that is no field.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
@@ -106,7 +109,7 @@ class Engine:
         tools: Sequence[Mapping[str, Any]],
         options: ReplyOptions,
     ) -> Reply:
-        """As `chat`, of messages that are token ids already. Raises ContextOverflowError if they fill the context."""
+        """As `chat`, for messages with the token ids `prompt`. Raises ContextOverflowError if they fill the context."""
         if len(prompt) >= self.context_length:
             raise ContextOverflowError(
                 f"the conversation has {len(prompt)} tokens and the bundle's context holds {self.context_length};"
@@ -132,7 +135,7 @@ class Engine:
         return self.generate(request, tools)
 
     def check(self, options: ReplyOptions, tools: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Raises the EdgeMtpError that a reply with these options and tools would, as far as the host can tell."""
+        """Raises the EdgeMtpError of a reply with these options and tools, as far as the host can tell."""
         Detokenizer(self.chat_format.tokenizer, options.stop_texts)
         self._drafting(options)
         self._thoughts_of(options, ())
@@ -140,7 +143,7 @@ class Engine:
         self._check_sampling(options.sampling)
 
     def generate(self, request: Request, tools: Sequence[Mapping[str, Any]] = ()) -> Reply:
-        """The reply to a request of token ids, without any chat format; its calls are read as those of `tools`."""
+        """The reply to a request of token ids, without a chat format. The declared `tools` help to read its calls."""
         events = self.runner.generate(request)
         assert isinstance(events, Generator)  # so that it can be closed, which cancels
         tokenizer = self.chat_format.tokenizer
@@ -153,7 +156,7 @@ class Engine:
     def token(self, text: str) -> int:
         """The id that `text` names: a number, a token as the vocabulary spells it, or text that is one token.
 
-        Raises EdgeMtpError if it is none in the vocabulary.
+        Raises EdgeMtpError for text that names no token of the vocabulary.
         """
         if text.isdecimal():
             return self._in_vocabulary(int(text))
@@ -184,7 +187,7 @@ class Engine:
                 raise EdgeMtpError(f"the bias {bias} of token {token} is not finite; to forbid a token, suppress it")
 
     def _drafting(self, options: ReplyOptions) -> tuple[int, DraftPolicy, Sequence[DraftSource]]:
-        """K, policy and sources of a request."""
+        """K, policy and sources of a request. Raises EdgeMtpError for drafts that the bundle cannot make."""
         most, length = self.max_draft_length, options.draft_length
         if length is not None and length > most:
             if most == 0:
@@ -214,7 +217,7 @@ class Engine:
         return replace(marks, opened=is_opened(prompt, marks, self.chat_format.tokenizer), budget=budget)
 
     def _thinking(self, options: ReplyOptions) -> Thinking:
-        """Whether a reply may begin with a thought, as far as the options tell."""
+        """Whether a reply may begin with a thought, by its options."""
         variables = options.variables
         asked = variables.get("enable_thinking")
         if options.thinking and self._marks is None:
@@ -229,27 +232,27 @@ class Engine:
 
     @cached_property
     def _template_thinks(self) -> tuple[bool, bool]:
-        """Whether `enable_thinking` changes what the template writes, and whether it is on where nobody sets it."""
+        """Whether `enable_thinking` changes the template's text, and whether it is on by default."""
         turn: list[Message] = [{"role": "user", "content": "Hi"}]
         try:
             default = self.chat_format.render(turn)
             on = self.chat_format.render(turn, enable_thinking=True)
             switches = on != self.chat_format.render(turn, enable_thinking=False)
-        except EdgeMtpError:  # it takes other conversations only
+        except EdgeMtpError:  # the template takes only other conversations
             return True, False
         return switches, switches and default == on
 
     def tool_reports(
         self, tools: Sequence[Mapping[str, Any]], options: ReplyOptions | None = None
     ) -> tuple[ToolReport, ...]:
-        """How far replies with these options hold calls to each tool's schema; empty where they do not at all."""
+        """How far replies with these options hold calls to each tool's schema; empty where nothing holds them."""
         options = options or ReplyOptions()
         if not self._grammars.can_report(tools, options):
             return ()
         return self._grammars.reports(tools, options, self._thinking(options))
 
     def close(self) -> None:
-        """Ends the runner, from any thread; whoever reads a reply or waits for one gets an EdgeMtpError."""
+        """Ends the runner, from any thread. Readers of replies, and those who wait for one, get an EdgeMtpError."""
         self._turns.close()
         try:
             self.runner.close()
@@ -276,10 +279,11 @@ def open_engine(
     report: Report | None = None,
 ) -> Engine:
     """Opens a `.litertlm` file on a device: "host" (this machine), "pixel", "emulator", a serial, "host:port" or
-    "ssh://user@board". It is put there if it is not there yet; `report` is told how far that is, and `notice` what the
-    device waits for. `threads` None leaves the number to LiteRT. `sensors`: every reply reads the device's.
+    "ssh://user@board". Copies the file to the device if it is not there yet; `report` gets the progress, and `notice`
+    what the device waits for. `threads` None leaves the number to LiteRT. `sensors`: every reply records the device's
+    state.
 
-    Raises EdgeMtpError: no bundle, no such device, or the device cannot run it.
+    Raises EdgeMtpError: the file is no bundle, there is no such device, or the device cannot run the bundle.
     """
     opened = Bundle(bundle)
     target = find_device(device, notice=notice, report=report)

@@ -23,10 +23,10 @@ from edge_mtp.turns import Stream, Turns
 class Token:
     """One generated token.
 
-    `text` is what the token adds to the reply's text, or where `channel` is "reasoning" to its reasoning; empty while
-    the bytes of a character are still missing, or while the text may become a stop string, and for the marks of a
-    thought, which are of its channel. `source` proposed it as a draft that the target confirmed; None: the target chose
-    it by itself. `logprob` is its log-probability, where asked for.
+    `text` is what the token adds to the reply's text, or to its reasoning where `channel` is "reasoning". It is empty
+    while bytes of a character are missing, while the text may become a stop string, and for the marks of a thought,
+    which belong to the reasoning. `source` is where the draft came from that the target confirmed; None: the target
+    chose the token by itself. `logprob` is the token's log-probability, where the options ask for it.
     """
 
     id: int
@@ -37,21 +37,24 @@ class Token:
 
     @property
     def drafted(self) -> bool:
-        """Whether a draft was accepted, rather than the token chosen by the target itself."""
+        """Whether the token is an accepted draft; otherwise the target chose it by itself."""
         return self.source is not None
 
 
 class Reply:
-    """A text being generated: iterate for its tokens, then read the rest. Iterating happens once, with `for` or, which
-    leaves the event loop free, `async for`.
+    """A text being generated: iterate over its tokens, then read the rest. You can iterate once, with `for` or with
+    `async for`, which leaves the event loop free.
 
-    Leaving the iteration early cancels the reply; what was generated so far stays readable. Replies of one engine take
-    turns, from the first token that is asked for to the last. A reply that is being read is waited for. One that nobody
-    reads for a second while another waits is cancelled, and at once where the same asyncio task, or the main thread,
-    begins another: whoever reads on gets an EdgeMtpError, and `outcome` stays None.
-    `prompt` is the ids that it replies to. `tokens` includes the stop token or the tokens of the stop string that
-    ended it, `text` does not. `text` is what the model answers and `reasoning` what it thought, the thoughts of a reply
-    one after another with an empty line between; the marks of thoughts are in neither, and in `tokens`.
+    Leaving the iteration early cancels the reply; the tokens generated so far stay readable.
+
+    Replies of one engine take turns, each from its first token that is read to its last. A reply waits for another
+    that is being read. It cancels another that nobody has read for a second; or at once, if the same asyncio task or
+    the main thread left that one to begin this one. Whoever reads on in a cancelled reply gets an EdgeMtpError, and
+    its `outcome` stays None.
+
+    `prompt` has the ids of the prompt, and `tokens` those of the reply, with the stop token or the tokens of the stop
+    string. `text` is the model's answer, without them. `reasoning` has its thoughts, with an empty line between two.
+    The marks of thoughts are in `tokens` only.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class Reply:
         return replace(token, text=token.text + text)
 
     def wait(self) -> Reply:
-        """Generates to the end. Returns itself."""
+        """Generates to the end. Returns the reply."""
         for _ in self:
             pass
         return self
@@ -135,12 +138,12 @@ class Reply:
         return self
 
     def cancel(self) -> None:
-        """Ends the reply, from any thread; who reads it comes to the end of what was generated so far."""
+        """Ends the reply, from any thread; its reader gets the tokens generated so far, and then the end."""
         self._stream.cancel()
 
     @property
     def sensors(self) -> list[Sensors]:
-        """The device before, once a second during, and after the reply; empty unless the engine reads sensors."""
+        """The device's state before the reply, once a second during it, and after; empty unless the engine reads it."""
         return self._sampler.samples if self._sampler is not None else []
 
     @cached_property
@@ -152,10 +155,10 @@ class Reply:
 
     @cached_property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls in the text; what looks like one in a thought is none.
+        """The calls in the text, not those in thoughts.
 
-        Raises ToolCallSyntaxError where they are not in Gemma 4's format, and EdgeMtpError while the reply is being
-        generated.
+        Raises ToolCallSyntaxError for calls that are not in Gemma 4's format, and EdgeMtpError before the reply is
+        complete.
         """
         if self.outcome is None and not self._stream.over:
             raise EdgeMtpError("the reply is not complete; iterate it to its end first")

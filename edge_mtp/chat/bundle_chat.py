@@ -11,11 +11,11 @@ from edge_mtp.formats.bundle import Bundle
 
 
 def write_token_bytes(bundle: Bundle, folder: Path) -> Path | None:
-    """The table of a bundle that came without, as a file in `folder`; None where its tokenizer gives none."""
+    """Writes the token-bytes table of a bundle that has none to `folder`; None where its tokenizer gives no table."""
     model = bundle.models.get("prefill_decode")
     decode = model.signatures.get("decode") if model is not None else None
     if bundle.tokenizer_json is None or decode is None or "logits" not in decode.outputs:
-        return None  # what else is wrong with it, the runner says
+        return None  # the runner says what is wrong with the bundle
     from edge_mtp.formats.token_bytes import token_table
 
     tokenizer = folder / "tokenizer.json"
@@ -29,7 +29,7 @@ def write_token_bytes(bundle: Bundle, folder: Path) -> Path | None:
 
 
 def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
-    """The bundle's own; without the bytes of tokens no text ends a reply, only tokens do.
+    """The bundle's chat format. Without `has_token_bytes` only stop tokens end a reply, no stop strings.
 
     Raises EdgeMtpError for a bundle without a tokenizer.json or a chat template.
     """
@@ -55,7 +55,7 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
         ids = tokenizer.encode(token) if isinstance(token, str) else list(token)
         if len(ids) == 1:
             stop.add(ids[0])
-        elif ids and has_token_bytes:  # without them a runner finds no text
+        elif ids and has_token_bytes:  # a runner without them finds no stop string
             stop_texts.append(token if isinstance(token, str) else tokenizer.decode(ids))
     bos = start if isinstance(start, str) else tokenizer.decode(start or ())
     return ChatFormat(
@@ -64,7 +64,7 @@ def chat_format_of(bundle: Bundle, has_token_bytes: bool = True) -> ChatFormat:
 
 
 def _special_tokens(bundle: Bundle, tokenizer: Tokenizer) -> dict[str, str]:
-    """The template's variables for them: what the export wrote down, or what Gemma's tokenizer calls by such names."""
+    """The template's variables for special tokens: from the export's manifest, or else Gemma's usual ones."""
     usual = {f"{name}_token": f"<{name}>" for name in ("eos", "pad", "unk")}
     found = {name: text for name, text in usual.items() if text in tokenizer.control_tokens.texts}
     told = (bundle.manifest or {}).get("special_tokens")

@@ -1,7 +1,6 @@
 """Conversations to token ids and back: a bundle's tokenizer and its chat template.
 
-Both come out of a bundle as they were exported (`tokenizer.json`, a jinja template), so any Gemma 4 checkpoint brings
-its own.
+A bundle has both as the export found them in the checkpoint (`tokenizer.json`, a jinja template).
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from edge_mtp.formats.tool_calls import (
 
 @dataclass(frozen=True)
 class Written:
-    """A reply of the model in a conversation, as the model wrote it.
+    """A reply in a conversation, as the model wrote it.
 
-    `prompt` and `tokens` are ids, without the stop token. `context` is of what the prompt was made; `thoughts` are the
-    messages whose thoughts stand in prompt and tokens.
+    `prompt` and `tokens` are ids, without the stop token. `context` identifies the conversation, tools and options
+    behind the prompt; `thoughts` are the places of the messages whose thoughts stand in prompt and tokens.
     """
 
     prompt: Sequence[int]
@@ -45,7 +44,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Composed:
-    """A prompt's ids, with what `Written` wants to know of it."""
+    """A prompt's ids, with its `context` and `thoughts` as `Written` has them."""
 
     ids: list[int]
     context: str
@@ -102,8 +101,8 @@ class ChatFormat:
         """The prompt's text.
 
         `messages` and `tools` are in OpenAI's form (`edge_mtp.chat.messages`,
-        `edge_mtp.formats.tool_calls.load_tools`). Calls and answers stand in Gemma 4's wire format even where the
-        template would write them otherwise. `variables` are the template's, such as `enable_thinking`.
+        `edge_mtp.formats.tool_calls.load_tools`). Calls and answers are in Gemma 4's wire format, even if the
+        template writes them otherwise. `variables` are the template's, such as `enable_thinking`.
 
         Raises `EdgeMtpError` where the template refuses the conversation or is itself wrong.
         """
@@ -120,8 +119,8 @@ class ChatFormat:
     ) -> list[int]:
         """The prompt's token ids; options as for `render`.
 
-        The control tokens in it are the template's. What looks like one in `messages` and `tools` is spelled in
-        ordinary tokens, unless `control_tokens`.
+        The control tokens in it are the template's. Text of `messages` and `tools` that looks like a control token is
+        spelled in ordinary tokens, unless `control_tokens`.
         """
         rendered = self._rendered(canonical(messages), tools, add_generation_prompt, control_tokens, variables)
         return self._encoded(rendered, 0, len(rendered.marked))
@@ -137,10 +136,11 @@ class ChatFormat:
     ) -> Composed:
         """The prompt of a conversation in which the model wrote the messages `written`, by their place.
 
-        The template says what stands between those replies, and the ids that the model wrote stand as they are: so the
-        runner's cache serves to the end of the last one, whatever the template would make of its white space, of text
-        before a call, or of a number. A thought goes where the template drops it, but not before the turn is over:
-        a model that thinks, calls and is answered goes on from its thought. Raises as `render`.
+        The template writes the text between those replies; the replies themselves are the ids that the model wrote.
+        So the runner's cache serves to the end of the last reply, even if the template would change its white space,
+        the text before a call, or a number. A thought is left out if the template drops it and its turn is over:
+        within a turn a model that thought, called a tool and got the answer goes on from its thought. Raises as
+        `render`.
         """
         clean = canonical(messages)
         context = self._context(clean, tools, variables, control_tokens)
@@ -176,10 +176,10 @@ class ChatFormat:
         tools: Sequence[Mapping[str, Any]] = (),
         **options: Any,
     ) -> int:
-        """Leading ids of `prompt` that every conversation with the same system message and `tools` begins with.
+        """The number of leading ids of `prompt` that all conversations with this system message and `tools` share.
 
-        `prompt` is the encoded `messages`; `options` are those of `encode`. 0 where there is neither a system message
-        nor a tool: a few control tokens are not worth keeping.
+        `prompt` is the encoded `messages`; `options` are those of `encode`. 0 without a system message and tools: a few
+        control tokens are not worth keeping.
         """
         system = [m for m in messages[:1] if m["role"] in SYSTEM_ROLES]
         if not system and not tools:
@@ -226,9 +226,10 @@ class ChatFormat:
 
     @cached_property
     def _declared_with(self) -> dict[str, Any]:
-        """How `declarations` works around what the template does wrong, found by a probe.
+        """The arguments of `declarations` that work around the template's faults, which a probe finds.
 
-        Two of Google's leave out properties whose names are keywords, and misplace a comma in a list undescribed.
+        Two of Google's templates leave out properties whose names are keywords, and misplace a comma in a list without
+        a description.
         """
         names = ("description", "type", "properties", "required", "nullable", "items", "enum")
         properties: dict[str, Any] = {name: {"type": "string", "description": f"probe of {name}"} for name in names}
@@ -261,7 +262,7 @@ class ChatFormat:
             given = self._variables(self.form.dressed(messages), tools or None, generation_prompt, variables)
             return self._template.render(given)
 
-        # Models write first the text and then the calls; most templates have it the other way round.
+        # Models write the text before the calls; most templates write it after them.
         text = in_wire_format(rendered([{**m, "content": ""} if "tool_calls" in m else m for m in clean]), clean)
         return Rendered(rendered(clean) if text is None else text, mark)
 
@@ -278,7 +279,7 @@ class ChatFormat:
     def _with_stand_ins(
         self, clean: Sequence[Message], written: Mapping[int, Written], tools: Sequence[Mapping[str, Any]]
     ) -> list[Message]:
-        """The messages with something that can be found in place of each reply: its calls, or else a number."""
+        """The messages with a text in place of each reply that can be found again: its calls, or else a number."""
         everything = self.template + _json([clean, tools])
         stand_ins: list[Message] = []
         for n, message in enumerate(clean):
@@ -297,12 +298,12 @@ class ChatFormat:
         variables: Mapping[str, Any],
         control_tokens: bool,
     ) -> str:
-        """Tells what a prompt is made of from all else."""
+        """A digest of all that a prompt is made from."""
         return _digest([self.identity, clean, tools, variables, control_tokens])
 
     @cached_property
     def identity(self) -> str:
-        """Tells this tokenizer and template from all others."""
+        """A digest of tokenizer and template."""
         return hashlib.sha256(
             _json([self.tokenizer.source, self.template]).encode("utf-8", "surrogatepass")
         ).hexdigest()

@@ -22,7 +22,7 @@ _ANSWERS: tuple[Answers, ...] = get_args(Answers)
 
 @dataclass(frozen=True)
 class Form:
-    """Where a template looks for things.
+    """Where a template looks for answers and parts.
 
     `answers` are "on the calls": in `tool_responses` of the message that calls; "as parts": in a message of the role
     `tool` whose content lists `{"name", "response"}`; "as values": each in a message of the role `tool`, with an object
@@ -35,7 +35,7 @@ class Form:
 
     @classmethod
     def of(cls, render: Render) -> Form:
-        """The form that `render`, the template on raw messages with a generation prompt, understands best."""
+        """The form that a template understands best; `render` gives it raw messages and a generation prompt."""
         parts = frozenset(role for role in ("system", "user", "assistant") if _takes_parts(render, role))
         best, most = cls("as text", parts), -1
         for answers in _ANSWERS:
@@ -80,7 +80,7 @@ class Form:
             dressed.append({**answer, "content": _as_text(answer["content"])})
 
     def _understood(self, render: Render) -> int:
-        """How many of the probe's answers stand behind their calls as the wire format has them."""
+        """How many of the probe's answers stand behind their calls in the wire format."""
         understood = 0
         for content in _PROBES:
             calls = [ToolCall("first", {"a": "b"}), ToolCall("second", {})]

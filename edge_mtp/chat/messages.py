@@ -20,11 +20,11 @@ _REASONING = ("reasoning", "reasoning_content", "thinking")
 def canonical(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The messages in one form, whatever client they come from.
 
-    `developer` is `system` and `model` is `assistant`; a thought stands under `reasoning`; `arguments` are objects;
-    every call has an id; every answer has the id and the name of its call, and stands behind the message of the calls,
-    in their order. An answer that fits no call keeps its name.
+    `developer` becomes `system` and `model` becomes `assistant`; a thought stands under `reasoning`; `arguments` are
+    objects; every call has an id; every answer has the id and the name of its call, and stands behind the message with
+    the calls, in their order. An answer that fits no call keeps its name.
 
-    Raises EdgeMtpError naming the message that is none.
+    Raises EdgeMtpError that names the first wrong message.
     """
     made: list[dict[str, Any]] = []
     numbers = itertools.count()
@@ -108,7 +108,7 @@ def _call(call: Any, n: int, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _answer(message: Message, n: int, waiting: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answer with the id and the name of the call that it answers, which waits no more."""
+    """The answer with the id and the name of its call, which leaves `waiting`."""
     identity, name = message.get("tool_call_id"), message.get("name")
     matches = [call for call in waiting if call["id"] == identity] or [
         call for call in waiting if identity is None and (name is None or call["function"]["name"] == name)
@@ -124,7 +124,7 @@ def _answer(message: Message, n: int, waiting: list[dict[str, Any]]) -> dict[str
 
 
 def check_json(value: Any, what: str) -> None:
-    """Raises EdgeMtpError, which calls the value `what`, for one that JSON does not have."""
+    """Raises EdgeMtpError for a value that JSON does not have; the message calls it `what`."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:

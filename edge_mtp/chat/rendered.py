@@ -86,10 +86,10 @@ _BLOCK = re.compile(
 
 
 def in_wire_format(text: str, clean: Sequence[Message]) -> str | None:
-    """A rendered conversation with its calls, the text before them and the answers as `tool_calls` spells them.
+    """A rendered conversation with its calls, the text before them and the answers as `formats.tool_calls` spells them.
 
-    Templates spell null as None, or the name of the last call beside every answer. None where the text has not the
-    calls and the answers that the conversation has.
+    Templates differ there: one writes None for null, another the last call's name beside every answer. None if the
+    numbers of calls and answers in the text are not those of the conversation.
     """
     calls: list[str] = []
     answers: list[str] = []
@@ -105,7 +105,7 @@ def in_wire_format(text: str, clean: Sequence[Message]) -> str | None:
         return None
     right = {True: iter(calls), False: iter(answers)}
     text = _BLOCK.sub(lambda each: next(right[each[0].startswith(CALL_OPEN)]), text)
-    # One template asks for the rest of a turn without its beginning, and then writes it there again.
+    # One template begins the model's turn again behind an answer.
     return text.replace(f"{RESPONSE_CLOSE}<|turn>model\n", RESPONSE_CLOSE)
 
 

@@ -16,7 +16,7 @@ from edge_mtp.safe_text import utf8
 
 
 class Tokenizer:
-    """A `tokenizer.json`: text to ids, ids to text, with control tokens as text on both ways."""
+    """A `tokenizer.json`: text to ids and ids to text, control tokens included."""
 
     def __init__(self, source: str | bytes) -> None:
         """`source` is the content of a tokenizer.json. Raises `EdgeMtpError` if it is not one."""
@@ -47,18 +47,18 @@ class Tokenizer:
         return _ids(self._tokenizer, text)
 
     def spell(self, text: str) -> list[int]:
-        """Ids of a text in ordinary tokens alone: what looks like a control token is the characters that it has."""
+        """Ids of a text in ordinary tokens alone: text that looks like a control token is spelled by characters."""
         return _ids(self._speller, text)
 
     @cached_property
     def control_tokens(self) -> ControlTokens:
-        """The special tokens, and others of their looks: `<unused7>` need not be marked as special."""
+        """The special tokens, and tokens that look like them: `<unused7>` need not be marked as special."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         return ControlTokens(token.content for token in added if token.special or looks_special(token.content))
 
     @cached_property
     def _speller(self) -> tokenizers.Tokenizer:
-        """The tokenizer without eyes for control tokens. Few conversations need it."""
+        """The tokenizer that treats control tokens as ordinary text. Few conversations need it."""
         parsed = json.loads(self.source)
         for token in parsed.get("added_tokens", []):
             token["special"] = token["content"] in self.control_tokens.texts

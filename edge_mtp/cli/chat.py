@@ -54,10 +54,10 @@ HELP = {
 
 
 class Chat:
-    """A dialogue with whoever writes to standard input.
+    """A dialogue with the person or program that writes to standard input.
 
-    At a terminal a failed turn is told and the chat goes on; in a pipe it goes on too, and ends with exit status 1.
-    With `as_json` standard output carries one JSON object a reply, and all else goes to standard error.
+    After a failed turn the chat writes the error and goes on; in a pipe it then ends with exit status 1. With `as_json`
+    standard output has one JSON object a reply, and everything else goes to standard error.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Chat:
         }
 
     def run(self) -> None:
-        """Talks until the input ends. Raises EdgeMtpError when the runner is gone, and SystemExit(1) as said above."""
+        """Chats until the input ends. Raises EdgeMtpError if the runner is gone, or SystemExit(1) as said above."""
         if self._lines.terminal:
             _note("/help for commands, Ctrl-C stops a reply, Ctrl-D ends")
         while not self._over and (line := self._lines.read("> ")) is not None:
@@ -114,7 +114,7 @@ class Chat:
     # -- turns ----------------------------------------------------------------------------------------------------
 
     def _turn(self, text: str) -> None:
-        """A message and all that follows from it: a reply, or calls, their responses and the reply to these."""
+        """A message and its reply; after calls also the tools' responses and the reply to them."""
         dialogue = self._dialogue
         dialogue.say(text)
         rounds = 0
@@ -124,7 +124,7 @@ class Chat:
                 raise EdgeMtpError(f"{MOST_ROUNDS} rounds of tool calls after one message; not answered any more")
 
     def _reply(self) -> bool:
-        """One reply of the model. Whether tools answered it, so that the model has to go on."""
+        """One reply of the model. True if tools answered its calls, so that the model has to go on."""
         dialogue = self._dialogue
         try:
             reply = dialogue.reply(self._options)
@@ -170,7 +170,7 @@ class Chat:
             click.echo("\n".join(logprob_lines(reply)))
 
     def _answer(self, calls: list[ToolCall]) -> bool:
-        """Gives the tools' responses to the dialogue; whether there was one."""
+        """Adds the tools' responses to the dialogue. True if there was one."""
         answered = False
         for call in calls:
             if self._responses is not None:
@@ -188,7 +188,7 @@ class Chat:
         return answered
 
     def _typed(self, tool: str) -> tuple[bool, Any]:
-        """What the person answers for a tool: whether anything, and what."""
+        """A tool's response from standard input: whether there is one, and the response."""
         while not self._over and (line := self._lines.read(shown(f"response of {tool}> "))) is not None:
             if line.startswith("/"):
                 with self._told():
@@ -257,7 +257,7 @@ class Chat:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Tells a refusal in one line and goes on, unless the runner is gone."""
+        """Writes an error in one line and goes on, unless the runner is gone."""
         try:
             yield
         except EdgeMtpError as error:
@@ -269,5 +269,5 @@ class Chat:
 
 
 def _note(text: str) -> None:
-    """Says what is no result."""
+    """Writes a note to standard error."""
     click.echo(text, err=True)

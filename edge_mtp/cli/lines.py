@@ -17,7 +17,7 @@ class InterruptedTwice(KeyboardInterrupt):
 
 
 class Lines:
-    """Standard input by lines; at a terminal, and if `decorated`, with prompts, history and a Ctrl-C of its own."""
+    """Standard input by lines. At a terminal, if `decorated`, with prompts, a history and its own Ctrl-C."""
 
     def __init__(self, *, decorated: bool) -> None:
         if isinstance(sys.stdin, io.TextIOWrapper):
@@ -28,7 +28,7 @@ class Lines:
                 import readline  # noqa: F401
 
     def read(self, prompt: str) -> str | None:
-        """The next line, None at the end. At a terminal Ctrl-C drops what is being typed."""
+        """The next line, None at the end. At a terminal Ctrl-C drops the line that is being typed."""
         if not self.terminal:
             line = sys.stdin.readline()
             return line.rstrip("\r\n") if line else None
@@ -43,7 +43,7 @@ class Lines:
 
     @contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:
-        """At a terminal: Ctrl-C is noted, for the function given out to tell, and a second one interrupts."""
+        """At a terminal: gives a function that tells whether Ctrl-C was pressed; a second Ctrl-C interrupts."""
         noted = False
 
         def note(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`edge-mtp run`: a prompt, or without one a chat, on a device, with what MTP did to it."""
+"""`edge-mtp run`: a prompt, or without one a chat, on a device, with the figures of MTP."""
 
 from __future__ import annotations
 
@@ -147,9 +147,9 @@ def run(
 
 @contextmanager
 def _sparing_children() -> Iterator[None]:
-    """Ctrl-C at a terminal reaches every process there; those started in here do not see it, this one does later.
+    """Hides Ctrl-C from processes that are started inside, which a terminal would interrupt too.
 
-    So the chat can stop a reply with it and keep the runner.
+    So the chat can stop a reply with it and keep the runner. This process gets a Ctrl-C afterwards.
     """
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -173,7 +173,7 @@ def _dialogue(engine: Engine, load: Path | None, system: str | None, tools: list
 
 @dataclass(frozen=True)
 class _Answer:
-    """A reply with what there is to show of it; `streamed` where its text and its calls have been shown."""
+    """A reply with its JSON form; `streamed`: its text and its calls have been written already."""
 
     reply: Reply
     tokens: list[Token]
@@ -209,7 +209,7 @@ def _answer(
 
 
 def _print(answer: _Answer) -> None:
-    """What of an answer has not been shown yet."""
+    """Writes the parts of an answer that have not been written yet."""
     from edge_mtp.cli.transcript import Writer, logprob_lines, show_calls, summary_lines
 
     if not answer.streamed:

@@ -176,7 +176,7 @@ def run_options(function: F) -> F:
 
 
 def read_files(system: str | None, reply: dict[str, Any]) -> str | None:
-    """Puts the contents of schema and grammar files in their names' places in `reply`; returns the system prompt."""
+    """Replaces the names of schema and grammar file in `reply` by their contents; returns the system prompt."""
     from edge_mtp.json_file import read_json, read_text
 
     if reply["response_schema"] is not None:
@@ -189,7 +189,7 @@ def read_files(system: str | None, reply: dict[str, Any]) -> str | None:
 
 
 def reply_options(engine: Engine, given: dict[str, Any]) -> ReplyOptions:
-    """The options of a reply from those of the command line."""
+    """A reply's options from those of the command line."""
     from edge_mtp.formats.request import Sampling
     from edge_mtp.reply_options import ReplyOptions
 

@@ -1,4 +1,4 @@
-"""Tools' responses in a chat, from a file."""
+"""The tools' responses of a chat, from a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edge_mtp.json_file import read_json
 
 
 class Responses:
-    """What tools answer, from a file."""
+    """The responses in a file: by tool, or in the order of the calls."""
 
     def __init__(self, path: Path, tools: list[str]) -> None:
-        """`tools`: the declared names. Raises EdgeMtpError for a file that is no list and no object of their names."""
+        """`tools`: the declared names. Raises EdgeMtpError for a file with no list and no object of these names."""
         self._responses = read_json(path, "tool responses")
         if not isinstance(self._responses, dict | list):
             raise EdgeMtpError(f"tool responses '{path}' are neither {{name: response}} nor a list; make them one")
