@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,15 @@ def test_no_module_imports_from_above() -> None:
             if above > floor or (above == floor and other != room):
                 upward.append(f"{name} imports {imported}")
     assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even inside a function, or for types alone."""
+    paths = dict(modules())
+
+    def module_of(imported: str) -> str | None:
+        parts = imported.split(".")
+        return next((name for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in paths), None)
+
+    graph = {name: {module_of(each) for each in imports(path)} - {name, None} for name, path in paths.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
