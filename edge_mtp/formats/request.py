@@ -50,7 +50,7 @@ class Thoughts:
 
 @dataclass(frozen=True)
 class _Prompted:
-    """What a request goes on from, and the tokens that end it."""
+    """The first fields of a `Request`: its prompt, and what ends its text."""
 
     prompt: Sequence[int]
     max_tokens: int
@@ -82,20 +82,22 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class _Marked:
+    """The field of a `Request` between those of `Generation` and `Extras`."""
+
     thoughts: Thoughts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """What is told, kept and measured beside the text, which it never changes. `Request` and `edge_mtp.ReplyOptions`
-    share these fields.
+    """What the runner reports, keeps and measures beside the text; nothing here changes the text. `Request` and
+    `edge_mtp.ReplyOptions` share these fields.
 
     `logprobs` asks for the log-probability of every chosen token. `keep_prefix` is the number of leading prompt tokens
     whose cache is kept on the device's disk, and read from there by the next request that starts with them.
 
-    Two are for measurements. `fresh`: nothing of the runner's cache is used, so that requests do not profit from one
-    another. `draft_tape`: entry i is proposed in place of whatever the drafter drafts as the reply's token i (from 0);
-    the drafter runs all the same. It sets the acceptance (`edge_mtp.harness.ask.simulate`).
+    Two are for measurements. `fresh`: the runner uses nothing of its cache, so that requests do not profit from one
+    another. `draft_tape`: entry i replaces the drafter's proposal for the reply's token i (from 0); the drafter runs
+    all the same. The tape sets the acceptance (`edge_mtp.harness.ask.simulate`).
     """
 
     logprobs: bool = False
@@ -104,14 +106,14 @@ class Extras:
     draft_tape: Sequence[int] = ()
 
 
-# The protocol lists a request's fields in the order of these bases.
+# The bases stand so that the fields come in the protocol's order: a dataclass has those of its last base first.
 @dataclass(frozen=True)
 class Request(Extras, _Marked, Generation, _Prompted):
     """One text to generate: token ids in, at most `max_tokens` token ids out. Other fields: `Generation`, `Extras`.
 
-    `prompt` is the whole context; what the runner's cache holds of it already (an earlier turn) is not computed again.
-    `stop` tokens end the text and are the last one given out; so does the token that completes one of `stop_texts`.
-    With no `draft_sources`, K blank rows are verified, which match no token (`edge-mtp check --numerics`). `thoughts`
+    `prompt` is the whole context; the runner does not compute again what its cache holds of it. A token of `stop` ends
+    the text and is the last one given out, and so is the token that completes one of `stop_texts`. Without
+    `draft_sources` the runner verifies K blank rows, which match no token (`edge-mtp check --numerics`). `thoughts`
     tells how the model marks its thoughts, and limits them.
     """
 
