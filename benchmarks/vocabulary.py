@@ -2,9 +2,9 @@
 
     python benchmarks/vocabulary.py [--output benchmarks/results/vocabulary]
 
-The vocabulary is tests/helpers/gemma_vocabulary.py's, the native code that of tests/helpers/native_constraint.py. Times are of the
-processor, one thread, so that a machine's other work counts little. A mask is timed at each token of a text that the
-grammar allows, drawn at random.
+The vocabulary is that of tests/helpers/gemma_vocabulary.py, the native code that of tests/helpers/native_constraint.py.
+Times are of the processor, one thread, so that a machine's other work counts little. A mask is timed at each token of a
+text that the grammar allows, drawn at random.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Protects against text in a conversation that looks like control tokens.
+"""Text of a conversation that looks like control tokens.
 
-A user's message, a tool's description or a tool's answer can contain `<turn|>` or `<|tool_call>`. Rendered into a
-prompt and tokenized, that would end the turn or start a call: a web page could speak as the user. So such text is
-marked before a template sees it, and the tokenizer encodes marked text in ordinary tokens. The model reads the same
+A user's message, a tool's description or a tool's answer can hold `<turn|>` or `<|tool_call>`. Rendered into a prompt
+and tokenized, that would end the turn or begin a call: a web page could speak as the user. So such text gets a mark
+before a template sees it, and the tokenizer spells marked text in ordinary tokens. The model reads the same
 characters.
 
-The mark is a number after the text's first character. Templates trim, sort, upper-case and JSON-encode their input,
-and a number survives that.
+The mark is a number behind the text's first character. Templates trim, sort, upper-case and JSON-encode their input;
+a number survives that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def looks_special(text: str) -> bool:
 
 
 class ControlTokens:
-    """The control tokens: the tokenizer encodes the text of each as one id, wherever it occurs."""
+    """The control tokens of a vocabulary: each is one id wherever its text stands."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = frozenset(filter(None, texts))
@@ -47,7 +47,7 @@ class ControlTokens:
             yield text[begin:], False
 
     def marked(self, value: Any, mark: str) -> Any:
-        """A JSON value with `mark` inserted in all text, including keys, that looks like a control token."""
+        """A JSON value with `mark` in all text that looks like a control token, keys included."""
         if isinstance(value, str):
             return "".join(part[0] + mark + part[1:] if control else part for part, control in self.split(value))
         if isinstance(value, Mapping):
@@ -58,13 +58,13 @@ class ControlTokens:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """Matches all tokens and some other texts: a vocabulary has thousands of `<unused..>`, most of one shape."""
+        """Finds all control tokens and other text of their shape: a vocabulary has thousands of `<unused..>`."""
         others = [text for text in self.texts if not looks_special(text)]
         longest_first = sorted(map(re.escape, others), key=len, reverse=True)
         return re.compile("|".join([*longest_first, _SHAPES]))
 
 
 def new_mark(text: str, than: int = 0) -> str:
-    """A number that does not occur in `text`: the one with index `than` among those."""
+    """A number that does not occur in `text`: the `than`-th such number."""
     numbers = (str(_FIRST_MARK + n) for n in itertools.count())
     return next(itertools.islice((number for number in numbers if number not in text), than, None))

@@ -1,12 +1,12 @@
-"""Thoughts: text that Gemma 4 writes in a separate channel, before its answer or between its calls.
+"""Thoughts, which Gemma 4 writes in a channel of their own, before its answer or between its calls.
 
     <|channel>thought
     TEXT
     <channel|>ANSWER
 
-The marks are control tokens, recognized by id; text that looks like them is plain text. A thought's text starts after
-the header and ends before the closing mark, without the line break there that templates write. A channel of another
-name is not part of the answer either; its name stays in the text.
+The marks are control tokens, and only their ids count: text that looks like a mark is text. A thought's text begins
+behind the header and ends before the closing mark; templates write a line break before the mark, which is no part of
+the text. A channel of another name is a thought too, and its name stays in the text.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from edge_mtp.formats.tool_calls import CHANNEL_CLOSE, CHANNEL_OPEN, THOUGHT_HEA
 
 Channel = Literal["text", "reasoning"]
 
-# The marks that end an unclosed channel in a prompt.
+# A prompt ends an open channel with one of these.
 _BORDERS = ("<|turn>", "<turn|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>")
 
 
 def thoughts_in(tokenizer: Tokenizer) -> Thoughts | None:
-    """How the model marks thoughts; None if the vocabulary has no marks."""
+    """The marks of thoughts; None where the vocabulary has none."""
     try:
         opening, closing = tokenizer.token_id(CHANNEL_OPEN), tokenizer.token_id(CHANNEL_CLOSE)
     except EdgeMtpError:
@@ -45,9 +45,9 @@ def is_opened(prompt: Sequence[int], thoughts: Thoughts, tokenizer: Tokenizer) -
 
 
 class Channels:
-    """Splits a reply's ids, as they arrive, into pieces of its text and of its reasoning.
+    """Ids of a reply to its text and its reasoning, as they come. The joined pieces of each are the whole.
 
-    Stop strings end the text. They are not searched for in thoughts, and none matches across a thought.
+    Stop strings end the text. A thought may contain them, and none continues across a thought.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Channels:
         thoughts: Thoughts | None = None,
         prompt: Sequence[int] = (),
     ) -> None:
-        """`prompt`: the ids before the reply, used if `thoughts` says that they end inside a thought.
+        """`prompt`: the ids before the reply, needed if `thoughts` says that they end inside a thought.
 
         Raises EdgeMtpError for an empty stop string.
         """
@@ -72,18 +72,18 @@ class Channels:
 
     @property
     def holds(self) -> bool:
-        """Whether some text is held back for the next call."""
+        """Whether the next call may still give out text of earlier tokens."""
         return self._thought.holds if self._inside else self._text.holds
 
     def push(self, token: int) -> tuple[str, str]:
-        """Two pieces: the previous token's text that was held back, if `token` ends its channel; and `token`'s text."""
+        """The rest of the text before `token`, if it ends the channel; and the text that `token` adds."""
         marks = self._marks
         if marks is not None and token == marks.open:
             rest = self._thought.close() if self._inside else self._text.finish()
             self._thought.open()
             self._inside, self.channel = True, "reasoning"
             return rest, ""
-        if marks is not None and token == marks.close:  # a mark that closes nothing is not text either
+        if marks is not None and token == marks.close:  # a mark that closes nothing is no text either
             rest = self._thought.close() if self._inside else ""
             self.channel = "reasoning" if self._inside else "text"
             self._inside = False
@@ -92,7 +92,7 @@ class Channels:
         return "", self._thought.push(token) if self._inside else self._text.push(token)
 
     def finish(self) -> str:
-        """The text that was held back, at the end of the reply; it belongs to the last token."""
+        """The rest of the text, at the end of the reply; it belongs to the last token."""
         return self._thought.finish() if self._inside else self._text.finish()
 
 
@@ -109,7 +109,7 @@ class _Thought:
         return bool(self._head or self._break or self._bytes.holds)
 
     def open(self, begun: str = "") -> None:
-        """Starts a thought, or continues one whose text in the prompt is `begun`."""
+        """Begins a thought; `begun` is its beginning in the prompt."""
         self._header = THOUGHT_HEADER[len(begun) :] if THOUGHT_HEADER.startswith(begun) else ""  # still to come
         self._head = ""  # the part of the header that has arrived
         self._break = ""  # a line break that may be the final one
@@ -119,7 +119,7 @@ class _Thought:
         return self._given(self._bytes.push(token))
 
     def close(self) -> str:
-        """The text that was held back, when a thought is closed."""
+        """The rest of a thought that is closed."""
         rest = self._given(self._bytes.finish())
         name = self._header.removesuffix("\n")
         head, self._head, self._header, self._break = self._head, "", "", ""
@@ -129,13 +129,13 @@ class _Thought:
         return rest
 
     def finish(self) -> str:
-        """The text that was held back, when a thought never closed. An incomplete header is not part of it."""
+        """The rest of a thought that stays open, without what may be the beginning of a header."""
         rest = self._given(self._bytes.finish()) + self._break
         self._head = self._break = ""
         return rest
 
     def _given(self, text: str) -> str:
-        """The text held back earlier, plus `text` without the part that is now held back."""
+        """The text to give out now: `text` behind what was held back before, without what is held back now."""
         if self._header:
             self._head += text
             if len(self._head) < len(self._header) and self._header.startswith(self._head):

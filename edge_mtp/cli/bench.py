@@ -23,6 +23,7 @@ from edge_mtp.cli.measuring import (
     tell,
 )
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
+from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from edge_mtp.harness.ask.arm import Arm
@@ -62,7 +63,7 @@ def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     " (docs/suites.md); may be repeated. Default: all, or tiny for the built-in tiny model, which knows no other.",
 )  # fmt: skip
 @_work("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts of each.")
-@_work("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
+@_work("--max-tokens", type=click.IntRange(1), default=DEFAULT_MAX_TOKENS, show_default=True, metavar="N",
        help="Most tokens of a reply.")  # fmt: skip
 @arm_options(mtp="off,auto")
 @_order("--rounds", type=click.IntRange(1), default=DEFAULT_ROUNDS, show_default=True, metavar="N",

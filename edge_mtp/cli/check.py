@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
+
 if TYPE_CHECKING:
     from edge_mtp.harness.run.check import Choice, Report
 
@@ -24,7 +26,13 @@ BUILT_IN = "built-in"  # what --numerics stands for without a FILE
 @click.option("--device", default="host", show_default=True, help="Where to run: host is this machine.")
 @click.option("--draft-length", type=click.IntRange(1), metavar="K", help="Tokens to draft a step; default 4.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most tokens of a reply.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=DEFAULT_MAX_TOKENS,
+    show_default=True,
+    help="Most tokens of a reply.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT's choice.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where rounding alone changed a text, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -58,7 +66,6 @@ def check(
         raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
     from edge_mtp.cli.measuring import measured_engine
     from edge_mtp.cli.progress import count_progress, export_progress
-    from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
     from edge_mtp.harness.ask.suites import read_items
     from edge_mtp.harness.run.check import measure
     from edge_mtp.harness.run.quality import TINY

@@ -10,6 +10,7 @@ import click
 
 from edge_mtp.cli.progress import stage_progress
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
 from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
 
@@ -38,7 +39,13 @@ DEFAULT_PROMPTS = 200
     "--draft-length", "draft_lengths", type=click.IntRange(1), multiple=True, metavar="K",
     help="Tokens to draft a step; default 4. Can be given several times.",
 )  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most tokens of a reply.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=DEFAULT_MAX_TOKENS,
+    show_default=True,
+    help="Most tokens of a reply.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT's choice.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
@@ -73,7 +80,6 @@ def quality(
         raise click.UsageError("--json and --markdown contradict each other; drop one.")
     if len(bundles) < 2:
         raise click.UsageError("a bundle is measured against another; give the reference first, then others.")
-    from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
     from edge_mtp.harness.run.quality import measure
 
     labels = [path.stem for path in bundles]

@@ -21,6 +21,7 @@ from typing import Any
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.metadata import LlmMetadata
 from edge_mtp.formats.tflite import Model, Signature
+from edge_mtp.formats.token_bytes import TokenBytes
 from edge_mtp.formats.wire import MalformedError, Table, protobuf_fields
 
 MAGIC = b"LITERTLM"
@@ -40,11 +41,7 @@ STRING_VALUE = 9
 EDGE_KEY = "edge_mtp"
 MANIFEST_VERSION = 1
 
-TOKEN_BYTES_MAGIC = 0x42544D45  # b"EMTB"
-TOKEN_BYTES_VERSION = 1
-
-# The highest compression ratio of a stored tokenizer.json. Gemma's (33 MB) has 7, a text of zeros 1,000; parsing takes
-# ten times the memory again.
+# Bytes of tokenizer.json for each one stored. Gemma's of 33 MB has 7, a text of zeros 1,000; parsing takes ten more.
 MOST_INFLATED = 32
 
 Value = int | float | str | None
@@ -68,42 +65,6 @@ class Section:
 
     def __str__(self) -> str:
         return f"section {self.index} ({self.model_type or self.type})"
-
-
-class TokenBytes:
-    """The bytes of each token id; for a special token, those of its own text.
-
-    Layout, little endian: u32 magic `EMTB`, u32 version, u32 V, u32 offsets[V + 1] from the start of the text, the
-    text, then u8 flags[V] with bit 0 = special.
-    """
-
-    def __init__(self, data: memoryview) -> None:
-        """Raises MalformedError if `data` does not have the layout above."""
-        if len(data) < 12:
-            raise MalformedError(f"{len(data)} bytes are too few for a token table")
-        magic, version, count = struct.unpack_from("<III", data)
-        if magic != TOKEN_BYTES_MAGIC or version != TOKEN_BYTES_VERSION:
-            raise MalformedError(f"token table magic {magic:#x}, version {version}")
-        text = 12 + 4 * (count + 1)
-        if text + count > len(data):
-            raise MalformedError(f"token table of {count} tokens in {len(data)} bytes")
-        self._offsets = struct.unpack_from(f"<{count + 1}I", data, 12)
-        rising = all(a <= b for a, b in zip(self._offsets, self._offsets[1:], strict=False))
-        if not rising or self._offsets[0] or text + self._offsets[-1] + count != len(data):
-            raise MalformedError("token table offsets do not fit its text")
-        self._text = data[text : text + self._offsets[-1]]
-        self._flags = data[len(data) - count :]
-
-    def __len__(self) -> int:
-        return len(self._flags)
-
-    def __getitem__(self, token: int) -> bytes:
-        if not 0 <= token < len(self):
-            raise IndexError(token)
-        return bytes(self._text[self._offsets[token] : self._offsets[token + 1]])
-
-    def is_special(self, token: int) -> bool:
-        return bool(self._flags[token] & 1)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import Engine, ReplyOptions, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.grammar import response_grammar
 from edge_mtp.harness.run.logits import Logits
 from edge_mtp.harness.stats.pairs import Ratio
+from edge_mtp.reply_options import ReplyOptions
 from edge_mtp.summary import Summary
 
 DRAFT_LENGTHS = range(1, 8)

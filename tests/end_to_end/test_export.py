@@ -216,7 +216,7 @@ class TestCommandLine:
 
 
 def test_token_table(pair: Copy) -> None:
-    from edge_mtp.formats.bundle import TokenBytes
+    from edge_mtp.formats.token_bytes import TokenBytes
 
     table = TokenBytes(memoryview(token_table(pair.target / "tokenizer.json", 512)))
     ids = json.loads((pair.target / "tokenizer.json").read_text())["model"]["vocab"]
@@ -234,7 +234,7 @@ def test_token_table_of_a_byte_level_tokenizer(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.BPE({"Ġ": 0, "a": 1, "Ã": 2, "©": 3, "Ċ": 4}, []))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    from edge_mtp.formats.bundle import TokenBytes
+    from edge_mtp.formats.token_bytes import TokenBytes
 
     table = TokenBytes(memoryview(token_table(tmp_path / "tokenizer.json", 7)))
     assert [table[token] for token in range(7)] == [b" ", b"a", b"\xc3", b"\xa9", b"\n", b"", b""]

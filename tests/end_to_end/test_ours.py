@@ -12,7 +12,7 @@ import pytest
 
 from edge_mtp.chat.thoughts import thoughts_in
 from edge_mtp.device import Outcome, Step
-from edge_mtp.engine import Engine, Reply, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.answerer import ask
@@ -21,6 +21,7 @@ from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.ask.runner_engine import Ours, SharedEngine, open_ours
 from edge_mtp.harness.ask.suites import read_items
 from edge_mtp.harness.run.quality import TINY
+from edge_mtp.reply import Reply
 
 ITEMS = read_items(TINY / "splits" / "iid.jsonl", 12)
 TOKENS = 96

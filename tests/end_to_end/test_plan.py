@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from edge_mtp.cli import main
 from edge_mtp.device import Outcome, Request, Step
-from edge_mtp.engine import Engine, Reply, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Ready
 from edge_mtp.harness.ask.suites import read_items
@@ -28,6 +28,7 @@ from edge_mtp.harness.run import plan
 from edge_mtp.harness.run.plan import Acceptance, Choice, Costs, Plan, StepCost, break_even, expected_tokens
 from edge_mtp.harness.run.quality import TINY
 from edge_mtp.harness.stats.statistics import Estimate
+from edge_mtp.reply import Reply
 
 shares = st.floats(0.0, 1.0)
 

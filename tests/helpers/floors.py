@@ -25,6 +25,8 @@ FLOORS: list[list[str]] = [
     ["chat"],
     ["device", "export"],
     ["acceptance", "summary", "turns"],
+    ["reply", "reply_options"],
+    ["reply_grammar"],
     ["engine"],
     ["dialogue"],
     ["harness.score"],
@@ -91,6 +93,18 @@ def upward() -> list[str]:
             elif here != there and FLOOR_OF[there] >= FLOOR_OF[here]:
                 wrong.append(f"{name} imports {imported} from above")
     return wrong
+
+
+def module_imports() -> dict[str, set[str]]:
+    """The package's other modules that each module imports."""
+    names = modules()
+
+    def module_of(imported: str) -> str | None:
+        parts = imported.split(".")
+        return next((name for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in names), None)
+
+    graph = {name: {module_of(each) for each in imports(path)} - {name, None} for name, path in names.items()}
+    return {name: {each for each in others if each is not None} for name, others in graph.items()}
 
 
 # -- the picture ------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from synthetic_bundle import CONTEXT, VOCAB, Graph, Parts, drafter, target, toke
 
 from edge_mtp.cli.inspect import as_dict, report
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.bundle import Bundle, TokenBytes
+from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.tflite import Tensor
+from edge_mtp.formats.token_bytes import TokenBytes
 from edge_mtp.formats.wire import MalformedError
 
 

@@ -215,7 +215,7 @@ class TestChat:
         assert str(folders.target / "chat_template.jinja") in folders.refusal()
 
     def test_an_added_token_with_an_id_of_the_vocabulary_is_carried(self, folders: Folders) -> None:
-        from edge_mtp.formats.bundle import TokenBytes
+        from edge_mtp.formats.token_bytes import TokenBytes
 
         def add(tokenizer: dict[str, Any]) -> None:
             vocab = tokenizer["model"]["vocab"]

@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
-from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.request import DraftSource
+from edge_mtp.formats import drafting
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH
+from edge_mtp.formats.drafting import DRAFT_SOURCES, DraftSource
 
 Mtp: TypeAlias = 'Literal["off", "auto", "adaptive", "blank"] | int'
 EngineName = Literal["ours", "litert-lm"]
@@ -19,7 +20,6 @@ ACCELERATORS = ("cpu", "gpu")
 SWITCHES = {"on": True, "off": False}
 THINKING: dict[str, bool | None] = {"auto": None, **SWITCHES}
 CALLS = {"parallel": True, "single": False}
-SOURCES: tuple[DraftSource, ...] = get_args(DraftSource)
 CHOICES: dict[str, Mapping[str, bool | None]] = {"constrained": SWITCHES, "thinking": THINKING, "calls": CALLS}
 # What `KEY=VALUE` calls a field, where that is another name.
 KEYS = {"parallel_calls": "calls"}
@@ -80,19 +80,16 @@ class Arm:
 
 def parse_mtp(text: str) -> Mtp:
     """Raises EdgeMtpError for what is neither off, auto, adaptive, blank nor a number from 1 on."""
-    if text in ("off", "auto", "adaptive", "blank"):
-        return text  # type: ignore[return-value]  # one of the literals
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise EdgeMtpError(f"'{text}' is no way to draft; use off, auto, adaptive, blank or a number from 1 on")
+    words: dict[str, Mtp] = {"off": "off", "auto": "auto", "adaptive": "adaptive", "blank": "blank"}
+    return drafting.parse_mtp(text, words, "off, auto, adaptive, blank or a number from 1 on")
 
 
 def parse_sources(text: str) -> tuple[DraftSource, ...]:
     """Sources of drafts joined by `+`. Raises EdgeMtpError for one that there is not, or that is there twice."""
     names = [part.strip() for part in text.split("+")]
-    found = tuple(source for name in names for source in SOURCES if source == name)
+    found = tuple(source for name in names for source in DRAFT_SOURCES if source == name)
     if len(found) != len(names) or len(set(found)) != len(found):
-        known = ", ".join(SOURCES)
+        known = ", ".join(DRAFT_SOURCES)
         raise EdgeMtpError(f"'{text}' are no sources of drafts; use some of {known}, each once, joined by +")
     return found
 

@@ -8,11 +8,11 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
+from edge_mtp.chat.bundle_chat import chat_format_of
 from edge_mtp.chat.chat_format import Written
 from edge_mtp.chat.messages import Message
 from edge_mtp.chat.thoughts import is_opened, thoughts_in
 from edge_mtp.dialogue import model_message
-from edge_mtp.engine import ReplyOptions, chat_format_of
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN, split_thoughts
@@ -22,6 +22,7 @@ from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.litert_lm_process import DeadStockError, SilentStockError, StockEngine, StockMtp, StockReply
 from edge_mtp.harness.score.score import Finish
+from edge_mtp.reply_options import ReplyOptions
 
 
 class Stock(Contender):

@@ -15,7 +15,7 @@ from edge_mtp.device.host import HostDevice
 from edge_mtp.device.put import Report
 from edge_mtp.device.runner import SilentRunnerError
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import Engine, Reply, ReplyOptions, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN
 from edge_mtp.harness.ask.answer import Answer, StepFigures
@@ -23,6 +23,8 @@ from edge_mtp.harness.ask.answerer import Contender
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.score.score import Finish
+from edge_mtp.reply import Reply
+from edge_mtp.reply_options import ReplyOptions
 
 MEMORY_EVERY = 20  # answers, at most; reading it is a command on the device
 PATIENCE_S = 60.0  # for a device whose link broke to be there again: Wi-Fi comes back, adbd restarts

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, get_args
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.drafting import SOURCE_OF_LETTER
 from edge_mtp.formats.trace import Sensors
 from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.ask.arm import Arm
@@ -23,7 +24,6 @@ from edge_mtp.harness.record.decoded import WrongError, check_depth, decoded
 from edge_mtp.harness.score.score import Finish
 from edge_mtp.json_file import read_text
 from edge_mtp.safe_text import shown
-from edge_mtp.summary import SOURCES
 
 SCHEMA = 1
 FINISHES = get_args(Finish)
@@ -340,7 +340,7 @@ def _steps(name: str, value: Any) -> None:
         if type(step) is not list or len(step) != len(StepFigures._fields):
             raise WrongError(f"a step is no list of {len(StepFigures._fields)} figures")
         kind, tokens, source, accepted, planned, *times = step
-        if kind not in ("p", "v") or type(source) is not str or not set(source) <= SOURCES.keys():
+        if kind not in ("p", "v") or type(source) is not str or not set(source) <= SOURCE_OF_LETTER.keys():
             raise WrongError("a step is of no kind, or of no source, that there is")
         if not all(type(each) is int and 0 <= each <= WIDEST for each in (tokens, accepted, planned, len(source))):
             raise WrongError(f"a step has a number of tokens or drafts that is none from 0 to {WIDEST}")

@@ -20,10 +20,11 @@ import numpy.typing as npt
 import edge_mtp
 from edge_mtp import summary
 from edge_mtp.device import Step
-from edge_mtp.engine import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS, Reply, open_engine
+from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.file_hash import sha256
 from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
 from edge_mtp.formats.tool_calls import ToolCallSyntaxError, parse_calls
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.run.logits import Logits
@@ -31,6 +32,7 @@ from edge_mtp.harness.score.gold import Gold
 from edge_mtp.harness.stats import statistics
 from edge_mtp.harness.stats.statistics import Estimate
 from edge_mtp.json_file import finite
+from edge_mtp.reply import Reply
 
 SCHEMA = 1
 TINY = Path(edge_mtp.__file__).parent / "tiny"

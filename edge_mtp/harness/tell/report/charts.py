@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.drafting import SOURCE_OF_LETTER
 from edge_mtp.harness.analyse.latency import DraftPosition, SpeedUp
 from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.record.results import Pause
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 WIDTH = 372  # CSS pixels
 WIDE = 1040
 TEXT = 12  # CSS pixels
-SOURCES = {"d": "drafter", "l": "lookup", "g": "grammar"}
 SOURCE_NAMES = {"d": "the drafter", "l": "look-up", "g": "the grammar"}
 STEP_KEYS = {
     "own": "the target's own token",
@@ -437,7 +437,7 @@ def _lane_figure(steps: Sequence[StepFigures]) -> str:
 def _roles(step: StepFigures) -> list[str]:
     """Of each token that a step gave out, then of each rejected draft."""
     kept = min(step.accepted, step.tokens)
-    accepted = [SOURCES.get(source, "drafter") for source in step.source.ljust(kept)[:kept]]
+    accepted = [SOURCE_OF_LETTER.get(source, "drafter") for source in step.source.ljust(kept)[:kept]]
     return accepted + ["own"] * (step.tokens - kept) + ["rejected"] * (len(step.source) - step.accepted)
 
 
