@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue, download
 from edge_mtp.export.checkpoint import tiny_pair
-from edge_mtp.export.json_file import read_json
+from edge_mtp.json_file import read_checkpoint_json
 
 TINY = "tiny"
 
@@ -104,7 +104,7 @@ def is_adapter(folder: Path) -> bool:
 
 def base_of_adapter(folder: Path) -> str:
     """The model that a PEFT adapter was trained on: a folder or a repository."""
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = read_checkpoint_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise EdgeMtpError(f"adapter {folder} does not name its base: give that as --model and this as --adapter")
     return base
