@@ -160,8 +160,9 @@ def random_pair() -> tuple[Path, Path]:
 @cache
 def random_bundle(recipe: str) -> Path:
     """`random_pair` exported with every signature and prefill 16, once a run."""
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.pipeline import export_bundle
 
     path = workspace() / f"{recipe}.litertlm"
-    export_bundle(*random_pair(), path, recipe=recipe, context=CONTEXT, prefill=(16,))
+    export_bundle(*random_pair(), path, recipe=recipe, context=CONTEXT, prefill=(16,), widths=VERIFY_WIDTHS)
     return path

@@ -1,4 +1,4 @@
-"""Read the two encodings inside a bundle, FlatBuffers and protobuf, in place and with every offset checked.
+"""Read the encodings inside a bundle. FlatBuffers and protobuf are read in place, with every offset checked.
 
 A bundle may be damaged, and its sections may be gigabytes. The generated readers of these formats trust their
 input; these touch only the bytes asked for and answer a bad offset with `MalformedError`.
@@ -7,6 +7,7 @@ Formats: https://flatbuffers.dev/internals/ and https://protobuf.dev/programming
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
@@ -14,6 +15,14 @@ from typing import Any, overload
 
 class MalformedError(ValueError):
     """The bytes are not what their format allows; the caller knows the file and says so."""
+
+
+def json_value(data: bytes) -> Any:
+    """The value that `data` has as JSON. Raises MalformedError."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"not JSON: {error}") from error
 
 
 # How often a reader may come by the same byte: writers share equal strings and vtables, and a table is asked twice.
