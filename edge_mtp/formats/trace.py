@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from edge_mtp.formats.codec import Integer, Real, WrongError, decode
+
 PROTOCOL = 2
 
 
@@ -90,16 +92,16 @@ class Sensors:
     not tell is None or empty, and named in `absent`.
     """
 
-    at_us: float
-    thermal_status: int | None = None
-    temperatures_c: dict[str, float] = field(default_factory=dict)
-    frequencies_mhz: dict[str, float] = field(default_factory=dict)
-    battery_current_ua: int | None = None
-    battery_voltage_v: float | None = None
+    at_us: Real
+    thermal_status: Integer | None = None
+    temperatures_c: dict[str, Real] = field(default_factory=dict)
+    frequencies_mhz: dict[str, Real] = field(default_factory=dict)
+    battery_current_ua: Integer | None = None
+    battery_voltage_v: Real | None = None
     battery_charging: bool | None = None
-    rss_bytes: int | None = None
-    anonymous_bytes: int | None = None
-    gpu_bytes: int | None = None
+    rss_bytes: Integer | None = None
+    anonymous_bytes: Integer | None = None
+    gpu_bytes: Integer | None = None
     absent: list[str] = field(default_factory=list)
 
 
@@ -125,11 +127,12 @@ _EVENTS: dict[type, str] = {kind: event for event, kind in _KINDS.items()} | {Se
 def parse_record(record: dict[str, Any]) -> Record:
     """The typed form of one JSON record; fields this version does not know are ignored.
 
-    Raises KeyError for an unknown event and TypeError for a missing field.
+    Raises ValueError for an event that is unknown, and for a field that is missing or of another type.
     """
-    kind = _KINDS[record["event"]]
-    known = {f.name for f in fields(kind)}
-    return kind(**{name: value for name, value in record.items() if name in known})
+    kind = _KINDS.get(record["event"])
+    if kind is None:
+        raise WrongError("event: no such event is known")
+    return decode(kind, record)
 
 
 def to_json(record: Record | Sensors) -> dict[str, Any]:
