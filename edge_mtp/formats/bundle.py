@@ -267,7 +267,8 @@ class Bundle:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The checkpoint's own. The metadata's can be another, for the stock engine; it counts where no own is kept."""
+        """The checkpoint's own chat template. The metadata may have another one for the stock engine; it counts only
+        where the bundle has no section for the checkpoint's own."""
         section = self._edge_section("chat_template")
         if section is None:
             return self.metadata.chat_template

@@ -1,8 +1,7 @@
 """The JSON codec: parsed JSON as the dataclass or NamedTuple that its annotations describe (by msgspec).
 
-Fields that the type does not know are ignored, and types are strict: no text for a number, no 1 for true, no 1.0 for a
-whole number. `Annotated` types carry limits; the ones below are for files that anybody may have written. NaN is in none
-of them.
+Unknown fields are ignored. Types are strict: text is no number, 1 is not true, and 1.0 is no whole number. `Annotated`
+types carry limits; the types below suit files that anybody may have written, and none of them allows NaN.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def decode(kind: type[T], value: Any) -> T:
 
 
 def check_depth(value: Any) -> None:
-    """Raises WrongError for a value that is nested more than `DEEPEST` levels deep: no reader need be ready for it."""
+    """Raises WrongError for a value that is nested more than `DEEPEST` levels deep. What reads it may then recurse."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -54,7 +53,7 @@ def check_depth(value: Any) -> None:
 
 
 def _reason(error: msgspec.ValidationError) -> str:
-    """``Expected `int`, got `str` - at `$.steps[0]` `` as `steps[0]: expected int, got str`."""
+    """msgspec's ``Expected `int`, got `str` - at `$.a[0]` `` in our form: `a[0]: expected int, got str`."""
     what, _, where = str(error).replace("`", "").rpartition(" - at ")
     if not what:  # the whole value is meant
         what, where = where, ""

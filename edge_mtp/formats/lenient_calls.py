@@ -1,6 +1,7 @@
-"""A forgiving parser of Gemma 4's tool calls: what a reply says where the strict parser refuses it.
+"""A forgiving parser of Gemma 4's tool calls, for replies that the strict parser refuses.
 
-Servers differ in what they forgive. This reads the union of it, so that what even it cannot read no server can:
+Servers differ in what they forgive. This parser forgives all that any of them does, so no server reads a reply that it
+cannot read:
 
 - calls without an end: no closing mark, no brackets, no quote mark at the end of a string (vLLM);
 - strings between `"`, `'` or backticks, with JSON's escapes; strings without any mark, or without their first
@@ -11,14 +12,13 @@ Servers differ in what they forgive. This reads the union of it, so that what ev
 - several calls behind one mark; calls as JSON objects with a name and arguments;
 - names with colons, which are kept; of a key that comes twice, the last.
 
-It invents nothing. A name, a key and a value are each a piece of the text, in a place that has one reading; where there
-are two, the argument is left out, and what follows it in the call too. So a string that has lost the mark at its end
-is read where it is the last of its call, and not where the text in it could be further arguments. Where the call of the
-strict format that lost a mark, or has one twice, can be more than one (`repairs`), only that is read in which all of
-them agree. Where the text ends before the call does, the value that it ends in is read so far as it goes; a name is
-not.
+It invents nothing. Each name, key and value is a piece of the text, in a place that has one reading. Where there are
+two readings, it leaves out the argument and the rest of the call. So it reads a string without its end mark if the
+string is the last of its call, and not if the text in it could be further arguments. A call that lost a mark, or has
+one twice, may have come from several calls of the strict format (`repairs`); the parser then reads only the part in
+which all of them agree. Where the text ends inside a call, the last value is read as far as it goes; a name is not.
 
-The opening mark alone is not forgiven: it is one token, and text without it is text.
+The opening mark is never forgiven: it is one token, and text without it is text.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any
 from edge_mtp.formats.repairs import Repairs, TooManyError
 from edge_mtp.formats.tool_calls import (
     CALL_OPEN,
+    IDENTIFIER,
     PLAIN_KEY,
     PLAIN_NAME,
     QUOTE,
@@ -51,8 +52,7 @@ _FILLING = re.compile(r"[\s,;]*")
 _HEAD = re.compile(r"call\s*:\s*")
 _BARE_KEY = re.compile(r"[^:={}()\[\],\"'`<>]*")
 _SEPARATOR = re.compile(r"\s*(?::|=>?)[\s:]*")
-_IDENTIFIER = r"[^\W\d][\w.\-]*"
-_KEY = "(?:" + "|".join(q + _IDENTIFIER + q for q in ("", r"<\|\"\|>", '"', "'", "`")) + r")\s*[:=]"
+_KEY = "(?:" + "|".join(q + IDENTIFIER.pattern + q for q in ("", r"<\|\"\|>", '"', "'", "`")) + r")\s*[:=]"
 _NEXT = re.compile(_KEY)
 _NEXT_KEY = re.compile(rf",\s*{_KEY}")
 _KEY_INSIDE = re.compile(r"(?<![\w.\-])[\w.\-]*[^\W\d][\w.\-]*\s*(?::(?!//)|=)")
@@ -84,10 +84,10 @@ class _UnclearError(Exception):
 
 
 def parse_leniently(text: str, tools: Sequence[Mapping[str, Any]] | None = None) -> list[ToolCall]:
-    """The calls that a reply makes; where it is in the strict format, those of `parse_calls`. Never raises.
+    """The calls that a reply makes. A reply in the strict format gives the calls of `parse_calls`. Never raises.
 
-    With the declared `tools`, their names and keys are known, whatever characters they hold. Without, strict are calls
-    with plain names and keys: quotation marks around a key are damage.
+    With the declared `tools`, their names and keys are known, whatever characters they hold. Without them, only calls
+    with plain names and keys are strict: quotation marks around a key are damage.
     """
     declared = _PLAIN if tools is None else Declared(tools)
     calls: list[ToolCall] = []
