@@ -1,4 +1,4 @@
-"""What a runtime must know to hold a conversation: control tokens, and the metadata section that names them."""
+"""The control tokens that a runtime needs for a conversation, and the metadata section that names them."""
 
 from __future__ import annotations
 

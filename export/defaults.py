@@ -1,4 +1,4 @@
-"""What an export makes where its caller does not choose: for `edge-mtp export` and for `export_bundle` alike.
+"""The defaults of an export, for `edge-mtp export` and for `export_bundle` alike.
 
 Imports nothing heavy: the command line reads its options from here.
 """
@@ -15,14 +15,14 @@ RECIPE = "int8"
 KV = "fp32"
 KV_TYPES = ("fp32", "int8")
 
-VERIFY_WIDTHS = tuple(range(2, 9))  # all that there are
+VERIFY_WIDTHS = tuple(range(2, 9))  # all that an export can make
 # Wider ones cost every runtime that loads the bundle, and gained nothing in what benchmarks/full_size.py measured.
 WIDTHS = tuple(range(2, 7))
 
 # A row of a mixture of experts chooses its own experts and needs a graph of its own, so a pass has few rows.
 PREFILL, PREFILL_OF_EXPERTS = (128,), (16,)
 
-CONTEXT = 4096  # of a model that the catalogue does not know
+CONTEXT = 4096  # for a model that the catalogue does not know
 
 
 def prefill(pair: Pair) -> tuple[int, ...]:
@@ -31,8 +31,8 @@ def prefill(pair: Pair) -> tuple[int, ...]:
 
 
 def context(target: Path) -> int:
-    """Positions in the KV cache that suit the checkpoint in the folder `target`: what the catalogue has for the model
-    that it was made from."""
+    """Positions in the KV cache that suit the checkpoint in the folder `target`: the catalogue's figure for its base
+    model, or `CONTEXT` where the base is unknown."""
     from edge_mtp.export import catalogue, tiny
     from edge_mtp.export.checkpoint import tiny_pair
 

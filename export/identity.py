@@ -1,4 +1,4 @@
-"""What an export is known by: text that changes with whatever decides the bytes of the bundle."""
+"""The identity of an export: a text that changes with everything that decides the bytes of the bundle."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HEADER_BYTES = 1 << 20  # of a safetensors file: enough for its header
 
 
 def identity(pair: Pair, options: Options) -> str:
-    """All that decides the bytes of the bundle, as text.
+    """The identity of the export of a pair with these options.
 
-    Small files are named by their content and not by their place: a random pair lies elsewhere each time.
+    Small files count by their content and not by their place: a random pair is in another folder each time.
     """
     code = hashlib.sha256()
     for source in sorted([*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.glob("*.jinja")]):

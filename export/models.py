@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_mtp.export.store import Store
 
 
-# What work weighs: a traced piece as much as so many encoded weights (on the machine this was measured on).
+# Tracing one piece takes as long as encoding so many weights (on the machine where this was measured).
 WEIGHTS_PER_PIECE = 60_000_000
 
 
@@ -82,7 +82,7 @@ def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
 
 
 def _reader(weights: Any, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Any]:
-    """Rows of a weight as the matrix `shape`; experts' matrices lie on top of each other."""
+    """A function that reads rows [start:stop] of a weight as a matrix of this shape; experts' matrices are stacked."""
     per_entry = shape[0] // weights.names[name][0]
 
     def read(start: int, stop: int) -> Any:
@@ -115,7 +115,7 @@ def graphs_of(pair: Pair, options: Options) -> Graphs:
 
 
 def _parameters(pair: Pair, section: str, lean: bool) -> int:
-    """Weights that go into a section."""
+    """The number of weights in a section."""
     target = pair.target.weights.names
     tables = {recipes.EMBEDDER: recipes.TABLE, recipes.PER_LAYER_EMBEDDER: recipes.PER_LAYER_TABLE}
     if section in tables:

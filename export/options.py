@@ -1,4 +1,4 @@
-"""What an export is asked for, checked against the pair."""
+"""The options of an export, and whether a pair allows them."""
 
 from __future__ import annotations
 

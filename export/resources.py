@@ -1,4 +1,4 @@
-"""The disk and the memory that an export needs, known before it begins."""
+"""The disk and the memory that an export needs, computed before it begins."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ WORKING_DISK_A_LAYER = 1 << 20
 
 
 def disk_room(pair: Pair, weights: int) -> int:
-    """Bytes that an export needs on disk. Each section lies there twice while the bundle is put together; `weights`
-    bytes of them are weights.
+    """Bytes of disk that an export needs. `weights` counts the bytes of encoded weights; while the bundle is put
+    together, each section is on the disk twice.
     """
     configs = (pair.target.config, pair.drafter.config.get_text_config())
     layers: int = sum(config.num_hidden_layers for config in configs)
@@ -46,7 +46,7 @@ def check_memory(pair: Pair, options: Options) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not tell."""
+    """Bytes of memory that are free without swapping; None where the system does not say."""
     try:
         found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
     except OSError:

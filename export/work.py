@@ -1,18 +1,18 @@
-"""How far an export is, and how long each kind of work took."""
+"""The progress of an export."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-# Called as an export goes on: what it does, and the share of all the work that is done, 0 to 1.
+# An export calls it again and again, with the step that it is at and the share of the work that is done, 0 to 1.
 Progress = Callable[[str, float], None]
 
 
 class Work:
-    """How much of an export is done, and how long each kind of work took.
+    """How much of an export is done, and the seconds that each kind of work took.
 
-    `plan` has the amount of work of each section, of which `begin` and `add` tell `report` the share.
+    `plan` has the amount of work of each section. `begin` and `add` pass the share that is done to the report.
     """
 
     def __init__(self, report: Progress) -> None:
@@ -30,7 +30,7 @@ class Work:
         self.add(0)
 
     def section(self, name: str) -> None:
-        """Begin a section: what was planned before it is done, and no more than it plans will be added."""
+        """Begin a section: all sections before it are done, and `add` stops at the end of its own plan."""
         self._done = self._planned
         self._planned += self.plan[name]
 

@@ -1,4 +1,4 @@
-"""Sections to one `.litertlm` file."""
+"""Writes the sections of a bundle to one `.litertlm` file."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def write_bundle(
 ) -> dict[str, int]:
     """Write the bundle to `path` and return the bytes of each section by name. The same arguments give the same bytes.
 
-    `models` are TFLite files by section name, as in `mtp_drafter`; `chat_template` is the checkpoint's own where the
-    one in the metadata differs. The builder takes files, so the small sections pass through the directory `scratch`.
+    `models` are TFLite files by section name, such as `mtp_drafter`. `chat_template` is the checkpoint's own template
+    where the metadata has another. The builder takes files, so small sections are written to the directory `scratch`.
     """
     builder = LitertLmFileBuilder()
     builder.add_system_metadata(Metadata("Authors", "edge-mtp", DType.STRING))
@@ -63,14 +63,14 @@ def write_bundle(
 
 
 def model_type(name: str) -> Any:
-    """What the builder is told of the TFLite section `name`, as in `mtp_drafter`: from 0.19 on its name, before that an
-    enumeration's value."""
+    """The builder's word for the TFLite section `name`, such as `mtp_drafter`: the name itself from version 0.19 on,
+    an enumeration's value before."""
     known = getattr(litert_lm_builder, "TfLiteModelType", None)
     return name if known is None else known(f"tf_lite_{name}")
 
 
 def _make_repeatable(path: Path, *contents: bytes) -> None:
-    """Replace a random id by one of `contents`, which tell one bundle from another, and the time of writing by none."""
+    """Replace the random id by a hash of `contents`, which differ between bundles, and the time by a fixed one."""
     digest = hashlib.sha256()
     for content in contents:
         digest.update(struct.pack("<Q", len(content)) + content)
