@@ -117,9 +117,10 @@ def tokens_per_verify(engine: Engine, draft_length: int, prompts: list[Prompt]) 
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Also write the result here.")
 def main(bundle: Path | None, prompts: int, rounds: int, draft_lengths: str, output: Path | None) -> None:
     if bundle is None:
+        from edge_mtp.export.defaults import VERIFY_WIDTHS
         from edge_mtp.export.tiny.bundle import cached_bundle
 
-        bundle = cached_bundle()
+        bundle = cached_bundle("fp32", widths=VERIFY_WIDTHS)
     with (
         StockEngine(bundle, mtp="off", threads=1) as stock_plain,
         StockEngine(bundle, mtp="on", threads=1) as stock_mtp,

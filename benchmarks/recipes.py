@@ -20,9 +20,9 @@ from pathlib import Path
 import click
 
 from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.recipes import RECIPES
-from edge_mtp.export.tiny import CONTEXT
 from edge_mtp.harness.ask.suites import read_items
 from edge_mtp.harness.run.quality import TINY, Report, measure
 
@@ -113,7 +113,7 @@ def exported(name: str, folder: Path) -> Path:
         target, drafter = tiny_pair()
         with tempfile.TemporaryDirectory() as scratch:
             recipe = ARMS[name].recipe(Path(scratch))
-            export_bundle(target, drafter, path, recipe=recipe, context=CONTEXT, kv=ARMS[name].kv)
+            export_bundle(target, drafter, path, recipe=recipe, kv=ARMS[name].kv, widths=VERIFY_WIDTHS)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Reads and writes a user's text and JSON files. Errors are one line; a file is written completely or not at all."""
+"""Text and JSON files: refused in one line, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -35,6 +35,25 @@ def read_json(path: str | Path, what: str) -> Any:
         raise EdgeMtpError(f"{what} '{path}' has a number that is too long to be read; correct it") from None
     except RecursionError:
         raise EdgeMtpError(f"{what} '{path}' is nested too deeply to be read; give another file") from None
+
+
+def read_checkpoint_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint.
+
+    Raises EdgeMtpError, which sends to the checkpoint for a better file, if it cannot be read or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise EdgeMtpError(f"{path} cannot be read ({error.strerror}): give a checkpoint directory") from error
+    except RecursionError:
+        raise EdgeMtpError(f"{path} is nested too deeply to be read: copy the checkpoint again") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise EdgeMtpError(f"{path} is not JSON ({reason}): copy the checkpoint again") from error
+    if not isinstance(value, dict):
+        raise EdgeMtpError(f"{path} holds {type(value).__name__}, not an object: copy the checkpoint again")
+    return value
 
 
 def write_json(path: str | Path, value: Any) -> None:

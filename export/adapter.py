@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.json_file import read_json
 from edge_mtp.export.shapes import TIED_HEAD
 from edge_mtp.export.weights import EMBEDDING, Entry, Rows, SafetensorsFile, Weights, groups, text_name
+from edge_mtp.json_file import read_checkpoint_json
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -49,7 +49,7 @@ class AdaptedWeights(Weights):
         self.files = (directory / CONFIG, directory / TENSORS)
         if not directory.is_dir():
             raise EdgeMtpError(f"adapter {directory} is not a directory: give the folder that PEFT saved")
-        self._config = read_json(directory / CONFIG)
+        self._config = read_checkpoint_json(directory / CONFIG)
         self._check_kind()
         self._low_rank: dict[str, _LowRank] = {}
         self._whole: dict[str, Entry] = {}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.json_file import read_json
+from edge_mtp.json_file import read_checkpoint_json
 
 _VOCABULARY = 262_144
 _ROPE = {
@@ -185,7 +185,7 @@ def base_of(target: Path, name: str = "") -> Model | None:
     Looks, in this order, at the `name` that the user asked for, at the base models named in README and config.json, and
     at the shape of the text decoder. A name counts only if the shape agrees.
     """
-    config = read_json(target / "config.json")
+    config = read_checkpoint_json(target / "config.json")
     text = config.get("text_config") or config
     shape = {key: text.get(key) for key in _SHAPE}
     alike = [m for m in MODELS.values() if shape == {key: m.target_config[key] for key in _SHAPE}]

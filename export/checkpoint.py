@@ -17,12 +17,12 @@ from edge_mtp.chat.tokenizer import Tokenizer, special_tokens
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter
-from edge_mtp.export.json_file import read_json
 from edge_mtp.export.random_tokenizer import write_tokenizer
 from edge_mtp.export.shapes import drafters_allowed as drafters_allowed
 from edge_mtp.export.shapes import model_class, tensor_shapes
 from edge_mtp.export.weights import SafetensorsWeights, Weights, random_weights
 from edge_mtp.file_hash import sha256
+from edge_mtp.json_file import read_checkpoint_json
 
 TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
 DRAFTER_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
@@ -139,7 +139,7 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pa
         kv_layers=kv_layers,
         tokenizer=tokenizer,
         chat_template=_chat_template(folders),
-        generation=read_json(generation) if generation.is_file() else {},
+        generation=read_checkpoint_json(generation) if generation.is_file() else {},
         special_tokens=special_tokens(tokenizer.parent),
     )
 
@@ -174,7 +174,7 @@ def random_pair(name: str, seed: int, folder: Path) -> Pair:
         tokenizer=tokenizer,
         chat_template=_chat_template([tiny]),
         special_tokens=special_tokens(tiny),
-        generation=read_json(tiny / "generation_config.json"),
+        generation=read_checkpoint_json(tiny / "generation_config.json"),
     )
 
 
@@ -200,7 +200,7 @@ def _load(checkpoint: Checkpoint) -> Any:
     model.tie_weights()
     generation = checkpoint.directory / "generation_config.json"
     if generation.is_file():
-        model.generation_config = GenerationConfig(**read_json(generation))
+        model.generation_config = GenerationConfig(**read_checkpoint_json(generation))
     return model.eval()
 
 
@@ -218,7 +218,7 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
     if not directory.is_dir():
         raise EdgeMtpError(f"{role} {directory} is not a directory: give a checkpoint directory")
     path = directory / "config.json"
-    config = read_json(path)
+    config = read_checkpoint_json(path)
     kind = config.get("model_type")
     if kind not in accepted:
         raise EdgeMtpError(
@@ -275,7 +275,7 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
         if not single.is_file() and list(directory.glob("*.bin")):
             raise EdgeMtpError(f"{single} is missing and {directory} has .bin files: save the model as safetensors")
         return (single,)
-    shards = read_json(index).get("weight_map")
+    shards = read_checkpoint_json(index).get("weight_map")
     names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
     if not names or any(Path(name).name != name for name in names):
         raise EdgeMtpError(f"{index} does not name the files beside it: copy the checkpoint again")
@@ -331,13 +331,13 @@ def _check_fit(target: _Unread | Checkpoint, drafter: _Unread | Checkpoint) -> d
 
 def tokenizer_ids(tokenizer: Path) -> dict[str, int]:
     """The id of each added token of a tokenizer.json, by its text."""
-    added = read_json(tokenizer).get("added_tokens") or []
+    added = read_checkpoint_json(tokenizer).get("added_tokens") or []
     return {entry["content"]: entry["id"] for entry in added}
 
 
 def _check_tokenizer(tokenizer: Path, target: Checkpoint) -> None:
-    """Refuse added tokens whose ids lie beyond the vocabulary, since they have no embeddings."""
-    contents, vocabulary = read_json(tokenizer), target.config.vocab_size
+    """Added tokens may take ids that the vocabulary has, and none beyond: there are no embeddings for those."""
+    contents, vocabulary = read_checkpoint_json(tokenizer), target.config.vocab_size
     try:
         ids = {token: text for text, token in contents.get("model", {}).get("vocab", {}).items()}
         ids |= {entry["id"]: entry["content"] for entry in contents.get("added_tokens") or []}
@@ -366,7 +366,7 @@ def _chat_template(folders: list[Path]) -> str:
             except (OSError, UnicodeDecodeError) as error:
                 raise EdgeMtpError(f"{path} cannot be read ({error}): save it again as UTF-8") from error
         settings = folder / "tokenizer_config.json"
-        template = read_json(settings).get("chat_template") if settings.is_file() else None
+        template = read_checkpoint_json(settings).get("chat_template") if settings.is_file() else None
         if isinstance(template, list):
             named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
             template = named[-1].get("template") if named else None

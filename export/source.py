@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue, download
 from edge_mtp.export.checkpoint import tiny_pair
-from edge_mtp.export.json_file import read_json
+from edge_mtp.json_file import read_checkpoint_json
 
 TINY = "tiny"
 
@@ -17,15 +17,14 @@ TINY = "tiny"
 class Source:
     """Folders of a pair, for `open_pair`.
 
-    `name` is short, for file names. `context` is the catalogue's default, None for other models. `origins` is the
-    origin of target, drafter and adapter, for the manifest: the name of a folder, or a repository with its commit.
+    `name` is short, for file names. `origins` says for the manifest where target, drafter and adapter come from: the
+    name of a folder, or a repository with its commit.
     """
 
     name: str
     target: Path
     drafter: Path
     adapter: Path | None
-    context: int | None
     origins: dict[str, str]
 
 
@@ -53,7 +52,7 @@ def find(
         if drafter or adapter:
             raise EdgeMtpError("tiny brings its own drafter and takes no adapter: leave --drafter and --adapter out")
         target, assistant = tiny_pair()
-        return Source(TINY, target, assistant, None, None, {"target": TINY, "drafter": TINY})
+        return Source(TINY, target, assistant, None, {"target": TINY, "drafter": TINY})
     origins: dict[str, str] = {}
 
     def folder(role: str, what: str, wanted: str | None) -> Path:
@@ -86,9 +85,8 @@ def find(
         target = folder("target", asked, None)
     else:
         merged = folder("adapter", adapter, None) if adapter else None
-    base = catalogue.base_of(target, catalogue_id(asked))
     assistant = folder("drafter", drafter or catalogue.matching_drafter(target, catalogue_id(asked)), drafter_revision)
-    return Source(tuned, target, assistant, merged, base.context if base else None, origins)
+    return Source(tuned, target, assistant, merged, origins)
 
 
 def catalogue_id(name: str) -> str:
@@ -104,7 +102,7 @@ def is_adapter(folder: Path) -> bool:
 
 def base_of_adapter(folder: Path) -> str:
     """The model that a PEFT adapter was trained on: a folder or a repository."""
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = read_checkpoint_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise EdgeMtpError(f"adapter {folder} does not name its base: give that as --model and this as --adapter")
     return base

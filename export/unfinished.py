@@ -1,4 +1,4 @@
-"""The working folder of an export, from which an interrupted export can resume."""
+"""The folder of an unfinished export: the next export to the same output goes on from it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from edge_mtp.output_file import destination
 class Parts:
     """`.NAME.parts` beside the output NAME, locked by one export at a time.
 
-    Files in `folder` are kept for the next export, so they must be usable at any moment; files in `scratch` are not
-    kept. The next export to the same output reuses the folder if its `identity` is the same, and empties it otherwise.
+    Files in `folder` are kept for the next export, so each must be usable at any moment; files in `scratch` are not
+    kept. The next export to the same output finds the folder. If its `identity` (all that decides the bytes of the
+    bundle) is the same, the export goes on from there; if not, it empties the folder.
 
-    The folder is removed when the export ends, even with an error. After an interrupt, after running out of disk or
-    memory, and after the process was killed, it stays unless it is empty.
+    The folder goes when the export ends, also when it ends with a refusal. It stays after an interrupt, when the disk
+    or the memory ran out, and when the process was killed; an empty folder never stays.
 
     Args:
         output: the file that the export makes; only `publish` touches it.
-        identity: text that changes with everything that determines the bytes of the parts.
-        needed: the most bytes of disk that the export takes, including its parts.
+        identity: text that changes with anything that would change the files in the folder.
+        needed: the most bytes of disk that the export takes, the folder included.
 
     Raises:
-        EdgeMtpError: on entering, if the folder cannot be created or another export uses it; on leaving, instead of an
-            OSError or MemoryError.
-        KeyboardInterrupt: on leaving, with a message for the user, instead of one without.
+        EdgeMtpError: on entering, the place does not allow it or an export is at work there; on leaving, it replaces
+            an OSError or MemoryError.
+        KeyboardInterrupt: on leaving, with a text for the user; it replaces one without.
     """
 
     def __init__(self, output: Path, identity: str, needed: int) -> None:
@@ -86,7 +87,7 @@ class Parts:
             raise EdgeMtpError(f"{self.output}: {error.strerror}, {cure}: {afterwards}") from error
 
     def publish(self, finished: Path) -> None:
-        """Move a file of the folder to the output's path, so that the output is complete even after a power failure."""
+        """Move a file of the folder to the output. The output is whole even if the power fails meanwhile."""
         with finished.open("rb") as file:
             os.fsync(file.fileno())
         finished.replace(self._target)
@@ -139,7 +140,7 @@ class Parts:
         self.scratch.mkdir()
 
     def _bytes(self) -> int:
-        """The bytes on disk of the parts that an export can resume from."""
+        """Bytes on the disk of the files that a next export can use."""
         own = {"lock", "identity"}
         return sum(p.stat().st_blocks * 512 for p in self.folder.iterdir() if p.is_file() and p.name not in own)
 

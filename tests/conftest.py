@@ -63,17 +63,19 @@ def synthetic_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle() -> Path:
     """The tiny pair in fp32, exported now unless the cache folder has it already."""
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
-    return cached_bundle("fp32")
+    return cached_bundle("fp32", widths=VERIFY_WIDTHS)
 
 
 @pytest.fixture(scope="session")
 def tiny_int8_bundle() -> Path:
     """The tiny pair in int8."""
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
-    return cached_bundle("int8")
+    return cached_bundle("int8", widths=VERIFY_WIDTHS)
 
 
 @pytest.fixture(scope="session")

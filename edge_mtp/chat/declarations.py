@@ -19,7 +19,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from edge_mtp.formats.tool_calls import check_tools, resolve
+from edge_mtp.formats.json_schema import is_of_type, resolve, type_of
+from edge_mtp.formats.tool_calls import check_tools
 
 Told = dict[str, Any]
 
@@ -161,7 +162,7 @@ class _Teller:
         if "$ref" in schema and schema["$ref"] not in followed:
             return self._kinds(resolve(schema["$ref"], self._root), followed | {schema["$ref"]})
         if "const" in schema or "enum" in schema:
-            return list(dict.fromkeys(map(_kind, schema.get("enum", [schema.get("const")]))))
+            return list(dict.fromkeys(map(type_of, schema.get("enum", [schema.get("const")]))))
         branches = [*schema.get("anyOf", []), *schema.get("oneOf", []), *schema.get("allOf", [])]
         kinds = list(dict.fromkeys(kind for branch in branches for kind in self._kinds(branch, followed)))
         return kinds or _hinted(schema)
@@ -321,14 +322,12 @@ class _Teller:
             values = [schema["const"]]
         allowed = _listed(schema.get("type", []))
         fitting = [
-            value
-            for value in values
-            if not allowed or _kind(value) in allowed or (_kind(value) == "integer" and "number" in allowed)
+            value for value in values if not allowed or any(is_of_type(value, name) for name in allowed)
         ] or list(values)
         rest = [value for value in fitting if value is not None]
         if not rest:
             return {"type": "null"}
-        kinds = list(dict.fromkeys(map(_kind, rest)))
+        kinds = list(dict.fromkeys(map(type_of, rest)))
         kind = "number" if set(kinds) == {"integer", "number"} else kinds[0]
         told: Told = {"type": kind}
         if kinds == ["string"]:
@@ -525,14 +524,6 @@ def _letters(text: str) -> str:
 
 def _listed(kinds: Any) -> list[str]:
     return [kinds] if isinstance(kinds, str) else list(kinds)
-
-
-def _kind(value: Any) -> str:
-    """The JSON schema type of a value."""
-    if isinstance(value, bool):
-        return "boolean"
-    kinds = {str: "string", int: "integer", float: "number", type(None): "null", list: "array", dict: "object"}
-    return kinds[type(value)]
 
 
 def _hinted(schema: Mapping[str, Any]) -> list[str]:

@@ -76,10 +76,11 @@ def check(
     path = TINY / "splits" / "iid.jsonl" if built_in else Path(numerics)
     items = read_items(path, limit or (DEFAULT_PROMPTS if built_in else None))
     if bundle is None:
+        from edge_mtp.export.defaults import VERIFY_WIDTHS
         from edge_mtp.export.tiny.bundle import cached_bundle
 
         with export_progress() as progress:
-            bundle = cached_bundle(progress=progress)
+            bundle = cached_bundle("fp32", widths=VERIFY_WIDTHS, progress=progress)
     with measured_engine(bundle, device, threads=threads) as engine, count_progress("prompts, three arms") as advance:
         report = measure(
             engine.runner,

@@ -11,6 +11,7 @@ import click
 
 from edge_mtp.cli.progress import export_progress, stage_progress
 from edge_mtp.cli.quality import chosen_items, show
+from edge_mtp.export import defaults
 from edge_mtp.json_file import write_text
 from edge_mtp.output_file import destination, refuse_inputs
 from edge_mtp.safe_text import shown
@@ -18,9 +19,6 @@ from edge_mtp.safe_text import shown
 if TYPE_CHECKING:
     from edge_mtp.export.pipeline import Summary
     from edge_mtp.harness.run.quality import Report
-
-# Wider ones cost every runtime that loads the bundle, and gained nothing in what benchmarks/full_size.py measured.
-DEFAULT_WIDTHS = tuple(range(2, 7))
 
 
 class Lengths(click.ParamType[Any]):
@@ -69,11 +67,13 @@ class Lengths(click.ParamType[Any]):
 @click.option(
     "--recipe",
     metavar="NAME|FILE.toml",
-    default="int8",
+    default=defaults.RECIPE,
     show_default=True,
     help="How weights are stored: fp32, fp16, int8, int4, int4-block, mixed, or your own (docs/recipes.md).",
 )
-@click.option("--kv", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="KV cache's type.")
+@click.option(
+    "--kv", type=click.Choice(defaults.KV_TYPES), default=defaults.KV, show_default=True, help="KV cache's type."
+)
 @click.option("--context", type=click.IntRange(min=1), help="Positions in the KV cache; the default suits the model.")
 @click.option(
     "--prefill",
@@ -85,7 +85,7 @@ class Lengths(click.ParamType[Any]):
     "--widths",
     type=Lengths(),
     metavar="WIDTHS",
-    default=DEFAULT_WIDTHS,
+    default=defaults.WIDTHS,
     help="Rows of the verify graphs, comma-separated, each one more than a draft length; default 2 to 6, at most 8.",
 )
 @click.option(
@@ -144,19 +144,17 @@ def export(
     if seed is not None and (drafter or adapter or revision or drafter_revision):
         raise click.UsageError("--random-weights needs a named model and goes with no other checkpoint")
     _check_report(report, prompts, reference, model, recipe, kv)
-    from edge_mtp.export import tiny
     from edge_mtp.export.catalogue import model as named
     from edge_mtp.export.checkpoint import open_pair, random_pair
-    from edge_mtp.export.pipeline import DEFAULT_CONTEXT, default_prefill, export_bundle
-    from edge_mtp.export.source import TINY, find
+    from edge_mtp.export.pipeline import export_bundle
+    from edge_mtp.export.source import find
     from edge_mtp.quiet import quiet
 
     with export_progress() as progress, tempfile.TemporaryDirectory() as scratch:
         if seed is not None:
-            known = named(model)
-            name, usual_context, origins = known.name, known.context, {}
+            name, origins = named(model).name, {}
             with quiet():
-                pair = random_pair(known.name, seed, Path(scratch))
+                pair = random_pair(name, seed, Path(scratch))
         else:
             source = find(
                 model,
@@ -168,7 +166,6 @@ def export(
                 report=progress,
             )
             name, origins = source.name, source.origins
-            usual_context = tiny.CONTEXT if model == TINY else source.context or DEFAULT_CONTEXT
             with quiet():
                 pair = open_pair(source.target, source.drafter, adapter=source.adapter)
 
@@ -178,8 +175,8 @@ def export(
                 None,
                 path,
                 recipe=recipe,
-                context=context or usual_context,
-                prefill=prefill or default_prefill(pair),
+                context=context,
+                prefill=prefill,
                 kv=kv,
                 lean=lean,
                 widths=widths,

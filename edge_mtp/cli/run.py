@@ -76,10 +76,11 @@ def run(
     read = read_files(system, reply)
     if bundle is None:
         from edge_mtp.cli.progress import export_progress
+        from edge_mtp.export.defaults import VERIFY_WIDTHS
         from edge_mtp.export.tiny import bundle as tiny
 
         with export_progress() as progress:
-            bundle = tiny.cached_bundle(progress=progress)
+            bundle = tiny.cached_bundle("fp32", widths=VERIFY_WIDTHS, progress=progress)
         if tools is None and load is None:
             declared = load_tools(tiny.TOOLS)
 

@@ -6,7 +6,6 @@ header from byte 32 that lists the sections, each aligned to 16 KiB (LiteRT-LM `
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 import struct
@@ -16,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike, fspath
-from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.manifest import EDGE_KEY, MANIFEST_VERSION, Manifest, read_manifest
 from edge_mtp.formats.metadata import LlmMetadata
 from edge_mtp.formats.tflite import Model, Signature
 from edge_mtp.formats.token_bytes import TokenBytes
-from edge_mtp.formats.wire import MalformedError, Table, protobuf_fields
+from edge_mtp.formats.wire import MalformedError, Table, json_value, protobuf_fields
 
 MAGIC = b"LITERTLM"
 MAJOR_VERSION = 1
@@ -37,9 +36,6 @@ SECTION_TYPES = {
 VALUE_CODES = {1: "B", 2: "b", 3: "H", 4: "h", 5: "I", 6: "i", 7: "f", 8: "?", 10: "Q", 11: "q", 12: "d"}
 STRING_VALUE = 9
 
-# The item that marks our own GenericBinaryData sections, and the only manifest version.
-EDGE_KEY = "edge_mtp"
-MANIFEST_VERSION = 1
 
 # Bytes of tokenizer.json for each one stored. Gemma's of 33 MB has 7, a text of zeros 1,000; parsing takes ten more.
 MOST_INFLATED = 32
@@ -210,15 +206,13 @@ class Bundle:
             return _hf_vocab_size(self.tokenizer_json)
 
     @cached_property
-    def manifest(self) -> dict[str, Any] | None:
-        """The data that `edge-mtp export` recorded; None if another tool made the bundle."""
+    def manifest(self) -> Manifest | None:
+        """What `edge-mtp export` recorded; None if something else made the bundle."""
         section = self._edge_section("manifest")
         if section is None:
             return None
         with self._reading(str(section)):
-            manifest = _json(bytes(section.data))
-            if not isinstance(manifest, dict) or not isinstance(manifest.get(EDGE_KEY), int):
-                raise MalformedError(f"the manifest states no {EDGE_KEY} version")
+            manifest = read_manifest(bytes(section.data))
         if manifest[EDGE_KEY] != MANIFEST_VERSION:
             raise EdgeMtpError(
                 f"{self.path}: manifest version {manifest[EDGE_KEY]} is not {MANIFEST_VERSION}; update edge-mtp"
@@ -236,7 +230,8 @@ class Bundle:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The checkpoint's own template if the bundle has it, else the metadata's, which serves the stock engine."""
+        """The checkpoint's own chat template. The metadata may have another one for the stock engine; it counts only
+        where the bundle has no section for the checkpoint's own."""
         section = self._edge_section("chat_template")
         if section is None:
             return self.metadata.chat_template
@@ -334,16 +329,9 @@ def _item(pair: Table) -> tuple[str, Value]:
     return pair.string(0), value.scalar(0, VALUE_CODES[kind]) if kind in VALUE_CODES else None
 
 
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {error}") from error
-
-
 def _hf_vocab_size(tokenizer_json: bytes) -> int:
-    """The number of distinct ids in the vocabulary (a mapping, or for Unigram a list) and the added tokens."""
-    tokenizer = _json(tokenizer_json)
+    """Distinct ids in the vocabulary (a mapping, or for Unigram a list) and the added tokens."""
+    tokenizer = json_value(tokenizer_json)
     try:
         vocab = tokenizer["model"]["vocab"]
         ids = set(vocab.values() if isinstance(vocab, dict) else range(len(vocab)))

@@ -1,6 +1,7 @@
-"""A lenient parser of Gemma 4's tool calls, for replies that the strict parser refuses.
+"""A forgiving parser of Gemma 4's tool calls, for replies that the strict parser refuses.
 
-Servers differ in what they tolerate. This parser tolerates the union, so no server can read a call that it cannot:
+Servers differ in what they forgive. This parser forgives all that any of them does, so no server reads a reply that it
+cannot read:
 
 - calls without an end: no closing mark, no brackets, no quote mark at the end of a string (vLLM);
 - strings between `"`, `'` or backticks, with JSON's escapes; strings without any mark, or without the first one
@@ -11,13 +12,13 @@ Servers differ in what they tolerate. This parser tolerates the union, so no ser
 - several calls after one mark; calls as JSON objects with a name and arguments;
 - names with colons, which are kept; duplicate keys, of which the last counts.
 
-It invents nothing. Each name, key and value is a piece of the text with only one possible reading. An ambiguous
-argument is left out, together with the rest of its call. So a string without its closing mark is read if it is the last
-in its call, but not if its text could contain further arguments. If a lost or doubled mark can be repaired in several
-ways (`repairs`), only the parts on which all repairs agree are read. If the text ends inside a call, an unfinished
-value is read as far as it goes; an unfinished name is not.
+It invents nothing. Each name, key and value is a piece of the text, in a place that has one reading. Where there are
+two readings, it leaves out the argument and the rest of the call. So it reads a string without its end mark if the
+string is the last of its call, and not if the text in it could be further arguments. A call that lost a mark, or has
+one twice, may have come from several calls of the strict format (`repairs`); the parser then reads only the part in
+which all of them agree. Where the text ends inside a call, the last value is read as far as it goes; a name is not.
 
-Only the opening mark is required: it is one token, and text without it is plain text.
+The opening mark is never forgiven: it is one token, and text without it is text.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 from edge_mtp.formats.repairs import Repairs, TooManyError
 from edge_mtp.formats.tool_calls import (
     CALL_OPEN,
+    IDENTIFIER,
     PLAIN_KEY,
     PLAIN_NAME,
     QUOTE,
@@ -50,8 +52,7 @@ _FILLING = re.compile(r"[\s,;]*")
 _HEAD = re.compile(r"call\s*:\s*")
 _BARE_KEY = re.compile(r"[^:={}()\[\],\"'`<>]*")
 _SEPARATOR = re.compile(r"\s*(?::|=>?)[\s:]*")
-_IDENTIFIER = r"[^\W\d][\w.\-]*"
-_KEY = "(?:" + "|".join(q + _IDENTIFIER + q for q in ("", r"<\|\"\|>", '"', "'", "`")) + r")\s*[:=]"
+_KEY = "(?:" + "|".join(q + IDENTIFIER.pattern + q for q in ("", r"<\|\"\|>", '"', "'", "`")) + r")\s*[:=]"
 _NEXT = re.compile(_KEY)
 _NEXT_KEY = re.compile(rf",\s*{_KEY}")
 _KEY_INSIDE = re.compile(r"(?<![\w.\-])[\w.\-]*[^\W\d][\w.\-]*\s*(?::(?!//)|=)")
@@ -83,10 +84,10 @@ class _UnclearError(Exception):
 
 
 def parse_leniently(text: str, tools: Sequence[Mapping[str, Any]] | None = None) -> list[ToolCall]:
-    """The calls in a reply; the same as `parse_calls` for a reply in the strict format. Never raises.
+    """The calls that a reply makes. A reply in the strict format gives the calls of `parse_calls`. Never raises.
 
-    The names and keys of the declared `tools` are known, whatever characters they contain. Without `tools`, only plain
-    names and keys count as strict: quotation marks around a key are damage.
+    With the declared `tools`, their names and keys are known, whatever characters they hold. Without them, only calls
+    with plain names and keys are strict: quotation marks around a key are damage.
     """
     declared = _PLAIN if tools is None else Declared(tools)
     calls: list[ToolCall] = []

@@ -5,11 +5,11 @@
 Calls follow one another without a separator. Names and keys are bare, strings stand between `<|"|>` marks and have no
 escapes, numbers are JSON numbers. The strict grammar has no white space between tokens and no trailing comma.
 
-A name or key may contain any character, so rules define its end. A name ends at the first `{`. A key ends at the first
-`:` after which a value begins: `{`, `[`, `<|"|>`, or a number or literal followed by `,` or `}`. Neither contains the
-text of a control token. A parser that gets the declared tools knows their names and keys, whatever they contain. It
-accepts others only if they are identifiers, or if a schema allows keys of any name: so `{"city":..}` has a key with
-quotation marks only if one was declared.
+A name or key may hold any character, so a rule says where it ends. A name ends at the first `{`. A key ends at the
+first `:` behind which a value begins: `{`, `[`, `<|"|>`, or a number or literal that a `,` or `}` follows. Nothing
+holds the text of a control token. A parser that has the declared tools knows their names and keys, whatever they hold.
+It takes other names and keys only if they are identifiers, or if a schema allows keys of any name: `{"city":..}` has a
+key with quotation marks only if a tool declares one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import unquote
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.json_schema import TYPES, resolve
 
 CALL_OPEN = "<|tool_call>"
 CALL_CLOSE = "<tool_call|>"
@@ -400,7 +400,6 @@ def canonical(value: Value) -> str:
 
 # -- tools files ----------------------------------------------------------------------------------------------------
 
-_TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 _SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema", "parametersJsonSchema")
 # Keywords that contain schemas, by the form in which they do.
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -479,24 +478,6 @@ def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
     return checked
 
 
-def resolve(reference: Any, root: Any) -> Any:
-    """The target of a schema's `$ref` within `root`, or None."""
-    if reference == "#":
-        return root
-    if not isinstance(reference, str) or not reference.startswith("#/"):
-        return None
-    found = root
-    for part in unquote(reference[2:]).split("/"):
-        part = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, Mapping):
-            found = found.get(part)
-        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-            found = found[int(part)]
-        else:
-            return None
-    return found
-
-
 _SAYS_NOTHING = {"type", "title", "description", "$schema", "$id", "$comment"}
 
 
@@ -557,9 +538,9 @@ class _Checker:
             if (
                 not isinstance(names, list)
                 or not names
-                or not all(isinstance(name, str) and name.lower() in _TYPES for name in names)
+                or not all(isinstance(name, str) and name.lower() in TYPES for name in names)
             ):
-                self._wrong(at, f"type {declared!r} is none; use {', '.join(_TYPES)}")
+                self._wrong(at, f"type {declared!r} is none; use {', '.join(TYPES)}")
             schema["type"] = declared.lower() if isinstance(declared, str) else [name.lower() for name in names]
         if not isinstance(schema.get("enum", [None]), list) or not schema.get("enum", [None]):
             self._wrong(at, f"enum {schema['enum']!r} lists nothing; list at least one value")
@@ -591,15 +572,15 @@ class _Checker:
     def _kinds(self, schema: Any, followed: frozenset[str] = frozenset()) -> set[str]:
         """The types that a schema may allow."""
         if not isinstance(schema, Mapping):
-            return set(_TYPES) if schema else set()
-        kinds = set(_TYPES)
+            return set(TYPES) if schema else set()
+        kinds = set(TYPES)
         if "type" in schema:
             names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
             kinds &= {name.lower() for name in names}
         reference = schema.get("$ref")
         if reference is not None and reference not in followed:
             found = resolve(reference, self._root)
-            kinds &= set(_TYPES) if found is None else self._kinds(found, followed | {reference})
+            kinds &= set(TYPES) if found is None else self._kinds(found, followed | {reference})
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 kinds &= set().union(*(self._kinds(option, followed) for option in schema[keyword]))

@@ -1,4 +1,4 @@
-"""Reads the two encodings inside a bundle, FlatBuffers and protobuf, in place and with every offset checked.
+"""Read the encodings inside a bundle. FlatBuffers and protobuf are read in place, with every offset checked.
 
 A bundle may be damaged, and its sections may be gigabytes. The generated readers of these formats trust their input;
 these read only the requested bytes, and raise `MalformedError` for a bad offset.
@@ -7,6 +7,7 @@ Formats: https://flatbuffers.dev/internals/ and https://protobuf.dev/programming
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
@@ -16,7 +17,15 @@ class MalformedError(ValueError):
     """The bytes violate their format. The caller catches this and names the file."""
 
 
-# How often a byte may be read: writers share equal strings and vtables, and a table is read twice.
+def json_value(data: bytes) -> Any:
+    """The value that `data` has as JSON. Raises MalformedError."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"not JSON: {error}") from error
+
+
+# How often a reader may come by the same byte: writers share equal strings and vtables, and a table is asked twice.
 SHARED = 8
 TABLE_BYTES = 16  # least size of a table and its offset in a vector
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
+from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.tiny import CONTEXT
 from edge_mtp.formats.tool_calls import QUOTE
@@ -32,6 +34,7 @@ from edge_mtp.harness.run.quality import TINY
 
 ITEMS = {item.id: item for item in read_items(TINY / "splits" / "iid.jsonl", 150)}
 MAX_TOKENS = 128
+LIKE_TINY_BUNDLE: dict[str, Any] = {"recipe": "fp32", "context": CONTEXT, "widths": VERIFY_WIDTHS}
 EMBEDDING = "model.embed_tokens.weight"
 Weights = dict[str, np.ndarray]  # type: ignore[type-arg]
 
@@ -82,7 +85,7 @@ def digits_merged(weights: Weights) -> None:
 
 def test_a_corrupted_drafter_costs_drafts_and_no_text(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "drafter.litertlm"
-    export_bundle(TINY / "target", damaged(tmp_path, "drafter", shuffled), bundle, context=CONTEXT)
+    export_bundle(TINY / "target", damaged(tmp_path, "drafter", shuffled), bundle, **LIKE_TINY_BUNDLE)
     free = Arm("plain", str(tiny_bundle), mtp="off", threads=1, constrained=False)
     arms = [free, replace(free, label="good", mtp=4), replace(free, label="bad", bundle=str(bundle), mtp=4)]
     with open_ours(arms, margins=True) as contenders:
@@ -101,7 +104,7 @@ def test_a_corrupted_drafter_costs_drafts_and_no_text(tiny_bundle: Path, tmp_pat
 
 def test_a_model_that_confuses_digits_is_worse_and_for_that_reason(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "digits.litertlm"
-    export_bundle(damaged(tmp_path, "target", digits_merged), TINY / "drafter", bundle, context=CONTEXT)
+    export_bundle(damaged(tmp_path, "target", digits_merged), TINY / "drafter", bundle, **LIKE_TINY_BUNDLE)
     fp32 = Arm("fp32", str(tiny_bundle), mtp=4, threads=1)
     numeric = {name: item for name, item in ITEMS.items() if any(map(str.isdigit, str(item.turns[0].messages)))}
     with open_ours([fp32, replace(fp32, label="damaged", bundle=str(bundle))], margins=True) as contenders:

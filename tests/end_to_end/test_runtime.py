@@ -209,11 +209,12 @@ def test_int8_text_is_the_same_at_every_draft_length(tiny_int8_bundle: Path, pro
 
 @pytest.mark.slow
 def test_int8_caches_give_the_same_text_at_every_draft_length(prompts: list[list[int]], engine: Engine) -> None:
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
     stops = sorted(engine.chat_format.stop_token_ids)
     accepted = verifies = 0
-    with HostDevice().start(cached_bundle("int8", kv="int8")) as runner:
+    with HostDevice().start(cached_bundle("int8", kv="int8", widths=VERIFY_WIDTHS)) as runner:
         for prompt in prompts[:12]:
             plain, _, _ = generate(runner, Request(prompt, 64, stops))
             for k in (1, 3, 7):

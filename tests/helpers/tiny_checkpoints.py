@@ -178,9 +178,9 @@ def random_pair() -> tuple[Path, Path]:
 @cache
 def random_bundle(recipe: str) -> Path:
     """`random_pair` exported with every signature and prefill 16, once a run."""
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.pipeline import export_bundle
 
-    def export(folder: Path) -> None:
-        export_bundle(*random_pair(), folder / "all.litertlm", recipe=recipe, context=CONTEXT, prefill=(16,))
-
-    return once_a_run(f"E2B-{recipe}", export) / "all.litertlm"
+    path = workspace() / f"{recipe}.litertlm"
+    export_bundle(*random_pair(), path, recipe=recipe, context=CONTEXT, prefill=(16,), widths=VERIFY_WIDTHS)
+    return path

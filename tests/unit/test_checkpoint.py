@@ -396,13 +396,13 @@ class TestRandom:
 @pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id"])
 @pytest.mark.parametrize("value", ["x", 1.5, True, -1, 10**9, [[1]], {"a": 1}, ["x"]])
 def test_token_ids_that_are_none(folders: Folders, file: str, name: str, value: Any) -> None:
-    from edge_mtp.export.pipeline import _chat
+    from edge_mtp.export.chat import chat_of
 
     folders.edit(f"target/{file}", lambda config: config.update({name: value}))
     if file == "config.json":
         folders.edit("target/generation_config.json", lambda config: config.pop(name, None))
     with pytest.raises(EdgeMtpError) as raised:
-        _chat(folders.open())
+        chat_of(folders.open())
     assert "\n" not in str(raised.value)
     assert "target" in str(raised.value)
 

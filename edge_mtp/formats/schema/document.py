@@ -9,6 +9,7 @@ from urllib.parse import unquote, urldefrag
 from urllib.parse import urljoin as _urljoin
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.json_schema import steps
 
 _ONE = (
     *("additionalProperties", "additionalItems", "contains", "contentSchema", "else", "if", "not", "propertyNames"),
@@ -19,7 +20,7 @@ _MAPS = ("$defs", "definitions", "dependentSchemas", "dependencies", "patternPro
 
 
 class Document:
-    """`root` and everything in it. Schemas are told apart by object identity, so they must not change meanwhile."""
+    """`root` and all its subschemas. Schemas are told apart by identity, so `root` must not change meanwhile."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
@@ -42,7 +43,7 @@ class Document:
         return "#" + self._place.get(id(schema), "")
 
     def resolve(self, schema: Mapping[str, Any], keyword: str) -> Any:
-        """The target of a reference. Raises `EdgeMtpError` that says what is wrong with the reference."""
+        """The subschema that a reference points to. Raises `EdgeMtpError` that says what is wrong with it."""
         reference = schema[keyword]
         if not isinstance(reference, str):
             raise EdgeMtpError(f"is {reference!r}; use a string")
@@ -63,17 +64,13 @@ class Document:
         fragment = unquote(fragment)
         if found is None or (fragment and not fragment.startswith("/")):
             raise EdgeMtpError(f"{reference!r} leads nowhere; point into the schema's own $defs")
-        place = self._place[id(found)]
-        for part in fragment.split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, Mapping) and name in found:
-                found = found[name]
-            elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-                found = found[int(name)]
-            else:
-                raise EdgeMtpError(f"{reference!r} leads nowhere; point into the schema's own $defs")
-            place += "/" + part
-            base = self._base.get(id(found), base)
+        place, whole = self._place[id(found)], found
+        try:
+            for part, found in steps(whole, fragment):
+                place += "/" + part
+                base = self._base.get(id(found), base)
+        except LookupError:
+            raise EdgeMtpError(f"{reference!r} leads nowhere; point into the schema's own $defs") from None
         if not isinstance(found, Mapping | bool):
             raise EdgeMtpError(f"{reference!r} leads to {found!r}, which is no schema")
         if isinstance(found, Mapping) and id(found) not in self._base:
@@ -107,7 +104,7 @@ class Document:
 
 
 def urljoin(base: str, reference: str) -> str:
-    """Resolves a reference against a base. A base such as a URN has no path, but may have fragments."""
+    """The address of a reference at a base. A base such as a URN has no path, and still takes a fragment."""
     return urldefrag(base)[0] + reference if reference.startswith("#") else _urljoin(base, reference)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -14,9 +13,7 @@ from edge_mtp.formats.schema.characters import Ranges, complement, intersection,
 from edge_mtp.formats.schema.language import ANY, Language
 from edge_mtp.formats.schema.pattern import pattern_language
 from edge_mtp.formats.schema.rules import Rules, characters, literal, repetition
-from edge_mtp.formats.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, ToolCall, format_calls
-
-_SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a UTF-16 pair, which UTF-8 cannot encode
+from edge_mtp.formats.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, SURROGATE, ToolCall, format_calls
 
 
 class Notation(ABC):
@@ -73,7 +70,7 @@ class _Json(Notation):
 
     def value(self, value: Any) -> str | None:
         text = json.dumps(value, ensure_ascii=False)
-        return None if _SURROGATE.search(text) else literal(text)
+        return None if SURROGATE.search(text) else literal(text)
 
     def string(self, content: str) -> str:
         return f'"\\"" {content} "\\""'
@@ -106,7 +103,6 @@ class _Json(Notation):
 
 
 _SPOKEN = ~pattern_language(r"<\|")
-_IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
 
 
 class _Call(Notation):
@@ -126,7 +122,7 @@ class _Call(Notation):
             call = format_calls([ToolCall("f", {"v": value})])
         except EdgeMtpError:
             return None
-        if _SURROGATE.search(call):
+        if SURROGATE.search(call):
             return None
         text = call.removeprefix(f"{CALL_OPEN}call:f{{v:").removesuffix(f"}}{CALL_CLOSE}")
         return '"' + _QUOTE_IN_LITERAL.join(literal(piece)[1:-1] for piece in text.split(QUOTE)) + '"'

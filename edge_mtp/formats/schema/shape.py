@@ -15,6 +15,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from edge_mtp.formats.json_schema import type_of
 from edge_mtp.formats.schema.language import Language
 
 TYPES = ("string", "number", "boolean", "null", "array", "object")
@@ -243,15 +244,8 @@ def contradict(left: Branch, right: Branch) -> bool:
 
 def kind_of(value: Any) -> str:
     """The JSON type of a value, among TYPES."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "object" if isinstance(value, Mapping) else "array"
+    kind = type_of(value)
+    return "number" if kind == "integer" else kind
 
 
 def key_of(value: Any) -> Any:

@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeAlias
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats import drafting
+from edge_mtp.formats.codec import Integer, Real
 from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH
 from edge_mtp.formats.drafting import DRAFT_SOURCES, DraftSource
 
-Mtp: TypeAlias = 'Literal["off", "auto", "adaptive", "blank"] | int'
+Mtp: TypeAlias = Literal["off", "auto", "adaptive", "blank"] | Integer
 EngineName = Literal["ours", "litert-lm"]
 ENGINES: tuple[EngineName, ...] = ("ours", "litert-lm")
 ACCELERATORS = ("cpu", "gpu")
@@ -42,9 +43,9 @@ class Arm:
     engine: EngineName = "ours"
     device: str = "host"
     accelerator: str = "cpu"
-    temperature: float = 0.0
+    temperature: Real = 0.0
     constrained: bool = True
-    threads: int | None = None
+    threads: Integer | None = None
     draft_sources: tuple[DraftSource, ...] | None = None
     thinking: bool | None = None
     parallel_calls: bool = True
@@ -70,12 +71,6 @@ class Arm:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Arm:
-        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        sources = known.get("draft_sources")
-        return cls(**{**known, "draft_sources": None if sources is None else tuple(sources)})
 
 
 def parse_mtp(text: str) -> Mtp:

@@ -25,6 +25,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.file_hash import sha256
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
+from edge_mtp.formats.manifest import Recipe
 from edge_mtp.formats.tool_calls import ToolCallSyntaxError, parse_calls
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.run.logits import Logits
@@ -117,7 +118,7 @@ class Measurement:
 
     label: str
     file: str
-    recipe: dict[str, Any] | None
+    recipe: Recipe | None
     bytes: int
     sections: dict[str, int]
     unfinished: int

@@ -11,6 +11,7 @@ from edge_mtp.formats.lenient_calls import MARK, read_calls
 from edge_mtp.formats.tool_calls import (
     CALL_CLOSE,
     CALL_OPEN,
+    IDENTIFIER,
     QUOTE,
     Declared,
     ToolCall,
@@ -18,8 +19,8 @@ from edge_mtp.formats.tool_calls import (
     parse_call,
 )
 
-_KEY = re.compile(r"[^\W\d][\w.\-]*:")
-_NEXT_KEY = re.compile(r"[\s,;]*[^\W\d][\w.\-]*\s*[:=]")
+_KEY = re.compile(rf"{IDENTIFIER.pattern}:")
+_NEXT_KEY = re.compile(rf"[\s,;]*{IDENTIFIER.pattern}\s*[:=]")
 _LAST_WORD = re.compile(r"[\w.+\-]*")
 _VALUE_BEFORE = re.compile(r"[^,:\[\]{}<>\"]*\Z")
 _VALUE_BEHIND = re.compile(r"[^,\]}<]*")

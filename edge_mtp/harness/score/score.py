@@ -12,6 +12,7 @@ from edge_mtp.formats.lenient_calls import MARK, parse_leniently
 from edge_mtp.formats.tool_calls import (
     CALL_CLOSE,
     CALL_OPEN,
+    IDENTIFIER,
     ToolCall,
     Value,
     canonical,
@@ -44,7 +45,7 @@ _LOOP_TIMES, _LOOP_LENGTH, _LOOP_WINDOW = 6, 60, 3000
 _ALIKE = 0.5  # of difflib's ratio: from here on a string is another one altered
 _COMPARED = 500  # characters of strings that are held against each other
 _MEMORY = re.compile(r"out of memory|(?:not enough|too little|insufficient) memory|cannot allocate|bad_alloc", re.I)
-_CALL_BEGIN = re.compile(r"call:\s*([^\W\d][\w.\-]*)\s*[{(]")
+_CALL_BEGIN = re.compile(rf"call:\s*({IDENTIFIER.pattern})\s*[{{(]")
 _DIGITS = re.compile(r"[0-9]+")
 _ABSENT = object()
 
