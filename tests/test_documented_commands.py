@@ -6,18 +6,14 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from documented_commands import NOT_EXECUTED, PAGES, ROOT, blocks, calls, differences, not_executed, options, read, verb
-from synthetic_results import synthetic_results
 
 import edge_mtp
-from edge_mtp.harness.record.results import Results, ResultsWriter
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -49,25 +45,45 @@ import os
 import sys
 
 words = sys.argv[1:]
+if words and words[0].startswith("benchmarks/"):
+    words[0] = os.path.join({root!r}, words[0])
 if words and words[0].endswith("controller.py"):
     words += ["--texts", "2"]
 os.execv({python!r}, [{python!r}, *words])
 """
 
 
-def written(path: Path, results: Results) -> None:
-    with ResultsWriter.create(path, results.run, results.items) as writer:
-        for answer in results.answers:
-            writer.write(answer)
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment with `edge-mtp` and `python` on the path."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, text in (("edge-mtp", EDGE_MTP), ("python", PYTHON)):
+        (folder / name).write_text(text.format(python=sys.executable, root=str(ROOT)), "utf-8")
+        (folder / name).chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    return {**env, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, programs: dict[str, str]) -> Path:
+    """A folder with results of `bench` by the names that pages use."""
+    folder = tmp_path_factory.mktemp("results")
+    for name, mtp in (("before", "off,auto"), ("plain", "off"), ("mtp", "auto")):
+        command = f"edge-mtp bench --mtp {mtp} --output {name}.jsonl"
+        subprocess.run(["bash", "-c", command], cwd=folder, env=programs, check=True, capture_output=True, timeout=300)
+    for name in ("after", "results"):
+        shutil.copy(folder / "before.jsonl", folder / f"{name}.jsonl")
+    return folder
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, tiny_bundle: Path, tiny_int8_bundle: Path) -> Path:
-    """A folder with the files that pages take for granted, and `edge-mtp` on the path."""
+def scratch(tmp_path: Path, tiny_bundle: Path, tiny_int8_bundle: Path, results: Path) -> Path:
+    """A folder with the files that pages take for granted."""
     for name in ("fp32", "fp16"):
         shutil.copy(tiny_bundle, tmp_path / f"{name}.litertlm")
     for name in ("my", "model", "int8", "int4"):
         shutil.copy(tiny_int8_bundle, tmp_path / f"{name}.litertlm")
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     shutil.copy(TINY / "tools.json", tmp_path)
     items = (TINY / "splits" / "iid.jsonl").read_text("utf-8").splitlines(keepends=True)[:2]
     for name in ("prompts", "mine", "my-suite"):
@@ -76,28 +92,11 @@ def scratch(tmp_path: Path, tiny_bundle: Path, tiny_int8_bundle: Path) -> Path:
     (tmp_path / "schema.json").write_text(json.dumps(schema), "utf-8")
     grammar = re.findall(r"^    (\w+ ::= .*)$", (ROOT / "docs" / "grammar.md").read_text("utf-8"), re.MULTILINE)
     (tmp_path / "reply.ebnf").write_text("\n".join(grammar) + "\n", "utf-8")
-    results = synthetic_results()
-    for name in ("before", "after", "results"):
-        written(tmp_path / f"{name}.jsonl", results)
-    for name, mtp in (("plain", "off"), ("mtp", "auto")):
-        (arm,) = [each for each in results.run.arms if "fp32" in each.bundle and each.mtp == mtp]
-        run = replace(results.run, arms=[arm], baseline=arm.label)
-        own = [answer for answer in results.answers if answer.arm == arm.label]
-        written(tmp_path / f"{name}.jsonl", Results(run, results.items, own))
-    for name in ("tests", "device"):
-        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    for script in (ROOT / "benchmarks").glob("*.py"):
-        (tmp_path / "benchmarks" / script.name).symlink_to(script)
-    for name, text in (("edge-mtp", EDGE_MTP), ("python", PYTHON)):
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(text.format(python=sys.executable), "utf-8")
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return tmp_path
 
 
-SLOW = {"README.md", "measure.md", "controller.md", "grammar.md"}
+SLOW = {"README.md", "export.md"}
 
 
 @pytest.mark.parametrize(
@@ -108,14 +107,13 @@ SLOW = {"README.md", "measure.md", "controller.md", "grammar.md"}
         if any(not not_executed(command) for block in blocks(page) for command in block.commands)
     ],
 )
-def test_the_commands_of_a_page_do_what_it_says(page: Path, scratch: Path) -> None:
-    env = {**os.environ, "PATH": f"{scratch / 'bin'}:{os.environ['PATH']}", "COLUMNS": "120"}
+def test_the_commands_of_a_page_do_what_it_says(page: Path, scratch: Path, programs: dict[str, str]) -> None:
     for block in blocks(page):
         for command in block.commands:
             if not_executed(command):
                 continue
             done = subprocess.run(
-                ["bash", "-c", command], cwd=scratch, env=env, capture_output=True, text=True, timeout=900
+                ["bash", "-c", command], cwd=scratch, env=programs, capture_output=True, text=True, timeout=900
             )
             assert done.returncode == 0, f"{page.name}:{block.line}: {command}\n{done.stdout}{done.stderr}"
         if block.output is not None:
