@@ -8,9 +8,9 @@ from typing import Annotated, Literal, NamedTuple
 from msgspec import Meta
 
 from edge_mtp.formats.codec import Amount, Count, TokenId
+from edge_mtp.formats.drafting import SOURCE_OF_LETTER
 from edge_mtp.formats.tool_calls import CHANNEL_CLOSE, CHANNEL_OPEN, THOUGHT_HEADER
 from edge_mtp.harness.score.score import Finish
-from edge_mtp.summary import SOURCES
 
 WIDEST = 1024  # tokens of a step: beyond any verify graph
 StepCount = Annotated[int, Meta(ge=0, le=WIDEST)]
@@ -25,7 +25,7 @@ class StepFigures(NamedTuple):
 
     kind: Literal["p", "v"]
     tokens: StepCount
-    source: Annotated[str, Meta(pattern=rf"^[{''.join(SOURCES)}]*\Z", max_length=WIDEST)]
+    source: Annotated[str, Meta(pattern=rf"^[{''.join(SOURCE_OF_LETTER)}]*\Z", max_length=WIDEST)]
     accepted: StepCount
     planned: StepCount
     draft_us: Amount

@@ -16,7 +16,7 @@ from edge_mtp.formats.drafting import DRAFT_SOURCES
 from edge_mtp.formats.request import Extras, Generation, Request, Sampling, Thoughts
 from edge_mtp.reply_options import ReplyOptions
 
-DOCS = Path(__file__).parent.parent / "docs" / "trace.md"
+DOCS = Path(__file__).parents[2] / "docs" / "trace.md"
 IDS = st.lists(st.integers(0, 300_000), max_size=4)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 SAMPLINGS = st.builds(
