@@ -96,7 +96,7 @@ def scratch(tmp_path: Path, tiny_bundle: Path, tiny_int8_bundle: Path, results: 
     return tmp_path
 
 
-SLOW = {"README.md", "export.md"}
+SLOW = {"README.md", "export.md", "measure.md"}
 
 
 @pytest.mark.parametrize(
