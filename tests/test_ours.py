@@ -20,7 +20,7 @@ from edge_mtp.harness.ask.arm import Arm, cross
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.ask.runner_engine import Ours, SharedEngine, open_ours
 from edge_mtp.harness.ask.suites import read_items
-from edge_mtp.harness.run.quality import TINY
+from edge_mtp.harness.ask.tiny_pair import TINY
 
 ITEMS = read_items(TINY / "splits" / "iid.jsonl", 12)
 TOKENS = 96

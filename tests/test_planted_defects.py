@@ -25,10 +25,10 @@ from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.runner_engine import Ours, SharedEngine, open_ours
 from edge_mtp.harness.ask.suites import read_items
+from edge_mtp.harness.ask.tiny_pair import TINY
 from edge_mtp.harness.record.provenance import new_run
 from edge_mtp.harness.record.results import ResultsWriter, read_results
 from edge_mtp.harness.run.evaluate import evaluate
-from edge_mtp.harness.run.quality import TINY
 
 ITEMS = {item.id: item for item in read_items(TINY / "splits" / "iid.jsonl", 150)}
 MAX_TOKENS = 128

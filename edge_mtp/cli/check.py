@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.run.check import Choice, Report
+    from edge_mtp.harness.analyse.numerics import ChosenToken, NumericsReport
 
 DEFAULT_PROMPTS = 50
 BUILT_IN = "built-in"  # what --numerics stands for without a FILE
@@ -59,9 +59,11 @@ def check(
     from edge_mtp.cli.measuring import measured_engine
     from edge_mtp.cli.progress import count_progress, export_progress
     from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
+    from edge_mtp.harness.analyse.numerics import numerics_of
+    from edge_mtp.harness.ask.runner_engine import answerers_on
     from edge_mtp.harness.ask.suites import read_items
-    from edge_mtp.harness.run.check import measure
-    from edge_mtp.harness.run.quality import TINY
+    from edge_mtp.harness.ask.tiny_pair import TINY
+    from edge_mtp.harness.run.check import ask_numerics_arms, numerics_arms
 
     built_in = numerics == BUILT_IN
     if built_in and bundle is not None:
@@ -74,14 +76,17 @@ def check(
         with export_progress() as progress:
             bundle = cached_bundle(progress=progress)
     with measured_engine(bundle, device, threads=threads) as engine, count_progress("prompts, three arms") as advance:
-        report = measure(
-            engine.runner,
+        k = draft_length or min(DEFAULT_DRAFT_LENGTH, max(1, engine.max_draft_length))
+        answers = ask_numerics_arms(
+            answerers_on(engine, numerics_arms(str(bundle), k), margins=True),
             engine.chat_format,
+            engine.runner.ready,
             items,
-            draft_length=draft_length or min(DEFAULT_DRAFT_LENGTH, max(1, engine.max_draft_length)),
+            draft_length=k,
             max_tokens=max_tokens,
             progress=advance,
         )
+        report = numerics_of(answers, engine.chat_format, draft_length=k, max_tokens=max_tokens)
     if as_json:
         click.echo(json.dumps({"bundle": str(bundle), "device": device, "source": path.name, **report.to_json()}))
     else:
@@ -90,7 +95,7 @@ def check(
         ctx.exit(1)
 
 
-def _show(report: Report) -> None:
+def _show(report: NumericsReport) -> None:
     click.echo(report.explanation)
     for cause, share in report.shares.items():
         if any(each.cause == cause for each in report.divergences):
@@ -102,7 +107,7 @@ def _show(report: Report) -> None:
         click.echo(f"median margin of all tokens {report.median_margin:.3g}")
 
 
-def _described(arm: str, choice: Choice) -> str:
+def _described(arm: str, choice: ChosenToken) -> str:
     if choice.id is None:
         return f"{arm} had ended"
     margin = "" if choice.margin is None else f", margin {choice.margin:.3g}"

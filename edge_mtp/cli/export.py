@@ -17,7 +17,7 @@ from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.export.pipeline import Summary
-    from edge_mtp.harness.run.quality import Report
+    from edge_mtp.harness.analyse.quality import QualityReport
 
 # Wider ones cost every runtime that loads the bundle, and gained nothing in what benchmarks/full_size.py measured.
 DEFAULT_WIDTHS = tuple(range(2, 7))
@@ -256,15 +256,19 @@ def _check_report(report: bool, prompts: Path | None, reference: Path | None, mo
         Bundle(reference)
 
 
-def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
+def _report(reference: Path, bundle: Path, prompts: Path | None) -> QualityReport:
     """Measure `bundle` against `reference` and write the report beside it, as Markdown and JSON."""
-    from edge_mtp.harness.run.quality import measure
+    from edge_mtp.engine import DEFAULT_MAX_TOKENS
+    from edge_mtp.harness.analyse.quality import quality_of
+    from edge_mtp.harness.run.quality import ask_bundles
+    from edge_mtp.harness.tell.quality_tables import markdown
 
     items, source = chosen_items(reference, prompts, None)
     with stage_progress() as progress:
-        measured = measure({reference.stem: reference, bundle.stem: bundle}, items, source=source, progress=progress)
+        answers = ask_bundles({reference.stem: reference, bundle.stem: bundle}, items, progress=progress)
+    measured = quality_of(answers, items, source=source, max_tokens=DEFAULT_MAX_TOKENS)
     page, values = _report_files(bundle)
-    write_text(page, measured.markdown())
+    write_text(page, markdown(measured))
     write_text(values, json.dumps(measured.to_json(), indent=1) + "\n")
     return measured
 

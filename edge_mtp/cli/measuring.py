@@ -110,7 +110,7 @@ def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: 
 def are_tiny(arms: Iterable[Arm]) -> bool:
     """Whether all run the built-in tiny model, which knows no prompts but its own."""
     from edge_mtp.formats.bundle import Bundle
-    from edge_mtp.harness.run.quality import is_tiny
+    from edge_mtp.harness.ask.tiny_pair import is_tiny
 
     return all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms})
 

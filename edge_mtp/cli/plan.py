@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from edge_mtp.engine import Engine
     from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.harness.analyse.plan import Acceptance, Costs, Plan
     from edge_mtp.harness.ask.item import Item
-    from edge_mtp.harness.run.plan import Acceptance, Costs, Plan
     from edge_mtp.harness.stats.statistics import Estimate
 
 DEFAULT_PROMPTS = 16
@@ -100,29 +100,30 @@ def plan(
     from edge_mtp.cli.measuring import command_line, measured_engine
     from edge_mtp.cli.progress import stage_progress
     from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.harness.analyse.plan import Acceptance, Plan, acceptance_of, costs_of
     from edge_mtp.harness.record.provenance import versions
-    from edge_mtp.harness.run import plan as harness
+    from edge_mtp.harness.run.first_replies import drafter_replies
+    from edge_mtp.harness.run.step_costs import check_drafter, chosen_contexts, measure_steps
 
     path = bundle or tiny_bundles(["fp32"])[0]
     items, label = chosen_items(Bundle(path), prompts, limit)
     with measured_engine(path, device, threads=threads) as engine, stage_progress() as progress:
         ready = engine.runner.ready
-        harness.check_drafter(ready, str(path), draft_lengths)
+        check_drafter(ready, str(path), draft_lengths)
         longest = max(draft_lengths, default=ready.max_draft_length)
         text = filling(engine, items)
         costs = [
-            harness.measure_costs(engine.runner, text, context, draft_lengths, rounds=rounds, progress=progress)
-            for context in harness.chosen_contexts(ready, contexts, longest)
+            costs_of(measure_steps(engine.runner, text, context, draft_lengths, rounds=rounds, progress=progress))
+            for context in chosen_contexts(ready, contexts, longest)
         ]
-        supposed = [harness.Acceptance(name, shares) for name, shares in acceptances]
+        supposed = [Acceptance(name, shares) for name, shares in acceptances]
         if items:
             k = max(step.draft_length for step in costs[0].steps)
-            supposed.append(
-                harness.measure_acceptance(engine, items, k, max_tokens=max_tokens, label=label, progress=progress)
-            )
+            replies = drafter_replies(engine, items, k, max_tokens=max_tokens, progress=progress)
+            supposed.append(acceptance_of(replies, k, label))
         assert engine.device is not None
         fingerprint = engine.device.fingerprint().to_json()
-    found = harness.Plan(costs, supposed)
+    found = Plan(costs, supposed)
     if as_json:
         made = {"command": command_line(), "versions": versions(), "device": fingerprint, "bundle": str(path)}
         click.echo(json.dumps({**made, "rounds": rounds, "threads": threads, **found.to_json()}))
@@ -133,7 +134,7 @@ def plan(
 def chosen_items(bundle: Bundle, prompts: Path | None, limit: int | None) -> tuple[list[Item], str]:
     """The prompts whose replies tell the acceptance, and what they are called; none for a bundle without its own."""
     from edge_mtp.harness.ask.suites import read_items
-    from edge_mtp.harness.run.quality import TINY, is_tiny
+    from edge_mtp.harness.ask.tiny_pair import TINY, is_tiny
 
     if prompts is not None:
         return read_items(prompts, limit), prompts.name
@@ -146,7 +147,7 @@ def chosen_items(bundle: Bundle, prompts: Path | None, limit: int | None) -> tup
 
 def filling(engine: Engine, items: Sequence[Item]) -> list[int]:
     """Token ids to fill contexts with: those of the prompts, where there are any."""
-    from edge_mtp.harness.run.plan import FILLER
+    from edge_mtp.harness.run.step_costs import FILLER
 
     encode = engine.chat_format.encode
     if not items:
@@ -176,7 +177,7 @@ def table(costs: Costs, acceptances: Sequence[Acceptance], title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    from edge_mtp.harness.run.plan import spoken_range
+    from edge_mtp.harness.analyse.plan import spoken_range
 
     shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     heads = ["prompts" if acceptance.measured else f"at {acceptance.label}" for acceptance in acceptances]

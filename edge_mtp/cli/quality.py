@@ -14,8 +14,8 @@ from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
+    from edge_mtp.harness.analyse.quality import QualityReport
     from edge_mtp.harness.ask.item import Item
-    from edge_mtp.harness.run.quality import Report
 
 DEFAULT_PROMPTS = 200
 
@@ -74,7 +74,10 @@ def quality(
     if len(bundles) < 2:
         raise click.UsageError("a bundle is measured against another; give the reference first, then others.")
     from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
-    from edge_mtp.harness.run.quality import measure
+    from edge_mtp.harness.analyse.quality import quality_of
+    from edge_mtp.harness.run.quality import ask_bundles
+    from edge_mtp.harness.tell.quality_plot import plot as draw
+    from edge_mtp.harness.tell.quality_tables import markdown as as_markdown
 
     labels = [path.stem for path in bundles]
     if len(set(labels)) < len(labels):
@@ -84,21 +87,21 @@ def quality(
     refuse_inputs([plot], [*bundles, prompts])
     items, source = chosen_items(bundles[0], prompts, limit)
     with stage_progress() as progress:
-        report = measure(
+        answers = ask_bundles(
             dict(zip(labels, bundles, strict=True)),
             items,
-            source=source,
             draft_lengths=draft_lengths or (DEFAULT_DRAFT_LENGTH,),
             max_tokens=max_tokens,
             threads=threads,
             progress=progress,
         )
+    report = quality_of(answers, items, source=source, max_tokens=max_tokens)
     if plot is not None:
-        report.plot(plot)
+        draw(report, plot)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     elif markdown:
-        click.echo(report.markdown(), nl=False)
+        click.echo(as_markdown(report), nl=False)
     else:
         show(report)
 
@@ -110,7 +113,7 @@ def chosen_items(bundle: Path, prompts: Path | None, limit: int | None) -> tuple
     """
     from edge_mtp.formats.bundle import Bundle
     from edge_mtp.harness.ask.suites import read_items
-    from edge_mtp.harness.run.quality import TINY, is_tiny
+    from edge_mtp.harness.ask.tiny_pair import TINY, is_tiny
 
     if prompts is not None:
         return read_items(prompts, limit), prompts.name
@@ -119,14 +122,16 @@ def chosen_items(bundle: Path, prompts: Path | None, limit: int | None) -> tuple
     return read_items(TINY / "splits" / "iid.jsonl", limit or DEFAULT_PROMPTS), "split iid"
 
 
-def show(report: Report) -> None:
+def show(report: QualityReport) -> None:
     """The tables on standard output."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from edge_mtp.harness.tell.quality_tables import tables
+
     console = Console()
-    for table in report.tables():
+    for table in tables(report):
         # As Text: the names of files and prompts are no markup.
         grid = Table(title=Text(shown(table.title)), title_justify="left", title_style="bold")
         for column in table.header:

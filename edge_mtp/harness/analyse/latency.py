@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from edge_mtp.formats.tool_calls import CALL_CLOSE
+from edge_mtp.harness.analyse.drafts import counted
 from edge_mtp.harness.analyse.energy import energy
 from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.ask.arm import baseline_of
@@ -234,21 +235,19 @@ def _share_of_items(found: Iterable[tuple[str, bool]]) -> Estimate | None:
 
 
 def _acceptance(verifies: Sequence[tuple[str, StepFigures]]) -> list[DraftPosition]:
-    rows = {item: row for row, item in enumerate(sorted({item for item, _ in verifies}))}
-    counts = [(rows[item], count_drafts(step.tokens, len(step.source), step.accepted)) for item, step in verifies]
-    width = max((of.reached for _, of in counts), default=0)
-    reached, accepted = (np.zeros((len(rows), width), int) for _ in range(2))
-    for row, of in counts:
-        reached[row, : of.reached] += 1
-        accepted[row, : of.accepted] += 1
+    of_item: dict[str, list[StepFigures]] = {item: [] for item in sorted({item for item, _ in verifies})}
+    for item, step in verifies:
+        of_item[item].append(step)
+    drafts = counted(list(of_item.values()), max((len(step.source) for _, step in verifies), default=0))
+    width = int((drafts.reached.sum(axis=0) > 0).sum())  # nobody reaches a position behind one that nobody reached
     return [
         DraftPosition(
             position=j + 1,
-            reached=int(reached[:, j].sum()),
-            accepted=int(accepted[:, j].sum()),
-            share=statistics.share(accepted[:, j], reached[:, j]),
+            reached=int(reached.sum()),
+            accepted=int(accepted.sum()),
+            share=statistics.share(accepted, reached),
         )
-        for j in range(width)
+        for j, (reached, accepted) in enumerate(zip(drafts.reached.T[:width], drafts.accepted.T[:width], strict=True))
     ]
 
 

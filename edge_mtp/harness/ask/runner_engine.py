@@ -76,14 +76,23 @@ class Ours(Contender):
 
     `margins`: answers carry each token's margin, which costs a pass over the logits. `tapes` by item and turn: what the
     drafter is made to say (`edge_mtp.harness.ask.simulated_drafts`). `began` is the monotonic time that `Answer.at_s`
-    counts from.
+    counts from. Without `fresh` prompts use what the cache still holds of others.
     """
 
-    def __init__(self, arm: Arm, shared: SharedEngine, *, margins: bool = False, began: float | None = None) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        shared: SharedEngine,
+        *,
+        margins: bool = False,
+        began: float | None = None,
+        fresh: bool = True,
+    ) -> None:
         self.arm = arm
         self.shared = shared
         self.tapes: Mapping[tuple[str, int], Sequence[int]] = {}
         self._margins = margins
+        self._fresh = fresh
         self._began = time.monotonic() if began is None else began
         self._answers = self._next_reading = 0
         self._memory: tuple[int | None, int | None] = None, None
@@ -133,7 +142,7 @@ class Ours(Contender):
             parallel_calls=self.arm.parallel_calls or not item.tools,
             thinking=self.arm.thinking,
             logprobs=self._margins,
-            fresh=turn == 0,
+            fresh=self._fresh and turn == 0,
         )
 
     def _answer(self, blank: Answer, reply: Reply) -> Answer:
@@ -213,6 +222,13 @@ def open_ours(
             contenders.append(Ours(arm, engines[key], margins=margins, began=began))
             contenders[-1].check()
         yield contenders
+
+
+def answerers_on(engine: Engine, arms: Sequence[Arm], *, margins: bool = False) -> list[Ours]:
+    """An answerer for each arm on an engine that is open already and stays the caller's; for replies that nobody times,
+    since their prompts use what the cache still holds of others."""
+    shared = SharedEngine(lambda: engine)
+    return [Ours(arm, shared, margins=margins, fresh=False) for arm in arms]
 
 
 def _opener(

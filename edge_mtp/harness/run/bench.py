@@ -1,10 +1,10 @@
-"""Workloads answered by every arm, in an order that is fair to all: the loop of `edge-mtp bench`."""
+"""Workloads answered by every arm, round after round: what `edge-mtp bench` adds to the loop."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edge_mtp.errors import EdgeMtpError
@@ -14,6 +14,7 @@ from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.record.results import Pause, ResultsWriter
 from edge_mtp.harness.run.clock import Clock
 from edge_mtp.harness.run.cool_down import Gate
+from edge_mtp.harness.run.loop import ask_all, fair_order
 from edge_mtp.harness.run.sensor_log import Watch
 
 MOST_DEATHS = 3  # in a row, then an arm is given up
@@ -60,13 +61,11 @@ def bench(
     prepare: Callable[[Contender, Item, int], None] = lambda contender, item, round: None,
     progress: Progress | None = None,
 ) -> None:
-    """Asks every contender every item, round after round, and writes what they answer.
+    """Asks every contender every item, round after round, in the order of `loop.in_turns`, and writes the answers.
 
-    All contenders answer an item before the next one is asked, in an order that is reversed from item to item and from
-    round to round (A B, B A, A B, ...): a drift of the machine's speed falls on all of them alike. `gates` are waited
-    for before each item, `prepare` is called before each question, outside of what is measured. A contender that
-    crashed or hung has its answer, and is started again for the next item; after `MOST_DEATHS` in a row it is given up
-    and the others go on. `answered` are the answers of a run that was cut, and are not asked for again.
+    The run waits for `gates` before each item, and calls `prepare` before each question, outside of what is measured. A
+    contender that crashed or hung has its answer, and is started again for the next item; after `MOST_DEATHS` in a row
+    it is given up and the others go on. `answered` are the answers of a run that was cut; they are not asked for again.
 
     Raises EdgeMtpError when all contenders are given up, or the results cannot be written.
     """
@@ -99,59 +98,65 @@ class _Bench:
         self._places = {item.id: place for place, item in enumerate(items)}
         self._deaths: Counter[str] = Counter()
         self._last_error: str | None = None
+        self._is_warm = False
         self._written: dict[Question, dict[int, Answer]] = {}
         for answer in answered:
             self._written.setdefault((answer.arm, answer.item, answer.round), {})[answer.turn] = answer
 
     def run(self) -> None:
+        is_sustained = self._schedule.sustained_s is not None
+        asked = ask_all(
+            self._contenders,
+            self._items,
+            self._put,
+            rounds=itertools.count() if is_sustained else range(self._schedule.rounds),
+            is_due=self._is_due,
+            is_over=self._is_over,
+            before_item=self._before_item,
+        )
         try:
-            for index, (item, round) in enumerate(self._due()):
-                if index == 0:
-                    self._warm_up()
-                self._ask_all(item, round)
+            for answers in asked:
+                for answer in answers:
+                    # Where a run was cut between two turns, the first has been answered and written before.
+                    if answer.turn not in self._written.get((answer.arm, answer.item, answer.round), {}):
+                        self._writer.write(answer)
+            self._check_living()
             self._progress.step(1, 1, "done")
         finally:
             self._write_samples()
 
-    def _due(self) -> Iterator[tuple[Item, int]]:
-        """What is to be asked, as long as there is time."""
-        sustained_s = self._schedule.sustained_s
-        for round in itertools.count() if sustained_s is not None else range(self._schedule.rounds):
-            for item in self._items:
-                if sustained_s is not None and self._clock.now() >= sustained_s:
-                    return
-                if not all(self._is_done(contender, item, round) for contender in self._contenders):
-                    yield item, round
+    # -- what it adds to the loop -------------------------------------------------------------------------------------
 
-    def _ask_all(self, item: Item, round: int) -> None:
+    def _is_over(self) -> bool:
+        sustained_s = self._schedule.sustained_s
+        return not self._living or (sustained_s is not None and self._clock.now() >= sustained_s)
+
+    def _is_due(self, contender: Contender, item: Item, round: int) -> bool:
+        written = self._written.get((contender.arm.label, item.id, round), {})
+        is_done = len(written) == len(item.turns) or any(not answer.is_complete for answer in written.values())
+        return not is_done and contender in self._living
+
+    def _before_item(self) -> None:
+        if not self._is_warm:
+            self._warm_up()
+            self._is_warm = True
         if self._schedule.sustained_s is None:
             for gate in self._gates:
                 self._write_pause(gate.wait(self._progress.note))
-        for contender in self._in_order(item, round):
-            if not self._is_done(contender, item, round):
-                self._tell_progress(item, round, contender.arm.label)
-                self._cool_down(contender)
-                self._write_samples()
-                self._ask(contender, item, round)
-        self._check_living()
 
-    def _in_order(self, item: Item, round: int) -> list[Contender]:
-        living = [each for each in self._contenders if self._deaths[each.arm.label] < MOST_DEATHS]
-        return living if (self._places[item.id] + round) % 2 == 0 else living[::-1]
+    def _put(self, contender: Contender, item: Item, round: int) -> list[Answer]:
+        self._tell_progress(item, round, contender.arm.label)
+        self._cool_down(contender)
+        self._write_samples()
+        return self._answers(contender, item, round)
+
+    @property
+    def _living(self) -> list[Contender]:
+        return [each for each in self._contenders if self._deaths[each.arm.label] < MOST_DEATHS]
 
     def _check_living(self) -> None:
-        if all(self._deaths[each.arm.label] >= MOST_DEATHS for each in self._contenders):
+        if not self._living:
             raise EdgeMtpError(f"every arm ended {MOST_DEATHS} times in a row, the last with: {self._last_error}")
-
-    def _is_done(self, contender: Contender, item: Item, round: int) -> bool:
-        written = self._written.get((contender.arm.label, item.id, round), {})
-        return len(written) == len(item.turns) or any(not answer.is_complete for answer in written.values())
-
-    def _ask(self, contender: Contender, item: Item, round: int) -> None:
-        for answer in self._answers(contender, item, round):
-            # Where a run was cut between two turns, the first has been answered and written before.
-            if answer.turn not in self._written.get((answer.arm, answer.item, answer.round), {}):
-                self._writer.write(answer)
 
     def _answers(self, contender: Contender, item: Item, round: int, most: int | None = None) -> list[Answer]:
         """What it answers, in `most` tokens if that is less than what is asked for otherwise.
@@ -183,7 +188,7 @@ class _Bench:
         for item in self._items:
             shapes.setdefault(shape(item), item)
         for item in shapes.values():
-            for contender in self._in_order(item, 0):
+            for contender in fair_order(self._living, self._places[item.id]):
                 for _ in range(self._schedule.warm_up):
                     self._progress.step(0, 1, f"warm-up, {contender.arm.label}")
                     self._answers(contender, item, 0, most)

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -527,7 +527,7 @@ def render(sources: Sequence[Source]) -> str:
         signed=figures.signed,
         value=_spoken,
         facts=_facts,
-        count_of=_count_of,
+        count_of=figures.count_of,
     )
     parts = [Part(source, "" if len(sources) == 1 else f"r{number}-") for number, source in enumerate(sources, 1)]
     text = environment.get_template("page.html").render(
@@ -632,8 +632,3 @@ def _spoken(value: Any) -> str:
         return ", ".join(map(_spoken, value))
     text = str(value)
     return f"{text[:16]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
-
-
-def _count_of(number: int | Sized, noun: str) -> str:
-    number = number if isinstance(number, int) else len(number)
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,57 @@
+"""Replies to the first turns of items, by arms that share an engine: what quality, plan and check ask for.
+
+Nobody times these replies, so prompts may find what they have in common in the engine's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from edge_mtp.engine import Engine
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.answerer import Contender, ask
+from edge_mtp.harness.ask.arm import Arm
+from edge_mtp.harness.ask.item import Item
+from edge_mtp.harness.ask.runner_engine import answerers_on
+from edge_mtp.harness.run.loop import ask_all
+
+
+def first_replies(
+    answerers: Sequence[Contender],
+    items: Sequence[Item],
+    limits: Sequence[int],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Answer]:
+    """The reply of each answerer to the first turn of each item, in the order of the loop.
+
+    `limits` are the most tokens of a reply to each item, whatever the item says itself. `progress` is told before each
+    reply how many there are, and of how many. Raises EdgeMtpError where a reply fails.
+    """
+    asked = [replace(item, turns=item.turns[:1], max_tokens=limit) for item, limit in zip(items, limits, strict=True)]
+    put = partial(ask, max_tokens=max(limits, default=1))
+    for (answer,) in ask_all(answerers, asked, put, progress=progress):
+        if answer.error is not None:
+            raise EdgeMtpError(answer.error)
+        yield answer
+
+
+def drafter_replies(
+    engine: Engine,
+    items: Sequence[Item],
+    draft_length: int,
+    *,
+    max_tokens: int,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[Answer]:
+    """Greedy replies with `draft_length` drafts of the drafter in every step.
+
+    They are not held to a grammar: it is the drafter's own share of right drafts that is wanted.
+    """
+    arm = Arm(f"mtp {draft_length}", engine.bundle.path, draft_length, constrained=False, draft_sources=("drafter",))
+    limits = [max_tokens] * len(items)
+    replies = list(first_replies(answerers_on(engine, [arm]), items, limits, partial(progress, "replies")))
+    progress("replies", len(items), len(items))
+    return replies
