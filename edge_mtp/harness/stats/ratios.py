@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +81,30 @@ def median_ratio(figures: npt.ArrayLike) -> Estimate:
     """The ratio whose logarithm is the median of an arm's `item_figures` [items]; 0 to infinity if they are too few."""
     value, low, high = (float(x) for x in medians(figures))
     return Estimate(math.exp(value), math.exp(low), math.exp(high))
+
+
+@dataclass(frozen=True)
+class PairedRatio:
+    """The median of so many `pairs` of figures, one divided by the other, and its interval of `coverage`.
+
+    With fewer than `LEAST_ITEMS` pairs the interval reaches from 0 to infinity.
+    """
+
+    median: float
+    low: float
+    high: float
+    coverage: float
+    pairs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """An infinite end is null."""
+        return {**asdict(self), "high": self.high if math.isfinite(self.high) else None}
+
+
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> PairedRatio:
+    """How two arms that were measured in pairs compare: at least one pair of figures above 0."""
+    found = median_ratio(np.log(np.asarray(numerators, float)) - np.log(np.asarray(denominators, float)))
+    return PairedRatio(found.value, found.low, found.high, COVERAGE, len(numerators))
 
 
 def verdict(ratio: Estimate, items: int) -> str:
