@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.run.first_replies import first_replies
 from edge_mtp.harness.run.loop import ask_all, in_turns, interleave
 
 
-class Fake(Contender):
+class Fake(Answerer):
     """Says nothing, in every turn; refuses the items of `refused`."""
 
     def __init__(self, label: str, refused: frozenset[str] = frozenset()) -> None:
@@ -74,7 +74,7 @@ def test_what_is_not_due_is_left_out_and_its_item_is_not_prepared_for(
     asked: list[tuple[str, int, int]] = []
     looked = itertools.count()
 
-    def put(answerer: Contender, item: Item, round: int) -> list[Answer]:
+    def put(answerer: Answerer, item: Item, round: int) -> list[Answer]:
         asked.append((answerer.arm.label, int(item.id), round))
         return []
 

@@ -20,7 +20,7 @@ from edge_mtp.device import Ready
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analyse.numerics import NumericsReport, numerics_of
 from edge_mtp.harness.ask.answer import Answer, StepFigures
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.run.check import ask_numerics_arms, numerics_arms
@@ -35,7 +35,7 @@ READY = Ready(2, 512, 1024, 7, True, 1.0)
 
 
 @dataclass
-class Scripted(Contender):
+class Scripted(Answerer):
     """Answers with given tokens, one reply a prompt; every margin is its token's id."""
 
     arm: Arm
@@ -62,14 +62,14 @@ class Scripted(Contender):
         yield Answer(self.arm.label, item.id, 0, round, 0.0, "", "stop", tokens=tokens, margins=margins, steps=steps)
 
 
-def scripted(replies: Sequence[Sequence[Sequence[int]]], k: int, drafts: int | None = None) -> list[Contender]:
+def scripted(replies: Sequence[Sequence[Sequence[int]]], k: int, drafts: int | None = None) -> list[Answerer]:
     """The arms; `replies` of each to every prompt. The drafter gives `drafts` instead of `k`."""
     arms = numerics_arms("b.litertlm", k)
     return [Scripted(arm, [list(each) for each in of], drafts or k) for arm, of in zip(arms, replies, strict=True)]
 
 
 def measure(
-    answerers: list[Contender], items: Sequence[Item], *, draft_length: int, max_tokens: int, ready: Ready = READY
+    answerers: list[Answerer], items: Sequence[Item], *, draft_length: int, max_tokens: int, ready: Ready = READY
 ) -> NumericsReport:
     most = {"draft_length": draft_length, "max_tokens": max_tokens}
     return numerics_of(ask_numerics_arms(answerers, FORMAT, ready, items, **most), FORMAT, **most)

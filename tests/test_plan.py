@@ -25,9 +25,9 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Ready
 from edge_mtp.harness.analyse import plan
 from edge_mtp.harness.analyse.plan import (
-    Acceptance,
     BestDraftLength,
-    Costs,
+    ContextCosts,
+    DrafterAcceptance,
     Plan,
     StepCost,
     acceptance_of,
@@ -123,7 +123,7 @@ def test_the_gain_is_that_of_a_simulated_text(
 def test_the_best_k_gains_most_and_break_even_is_where_plain_decoding_is_level(
     costs: dict[int, float], acceptance: list[float]
 ) -> None:
-    measured = Costs(128, sure(100.0), [step_cost(k, cost) for k, cost in sorted(costs.items())])
+    measured = ContextCosts(128, sure(100.0), [step_cost(k, cost) for k, cost in sorted(costs.items())])
     gains = {k: expected_tokens(acceptance, k) / cost for k, cost in costs.items()}
     best = measured.best(acceptance)
     assert best.gain.value == max(gains.values())
@@ -153,14 +153,14 @@ def test_intervals_follow_from_the_costs(k: int, cost: list[float], acceptance: 
 # --- in words --------------------------------------------------------------------------------------------------------
 
 
-def words(steps: list[StepCost], *acceptances: Acceptance) -> list[str]:
-    costs = Costs(128, sure(100.0), steps)
+def words(steps: list[StepCost], *acceptances: DrafterAcceptance) -> list[str]:
+    costs = ContextCosts(128, sure(100.0), steps)
     return Plan([costs], acceptances).verdict(costs)
 
 
 def test_a_device_whose_verify_costs_too_much_is_told_so() -> None:
     """LiteRT-LM issue 2227: a step of seven plain ones at K = 3."""
-    said = words([step_cost(3, 7.0), step_cost(1, 2.4)], Acceptance("0.9", [0.9]))
+    said = words([step_cost(3, 7.0), step_cost(1, 2.4)], DrafterAcceptance("0.9", [0.9]))
     assert said[0].startswith("MTP cannot pay: even where every draft is right")
     assert said[1] == "At 0.9: decode plainly; the best that drafts is K = 1, 0.79x (0.79x to 0.79x)."
 
@@ -168,7 +168,10 @@ def test_a_device_whose_verify_costs_too_much_is_told_so() -> None:
 def test_a_device_that_gains_is_told_from_where_and_with_which_k() -> None:
     steps = [step_cost(1, 1.3, 1.2, 1.4), step_cost(3, 1.6, 1.5, 1.7), step_cost(7, 3.5, 3.4, 9.0)]
     said = words(
-        steps, Acceptance("0.2", [0.2]), Acceptance("0.9", [0.9]), Acceptance("x.jsonl", [0.8, 0.6], [sure(0.8)], 5)
+        steps,
+        DrafterAcceptance("0.2", [0.2]),
+        DrafterAcceptance("0.9", [0.9]),
+        DrafterAcceptance("x.jsonl", [0.8, 0.6], [sure(0.8)], 5),
     )
     assert said == [
         "MTP can pay: from an acceptance of 0.30 on (0.20 to 0.40), with 1 draft a step.",

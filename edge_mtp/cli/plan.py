@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from edge_mtp.engine import Engine
     from edge_mtp.formats.bundle import Bundle
-    from edge_mtp.harness.analyse.plan import Acceptance, Costs, Plan
+    from edge_mtp.harness.analyse.plan import ContextCosts, DrafterAcceptance, Plan
     from edge_mtp.harness.ask.item import Item
     from edge_mtp.harness.stats.statistics import Estimate
 
@@ -100,7 +100,7 @@ def plan(
     from edge_mtp.cli.measuring import command_line, measured_engine
     from edge_mtp.cli.progress import stage_progress
     from edge_mtp.formats.bundle import Bundle
-    from edge_mtp.harness.analyse.plan import Acceptance, Plan, acceptance_of, costs_of
+    from edge_mtp.harness.analyse.plan import DrafterAcceptance, Plan, acceptance_of, costs_of
     from edge_mtp.harness.record.provenance import versions
     from edge_mtp.harness.run.first_replies import drafter_replies
     from edge_mtp.harness.run.step_costs import check_drafter, chosen_contexts, measure_steps
@@ -116,7 +116,7 @@ def plan(
             costs_of(measure_steps(engine.runner, text, context, draft_lengths, rounds=rounds, progress=progress))
             for context in chosen_contexts(ready, contexts, longest)
         ]
-        supposed = [Acceptance(name, shares) for name, shares in acceptances]
+        supposed = [DrafterAcceptance(name, shares) for name, shares in acceptances]
         if items:
             k = max(step.draft_length for step in costs[0].steps)
             replies = drafter_replies(engine, items, k, max_tokens=max_tokens, progress=progress)
@@ -172,7 +172,7 @@ def show(found: Plan, what: str) -> None:
     click.echo("gain: how many times as fast as plain decoding, in a long reply; * the best K. Intervals are 95%.")
 
 
-def table(costs: Costs, acceptances: Sequence[Acceptance], title: str) -> Table:
+def table(costs: ContextCosts, acceptances: Sequence[DrafterAcceptance], title: str) -> Table:
     """What a step costs at each K, from which acceptance on it pays, and its gain at each of `acceptances`."""
     from rich import box
     from rich.table import Table

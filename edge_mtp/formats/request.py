@@ -69,7 +69,7 @@ class Request:
 
     Two are for measurements. `fresh`: nothing of the runner's cache is used, so that requests do not profit from one
     another. `draft_tape`: entry i is proposed in place of whatever the drafter drafts as the reply's token i (from 0);
-    the drafter runs all the same. It sets the acceptance (`edge_mtp.harness.ask.simulate`), never the text.
+    the drafter runs all the same. It sets the acceptance (`edge_mtp.harness.ask.simulated_drafts`), never the text.
     """
 
     prompt: Sequence[int]

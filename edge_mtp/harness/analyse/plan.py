@@ -89,7 +89,7 @@ class StepCost:
 
 
 @dataclass(frozen=True)
-class Acceptance:
+class DrafterAcceptance:
     """Shares of right drafts by position, given that those before were right; the last holds beyond its position.
 
     `measured` are their intervals over `prompts`, empty where somebody only supposes them; `misfit` is then a sentence
@@ -119,7 +119,7 @@ class BestDraftLength:
 
 
 @dataclass(frozen=True)
-class Costs:
+class ContextCosts:
     """Steps at one length of context, by K ascending; at least one. `plain_us`: a plain step."""
 
     context: int
@@ -141,10 +141,10 @@ class Costs:
 class Plan:
     """What was measured, and the acceptances that it is read at."""
 
-    costs: Sequence[Costs]
-    acceptances: Sequence[Acceptance]
+    costs: Sequence[ContextCosts]
+    acceptances: Sequence[DrafterAcceptance]
 
-    def verdict(self, costs: Costs) -> list[str]:
+    def verdict(self, costs: ContextCosts) -> list[str]:
         """Sentences: whether MTP can pay at all, and at each acceptance with which K."""
         misfits = [f"{of.label}: {of.misfit}." for of in self.acceptances if of.misfit is not None]
         return [_whether(costs), *(_which(costs, acceptance) for acceptance in self.acceptances), *misfits]
@@ -165,7 +165,7 @@ class Plan:
             ],
         }
 
-    def _gains(self, costs: Costs, acceptance: Acceptance) -> Mapping[str, Any]:
+    def _gains(self, costs: ContextCosts, acceptance: DrafterAcceptance) -> Mapping[str, Any]:
         best = costs.best(acceptance.by_position)
         return {
             "label": acceptance.label,
@@ -175,7 +175,7 @@ class Plan:
         }
 
 
-def _whether(costs: Costs) -> str:
+def _whether(costs: ContextCosts) -> str:
     step = costs.easiest
     if step is None:
         return "MTP cannot pay: even where every draft is right, a step costs more plain steps than it gives tokens."
@@ -185,7 +185,7 @@ def _whether(costs: Costs) -> str:
     return f"MTP can pay: from an acceptance of {at.value:.2f} on ({spoken_range(at)}), with {drafts} a step."
 
 
-def _which(costs: Costs, acceptance: Acceptance) -> str:
+def _which(costs: ContextCosts, acceptance: DrafterAcceptance) -> str:
     best = costs.best(acceptance.by_position)
     gain = f"{best.gain.value:.2f}x ({best.gain.low:.2f}x to {best.gain.high:.2f}x)"
     at = f"At the acceptance of {acceptance.label}" if acceptance.measured else f"At {acceptance.label}"
@@ -202,11 +202,11 @@ def spoken_range(at: BreakEven) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def costs_of(times: StepTimes) -> Costs:
+def costs_of(times: StepTimes) -> ContextCosts:
     """What steps cost, from their times. `cost` pairs what was measured in one round; with fewer than six rounds no
     interval has an end."""
     plain = [each.whole_us for each in times.rounds[0]]
-    return Costs(
+    return ContextCosts(
         times.context,
         _over_rounds(plain),
         [
@@ -226,7 +226,7 @@ def _over_rounds(values: Sequence[float]) -> Estimate:
     return Estimate(*(float(each) for each in medians(np.array(values))))
 
 
-def acceptance_of(answers: Sequence[Answer], draft_length: int, label: str) -> Acceptance:
+def acceptance_of(answers: Sequence[Answer], draft_length: int, label: str) -> DrafterAcceptance:
     """How often the drafter was right in replies with `draft_length` drafts a step, one reply a prompt.
 
     Intervals over prompts. Raises EdgeMtpError where the replies are too short to draft in.
@@ -243,4 +243,4 @@ def acceptance_of(answers: Sequence[Answer], draft_length: int, label: str) -> A
     asked = drafts.reached[:, 0] > 0
     first = first_drafts(drafts.accepted[asked, 0].tolist(), drafts.reached[asked, 0].tolist())
     assert first is not None  # else there are no shares
-    return Acceptance(label, [each.value for each in shares], shares, len(answers), misfit(first))
+    return DrafterAcceptance(label, [each.value for each in shares], shares, len(answers), misfit(first))

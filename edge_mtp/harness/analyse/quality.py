@@ -40,7 +40,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Divergence:
+class LogitDivergence:
     """Next-token distributions on the reference's replies, at every token of them, given the same tokens before.
 
     `kl`: mean KL(reference || bundle) in nats a token; `kl_p99` its 99th percentile over tokens. `agreement`: share of
@@ -54,7 +54,7 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class Calls:
+class ExactCalls:
     """Replies that make exactly the gold calls and stop. `lost` are right in the reference alone, `gained` here alone;
     `p_value` McNemar's, exact, that losing is as likely as gaining."""
 
@@ -67,7 +67,7 @@ class Calls:
 
 
 @dataclass(frozen=True)
-class Change:
+class JudgedChange:
     """This bundle less the reference, on the same prompts, and that in words."""
 
     difference: Estimate
@@ -75,7 +75,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Position:
+class DraftPosition:
     """Drafts at one position, from 1: of the steps that `reached` it (all drafts before it accepted, the text not yet
     over), the share that accepted it too. `change` is None in the reference, and where the reference never got."""
 
@@ -83,19 +83,19 @@ class Position:
     reached: int
     accepted: int
     share: Estimate
-    change: Change | None
+    change: JudgedChange | None
 
 
 @dataclass(frozen=True)
-class Acceptance:
+class DraftAcceptance:
     """Drafting at one K. Only tokens given out count: what the drafter says beyond a text's end is neither right nor
     wrong. `tokens_per_verify` is their number over the `verify_steps`, 1 to K + 1."""
 
     draft_length: int
     verify_steps: int
-    positions: list[Position]
+    positions: list[DraftPosition]
     tokens_per_verify: Estimate
-    change: Change | None
+    change: JudgedChange | None
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ class Measurement:
     bytes: int
     sections: dict[str, int]
     unfinished: int
-    divergence: Divergence | None
-    calls: Calls | None
-    acceptance: list[Acceptance]
+    divergence: LogitDivergence | None
+    calls: ExactCalls | None
+    acceptance: list[DraftAcceptance]
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,9 @@ def _drafts(of: BundleAnswers) -> dict[int, Drafts]:
     }
 
 
-def _divergence(distances: Sequence[LogitDistance]) -> Divergence:
+def _divergence(distances: Sequence[LogitDistance]) -> LogitDivergence:
     counts = [len(each.kl) for each in distances]
-    return Divergence(
+    return LogitDivergence(
         tokens=sum(counts),
         kl=statistics.mean([each.kl.sum() for each in distances], counts),
         kl_p99=float(np.quantile(np.concatenate([each.kl for each in distances]), 0.99)),
@@ -239,19 +239,19 @@ def _is_right(reply: Answer, gold: Gold | None) -> bool | None:
         return False
 
 
-def _calls(right: Sequence[bool | None], of_reference: Sequence[bool | None]) -> Calls | None:
+def _calls(right: Sequence[bool | None], of_reference: Sequence[bool | None]) -> ExactCalls | None:
     pairs = [(ours, theirs) for ours, theirs in zip(right, of_reference, strict=True) if ours is not None]
     if not pairs:
         return None
     exact = sum(bool(ours) for ours, _ in pairs)
     lost = sum(bool(theirs) and not ours for ours, theirs in pairs)
     gained = sum(bool(ours) and not theirs for ours, theirs in pairs)
-    return Calls(
+    return ExactCalls(
         exact, len(pairs), statistics.wilson(exact, len(pairs)), lost, gained, statistics.mcnemar(lost, gained)
     )
 
 
-def acceptance(drafts: Drafts, base: Drafts | None) -> Acceptance:
+def acceptance(drafts: Drafts, base: Drafts | None) -> DraftAcceptance:
     """The figures of some drafts (at least one verify step), and their change from `base`, of the same prompts."""
     length = drafts.draft_length
     positions = []
@@ -268,7 +268,7 @@ def acceptance(drafts: Drafts, base: Drafts | None) -> Acceptance:
                 percent=True,
             )
         share = statistics.share(accepted, reached)
-        positions.append(Position(j + 1, int(reached.sum()), int(accepted.sum()), share, change))
+        positions.append(DraftPosition(j + 1, int(reached.sum()), int(accepted.sum()), share, change))
 
     # Of the K tokens that a step can give out beyond the first, the share that it did: a mean of clustered shares.
     def beyond(d: Drafts) -> tuple[Array, Array]:
@@ -280,10 +280,10 @@ def acceptance(drafts: Drafts, base: Drafts | None) -> Acceptance:
         difference = statistics.share_difference(*beyond(drafts), *beyond(base)).scaled(length)
         was = float(base.tokens.sum() / base.steps.sum())
         change = compare(difference, MARGIN * was, int(((drafts.steps > 0) & (base.steps > 0)).sum()))
-    return Acceptance(length, int(drafts.steps.sum()), positions, per_verify, change)
+    return DraftAcceptance(length, int(drafts.steps.sum()), positions, per_verify, change)
 
 
-def compare(difference: Estimate, margin: float, prompts: int, *, percent: bool = False) -> Change:
+def compare(difference: Estimate, margin: float, prompts: int, *, percent: bool = False) -> JudgedChange:
     """A difference in words. It holds where the whole interval lies above a loss of `margin`, with `LEAST_PROMPTS` or
     more; else it drops where all of it lies below 0; else so many `prompts` cannot tell.
 
@@ -299,4 +299,4 @@ def compare(difference: Estimate, margin: float, prompts: int, *, percent: bool 
         verdict = f"drops by {shown(-difference.high)}..{shown(-difference.low)}" + (" points" if percent else "")
     else:
         verdict = f"cannot tell at n={prompts}"
-    return Change(difference, verdict)
+    return JudgedChange(difference, verdict)

@@ -1,4 +1,4 @@
-"""The stock LiteRT-LM engine as a contender."""
+"""The stock LiteRT-LM engine as an answerer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN, split_thoughts
 from edge_mtp.harness.ask.answer import Answer, StepFigures
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.litert_lm_process import DeadStockError, SilentStockError, StockEngine, StockMtp, StockReply
 from edge_mtp.harness.score.score import Finish
 
 
-class Stock(Contender):
+class LitertLmEngine(Answerer):
     """Answers through `litert_lm`, with the prompts that our own engine gets.
 
     What it does not tell is taken from its stream: a chunk is a step, its tokens are those that the bundle's tokenizer
@@ -198,11 +198,11 @@ def _is_in_thought(text: str, opened: bool) -> bool:
 
 
 @contextlib.contextmanager
-def open_stock(arms: Sequence[Arm], *, began: float | None = None) -> Iterator[list[Stock]]:
-    """A contender for each arm, in their order, each with an engine of its own; engines end with the context."""
+def open_litert_lm_engines(arms: Sequence[Arm], *, began: float | None = None) -> Iterator[list[LitertLmEngine]]:
+    """An answerer for each arm, in their order, each with an engine of its own; engines end with the context."""
     with contextlib.ExitStack() as stack:
-        contenders = []
+        answerers = []
         for arm in arms:
-            contenders.append(Stock(arm, began=began))
-            stack.callback(contenders[-1].close)
-        yield contenders
+            answerers.append(LitertLmEngine(arm, began=began))
+            stack.callback(answerers[-1].close)
+        yield answerers

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Ready
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.run.first_replies import first_replies
-
-# Called before each item: its number from 0, and how many there are.
-Progress = Callable[[int, int], None]
+from edge_mtp.harness.run.progress import CountProgress
 
 
 def numerics_arms(bundle: str, draft_length: int) -> list[Arm]:
@@ -29,20 +27,21 @@ def numerics_arms(bundle: str, draft_length: int) -> list[Arm]:
 
 
 def ask_numerics_arms(
-    answerers: Sequence[Contender],
+    answerers: Sequence[Answerer],
     chat_format: ChatFormat,
     ready: Ready,
     items: Sequence[Item],
     *,
     draft_length: int,
     max_tokens: int,
-    progress: Progress = lambda done, total: None,
+    progress: CountProgress = lambda done, total: None,
 ) -> dict[str, list[Answer]]:
     """By arm: the first `max_tokens` tokens of its reply to the first turn of each item.
 
-    `answerers` are of `numerics_arms`, on a runner that is `ready`, and tell margins. Raises EdgeMtpError where the
-    bundle cannot verify `draft_length` drafts or its drafter gives fewer, and for a prompt that leaves no room in the
-    context.
+    `answerers` are of `numerics_arms`, on a runner that is `ready`, and tell margins. `progress` counts items.
+
+    Raises EdgeMtpError where the bundle cannot verify `draft_length` drafts or its drafter gives fewer, and for a
+    prompt that leaves no room in the context.
     """
     most = ready.max_draft_length
     if not 0 < draft_length <= most:

@@ -5,25 +5,26 @@ Nobody times these replies, so prompts may find what they have in common in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from edge_mtp.engine import Engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.ask.answerer import Contender, ask
+from edge_mtp.harness.ask.answerer import Answerer, ask
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.runner_engine import answerers_on
 from edge_mtp.harness.run.loop import ask_all
+from edge_mtp.harness.run.progress import CountProgress, StageProgress
 
 
 def first_replies(
-    answerers: Sequence[Contender],
+    answerers: Sequence[Answerer],
     items: Sequence[Item],
     limits: Sequence[int],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: CountProgress = lambda done, total: None,
 ) -> Iterator[Answer]:
     """The reply of each answerer to the first turn of each item, in the order of the loop.
 
@@ -44,7 +45,7 @@ def drafter_replies(
     draft_length: int,
     *,
     max_tokens: int,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: StageProgress = lambda what, done, total: None,
 ) -> list[Answer]:
     """Greedy replies with `draft_length` drafts of the drafter in every step.
 

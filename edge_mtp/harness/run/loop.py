@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.item import Item
+from edge_mtp.harness.run.progress import CountProgress
 
 A = TypeVar("A")
 I = TypeVar("I")  # noqa: E741  # of items, as A is of arms
@@ -39,15 +40,15 @@ def interleave(arms: Sequence[Callable[[], float]], rounds: int) -> list[list[fl
 
 
 def ask_all(
-    answerers: Sequence[Contender],
+    answerers: Sequence[Answerer],
     items: Sequence[Item],
-    put: Callable[[Contender, Item, int], list[Answer]],
+    put: Callable[[Answerer, Item, int], list[Answer]],
     *,
     rounds: Iterable[int] = (0,),
-    is_due: Callable[[Contender, Item, int], bool] = lambda answerer, item, round: True,
+    is_due: Callable[[Answerer, Item, int], bool] = lambda answerer, item, round: True,
     is_over: Callable[[], bool] = lambda: False,
     before_item: Callable[[], None] = lambda: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: CountProgress = lambda done, total: None,
 ) -> Iterator[list[Answer]]:
     """Asks each answerer each item, round after round; yields what each says to each as soon as it has said it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +17,7 @@ from edge_mtp.harness.ask.tiny_pair import source_of
 from edge_mtp.harness.record.bundle_answers import BundleAnswers, LogitDistance
 from edge_mtp.harness.run.first_replies import first_replies
 from edge_mtp.harness.run.logits import Logits, kl_divergence
-
-# Called before each item of a stage: the stage's name, items done, items in all.
-Progress = Callable[[str, int, int], None]
+from edge_mtp.harness.run.progress import CountProgress, StageProgress
 
 
 def ask_bundles(
@@ -29,7 +27,7 @@ def ask_bundles(
     draft_lengths: Sequence[int] = (DEFAULT_DRAFT_LENGTH,),
     max_tokens: int = DEFAULT_MAX_TOKENS,
     threads: int | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: StageProgress = lambda stage, done, total: None,
 ) -> list[BundleAnswers]:
     """What each bundle answers, on this machine's CPU, and how far its logits are from those of the first.
 
@@ -79,7 +77,7 @@ def _replies(
     draft_lengths: Sequence[int],
     max_tokens: int,
     threads: int | None,
-    progress: Progress,
+    progress: StageProgress,
 ) -> tuple[list[list[int]], dict[int, list[Answer]]]:
     """The ids of each prompt, and by K each reply."""
     with open_engine(bundle.path, threads=threads) as engine:
@@ -107,7 +105,7 @@ def _distances(
     bundle: Bundle,
     replies: Sequence[tuple[Sequence[int], Sequence[int]]],
     threads: int | None,
-    progress: Callable[[int, int], None],
+    progress: CountProgress,
 ) -> list[LogitDistance]:
     """On the reference's `replies`: prompt and reply, token ids."""
     ours, theirs = Logits(bundle, threads), Logits(reference, threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from statistics import mean, median
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Ready
 from edge_mtp.harness.record.step_times import StepTime, StepTimes
+from edge_mtp.harness.run.progress import StageProgress
 from edge_mtp.harness.stats.figures import count_of
 
 STEPS = 6  # of a request that count
@@ -24,9 +25,6 @@ FILLER = (
     " every boat; it goes by the village and the old lighthouse to the northern beach, where there is shade, fresh"
     " water and a kiosk that sells bread, fruit and postcards. Write down whom to call if the last boat is full."
 )
-
-# Called with what is being measured, how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], None]
 
 
 class Generates(Protocol):
@@ -87,7 +85,7 @@ def measure_steps(
     draft_lengths: Sequence[int] | None = None,
     *,
     rounds: int,
-    progress: Progress = lambda what, done, total: None,
+    progress: StageProgress = lambda what, done, total: None,
 ) -> StepTimes:
     """The times of steps behind a prompt of `context` tokens, `text` over and over.
 

@@ -29,7 +29,7 @@ _OTHER_QUOTES = ('"', "'", "`", "\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUB
 
 
 @dataclass(frozen=True)
-class Attempt:
+class CallSyntax:
     """One opening mark and what follows it. `calls` are those that it makes, as a forgiving parser reads them where the
     strict one refuses.
 
@@ -44,18 +44,18 @@ class Attempt:
     is_cut: bool = False
 
 
-def attempts(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> list[Attempt]:
+def read_call_syntax(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> list[CallSyntax]:
     """The calls that a reply attempts, in order. `tools` are those declared."""
-    return list(_attempts(text, Declared(tools)))
+    return list(_read(text, Declared(tools)))
 
 
-def _attempts(text: str, declared: Declared) -> Iterator[Attempt]:
+def _read(text: str, declared: Declared) -> Iterator[CallSyntax]:
     position = text.find(CALL_OPEN)
     while position >= 0:
         begin = position
         try:
             call, position = parse_call(text, begin, declared)
-            yield Attempt(text[begin:position], (call,))
+            yield CallSyntax(text[begin:position], (call,))
         except ToolCallSyntaxError as error:
             attempt = _failed(text, begin, error, declared)
             position = begin + len(attempt.text)
@@ -63,7 +63,7 @@ def _attempts(text: str, declared: Declared) -> Iterator[Attempt]:
         position = text.find(CALL_OPEN, position)
 
 
-def _failed(text: str, begin: int, error: ToolCallSyntaxError, declared: Declared) -> Attempt:
+def _failed(text: str, begin: int, error: ToolCallSyntaxError, declared: Declared) -> CallSyntax:
     """A call that the strict parser refused; it reaches to the next mark at most."""
     mark = MARK.search(text, begin + len(CALL_OPEN))
     end = mark.start() if mark else len(text)
@@ -72,7 +72,7 @@ def _failed(text: str, begin: int, error: ToolCallSyntaxError, declared: Declare
     if stopped > end:  # in another call, which a string without an end has reached
         expected, stopped = "the end of a string", text.rfind(QUOTE, begin, end) + len(QUOTE)
     labels = _labels(text[begin:stopped], text[stopped:end], expected, is_closed=is_closed)
-    return Attempt(
+    return CallSyntax(
         text[begin : end + len(CALL_CLOSE) if is_closed else end],
         tuple(read_calls(text[begin + len(CALL_OPEN) : end], declared, is_cut=mark is None)),
         labels,

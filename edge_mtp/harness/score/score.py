@@ -16,7 +16,7 @@ from edge_mtp.formats.tool_calls import (
     Value,
     canonical,
 )
-from edge_mtp.harness.score.call_syntax import Attempt, attempts
+from edge_mtp.harness.score.call_syntax import CallSyntax, read_call_syntax
 from edge_mtp.harness.score.gold import Gold, GoldCall, maximum_matching
 from edge_mtp.harness.score.schema_check import Violation, declarations, violations
 
@@ -103,7 +103,7 @@ def score(
     """
     if error is not None or finish not in ("stop", "length", "context"):
         return Score((Finding(_fate(finish, error), _excerpt(error or "")),), lenient=False)
-    made = attempts(text, tools)
+    made = read_call_syntax(text, tools)
     lenient = gold.matches(parse_leniently(text, tools))
     ended = finish == "stop" and open_thought is None
     if ended and not any(each.labels for each in made) and gold.matches([c for a in made for c in a.calls]):
@@ -135,7 +135,7 @@ def _emission(
     text: str,
     finish: Finish,
     gold: Gold,
-    made: Sequence[Attempt],
+    made: Sequence[CallSyntax],
     declared: Mapping[str, Any],
     open_thought: str | None,
 ) -> Iterator[Finding]:
@@ -193,7 +193,7 @@ class _Made:
 
 
 def _comparison(
-    attempted: Sequence[Attempt], gold: Gold, declared: Mapping[str, Mapping[str, Any]], prompt: str, *, is_cut: bool
+    attempted: Sequence[CallSyntax], gold: Gold, declared: Mapping[str, Mapping[str, Any]], prompt: str, *, is_cut: bool
 ) -> Iterator[Finding]:
     """What is wrong with calls as they were understood: schema, value and set."""
     made = [_Made(call, each.text, each.is_cut) for each in attempted for call in each.calls]
