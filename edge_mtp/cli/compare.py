@@ -15,8 +15,11 @@ from edge_mtp.harness.stats.figures import size
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.analyse.compare import Judged, Pair, Row, Side, Versus
+    from edge_mtp.harness.analyse.compare import Row, Versus
+    from edge_mtp.harness.analyse.judging import Judged
+    from edge_mtp.harness.analyse.matching import Pair
     from edge_mtp.harness.analyse.metrics import Metric
+    from edge_mtp.harness.analyse.side import Side
     from edge_mtp.harness.stats.changes import Figure
 
 RULE_HOLDS = 3
@@ -65,8 +68,10 @@ def compare(
         raise click.UsageError("--json and --markdown contradict each other; drop one.")
     if len(files) > 2:
         raise click.UsageError(f"{len(files)} files are given; give A and B, or A alone.")
-    from edge_mtp.harness.analyse.compare import Versus, read_side
+    from edge_mtp.harness.analyse.compare import Versus
+    from edge_mtp.harness.analyse.judging import judge
     from edge_mtp.harness.analyse.rules import RuleError, Verdict, parse_rule
+    from edge_mtp.harness.analyse.side import read_side
 
     try:
         parsed = [parse_rule(text) for text in rules]
@@ -74,7 +79,7 @@ def compare(
         raise click.UsageError(str(error)) from None
     sides = [read_side(path) for path in files]
     versus = Versus(sides[0], sides[-1], arms)
-    judged = [versus.judge(rule) for rule in parsed]
+    judged = [judge(versus, rule) for rule in parsed]
     verdicts = {each.verdict for each in judged}
     status = 0
     if Verdict.HOLDS in verdicts:
@@ -92,7 +97,9 @@ def compare(
 
 def text_lines(versus: Versus, judged: list[Judged]) -> list[str]:
     """For a terminal or a log."""
-    lines = [*_heads(versus), *versus.notes()]
+    from edge_mtp.harness.analyse.notes import notes
+
+    lines = [*_heads(versus), *notes(versus)]
     for pair in versus.pairs:
         lines += ["", _title(versus, pair), *(f"  {line}" for line in table(_cells(versus, pair)))]
         if said := versus.comparison(pair):
@@ -107,6 +114,8 @@ def text_lines(versus: Versus, judged: list[Judged]) -> list[str]:
 
 def markdown_lines(versus: Versus, judged: list[Judged]) -> list[str]:
     """The same, rules first: in a pull request they are what is looked for."""
+    from edge_mtp.harness.analyse.notes import notes
+
     lines = ["### edge-mtp compare", ""]
     if judged:
         lines += [*_outcome(judged), ""]
@@ -116,7 +125,7 @@ def markdown_lines(versus: Versus, judged: list[Judged]) -> list[str]:
             for arm, figure, verdict in _judgements(each)
         ]
         lines += [*_markdown_table([["rule", "arm", "figure (95% interval)", "verdict"], *rows]), ""]
-    lines += [f"- {_escaped(line)}" for line in [*_heads(versus), *versus.notes()]]
+    lines += [f"- {_escaped(line)}" for line in [*_heads(versus), *notes(versus)]]
     for pair in versus.pairs:
         lines += [
             "",
@@ -132,13 +141,14 @@ def markdown_lines(versus: Versus, judged: list[Judged]) -> list[str]:
 def to_json(versus: Versus, judged: list[Judged], status: int) -> dict[str, Any]:
     """What `--json` prints; schema: docs/results.md."""
     from edge_mtp.harness.analyse.compare import SCHEMA
+    from edge_mtp.harness.analyse.notes import notes
 
     return {
         "schema": SCHEMA,
         "a": _side_json(versus.a),
         "b": _side_json(versus.b),
         "paired": versus.is_paired,
-        "notes": versus.notes(),
+        "notes": notes(versus),
         "pairs": [
             {"a": pair.a, "b": pair.b, "metrics": [_row_json(row) for row in versus.rows(pair)], **_calls(versus, pair)}
             for pair in versus.pairs

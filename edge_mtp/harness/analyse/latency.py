@@ -13,6 +13,7 @@ import numpy as np
 from edge_mtp.formats.tool_calls import CALL_CLOSE
 from edge_mtp.harness.analyse.drafts import counted
 from edge_mtp.harness.analyse.energy import energy
+from edge_mtp.harness.analyse.replies import last_answers
 from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.ask.arm import baseline_of
 from edge_mtp.harness.record.results import Results, Sample
@@ -163,7 +164,7 @@ def speed_ups(results: Results) -> list[SpeedUp]:
 
 def _answers(results: Results, arm: str) -> dict[Question, Answer]:
     """The answers of an arm, failed ones included."""
-    return {(answer.item, answer.round, answer.turn): answer for answer in results.of(arm)}
+    return {(answer.item, answer.round, answer.turn): answer for answer in last_answers(results.of(arm))}
 
 
 def _kinds(results: Results) -> list[str]:

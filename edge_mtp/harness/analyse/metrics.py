@@ -8,8 +8,9 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from edge_mtp.harness.analyse.analysis import Analysis
+from edge_mtp.harness.analyse.calls import ArmCalls
 from edge_mtp.harness.analyse.latency import MEASURES, Latency, SpeedUp
-from edge_mtp.harness.analyse.pairwise import ArmCalls, Comparison
+from edge_mtp.harness.analyse.pairwise import Comparison
 from edge_mtp.harness.analyse.times import Timed, times
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.arm import baseline_of

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.analyse.replies import last_answers
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.tell.report.page import Source, pictures, render, valid_answers
+from edge_mtp.harness.tell.report.facts import Source
+from edge_mtp.harness.tell.report.page import pictures, render
 from edge_mtp.json_file import write_text
 from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
@@ -105,7 +107,7 @@ def answers_csv(sources: Sequence[Source]) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for source in sources:
-        for answer in valid_answers(source.results):
+        for answer in last_answers(source.results.answers):
             writer.writerow({column: _cell(value) for column, value in _row(source, answer).items()})
     return text.getvalue()
 
