@@ -29,7 +29,7 @@ from edge_mtp.harness.ask.suites import read_items
 from edge_mtp.harness.ask.tiny_pair import TINY
 from edge_mtp.harness.run.logits import Logits, kl_divergence
 from edge_mtp.harness.run.quality import ask_bundles
-from edge_mtp.harness.stats import statistics
+from edge_mtp.harness.stats import changes, statistics
 from edge_mtp.harness.stats.statistics import Estimate
 from edge_mtp.harness.tell.quality_plot import plot
 from edge_mtp.harness.tell.quality_tables import markdown, tables
@@ -117,7 +117,7 @@ def test_difference_covers_where_arms_share_their_prompts(clusters: int, p: floa
         )
         new = generator.random(clusters) < redrawn
         found.append(
-            statistics.share_difference(np.where(new, other, base), np.where(new, other_sizes, sizes), base, sizes)
+            changes.share_difference(np.where(new, other, base), np.where(new, other_sizes, sizes), base, sizes)
         )
     assert np.mean([e.low <= -redrawn * drop <= e.high for e in found]) >= 0.93
     assert np.median([e.high - e.low for e in found]) < 2 * 2 * 1.96 * np.std([e.value for e in found])
@@ -127,9 +127,9 @@ def test_difference_of_unpaired_arms_is_wider() -> None:
     generator = np.random.default_rng(2)
     base, sizes = clustered(generator, 100, 0.9)
     other = np.clip(base - (generator.random(100) < 0.1), 0, None)
-    paired = statistics.share_difference(other, sizes, base, sizes)
+    paired = changes.share_difference(other, sizes, base, sizes)
     order = generator.permutation(100)
-    unpaired = statistics.share_difference(other[order], sizes[order], base, sizes)
+    unpaired = changes.share_difference(other[order], sizes[order], base, sizes)
     assert paired.value == pytest.approx(unpaired.value)
     assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
 
@@ -211,7 +211,7 @@ def test_a_loss_of_the_margin_is_seldom_said_to_hold(failing: float, loss: float
     for _ in range(800):
         base, sizes = clustered(generator, 100, 0.9)
         lost = np.minimum(generator.binomial(sizes, loss) * (generator.random(100) < failing), base)
-        found.append(statistics.share_difference(base - lost, sizes, base, sizes))
+        found.append(changes.share_difference(base - lost, sizes, base, sizes))
     margin = -np.mean([e.value for e in found])
     assert margin == pytest.approx(0.02, abs=0.001)
     assert np.mean([quality.compare(e, margin, 100).verdict == "holds" for e in found]) <= rate

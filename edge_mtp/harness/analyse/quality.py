@@ -25,7 +25,7 @@ from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.tiny_pair import is_tiny, source_of
 from edge_mtp.harness.record.bundle_answers import BundleAnswers, LogitDistance
 from edge_mtp.harness.score.gold import Gold
-from edge_mtp.harness.stats import statistics
+from edge_mtp.harness.stats import changes, statistics
 from edge_mtp.harness.stats.statistics import Estimate
 from edge_mtp.json_file import finite
 
@@ -262,7 +262,7 @@ def acceptance(drafts: Drafts, base: Drafts | None) -> DraftAcceptance:
         change = None
         if base is not None and base.reached[:, j].sum():
             change = compare(
-                statistics.share_difference(accepted, reached, base.accepted[:, j], base.reached[:, j]),
+                changes.share_difference(accepted, reached, base.accepted[:, j], base.reached[:, j]),
                 MARGIN,
                 int(((reached > 0) & (base.reached[:, j] > 0)).sum()),
                 percent=True,
@@ -277,7 +277,7 @@ def acceptance(drafts: Drafts, base: Drafts | None) -> DraftAcceptance:
     per_verify = statistics.share(*beyond(drafts)).scaled(length, 1.0)
     change = None
     if base is not None and base.steps.sum():
-        difference = statistics.share_difference(*beyond(drafts), *beyond(base)).scaled(length)
+        difference = changes.share_difference(*beyond(drafts), *beyond(base)).scaled(length)
         was = float(base.tokens.sum() / base.steps.sum())
         change = compare(difference, MARGIN * was, int(((drafts.steps > 0) & (base.steps > 0)).sum()))
     return DraftAcceptance(length, int(drafts.steps.sum()), positions, per_verify, change)
