@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from edge_mtp.harness.analyse.numerics import ChosenToken, NumericsReport
 
 DEFAULT_PROMPTS = 50
 BUILT_IN = "built-in"  # what --numerics stands for without a FILE
@@ -64,6 +60,7 @@ def check(
     from edge_mtp.harness.ask.suites import read_items
     from edge_mtp.harness.ask.tiny_pair import TINY
     from edge_mtp.harness.run.check import ask_numerics_arms, numerics_arms
+    from edge_mtp.harness.tell.numerics_lines import numerics_lines
 
     built_in = numerics == BUILT_IN
     if built_in and bundle is not None:
@@ -90,25 +87,6 @@ def check(
     if as_json:
         click.echo(json.dumps({"bundle": str(bundle), "device": device, "source": path.name, **report.to_json()}))
     else:
-        _show(report)
+        click.echo("\n".join(numerics_lines(report)))
     if report.verdict == "accept or rollback" or (strict and report.verdict != "same"):
         ctx.exit(1)
-
-
-def _show(report: NumericsReport) -> None:
-    click.echo(report.explanation)
-    for cause, share in report.shares.items():
-        if any(each.cause == cause for each in report.divergences):
-            click.echo(f"{cause}: {share.value:.1%} of prompts (95% interval {share.low:.1%} to {share.high:.1%})")
-    for each in report.divergences:
-        one, other = (_described(arm, choice) for arm, choice in zip(each.arms, each.choices, strict=True))
-        click.echo(f"  prompt {each.prompt}, token {each.index}, {each.cause}: {one}; {other}")
-    if report.divergences and report.median_margin is not None:
-        click.echo(f"median margin of all tokens {report.median_margin:.3g}")
-
-
-def _described(arm: str, choice: ChosenToken) -> str:
-    if choice.id is None:
-        return f"{arm} had ended"
-    margin = "" if choice.margin is None else f", margin {choice.margin:.3g}"
-    return f"{arm} {choice.text!r} ({choice.kind}{margin})"

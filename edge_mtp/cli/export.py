@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_mtp.cli.progress import export_progress, stage_progress
-from edge_mtp.cli.quality import chosen_items, show
+from edge_mtp.cli.quality import chosen_items
 from edge_mtp.json_file import write_text
 from edge_mtp.output_file import destination, refuse_inputs
 from edge_mtp.safe_text import shown
@@ -233,6 +233,8 @@ def export(
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())
     click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {seconds:.0f} s")
     if measured is not None:
+        from edge_mtp.harness.tell.quality_tables import show
+
         show(measured)
 
 

@@ -11,10 +11,8 @@ import click
 from edge_mtp.cli.progress import stage_progress
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.output_file import refuse_inputs
-from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
-    from edge_mtp.harness.analyse.quality import QualityReport
     from edge_mtp.harness.ask.item import Item
 
 DEFAULT_PROMPTS = 200
@@ -78,6 +76,7 @@ def quality(
     from edge_mtp.harness.run.quality import ask_bundles
     from edge_mtp.harness.tell.quality_plot import plot as draw
     from edge_mtp.harness.tell.quality_tables import markdown as as_markdown
+    from edge_mtp.harness.tell.quality_tables import show
 
     labels = [path.stem for path in bundles]
     if len(set(labels)) < len(labels):
@@ -120,23 +119,3 @@ def chosen_items(bundle: Path, prompts: Path | None, limit: int | None) -> tuple
     if not is_tiny(Bundle(bundle)):
         raise EdgeMtpError(f"{bundle} is not of the tiny pair, which has prompts of its own; give --prompts FILE.jsonl")
     return read_items(TINY / "splits" / "iid.jsonl", limit or DEFAULT_PROMPTS), "split iid"
-
-
-def show(report: QualityReport) -> None:
-    """The tables on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from edge_mtp.harness.tell.quality_tables import tables
-
-    console = Console()
-    for table in tables(report):
-        # As Text: the names of files and prompts are no markup.
-        grid = Table(title=Text(shown(table.title)), title_justify="left", title_style="bold")
-        for column in table.header:
-            grid.add_column(Text(shown(column)), overflow="fold")
-        for row in table.rows:
-            grid.add_row(*(Text(shown(cell)) for cell in row))
-        console.print(grid)
-    console.print(Text(shown(report.caption)), highlight=False)

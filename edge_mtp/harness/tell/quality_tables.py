@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from edge_mtp.harness.analyse.quality import QualityReport
 from edge_mtp.harness.stats.statistics import Estimate
+from edge_mtp.harness.tell import text_tables
+from edge_mtp.safe_text import shown
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ def markdown(report: QualityReport) -> str:
     """The tables as Markdown, after the caption."""
     parts = [report.caption]
     for table in tables(report):
-        rows = [table.header, ["---"] * len(table.header), *table.rows]
-        parts.append(f"**{table.title}**\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
+        lines = text_tables.markdown([table.header, *table.rows])
+        parts.append(f"**{table.title}**\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,3 +73,21 @@ def _acceptance_table(report: QualityReport, length: int) -> Table:
                 loss = f"{_number(p.change.difference.scaled(100), '+.1f')}: {p.change.verdict}" if p.change else ""
                 rows.append(["", f"draft {p.position}", _percent(p.share), loss])
     return Table(f"Drafts accepted at K = {length}", ["bundle", "", "value", "less reference"], rows)
+
+
+def show(report: QualityReport) -> None:
+    """The tables on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for table in tables(report):
+        # As Text: the names of files and prompts are no markup.
+        grid = Table(title=Text(shown(table.title)), title_justify="left", title_style="bold")
+        for column in table.header:
+            grid.add_column(Text(shown(column)), overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text(shown(cell)) for cell in row))
+        console.print(grid)
+    console.print(Text(shown(report.caption)), highlight=False)
