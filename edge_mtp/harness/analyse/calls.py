@@ -31,8 +31,11 @@ class Errors:
 
 @dataclass(frozen=True)
 class ArmCalls:
-    """One arm: of `items`, those that are right (strictly parsed) and right to a forgiving parser. `echoes` is its
-    plain sibling, where the two say the same to every item, word for word."""
+    """Tool calls of one arm, on the `items` that it answered.
+
+    `right`: items that are right when parsed strictly; `lenient`: right to a forgiving parser. `echoes` names the plain
+    sibling of an arm that says the same as it to every item, word for word.
+    """
 
     arm: str
     items: int
@@ -46,11 +49,11 @@ class ArmCalls:
 
 
 def score_all(results: Results) -> dict[str, dict[str, Score]]:
-    """By arm and item: the score of its first wrong turn (`later_turn` tells), or of its last with gold where all are
-    right.
+    """The score of each item, by arm and item.
 
-    A crash, a timeout or a refusal is wrong in any turn; of an arm that refused everything nothing is said. Items
-    without gold are left out, and those that an arm has answered neither to their end nor to a wrong turn.
+    It is the score of the first wrong turn (`later_turn` names it), or of the last turn with gold where all are right.
+    A crash, a timeout or a refusal is wrong in any turn. Left out are items without gold, arms that refused everything,
+    and items that an arm has answered neither to their end nor to a wrong turn.
     """
     scores: dict[str, dict[str, Score]] = {}
     refused = results.refused
@@ -63,8 +66,11 @@ def score_all(results: Results) -> dict[str, dict[str, Score]]:
 
 
 def arm_calls(results: Results, scores: Mapping[str, Mapping[str, Score]]) -> list[ArmCalls]:
-    """Every arm on the items that it answered. Intervals are Wilson's at the effective number of items, since those of
-    a cluster are not independent (`statistics.share`)."""
+    """The tool calls of every arm on the items that it answered.
+
+    Intervals are Wilson's at the effective number of items: the items of a cluster are not independent
+    (`statistics.share`).
+    """
     told = echoes(results.run.arms, replies_of(results), scores)
     return [
         _calls_of(arm.label, results.items, scores[arm.label], told.get(arm.label))
@@ -74,7 +80,7 @@ def arm_calls(results: Results, scores: Mapping[str, Mapping[str, Score]]) -> li
 
 
 def echoes(arms: Sequence[Arm], replies: Replies, scores: Mapping[str, Mapping[str, Score]]) -> dict[str, str]:
-    """The arms that say word for word what their plain siblings say to the same scored items, and those siblings."""
+    """By arm, the plain sibling to which it is equal: both say the same to every scored item, word for word."""
     found = {}
     for arm in arms:
         sibling = baseline_of(arm, arms)

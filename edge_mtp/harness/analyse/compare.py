@@ -1,6 +1,6 @@
-"""The figures of a result held against another, or of the arms of one run against their plain siblings.
+"""The figures of a result compared with another, or of the arms of one run with their plain siblings.
 
-What can be paired is paired (`matching`). What a summary alone tells, and what cannot be paired, is compared as
+Answers to the same items are paired (`matching`). Summaries, and results without common items, are compared as
 unrelated estimates.
 """
 

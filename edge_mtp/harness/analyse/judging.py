@@ -1,4 +1,4 @@
-"""Rules held against the figures of a comparison."""
+"""Rules applied to the figures of a comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_mtp.harness.stats.changes import Figure
 
 @dataclass(frozen=True)
 class Judgement:
-    """A rule held against one arm of B: the figure, in the unit of the rule's threshold, and what it says."""
+    """The verdict of a rule on one arm of B, and the figure behind it, in the unit of the rule's threshold."""
 
     arm: str
     figure: Figure
@@ -25,7 +25,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judged:
-    """A rule held against every arm that it is about, at least one."""
+    """The verdicts of a rule on every arm that it is about; at least one."""
 
     rule: Rule
     judgements: list[Judgement]
@@ -66,7 +66,7 @@ def _subjects(versus: Versus, rule: Rule) -> dict[str, Callable[[], Figure | Non
 
 
 def _falls_back(versus: Versus, metric: Metric) -> bool:
-    """Whether A's arm stands in for plain siblings, of which B has none."""
+    """Whether A's arms stand in for plain siblings, because B has none."""
     return metric.scope == "sibling" and not versus.is_one_run and not versus.has_siblings
 
 

@@ -47,18 +47,22 @@ class DraftPosition:
 
 @dataclass(frozen=True)
 class Latency:
-    """The answers of one arm to the items of one kind, or of all (`kind` None); failed answers are in `failed` and
-    `failed_share` alone.
+    """The answers of one arm to the items of one kind, or of all kinds (`kind` None).
 
-    `token` is per token: a step's time over the tokens that it gave out, each counted. `first_token` is the time to the
-    first token of all, `first_answer` to the first that is none of a thought, where the engine tells; so many answers
-    had `thoughts`. `call` is the time to the token that closes the first tool call.
-    `prefill_tokens_per_s` (of prompts, without what was in the cache), `decode_tokens_per_s` (tokens after each
-    answer's first) and `tokens_per_verify` are sums over sums, with intervals over items. Of drafts only those count
-    that a token given out answers: what lies beyond a text's end is neither right nor wrong. `first_drafts`: those of
-    the drafter that came first in their step, which tell whether it fits its target (`misfit`). `planned`: share of
-    steps by the K asked of the drafter. Energy is None unless the battery could tell, `energy_note` says why. None
-    elsewhere: too little to tell, or the engine does not tell.
+    Failed answers count only in `failed` and `failed_share`. A figure is None where there is too little to tell, or
+    where the engine does not tell it.
+
+    Times: `token` is a step's time over the tokens that it gave out, once for each token. `first_token` is the time to
+    the first token. `first_answer` is the time to the first token outside of thoughts; `thoughts` counts the answers
+    with thoughts. `call` is the time to the token that closes the first tool call.
+
+    Rates are sums over sums, with intervals over items: `prefill_tokens_per_s` (prompt tokens without cached ones),
+    `decode_tokens_per_s` (tokens after each answer's first) and `tokens_per_verify`.
+
+    Drafts: only drafts count that a token given out answers; a draft beyond a text's end is neither right nor wrong.
+    `first_drafts` are the drafter's drafts that came first in their step; they tell whether it fits its target
+    (`misfit`). `planned` is the share of steps by the K asked of the drafter. Energy is None unless the battery could
+    tell; `energy_note` says why.
     """
 
     arm: str
@@ -96,18 +100,19 @@ class ItemSpeed:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """An arm against another on the same items: how many times as fast.
+    """How many times as fast an arm is as another on the same items.
 
     `measure`: decode (time per token after the first), first_token, first_answer (time to the first token behind a
     thought), call (time to a complete tool call) or total.
-    `ratio`: the median over items of each item's median over rounds of paired ratios, taken on logarithms, with an
-    interval over items (`edge_mtp.harness.stats.ratios`); a round of an item counts where both arms answered it,
-    with the turns that both did. `slower`: share of items that the arm is slower on. Decode and first_token compare all
-    replies; first_answer those with the same thoughts, call those whose first calls are the same, and total those of
-    equal length: `verdict` says if others were left out.
+
+    `ratio` is the median over items of each item's median over rounds of paired ratios, on logarithms, with an interval
+    over items (`edge_mtp.harness.stats.ratios`). A round of an item counts where both arms answered it, with the turns
+    that both answered. `slower` is the share of items on which the arm is slower. Decode and first_token compare all
+    replies; first_answer compares replies with the same thoughts, call replies with the same first call, and total
+    replies of equal length. `verdict` says how many items are left out.
 
     `verdict` in words: faster, slower, no difference within X%, or not enough data with about how many items would be.
-    Each is right on its own with 95 %: of many, some are wrong.
+    Each verdict is right with 95 % on its own; of many, some are wrong.
     """
 
     arm: str

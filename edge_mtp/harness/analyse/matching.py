@@ -32,8 +32,10 @@ class Matching:
     """
 
     def __init__(self, a: Side, b: Side, matched: Sequence[str] = ()) -> None:
-        """`matched`: `A_LABEL=B_LABEL`, instead of the arms that have one label. Raises EdgeMtpError where no arm of A
-        can be held against one of B."""
+        """`matched` names pairs as `A_LABEL=B_LABEL`; without it arms of the same label are paired.
+
+        Raises EdgeMtpError where no arm of A can be compared with one of B.
+        """
         self.a, self.b = a, b
         self.pairs = _matched(a, b, matched) if matched else self._natural_pairs()
         if not self.pairs and not self.is_one_run:

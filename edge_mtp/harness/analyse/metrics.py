@@ -44,8 +44,11 @@ Scope = Literal["arm", "sibling", "pair"]
 
 
 class Place(NamedTuple):
-    """Where to look: an arm, the arm that it is held against (`sibling` and `pair`), and a kind. `results` are those
-    that were analysed, where more than their summary is there; they are then of the kind already, and `kind` None."""
+    """Where to look for a figure: an arm, the arm that it is compared with (`sibling` and `pair`), and a kind of items.
+
+    `results` are the results that were analysed, None where only a summary is there. They then hold items of the kind
+    alone, and `kind` is None.
+    """
 
     analysis: Analysis
     results: Results | None
@@ -57,10 +60,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """`look` finds the figure; None where it was not measured. `paired` names the speed-up whose ratio is the relative
-    change of this metric (its reciprocal where `higher` is worse) when the same items were answered on both sides.
-    `parts`: what the figure is a ratio of, item by item, so that two can be told to be related. `quantile`: of which
-    times it is one, and at which level."""
+    """A metric, and how to find its figure (`look`; None where it was not measured).
+
+    `paired` names the speed-up whose ratio is the relative change of this metric, or its reciprocal where higher is
+    worse, when both sides answered the same items. `parts`: the sums, by item, whose ratio the figure is; two such
+    figures can be correlated. `quantile`: the times that the figure is a quantile of, and its level.
+    """
 
     name: str
     quantity: Quantity

@@ -23,16 +23,16 @@ from edge_mtp.harness.stats.statistics import Estimate
 class Comparison:
     """An arm against a base arm on the same items.
 
-    `partings` come first: where texts are equal nothing else can differ. `cause` is of those between an arm that drafts
-    and its plain sibling; where the same arm with blank drafts is in the run it decides, as `numerics` has it. `lost`
-    items are right in the base alone, `gained` in the arm alone. `p_value` is exact McNemar's for clusters,
-    `p_adjusted` Holm's over the comparisons of the run in which any item differs. `difference` is the arm's share of
-    right items less the base's, with an interval over clusters; `non_inferior` whether its whole interval lies above a
-    loss of `MARGIN`.
+    `partings` come first: where texts are equal nothing else can differ. `cause` says why an arm that drafts parts from
+    its plain sibling; the same arm with blank drafts decides it, where it is in the run (`causes`). `lost` items are
+    right in the base alone, `gained` items in the arm alone. `p_value` is exact McNemar's for clusters; `p_adjusted` is
+    Holm's over the comparisons of the run in which any item differs. `difference` is the arm's share of right items
+    less the base's, with an interval over clusters; `non_inferior` says whether the whole interval lies above a loss of
+    `MARGIN`.
 
     `verdict`: better or worse where `p_adjusted` is at most `ALPHA`; else same where no text differs or `non_inferior`;
-    else not enough data. `needed` is then about how many items would settle it with 80 % power, were what was seen so
-    far the truth. `explanation` is for people, in a few sentences.
+    else not enough data. `needed` is then about how many items would settle it with 80 % power, if the true rates are
+    those seen so far. `explanation` is for people, in a few sentences.
     """
 
     arm: str

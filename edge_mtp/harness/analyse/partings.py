@@ -24,7 +24,7 @@ class Parting:
     the base's.
 
     `index` counts tokens, or characters where an engine does not tell its tokens (`unit`). What stands there is read
-    off the texts: `chosen` ("" where one had ended), and `token_class` of the base's as `numerics.token_kind` names it,
+    off the texts: `chosen` ("" where one had ended), and `token_class` of the base's as `token_kind` names it,
     thought inside one, stop where the base had ended, None where tokens differ and texts do not. `margins`: of the
     logits that each chose from, the largest less the second; None where not known. `texts` whole, thoughts included.
     `primary`: each arm's primary label, None for right.
@@ -93,7 +93,7 @@ def _kind_at(answer: Answer, at: int) -> str:
 
 
 def _parts_at(one: str, other: str) -> int:
-    """The character at which two texts part. Marks are whole: two that begin alike part at their beginning."""
+    """The character at which two texts part. Two marks that begin alike part at their beginning."""
     index = first_difference(one, other)
     at = len(one) if index is None else index
     return min([at, *(mark.start() for text in (one, other) for mark in MARK.finditer(text) if mark.end() > at)])

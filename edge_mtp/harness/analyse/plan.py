@@ -1,9 +1,9 @@
 """At what acceptance MTP pays on a device, and with how many drafts, from the measured costs of its steps.
 
-A step with K drafts gives E = 1 + a_1 + a_1 a_2 + ... + a_1 ... a_K tokens on average, a_j being the share of drafts j
-that are right where those before them were (Leviathan et al., arXiv 2211.17192), and costs as much as `cost` plain
-steps. So it decodes E / cost times as fast. What a step costs does not depend on which drafts are right: the plan of
-random weights is that of trained ones, and only real replies tell at which acceptance to read it.
+A step with K drafts gives E = 1 + a_1 + a_1 a_2 + ... + a_1 ... a_K tokens on average. a_j is the share of drafts j
+that are right where all drafts before them are (Leviathan et al., arXiv 2211.17192). The step costs as much as `cost`
+plain steps, so it decodes E / cost times as fast. The cost does not depend on which drafts are right: random weights
+have the plan of trained ones, and only real replies tell which acceptance to read it at.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class StepCost:
 
 @dataclass(frozen=True)
 class DrafterAcceptance:
-    """Shares of right drafts by position, given that those before were right; the last holds beyond its position.
+    """Shares of right drafts by position, where all drafts before them are right; the last holds beyond its position.
 
-    `measured` are their intervals over `prompts`, empty where somebody only supposes them; `misfit` is then a sentence
+    `measured` are their intervals over `prompts`; empty where the shares are only assumed. `misfit` is then a sentence
     where the drafter does not fit its target.
     """
 
@@ -105,8 +105,7 @@ class DrafterAcceptance:
 
 @dataclass(frozen=True)
 class BestDraftLength:
-    """The K that gains most at an acceptance, of those that draft. `pays`: the gain's interval lies above 1, below it,
-    or around it."""
+    """The K, 1 or more, that gains most at an acceptance. `pays`: its interval lies above 1, below, or around."""
 
     draft_length: int
     gain: Estimate

@@ -284,10 +284,12 @@ def acceptance(drafts: Drafts, base: Drafts | None) -> DraftAcceptance:
 
 
 def compare(difference: Estimate, margin: float, prompts: int, *, percent: bool = False) -> JudgedChange:
-    """A difference in words. It holds where the whole interval lies above a loss of `margin`, with `LEAST_PROMPTS` or
-    more; else it drops where all of it lies below 0; else so many `prompts` cannot tell.
+    """A difference in words: holds, drops, or cannot tell.
 
-    A loss of exactly the margin is said to hold about 2 % of the time, up to 8 % where it gathers in one prompt in 20.
+    It holds where the whole interval lies above a loss of `margin` and there are `LEAST_PROMPTS` or more; else it drops
+    where the whole interval lies below 0.
+
+    A loss of exactly the margin is said to hold about 2 % of the time, up to 8 % where one prompt in 20 has all of it.
     """
 
     def shown(value: float) -> str:

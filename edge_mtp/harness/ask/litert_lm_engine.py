@@ -27,11 +27,11 @@ from edge_mtp.harness.score.score import Finish
 class LitertLmEngine(Answerer):
     """Answers through `litert_lm`, with the prompts that our own engine gets.
 
-    What it does not tell is taken from its stream: a chunk is a step, its tokens are those that the bundle's tokenizer
-    makes of the text so far. So `steps` have times, and with drafts how many were accepted, as near as text tells;
-    `tokens` stay empty. Every turn computes its whole prompt. With drafts a reply may go past its `max_tokens` by their
-    number; it is left as it is. Where MTP adapts, a chunk of one token counts as a plain step: a step whose drafts all
-    failed looks the same.
+    The stream tells what the engine does not: a chunk is a step, and its tokens are those that the bundle's tokenizer
+    makes of the text so far. So `steps` have times and, with drafts, about how many were accepted; `tokens` stay empty.
+    Every turn computes its whole prompt. A reply with drafts may exceed `max_tokens` by their number; it is left as it
+    is. Where MTP adapts, a chunk of one token counts as a plain step, since a step whose drafts all failed looks the
+    same.
     """
 
     def __init__(self, arm: Arm, *, began: float | None = None) -> None:
@@ -119,7 +119,7 @@ class LitertLmEngine(Answerer):
             yield answer
 
     def read(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int, *, opened: bool = False) -> Answer:
-        """`blank` with what the reply to a prompt of so many tokens tells, at most `most` of which were asked for.
+        """`blank` filled from a reply to a prompt of `prompt_tokens` tokens; `most` is the limit that the reply had.
 
         `opened`: the prompt ended inside a thought.
         """

@@ -28,8 +28,8 @@ def first_replies(
 ) -> Iterator[Answer]:
     """The reply of each answerer to the first turn of each item, in the order of the loop.
 
-    `limits` are the most tokens of a reply to each item, whatever the item says itself. `progress` is told before each
-    reply how many there are, and of how many. Raises EdgeMtpError where a reply fails.
+    `limits` are the most tokens of the reply to each item and override the item's own. `progress` is called before each
+    reply. Raises EdgeMtpError where a reply fails.
     """
     asked = [replace(item, turns=item.turns[:1], max_tokens=limit) for item, limit in zip(items, limits, strict=True)]
     put = partial(ask, max_tokens=max(limits, default=1))

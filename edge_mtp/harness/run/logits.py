@@ -21,8 +21,8 @@ Array = npt.NDArray[Any]
 class Logits:
     """A bundle's target graphs in LiteRT's interpreter, fed with given tokens.
 
-    Any bundle with the signatures of LiteRT-LM will do whose KV types, mask type and widths its signatures declare.
-    Raises EdgeMtpError where a section, a signature or one of its inputs is not of that contract.
+    Works for any bundle with LiteRT-LM's signatures that declare their KV types, mask type and widths. Raises
+    EdgeMtpError where a section, a signature or an input is not as expected.
     """
 
     NEEDED = frozenset({"embeddings", "input_pos", "mask"})

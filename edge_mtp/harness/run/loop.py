@@ -17,8 +17,8 @@ I = TypeVar("I")  # noqa: E741  # of items, as A is of arms
 def fair_order(arms: Sequence[A], place: int, round: int = 0) -> list[A]:
     """The arms in the order in which they answer the item at `place` in `round`.
 
-    The order is reversed from item to item and from round to round (A B, B A, A B, ...), so that a drift of the
-    machine's speed falls on all arms alike.
+    The order is reversed from item to item and from round to round (A B, B A, A B, ...): a drift of the machine's speed
+    then affects all arms equally.
     """
     return list(arms) if (place + round) % 2 == 0 else list(reversed(arms))
 

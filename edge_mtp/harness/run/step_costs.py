@@ -57,7 +57,7 @@ def check_drafter(ready: Ready, bundle: str, draft_lengths: Sequence[int]) -> No
 
 
 def chosen_contexts(ready: Ready, wanted: Sequence[int] | None, draft_length: int) -> list[int]:
-    """The prompt lengths to measure at, ascending: `wanted`, or those of `CONTEXTS` that fit, or the longest that does.
+    """The prompt lengths to measure at, ascending: `wanted`; else the `CONTEXTS` that fit; else the longest that fits.
 
     Raises EdgeMtpError where one does not fit.
     """
@@ -87,12 +87,12 @@ def measure_steps(
     rounds: int,
     progress: StageProgress = lambda what, done, total: None,
 ) -> StepTimes:
-    """The times of steps behind a prompt of `context` tokens, `text` over and over.
+    """The times of steps behind a prompt of `context` tokens, which repeats `text`.
 
-    A round measures plain steps, those of every K, and all of them once more the other way round: a device that slows
-    down evenly slows the mean of both alike. `draft_lengths` None or empty: all that the bundle drafts.
+    A round measures plain steps, the steps of every K, and all of them once more in reverse order, so that a steady
+    slowdown changes all means equally. `draft_lengths` None or empty: every K that the bundle drafts.
 
-    Raises EdgeMtpError where the drafter does not give so many drafts.
+    Raises EdgeMtpError where the drafter gives fewer drafts.
     """
     prompt = list(itertools.islice(itertools.cycle(text), context))
     wanted = sorted(set(draft_lengths)) if draft_lengths else range(1, runner.ready.max_draft_length + 1)
@@ -131,8 +131,7 @@ def _round(passes: Sequence[Sequence[Step]]) -> StepTime:
 
 
 def _steps(runner: Generates, prompt: Sequence[int], draft_length: int) -> list[Step]:
-    """`STEPS` steps with so many drafts, as warm as in the midst of a reply, whatever the text; none where the drafter
-    does not give so many."""
+    """`STEPS` warm steps with `draft_length` drafts, whatever the text; none where the drafter gives fewer."""
     request = Request(prompt, tokens_needed(draft_length), draft_length=draft_length, draft_sources=("drafter",))
     found: list[Step] = []
     with contextlib.closing(runner.generate(request)) as events:

@@ -1,4 +1,4 @@
-"""A call as a reply attempts it: what it seems to mean, and what of its syntax is wrong (docs/tool-call-errors.md)."""
+"""How a reply writes a call: what it seems to mean, and what is wrong in its syntax (docs/tool-call-errors.md)."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _OTHER_QUOTES = ('"', "'", "`", "\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUB
 
 @dataclass(frozen=True)
 class CallSyntax:
-    """One opening mark and what follows it. `calls` are those that it makes, as a forgiving parser reads them where the
-    strict one refuses.
+    """One opening mark and the text behind it, up to the call's end.
 
-    `labels` are those of its syntax, and duplicate_key; empty for a call in the strict format. `shown` is the text
-    around the place where the strict parser stopped. `is_cut`: the text ended before the arguments did.
+    `calls` are the calls that the text makes, as a forgiving parser reads them where the strict parser refuses.
+    `labels` name syntax errors and duplicate_key; empty for a call in the strict format. `shown` is the text around the
+    place where the strict parser stopped. `is_cut`: the text ended before the arguments did.
     """
 
     text: str
@@ -45,7 +45,7 @@ class CallSyntax:
 
 
 def read_call_syntax(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> list[CallSyntax]:
-    """The calls that a reply attempts, in order. `tools` are those declared."""
+    """The calls in a reply, right or wrong, in order. `tools` are the declared tools."""
     return list(_read(text, Declared(tools)))
 
 

@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Score:
-    """A reply held against its gold. `findings` in the order of `LEVELS`; none for a right reply.
+    """A reply compared with its gold. `findings` are in the order of `LEVELS`; a right reply has none.
 
     `lenient`: whether the calls that a forgiving parser reads are right, whatever `findings` say of their syntax.
     """
@@ -77,7 +77,9 @@ class Score:
         return self.findings[0].label if self.findings else None
 
     def in_turn(self, turn: int, turns: int) -> Score:
-        """The score of a conversation that went wrong in `turn`, from 0, of so many: what this one is of that turn."""
+        """The score of a conversation of `turns` turns that first went wrong in `turn`, from 0; `self` is that turn's
+        score.
+        """
         if turn == 0 or self.is_right:
             return self
         return replace(self, findings=(*self.findings, Finding(LATER_TURN, f"turn {turn + 1} of {turns}")))
@@ -235,7 +237,7 @@ def _comparison(
 
 
 def _aligned(made: Sequence[_Made], gold: Gold, exact: Mapping[int, int]) -> dict[int, int]:
-    """Which call was meant to be which of the gold's, for those that are not right: the most alike first."""
+    """For each call that is not right, the gold call that it seems to be meant as; the most similar pairs first."""
     rest = [i for i in range(len(made)) if i not in exact]
     free = [j for j in range(len(gold.calls)) if j not in exact.values()]
 
@@ -252,7 +254,7 @@ def _aligned(made: Sequence[_Made], gold: Gold, exact: Mapping[int, int]) -> dic
 
 
 def _carries(call: ToolCall, one: GoldCall, other: GoldCall) -> bool:
-    """Whether a call holds what two right ones do, each of which holds something that the other lacks."""
+    """Whether one call holds the values of two gold calls, each of which has a value that the other lacks."""
     said = list(_leaves(list(call.arguments.values())))
     first, second = ([leaf for v in right.arguments.values() for leaf in _leaves(v[0])] for right in (one, other))
     return (
@@ -287,8 +289,11 @@ def _shown(violation: Violation) -> str:
 
 
 def _values(call: ToolCall, right: GoldCall, found: Sequence[Violation], prompt: str) -> Iterator[Finding]:
-    """What of a call of the right tool is not what the gold has. What is not as declared says so already, but for an
-    enum: why its value is none of them is told here."""
+    """The values of a call to the right tool that differ from the gold.
+
+    A value that breaks its declaration has a finding already. The exception is an enum: here it is told why the value
+    is none of its members.
+    """
     told = {violation.path[0] for violation in found if violation.label != "enum_violation"}
     for key, value in call.arguments.items():
         if key in told or right.accepts(key, value):

@@ -108,7 +108,7 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def verdict(ratio: Estimate, items: int) -> str:
-    """What a ratio of so many items says: faster, slower, no difference within so many percent, or not enough data."""
+    """What a ratio over `items` items says: faster, slower, no difference within a percentage, or not enough data."""
     if ratio.low > 1:
         return "faster"
     if ratio.high < 1:
@@ -120,10 +120,11 @@ def verdict(ratio: Estimate, items: int) -> str:
 
 
 def needed(ratio: Estimate, items: int) -> int:
-    """About how many items settle a ratio that so many do not: with `POWER`, if it is what it was measured to be and
-    items vary as they did. Settled is either that it is not 1, or that it is 1 within `MARGIN`, whichever is nearer.
+    """About how many items would settle a ratio that `items` do not settle, with `POWER`.
 
-    More than there are, and at least `LEAST_ITEMS`, which is all that can be said of fewer. Two digits.
+    It assumes that the measured ratio is the true one and that further items vary as these do. A ratio is settled when
+    it is shown not to be 1, or to be 1 within `MARGIN`; the easier of the two counts. The result is more than `items`
+    and at least `LEAST_ITEMS`, in two digits.
     """
     if items < LEAST_ITEMS or not math.isfinite(ratio.high) or ratio.low <= 0:
         return max(LEAST_ITEMS, items + 1)

@@ -239,8 +239,10 @@ def clustered_mcnemar(lost: npt.ArrayLike, gained: npt.ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values, in the order given: those at most alpha are, with a chance of at most alpha, not all of them
-    of true differences (Holm, 1979, Scandinavian Journal of Statistics 6:65)."""
+    """Adjusted p values, in the given order (Holm, 1979, Scandinavian Journal of Statistics 6:65).
+
+    With a chance of at most alpha any adjusted value at or below alpha belongs to no true difference.
+    """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -1,6 +1,6 @@
-"""The charts of a report. Each is as wide as a phone, but for the time line, and stands by itself.
+"""The charts of a report. Each stands by itself and, except for the time line, is as wide as a phone.
 
-Colours say nothing that shape, place or words do not say too.
+Colours never say anything that shape, place or words do not say too.
 """
 
 from __future__ import annotations

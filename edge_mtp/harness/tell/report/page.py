@@ -139,7 +139,7 @@ def render(sources: Sequence[Source]) -> str:
 
 
 def pictures(source: Source) -> dict[str, str]:
-    """Charts for elsewhere, by file name: those of speed, of one reply and of tool calls, where there are any."""
+    """The charts that `--pictures` writes, by file name: speed, one reply and tool calls, where there are any."""
     part = Part(source, "")
     time_line = part.drafts.time_line.chart if part.drafts.time_line and source.analysis.run.measures_speed else None
     found: list[Chart | None] = [part.speed.speed_chart, time_line, part.calls.error_chart]

@@ -70,7 +70,7 @@ class SpeedSection:
         ]
 
     def extremes(self, speed_up: SpeedUp) -> list[ItemSpeed]:
-        """The prompts from the slowest; of many those at either end."""
+        """The prompts from the slowest; of many, only both ends."""
         ranked = sorted(speed_up.items, key=lambda each: each.ratio)
         return ranked if len(ranked) <= 2 * MOST_PROMPTS else ranked[:MOST_PROMPTS] + ranked[-MOST_PROMPTS:]
 
