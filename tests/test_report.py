@@ -37,7 +37,7 @@ from edge_mtp.harness.record.results import Results, ResultsWriter
 from edge_mtp.harness.stats import figures
 from edge_mtp.harness.stats.statistics import Estimate
 from edge_mtp.harness.tell.headline import headlines
-from edge_mtp.harness.tell.report import Source, charts, write_report
+from edge_mtp.harness.tell.report import Source, charts, time_line, write_report
 from edge_mtp.harness.tell.report.calls_section import differences
 from edge_mtp.harness.tell.report.page import Part, pictures, render
 from edge_mtp.harness.tell.report.svg import COLOURS, SHAPES, arm_marker, arm_role, chart
@@ -341,7 +341,9 @@ def test_time_line_draws_each_token_and_each_rejected_draft() -> None:
     assert line is not None
     answers = {(each.arm, each.item, each.turn, each.round): each for each in bench().results.answers}
     key = next(
-        key[1:] for key, answer in answers.items() if line.steps.get(key[0]) == charts.told(charts.Lane("", answer))
+        key[1:]
+        for key, answer in answers.items()
+        if line.steps.get(key[0]) == time_line.told(time_line.Lane("", answer))
     )
     steps = [step for arm in line.steps for step in answers[(arm, *key)].steps]
     accepted = Counter(letter for step in steps for letter in step.source[: min(step.accepted, step.tokens)])
@@ -379,7 +381,7 @@ def test_a_step_says_what_it_did() -> None:
             StepFigures("v", 1, "", 0, 4, 0.0, 0.0, 4e4, 4e4),
         ],
     )  # fmt: skip
-    assert charts.told(charts.Lane("", answer)) == [
+    assert time_line.told(time_line.Lane("", answer)) == [
         "Step 1 at 0.00 ms: plain, 1 token in 40.0 ms",
         "Step 2 at 40.0 ms: 3 drafts (2 from the drafter, 1 from the grammar), 2 accepted, 3 tokens in 45.0 ms, "
         "of which drafting 5.00 ms",

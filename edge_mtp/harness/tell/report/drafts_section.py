@@ -14,6 +14,7 @@ from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.tell.report import charts
 from edge_mtp.harness.tell.report.facts import Facts
 from edge_mtp.harness.tell.report.svg import Chart
+from edge_mtp.harness.tell.report.time_line import Lane, draw_time_line, told
 
 MOST_STEPS = 40  # of a time line
 
@@ -81,14 +82,12 @@ class DraftsSection:
                     (a for a in self.facts.answers[other.label] if (a.item, a.turn, a.round) == where and a.steps), None
                 )
                 if answer is not None:
-                    lanes.append(charts.Lane(other.label, _begun(answer, until_us)))
+                    lanes.append(Lane(other.label, _begun(answer, until_us)))
         item = self.facts.results.items[chosen.item]
         cut = f", the first {MOST_STEPS} steps" if is_cut else ""
         title = f"One reply ({item.kind}), step by step{cut}"
-        drawn = charts.time_line(f"{self.facts.key}time-line", title, lanes)
-        return TimeLine(
-            drawn, self.facts.asked(chosen.item, chosen.turn), {lane.label: charts.told(lane) for lane in lanes}
-        )
+        drawn = draw_time_line(f"{self.facts.key}time-line", title, lanes)
+        return TimeLine(drawn, self.facts.asked(chosen.item, chosen.turn), {lane.label: told(lane) for lane in lanes})
 
 
 def _telling(answers: Iterable[Answer]) -> Answer | None:
