@@ -11,7 +11,7 @@ from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.run.progress import CountProgress
 
 A = TypeVar("A")
-I = TypeVar("I")  # noqa: E741  # of items, as A is of arms
+T = TypeVar("T")
 
 
 def fair_order(arms: Sequence[A], place: int, round: int = 0) -> list[A]:
@@ -23,7 +23,7 @@ def fair_order(arms: Sequence[A], place: int, round: int = 0) -> list[A]:
     return list(arms) if (place + round) % 2 == 0 else list(reversed(arms))
 
 
-def in_turns(arms: Sequence[A], items: Sequence[I], rounds: Iterable[int] = (0,)) -> Iterator[tuple[I, int, list[A]]]:
+def in_turns(arms: Sequence[A], items: Sequence[T], rounds: Iterable[int] = (0,)) -> Iterator[tuple[T, int, list[A]]]:
     """Each item in each round, with the arms in their order: all arms answer an item before the next one is asked."""
     for round in rounds:
         for place, item in enumerate(items):
