@@ -76,7 +76,8 @@ class RunnerEngine(Answerer):
 
     `margins`: answers carry each token's margin, which costs a pass over the logits. `draft_tapes`, by item and turn,
     replace what the drafter says (`edge_mtp.harness.ask.simulated_drafts`). `began` is the monotonic time that
-    `Answer.at_s` counts from. Without `fresh` a prompt uses what the cache still holds of earlier ones.
+    `Answer.at_s` counts from. Without `is_timed` a prompt uses what the cache still holds of earlier ones, and
+    memory is not read.
     """
 
     def __init__(
@@ -86,13 +87,13 @@ class RunnerEngine(Answerer):
         *,
         margins: bool = False,
         began: float | None = None,
-        fresh: bool = True,
+        is_timed: bool = True,
     ) -> None:
         self.arm = arm
         self.shared = shared
         self.draft_tapes: Mapping[tuple[str, int], Sequence[int]] = {}
         self._margins = margins
-        self._fresh = fresh
+        self._is_timed = is_timed
         self._began = time.monotonic() if began is None else began
         self._answers = self._next_reading = 0
         self._memory: tuple[int | None, int | None] = None, None
@@ -142,7 +143,7 @@ class RunnerEngine(Answerer):
             parallel_calls=self.arm.parallel_calls or not item.tools,
             thinking=self.arm.thinking,
             logprobs=self._margins,
-            fresh=self._fresh and turn == 0,
+            fresh=self._is_timed and turn == 0,
         )
 
     def _answer(self, blank: Answer, reply: Reply) -> Answer:
@@ -176,7 +177,7 @@ class RunnerEngine(Answerer):
     def _known_memory(self) -> tuple[int | None, int | None]:
         """The memory as last read. It grows with the first answers, so those read it more often than later ones."""
         self._answers += 1
-        device = self.engine.device
+        device = self.engine.device if self._is_timed else None
         if self._answers >= self._next_reading and device is not None:
             self._next_reading = self._answers + min(self._answers, MEMORY_EVERY)
             with contextlib.suppress(EdgeMtpError):
@@ -230,7 +231,7 @@ def answerers_on(engine: Engine, arms: Sequence[Arm], *, margins: bool = False) 
     Prompts use what the cache still holds of earlier ones, so these replies are not for timing.
     """
     shared = SharedEngine(lambda: engine)
-    return [RunnerEngine(arm, shared, margins=margins, fresh=False) for arm in arms]
+    return [RunnerEngine(arm, shared, margins=margins, is_timed=False) for arm in arms]
 
 
 def _opener(
