@@ -29,7 +29,7 @@ from edge_mtp.engine import open_engine
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.formats.grammar import tool_grammar
 from edge_mtp.formats.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
-from edge_mtp.harness.stats.pairs import paired_ratio
+from edge_mtp.harness.stats.ratios import paired_ratio
 from edge_mtp.harness.stats.statistics import Estimate, mcnemar, wilson
 
 SPLITS = ("iid", "new_templates", "new_values", "new_names")

@@ -26,7 +26,8 @@ from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.checkpoint import drafters_allowed, tiny_pair
 from edge_mtp.harness.ask.litert_lm_process import StockEngine
-from edge_mtp.harness.stats.pairs import interleave, paired_ratio
+from edge_mtp.harness.run.loop import interleave
+from edge_mtp.harness.stats.ratios import paired_ratio
 
 MAX_TOKENS = 128
 AUTO = -1  # as a draft length: the controller chooses

@@ -19,7 +19,8 @@ from statistics import median
 
 import click
 
-from edge_mtp.harness.stats.pairs import interleave, paired_ratio
+from edge_mtp.harness.run.loop import interleave
+from edge_mtp.harness.stats.ratios import paired_ratio
 
 CHILD = """
 import json, re, sys, time

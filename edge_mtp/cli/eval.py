@@ -14,7 +14,7 @@ from edge_mtp.cli.measuring import (
     are_tiny,
     by_id,
     command_line,
-    open_contenders,
+    open_answerers,
     open_results,
     results_path,
     resumable,
@@ -79,7 +79,7 @@ def evaluate(
     writer, old = open_results(path, run, items, resume=resume)
     answered = harness.answered_questions(old) if old else set()
     with resumable(path), writer, ExitStack() as stack:
-        contenders = open_contenders(stack, arms, margins=True)
+        answerers = open_answerers(stack, arms, margins=True)
         progress = stack.enter_context(count_progress("questions"))
-        harness.evaluate(contenders, items, writer, max_tokens=max_tokens, answered=answered, progress=progress)
+        harness.evaluate(answerers, items, writer, max_tokens=max_tokens, answered=answered, progress=progress)
     tell(path, as_json=as_json)

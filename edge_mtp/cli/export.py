@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_mtp.cli.progress import export_progress, stage_progress
-from edge_mtp.cli.quality import chosen_items, show
+from edge_mtp.cli.quality import chosen_items
 from edge_mtp.export import defaults
 from edge_mtp.json_file import write_text
 from edge_mtp.output_file import destination, refuse_inputs
@@ -18,7 +18,7 @@ from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.export.pipeline import Summary
-    from edge_mtp.harness.run.quality import Report
+    from edge_mtp.harness.analyse.quality import QualityReport
 
 
 class Lengths(click.ParamType[Any]):
@@ -230,6 +230,8 @@ def export(
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())
     click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {seconds:.0f} s")
     if measured is not None:
+        from edge_mtp.harness.tell.quality_tables import show
+
         show(measured)
 
 
@@ -253,15 +255,19 @@ def _check_report(report: bool, prompts: Path | None, reference: Path | None, mo
         Bundle(reference)
 
 
-def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
+def _report(reference: Path, bundle: Path, prompts: Path | None) -> QualityReport:
     """Measure `bundle` against `reference` and write the report beside it, as Markdown and JSON."""
-    from edge_mtp.harness.run.quality import measure
+    from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
+    from edge_mtp.harness.analyse.quality import quality_of
+    from edge_mtp.harness.run.quality import ask_bundles
+    from edge_mtp.harness.tell.quality_tables import markdown
 
     items, source = chosen_items(reference, prompts, None)
     with stage_progress() as progress:
-        measured = measure({reference.stem: reference, bundle.stem: bundle}, items, source=source, progress=progress)
+        answers = ask_bundles({reference.stem: reference, bundle.stem: bundle}, items, progress=progress)
+    measured = quality_of(answers, items, source=source, max_tokens=DEFAULT_MAX_TOKENS)
     page, values = _report_files(bundle)
-    write_text(page, measured.markdown())
+    write_text(page, markdown(measured))
     write_text(values, json.dumps(measured.to_json(), indent=1) + "\n")
     return measured
 

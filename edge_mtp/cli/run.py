@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from edge_mtp.device.put import Report
     from edge_mtp.dialogue import Dialogue
     from edge_mtp.engine import Engine
-    from edge_mtp.harness.stats.pairs import Ratio
     from edge_mtp.reply import Reply, Token
     from edge_mtp.reply_options import ReplyOptions
 
@@ -232,7 +231,8 @@ def _compare(
     """Decode speed of both arms over `rounds` interleaved pairs; `reply` was the warm-up of the first."""
     from dataclasses import replace
 
-    from edge_mtp.harness.stats.pairs import interleave, paired_ratio
+    from edge_mtp.harness.run.loop import interleave
+    from edge_mtp.harness.stats.ratios import paired_ratio
 
     plain_options = replace(options, draft_length=0)
     texts: set[tuple[int, ...]] = {tuple(reply.tokens), tuple(dialogue.reply(plain_options).wait().tokens)}
@@ -249,9 +249,8 @@ def _compare(
 
     arms: list[Callable[[], float]] = [lambda: speed(options), lambda: speed(plain_options)]
     mtp, plain = interleave(arms, rounds)
-    ratio: Ratio = paired_ratio(mtp, plain)
     return {
-        "speed_up": ratio.to_json(),
+        "speed_up": paired_ratio(mtp, plain).to_json(),
         "mtp_tokens_per_s": sorted(mtp)[len(mtp) // 2],
         "plain_tokens_per_s": sorted(plain)[len(plain) // 2],
         "same_text": len(texts) == 1,
@@ -260,9 +259,10 @@ def _compare(
 
 def _print_comparison(comparison: dict[str, Any]) -> None:
     ratio = comparison["speed_up"]
+    high = "∞" if ratio["high"] is None else f"{ratio['high']:.2f}"
     click.echo(
         f"\nspeed-up {ratio['median']:.2f}x with MTP ({ratio['coverage']:.0%} interval {ratio['low']:.2f} to"
-        f" {ratio['high']:.2f}, {ratio['pairs']} pairs): {comparison['mtp_tokens_per_s']:,.0f} against"
+        f" {high}, {ratio['pairs']} pairs): {comparison['mtp_tokens_per_s']:,.0f} against"
         f" {comparison['plain_tokens_per_s']:,.0f} tokens/s"
     )
     click.echo("same text with and without MTP" if comparison["same_text"] else "the texts with and without MTP differ")

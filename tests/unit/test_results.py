@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_results import ARMS, synthetic_results
 
-from edge_mtp.cli.compare import text_lines
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analyse.analysis import analyse
-from edge_mtp.harness.analyse.compare import Side, Versus
+from edge_mtp.harness.analyse.compare import Versus
+from edge_mtp.harness.analyse.side import Side
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.record.results import Results, ResultsWriter, read_results
+from edge_mtp.harness.tell.comparison import text_lines
 from edge_mtp.harness.tell.summary_table import summary
 
 RESULTS = synthetic_results(3)

@@ -20,7 +20,7 @@ from edge_mtp.formats.tool_calls import Value, format_calls, parse_calls
 from edge_mtp.harness.ask.data import make_phone, make_workloads
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.suites import SPLITS, WORKLOADS, suite, workload
-from edge_mtp.harness.run.quality import TINY
+from edge_mtp.harness.ask.tiny_pair import TINY
 from edge_mtp.harness.score.gold import GoldCall
 
 KINDS = {

@@ -30,11 +30,12 @@ KEYS = {"parallel_calls": "calls"}
 class Arm:
     """What answers, and how. `label` names it in records, tables and rules; it is unique in a run.
 
-    `mtp`: off (plain decoding), K drafts every step, auto (the controller), or blank: the verify graph at the default
-    K with nothing to verify, which tells rounding from wrongly kept drafts. `constrained`: calls are held to the
-    tools' schemas. `engine` litert-lm is the stock runtime, on the host only. It drafts at a length of its own and
-    constrains nothing: `mtp` is off, auto (it drafts in every step) or adaptive (it drafts while it finds that faster)
-    there, `constrained` False. `threads` None is LiteRT's choice.
+    `mtp`: off (plain decoding), a number K (K drafts in every step), auto (the controller), or blank: the verify graph
+    at the default K with nothing to verify, which tells rounding from wrongly kept drafts. `constrained`: calls must
+    fit the tools' schemas. `threads` None is LiteRT's choice.
+
+    `engine` litert-lm is the stock runtime, on the host only. It drafts at a length of its own and constrains nothing:
+    its `mtp` is off, auto (drafts in every step) or adaptive (drafts while that is faster), and `constrained` is False.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""Arguments of a call held against the tool's declared parameters."""
+"""The arguments of a call checked against the tool's declared parameters."""
 
 from __future__ import annotations
 
