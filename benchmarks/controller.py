@@ -1,4 +1,4 @@
-"""The draft-length controller beside every fixed draft length, on the devices and texts of tests/simulated_device.py.
+"""The draft-length controller beside every fixed draft length, on the devices of tests/helpers/simulated_device.py.
 
     python benchmarks/controller.py [--texts N] [--json benchmarks/results/controller.json]
 
@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 import simulated_device as simulated  # noqa: E402
 

@@ -7,9 +7,9 @@ prompts (intra-cluster correlation 0.15). Differences: the second arm is the fir
 it draws anew, 5 points worse. Means: 5 to about 35 figures a prompt, times a lognormal factor of the prompt. Coverage,
 and mean width in brackets.
 
-Ratios (`ratios`): the median speed-up of items whose times tests/simulated_times.py draws, by what slows single answers
-and by how the items' own speed-ups vary. The bootstraps draw items; the smoothed one adds normal noise as wide as
-Silverman's rule has it. Then: how often equal arms are said to differ, and how often an arm 3 % slower is found.
+Ratios (`ratios`): the median speed-up of items whose times tests/helpers/simulated_times.py draws, by what slows single
+answers and by how the items' own speed-ups vary. The bootstraps draw items; the smoothed one adds normal noise as wide
+as Silverman's rule has it. Then: how often equal arms are said to differ, and how often an arm 3 % slower is found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import scipy.stats
 from edge_mtp.harness.stats import ratios, statistics
 from edge_mtp.harness.stats.statistics import Estimate
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
 import simulated_times
 

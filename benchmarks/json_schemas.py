@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from native_constraint import Native, build  # noqa: E402
 from schema_suite import VALIDATORS, cases, suite, tally  # noqa: E402

@@ -26,7 +26,7 @@ from edge_mtp.device.adb_server import AdbServerLink
 from edge_mtp.device.link import Link
 from edge_mtp.device.put import Folder, file_digest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
 ADB = Path(adbutils.__file__).parent / "binaries" / "adb"
 

@@ -2,8 +2,9 @@
 
     python benchmarks/vocabulary.py [--output benchmarks/results/vocabulary]
 
-The vocabulary is tests/gemma_vocabulary.py's, the native code is that of tests/native_constraint.py, in a build of its
-own under build/vocabulary. Times are of the processor, one thread, so that a machine's other work counts little.
+The vocabulary is tests/helpers/gemma_vocabulary.py's, the native code is that of tests/helpers/native_constraint.py, in
+a build of its own under build/vocabulary. Times are of the processor, one thread, so that a machine's other work counts
+little.
 A mask is timed at each token of a text that the grammar allows, drawn at random.
 """
 
@@ -22,10 +23,10 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from gemma_vocabulary import VOCABULARY, tokenizer_json
 from native_constraint import Constraint, Native, build
-from test_vocabulary import many_tools
+from tool_declarations import many_tools
 
 from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.formats.grammar import response_grammar, tool_grammar

@@ -5,7 +5,7 @@ inputs, and placed as often as the decoder has such layers. All shapes are stati
 
 T rows, H hidden size, V vocabulary, L layers, P per-layer width, C cache length, N heads, h heads of keys, G = N / h,
 D head size, S keys that attention sees. K [1,h,C,D] and V [1,h,D,C] are the caches. transformers'
-`modeling_gemma4.py` and `modeling_gemma4_assistant.py` say what is computed; `tests/test_parity.py` compares.
+`modeling_gemma4.py` and `modeling_gemma4_assistant.py` say what is computed; `tests/oracle/test_parity.py` compares.
 """
 
 from __future__ import annotations

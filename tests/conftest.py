@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Helper modules lie beside the tests. The repository root stays off the path: tests see the installed code.
-sys.path.insert(0, str(Path(__file__).parent))
+# The repository root stays off the path: tests see the installed code.
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 # Machines are shared: how long an example takes says nothing.
 settings.register_profile("edge-mtp", deadline=None)

@@ -1,5 +1,5 @@
-// The constraint classes behind C functions, for tests/native_constraint.py. A failing function returns null or -1 and
-// leaves its message in edge_test_error().
+// The constraint classes behind C functions, for tests/helpers/native_constraint.py. A failing function returns null or -1
+// and leaves its message in edge_test_error().
 #include <cstring>
 #include <exception>
 #include <memory>

@@ -1,5 +1,5 @@
 /* The selection core on buffers of exactly the contract's sizes, so that a sanitizer sees a read or write past them,
- * and against the plainest possible greedy. Values are checked at length in tests/test_select.py. */
+ * and against the plainest possible greedy. Values are checked at length in tests/oracle/test_select.py. */
 #include "../select.h"
 
 #include <math.h>

@@ -37,7 +37,7 @@ def misfit(first: FirstDrafts) -> str | None:
     must be `LEAST_PROMPTS`, and the interval over them must lie below the bar too, but where no draft was right at all.
     In simulation it names a drafter that is never right always, one that is right in 0.3 % of its first drafts 7 of 10
     times at the least; and one that is right in 8 % (hostile text) 2 of 1,000 times at the most, with an intra-prompt
-    correlation of 0.1 (tests/test_latency.py).
+    correlation of 0.1 (tests/oracle/test_latency.py).
     """
     if first.prompts < LEAST_PROMPTS or (first.accepted and first.share.high >= LEAST_ACCEPTANCE):
         return None

@@ -5,7 +5,7 @@ standard error between items (Woodruff, 1952, Journal of the American Statistica
 it has no end: the upper end of a 95 % quantile takes 73 items. In simulation it covers 94 to 98 % (28 to 600 items of
 one or three times each; quantiles of 50, 95 and 99 %). The change of a quantile between two arms on the same items is
 better known than either quantile: percentiles of a bootstrap over items cover 94 to 99 % there.
-`tests/test_quantiles.py` repeats part of both.
+`tests/oracle/test_quantiles.py` repeats part of both.
 """
 
 from __future__ import annotations

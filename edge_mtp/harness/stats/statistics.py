@@ -185,7 +185,7 @@ def paired_difference(lost: npt.ArrayLike, gained: npt.ArrayLike, items: npt.Arr
     The lower end is a one-sided bound of 97.5 %: an arm is not inferior by a margin where it lies above -margin. That
     is why it is neither a bootstrap over clusters nor `share_difference`. In simulations of 150 to 1,600 items in 20 to
     600 clusters, 1 to 5 % of them lost, both put it above the truth too often: up to 7 % and 4.6 % of the time, this
-    one up to 3 %; the bootstrap covers 90 to 95 % (tests/test_statistics.py has both).
+    one up to 3 %; the bootstrap covers 90 to 95 % (tests/oracle/test_statistics.py has both).
 
     Args:
         lost, gained: one number a cluster, of its items that are right in the base alone, and in the arm alone.

@@ -1,0 +1,156 @@
+"""Native parts that work on the host alone (processors, stop strings, look-up), through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from synthetic_bundle import token_bytes
+
+NATIVE = Path(__file__).parents[2] / "device" / "native"
+SOURCES = ["processors.cc", "stop_text.cc", "lookup.cc", "token_bytes.cc"]
+SHIM = Path(__file__).parent / "native_parts.cc"
+# The undefined-behaviour sanitizer ends the process; the address sanitizer cannot be loaded into Python.
+FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover=all"]
+REFUSED = -2
+
+
+class Refused(Exception):  # noqa: N818
+    """The native side threw edge_mtp::Error with this message."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The parts and their shim, compiled once a session."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "parts.so"
+        sources = [str(NATIVE / name) for name in SOURCES]
+        compiler = os.environ.get("CXX", "c++")
+        subprocess.run(
+            [compiler, *FLAGS, "-shared", "-fPIC", f"-I{NATIVE}", str(SHIM), *sources, "-o", str(target)], check=True
+        )
+        loaded = ctypes.CDLL(str(target))
+    for name in ("processors_create", "stops_create", "lookup_create"):
+        getattr(loaded, name).restype = ctypes.c_void_p
+    loaded.parts_error.restype = ctypes.c_char_p
+    return loaded
+
+
+class _Part:
+    """An object of the native side; calls its functions by their names' second halves."""
+
+    def __init__(self, prefix: str, *arguments: Any) -> None:
+        self._prefix, self._library = prefix, library()
+        handle = getattr(self._library, f"{prefix}_create")(*arguments)
+        if handle is None:
+            raise Refused(self._library.parts_error().decode())
+        self._handle = ctypes.c_void_p(handle)
+
+    def call(self, name: str, *arguments: Any) -> int:
+        result = getattr(self._library, f"{self._prefix}_{name}")(self._handle, *arguments)
+        if result == REFUSED:
+            raise Refused(self._library.parts_error().decode())
+        return int(result)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            getattr(self._library, f"{self._prefix}_destroy")(self._handle)
+
+
+class Processors(_Part):
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__("processors", vocabulary)
+
+    def begin(
+        self,
+        prompt: Sequence[int] = (),
+        *,
+        bias: Mapping[int, float] | None = None,
+        suppress: Sequence[int] = (),
+        repetition: float = 1.0,
+        presence: float = 0.0,
+        frequency: float = 0.0,
+    ) -> None:
+        bias = bias or {}
+        biased, values = _ints(list(bias)), np.array(list(bias.values()), np.float32)
+        penalties = np.array([repetition, presence, frequency], np.float32)
+        suppressed, prompted = _ints(suppress), _ints(prompt)
+        self.call(
+            "begin", _pointer(biased), _pointer(values), len(bias), _pointer(suppressed), len(suppressed),
+            _pointer(penalties), _pointer(prompted), len(prompted),
+        )  # fmt: skip
+
+    def push(self, token: int) -> None:
+        self.call("push", ctypes.c_int32(token))
+
+    def pop(self, count: int) -> None:
+        self.call("pop", count)
+
+    def applied(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A copy of `logits` [vocabulary] with the processors applied."""
+        row: NDArray[np.float32] = logits.copy()
+        library().processors_apply(self._handle, _pointer(row))
+        return row
+
+
+def describe_choice(logits: NDArray[np.float32], token: int) -> tuple[float, float]:
+    """Log-probability and margin of `token` in a row of logits."""
+    out = np.zeros(2, np.float32)
+    library().choice_describe(_pointer(logits), len(logits), token, _pointer(out))
+    return float(out[0]), float(out[1])
+
+
+class StopText(_Part):
+    def __init__(self, texts: Sequence[bytes], strings: Sequence[bytes]) -> None:
+        """`texts`: the bytes of each token id."""
+        table = token_bytes(list(texts), special=set())
+        joined = b"".join(strings)
+        sizes = _ints([len(string) for string in strings])
+        super().__init__("stops", table, ctypes.c_size_t(len(table)), joined, _pointer(sizes), len(strings))
+        self.push: Callable[[int], int] = lambda token: self.call("push", token)
+
+
+class Lookup(_Part):
+    def __init__(self, capacity: int) -> None:
+        super().__init__("lookup")
+        self.begin(capacity)
+
+    @staticmethod
+    def longest() -> int:
+        return int(library().lookup_longest())
+
+    def begin(self, capacity: int) -> None:
+        library().lookup_begin(self._handle, capacity)
+
+    def push(self, token: int) -> None:
+        self.call("push", token)
+
+    def truncate(self, length: int) -> None:
+        library().lookup_truncate(self._handle, length)
+
+    def __len__(self) -> int:
+        return self.call("length")
+
+    def propose(self, least: int, most: int) -> tuple[list[int], list[float]]:
+        """Proposed tokens, and a confidence for each."""
+        tokens, confidences = np.zeros(31, np.int32), np.zeros(31, np.float32)
+        count = self.call("propose", least, most, _pointer(tokens), _pointer(confidences))
+        assert count >= 0, "a proposal of another source"
+        return tokens[:count].tolist(), confidences[:count].tolist()
+
+
+def _ints(values: Sequence[int]) -> NDArray[np.int32]:
+    return np.array(values, np.int32)
+
+
+def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
