@@ -15,8 +15,8 @@ class Detokenizer:
 
     The pieces from `push` and the last one from `finish`, joined, are the UTF-8 text of the tokens' bytes, up to the
     beginning of the first of `stop_texts`; bytes that are no UTF-8 become U+FFFD. The search for stop strings is the
-    runner's (device/native/stop_text.h), and both are tried with tests/helpers/stop_cases.json: of several, the string
-    that ends first counts, and of those that end together the longest.
+    runner's (device/native/stop_text.h; tests/helpers/stop_cases.json tries both): of several, the string that ends
+    first counts, and of those that end together the longest.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_texts: Sequence[str] = ()) -> None:

@@ -95,16 +95,18 @@ def upward() -> list[str]:
     return wrong
 
 
-def module_imports() -> dict[str, set[str]]:
-    """The package's other modules that each module imports."""
-    names = modules()
+def module_graph() -> dict[str, set[str]]:
+    """The modules that each module imports, even inside a function or for types alone."""
+    paths = modules()
 
     def module_of(imported: str) -> str | None:
         parts = imported.split(".")
-        return next((name for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in names), None)
+        return next((name for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in paths), None)
 
-    graph = {name: {module_of(each) for each in imports(path)} - {name, None} for name, path in names.items()}
-    return {name: {each for each in others if each is not None} for name, others in graph.items()}
+    return {
+        name: {module for each in imports(path) if (module := module_of(each)) not in (None, name)}
+        for name, path in paths.items()
+    }
 
 
 # -- the picture ------------------------------------------------------------------------------------------------------

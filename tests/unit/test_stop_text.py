@@ -17,9 +17,8 @@ from native_parts import Refused, StopText
 
 from edge_mtp.chat.detokenizer import Detokenizer
 
-CASES: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parents[1] / "helpers" / "stop_cases.json").read_text(encoding="utf-8")
-)
+FILE = Path(__file__).parents[1] / "helpers" / "stop_cases.json"
+CASES: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
 each_case = pytest.mark.parametrize("case", CASES, ids=[case["about"] for case in CASES])
 
 
