@@ -29,7 +29,7 @@ from edge_mtp.engine import open_engine
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.formats.grammar import tool_grammar
 from edge_mtp.formats.tool_calls import ToolCall, ToolCallSyntaxError, exact_match, parse_calls
-from edge_mtp.harness.stats.pairs import paired_ratio
+from edge_mtp.harness.stats.ratios import paired_ratio
 from edge_mtp.harness.stats.statistics import Estimate, mcnemar, wilson
 
 SPLITS = ("iid", "new_templates", "new_values", "new_names")
@@ -88,6 +88,7 @@ def error_of(chat: ChatFormat, item: dict[str, Any], reply: list[int]) -> str:
 @click.option("--limit", type=int, help="Items of each split; default: all.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Also write the result here.")
 def main(limit: int | None, output: Path | None) -> None:
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
     folder = tiny_pair()[0].parent / "splits"
@@ -96,7 +97,10 @@ def main(limit: int | None, output: Path | None) -> None:
     with ExitStack() as stack:
         # A controller learns from all that its runner does, so each has one of its own.
         names = ["fixed", *(name for name in ARMS if name.endswith("auto"))]
-        engines = {name: stack.enter_context(open_engine(cached_bundle(), threads=1)) for name in names}
+        engines = {
+            name: stack.enter_context(open_engine(cached_bundle("fp32", widths=VERIFY_WIDTHS), threads=1))
+            for name in names
+        }
         chat = engines["fixed"].chat_format
         stops = sorted(chat.stop_token_ids)
         for index, item in enumerate(stack.enter_context(click.progressbar(items, file=sys.stderr))):

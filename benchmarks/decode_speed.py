@@ -26,7 +26,8 @@ from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.checkpoint import drafters_allowed, tiny_pair
 from edge_mtp.harness.ask.litert_lm_process import StockEngine
-from edge_mtp.harness.stats.pairs import interleave, paired_ratio
+from edge_mtp.harness.run.loop import interleave
+from edge_mtp.harness.stats.ratios import paired_ratio
 
 MAX_TOKENS = 128
 AUTO = -1  # as a draft length: the controller chooses
@@ -117,9 +118,10 @@ def tokens_per_verify(engine: Engine, draft_length: int, prompts: list[Prompt]) 
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Also write the result here.")
 def main(bundle: Path | None, prompts: int, rounds: int, draft_lengths: str, output: Path | None) -> None:
     if bundle is None:
+        from edge_mtp.export.defaults import VERIFY_WIDTHS
         from edge_mtp.export.tiny.bundle import cached_bundle
 
-        bundle = cached_bundle()
+        bundle = cached_bundle("fp32", widths=VERIFY_WIDTHS)
     with (
         StockEngine(bundle, mtp="off", threads=1) as stock_plain,
         StockEngine(bundle, mtp="on", threads=1) as stock_mtp,

@@ -17,6 +17,7 @@ import click
 from edge_mtp.device import Request, Sampling
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.tiny.bundle import cached_bundle
 from edge_mtp.summary import acceptance_counts
 
@@ -31,7 +32,7 @@ def main(prompts: int, output: Path | None) -> None:
     path = tiny_pair()[0].parent / "splits" / "iid.jsonl"
     items = [json.loads(line) for line in path.read_text("utf-8").splitlines()[:prompts]]
     rows = []
-    with open_engine(cached_bundle(), threads=1) as engine:
+    with open_engine(cached_bundle("fp32", widths=VERIFY_WIDTHS), threads=1) as engine:
         for temperature in TEMPERATURES:
             for coupled in (False, True):
                 rows.append(measure(engine, items, temperature, coupled))

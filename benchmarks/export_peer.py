@@ -33,7 +33,8 @@ OURS = """
 import sys
 from pathlib import Path
 from edge_mtp.export.pipeline import export_bundle
-export_bundle(Path(sys.argv[1]), Path(sys.argv[4]), Path(sys.argv[2]) / "x.litertlm", recipe="int8", context=1024)
+export_bundle(Path(sys.argv[1]), Path(sys.argv[4]), Path(sys.argv[2]) / "x.litertlm", recipe="int8", context=1024,
+              widths=range(2, 9))
 """
 
 

@@ -24,7 +24,7 @@ import click
 import numpy as np
 import scipy.stats
 
-from edge_mtp.harness.stats import ratios, statistics
+from edge_mtp.harness.stats import changes, ratios, statistics
 from edge_mtp.harness.stats.statistics import Estimate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
@@ -83,7 +83,7 @@ def differences(generator: Any, prompts: int, p: float, redrawn: float) -> tuple
     base, other = clustered(generator, prompts, p), clustered(generator, prompts, p - 0.05)
     new = generator.random(prompts) < redrawn
     columns = [*(np.where(new, b, a) for a, b in zip(base, other, strict=True)), *base]
-    return -0.05 * redrawn, statistics.share_difference(*columns), bootstraps(generator, difference, *columns)
+    return -0.05 * redrawn, changes.share_difference(*columns), bootstraps(generator, difference, *columns)
 
 
 def means(generator: Any, prompts: int, sigma: float) -> tuple[float, Estimate, Intervals]:

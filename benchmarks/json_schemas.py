@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
-from native_constraint import Native, build  # noqa: E402
+from native_constraint import library  # noqa: E402
 from schema_suite import VALIDATORS, cases, suite, tally  # noqa: E402
 
 import edge_mtp  # noqa: E402
@@ -28,11 +28,10 @@ def main() -> None:
     replies = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     pair = Path(edge_mtp.__file__).parent / "tiny" / "target" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(pair)
-    kept = ROOT / ".pytest_cache" / "d" / "native-constraint"
+    compiler = library().tokens(token_table(pair, tokenizer.vocab_size)).compiler([STOP])
+    kept = ROOT / ".pytest_cache" / "d" / "schema-suite"
     kept.mkdir(parents=True, exist_ok=True)
-    compiler = Native(build(kept)).tokens(token_table(pair, tokenizer.vocab_size)).compiler([STOP])
-    (kept.parent / "schema-suite").mkdir(exist_ok=True)
-    tests = suite(kept.parent / "schema-suite")
+    tests = suite(kept)
     print("| draft | schemas | enforced | allow nothing | refused | accept a valid instance | replies | wrong | s |")
     print("|---|---|---|---|---|---|---|---|---|")
     told = []

@@ -20,11 +20,14 @@ from pathlib import Path
 import click
 
 from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.recipes import RECIPES
-from edge_mtp.export.tiny import CONTEXT
+from edge_mtp.harness.analyse.quality import QualityReport, quality_of
 from edge_mtp.harness.ask.suites import read_items
-from edge_mtp.harness.run.quality import TINY, Report, measure
+from edge_mtp.harness.ask.tiny_pair import TINY
+from edge_mtp.harness.run.quality import ask_bundles
+from edge_mtp.harness.tell import quality_plot, quality_tables
 
 REFERENCE = "fp32"
 # Above the longest reply that ends by itself. One that never does would weigh as ten others.
@@ -91,9 +94,8 @@ def main(limit: int, chosen: str | None, bundles: Path | None, output: Path | No
         paths = {name: exported(name, folder) for name in names}
         items = [each for split in SPLITS for each in read_items(TINY / "splits" / f"{split}.jsonl", limit)]
         source = f"the first {limit} of each of {', '.join(SPLITS)}"
-        report = measure(
-            paths, items, source=source, draft_lengths=(4,), max_tokens=MAX_TOKENS, threads=1, progress=tell
-        )
+        answers = ask_bundles(paths, items, draft_lengths=(4,), max_tokens=MAX_TOKENS, threads=1, progress=tell)
+        report = quality_of(answers, items, source=source, max_tokens=MAX_TOKENS)
     text = markdown(report, limit)
     click.echo(text, nl=False)
     if output is not None:
@@ -103,7 +105,7 @@ def main(limit: int, chosen: str | None, bundles: Path | None, output: Path | No
         output.write_text(json.dumps(value, indent=1) + "\n")
         output.with_suffix(".md").write_text(text)
     if plot is not None:
-        report.plot(plot)
+        quality_plot.plot(report, plot)
 
 
 def exported(name: str, folder: Path) -> Path:
@@ -113,7 +115,7 @@ def exported(name: str, folder: Path) -> Path:
         target, drafter = tiny_pair()
         with tempfile.TemporaryDirectory() as scratch:
             recipe = ARMS[name].recipe(Path(scratch))
-            export_bundle(target, drafter, path, recipe=recipe, context=CONTEXT, kv=ARMS[name].kv)
+            export_bundle(target, drafter, path, recipe=recipe, kv=ARMS[name].kv, widths=VERIFY_WIDTHS)
     return path
 
 
@@ -122,9 +124,9 @@ def tell(stage: str, done: int, total: int) -> None:
         print(f"{stage}, {total} prompts", file=sys.stderr)
 
 
-def markdown(report: Report, limit: int) -> str:
+def markdown(report: QualityReport, limit: int) -> str:
     command = f"python benchmarks/recipes.py --limit {limit} --json benchmarks/results/recipes.json"
-    return f"# Recipes on the tiny pair\n\n    {command}\n\n{report.markdown()}"
+    return f"# Recipes on the tiny pair\n\n    {command}\n\n{quality_tables.markdown(report)}"
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def run(script: str, *options: str, output: Path) -> tuple[str, dict[str, object
 @click.option("--threads", default=2, show_default=True, help="Of both engines at full size.")
 @click.option("--rounds", default=4, show_default=True)
 def main(full_size: Path | None, recipe: str, threads: int, rounds: int) -> None:
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +49,13 @@ def main(full_size: Path | None, recipe: str, threads: int, rounds: int) -> None
         tables = {
             "Decoding the tiny trained pair, one thread": run("decode_speed.py", *common, output=out),
             "The tiny pair's bundle, one thread": run(
-                "full_size.py", "--bundle", str(cached_bundle()), "--threads", "1", *common, output=out
+                "full_size.py",
+                "--bundle",
+                str(cached_bundle("fp32", widths=VERIFY_WIDTHS)),
+                "--threads",
+                "1",
+                *common,
+                output=out,
             ),
             f"The shape of E2B, random weights, recipe {recipe}": run(
                 "full_size.py", "--bundle", str(full_size), "--threads", str(threads), *common, output=out

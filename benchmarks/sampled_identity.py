@@ -19,6 +19,7 @@ from scipy.stats import beta
 from edge_mtp.device import Request, Sampling
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.tiny.bundle import cached_bundle
 
 TOKENS = 64
@@ -46,7 +47,7 @@ def main(output: Path, replies: int, seconds: float, recipes: tuple[str, ...]) -
     ]
     for name in recipes:
         measured = results.setdefault(name, {"replies": 0, "by_temperature": {}, "differences": []})
-        with open_engine(cached_bundle(**RECIPES[name]), threads=1) as engine:
+        with open_engine(cached_bundle(**RECIPES[name], widths=VERIFY_WIDTHS), threads=1) as engine:
             end, saved = time.monotonic() + seconds, time.monotonic()
             while measured["replies"] < replies and time.monotonic() < end:
                 one(engine, items, measured)

@@ -19,7 +19,8 @@ from statistics import median
 
 import click
 
-from edge_mtp.harness.stats.pairs import interleave, paired_ratio
+from edge_mtp.harness.run.loop import interleave
+from edge_mtp.harness.stats.ratios import paired_ratio
 
 CHILD = """
 import json, re, sys, time
@@ -53,9 +54,13 @@ def load(bundle: Path, cache: Path | None) -> tuple[float, float]:
 @click.option("--rounds", default=8, show_default=True)
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Also write the result here.")
 def main(full: Path | None, lean: Path | None, rounds: int, output: Path | None) -> None:
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
-    bundles = {"full": full or cached_bundle(), "lean": lean or cached_bundle(lean=True)}
+    bundles = {
+        "full": full or cached_bundle("fp32", widths=VERIFY_WIDTHS),
+        "lean": lean or cached_bundle("fp32", lean=True),
+    }
     result: dict[str, object] = {"bytes": {name: path.stat().st_size for name, path in bundles.items()}}
     click.echo("| start | | full | lean | full / lean |\n|---|---|---|---|---|")
     for start in ("cold", "warm"):

@@ -21,6 +21,7 @@ import click
 from edge_mtp.device import Request
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.tiny.bundle import cached_bundle
 
 TOKENS = 128
@@ -48,7 +49,7 @@ def main(limit: int | None, output: Path | None) -> None:
     differences: list[Difference] = []
     compared: dict[str, int] = {}
     for quantization, lengths in LENGTHS.items():
-        with open_engine(cached_bundle(quantization), threads=1) as engine:
+        with open_engine(cached_bundle(quantization, widths=VERIFY_WIDTHS), threads=1) as engine:
             prompts = {item["id"]: engine.chat_format.encode(item["messages"], item["tools"]) for item in items}
             plain = texts(engine, prompts, 0, f"{quantization} plain")
             for k in lengths:

@@ -2,10 +2,9 @@
 
     python benchmarks/vocabulary.py [--output benchmarks/results/vocabulary]
 
-The vocabulary is tests/helpers/gemma_vocabulary.py's, the native code is that of tests/helpers/native_constraint.py, in
-a build of its own under build/vocabulary. Times are of the processor, one thread, so that a machine's other work counts
-little.
-A mask is timed at each token of a text that the grammar allows, drawn at random.
+The vocabulary is that of tests/helpers/gemma_vocabulary.py, the native code that of tests/helpers/native_constraint.py.
+Times are of the processor, one thread, so that a machine's other work counts little. A mask is timed at each token of a
+text that the grammar allows, drawn at random.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from gemma_vocabulary import VOCABULARY, tokenizer_json
-from native_constraint import Constraint, Native, build
+from native_constraint import Constraint, Native, library
 from tool_declarations import many_tools
 
 from edge_mtp.chat.tokenizer import Tokenizer
@@ -75,12 +74,14 @@ def masks(constraint: Constraint) -> list[float]:
 
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path), help="Also write PATH.json and PATH.md.")
-@click.option("--library", type=click.Path(path_type=Path), help="The native test library, if it is built already.")
-def main(output: Path | None, library: Path | None) -> None:
+@click.option(
+    "--library", "prebuilt", type=click.Path(path_type=Path), help="The native test library, if it is built already."
+)
+def main(output: Path | None, prebuilt: Path | None) -> None:
     path = tokenizer_json()
     _, load = timed(lambda: Tokenizer.from_file(path))
     table, making = timed(lambda: token_table(path, VOCABULARY))
-    native = Native(library or build(Path(__file__).parent.parent / "build" / "vocabulary"))
+    native = Native(prebuilt) if prebuilt else library()
     compiler = native.tokens(table).compiler([END])
     _, vocabulary = timed(lambda: compiler.constraint('root ::= "a"'))
     grammars = {

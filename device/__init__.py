@@ -1,4 +1,4 @@
-"""Where a bundle runs: this machine, or a device that it reaches."""
+"""Where a bundle runs: on this machine, or on a device that this machine can reach."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A connection to a device's adbd: its handshake, and any number of streams over it.
 
 The protocol is AOSP's (packages/modules/adb: protocol.txt, docs/dev/delayed_ack.md). adb-shell's own AdbDevice holds
-one lock while it waits for a packet, so that no stream can be written while another is read, and sends one packet at
-a time; here one thread reads for all streams, and devices that offer delayed acknowledgements (Android 14) get many
-packets on the way at once, which is what a link with a long round trip needs.
+one lock while it waits for a packet, so no stream can be written while another is read, and it sends one packet at a
+time. Here one thread reads for all streams. Devices that offer delayed acknowledgements (Android 14) are sent many
+packets without waiting for each acknowledgement, which a link with a long round trip needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edge_mtp.device.stream import Stream
 from edge_mtp.errors import EdgeMtpError
 
 VERSION = 0x01000001  # the first whose packets need no checksum
-MAX_PACKET_BYTES = 1 << 20  # MAX_PAYLOAD of current devices; an older one tells less
+MAX_PACKET_BYTES = 1 << 20  # MAX_PAYLOAD of current devices; an older device announces less
 WINDOW_BYTES = 4 << 20  # how far a device with delayed acknowledgements may run ahead of our reading
 CONNECT_S = 10.0
 AUTHORIZE_S = 60.0  # for a person to find the phone and its dialogue
@@ -40,18 +40,18 @@ COMMANDS = frozenset((AUTH, CLSE, CNXN, OKAY, OPEN, WRTE, STLS, SYNC))
 
 
 class NonsenseError(Exception):
-    """Bytes that are not the protocol's."""
+    """The device sent bytes that do not follow the protocol."""
 
 
 def checksum(data: bytes | bytearray | memoryview) -> int:
-    """The sum of all bytes, which devices before Android 9 want with every packet."""
+    """The sum of all bytes. Devices before Android 9 require it with every packet."""
     return int(np.frombuffer(data, np.uint8).sum(dtype=np.uint64)) & 0xFFFFFFFF
 
 
 class AdbConnection:
-    """An open connection. Raises EdgeMtpError when the device is out of reach, refuses, or speaks something else.
+    """An open connection. Raises EdgeMtpError when the device is out of reach, refuses, or speaks another protocol.
 
-    `keys` may be empty; `notice` is told, in a line for a person, what the device waits for.
+    `keys` may be empty. `notice` is called with one line for a person that says what the device waits for.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class AdbConnection:
         self._ids = 0
         self._lost: str | None = None
         self._checked = True  # until both sides are known to need no checksum
-        self._packet_bytes = 4096  # of the handshake
+        self._packet_bytes = 4096  # until the handshake settles it
         try:
             transport.connect(CONNECT_S)
             banner = self._handshake(keys, notice, authorize_s)
@@ -124,13 +124,13 @@ class AdbConnection:
 
     @property
     def loss(self) -> EdgeMtpError | None:
-        """Why the link broke; None while it holds."""
+        """Why the link broke; None while it is up."""
         if self._lost is None:
             return None
         return EdgeMtpError(f"the link to {self.name} broke: {self._lost}; reconnect it and run the command again")
 
     def send(self, command: int, arg0: int, arg1: int, *data: bytes | memoryview) -> None:
-        """One packet. Raises EdgeMtpError when the link breaks."""
+        """Sends one packet. Raises EdgeMtpError when the link breaks."""
         if self.loss:
             raise self.loss
         try:
@@ -152,24 +152,25 @@ class AdbConnection:
             self._transport.write_packet(header, data)
 
     def _receive(self, timeout_s: float | None) -> tuple[int, int, int, bytearray]:
-        """One packet. Raises NonsenseError for what is none, OSError when the link breaks, TimeoutError."""
+        """Receives one packet. Raises NonsenseError for bytes that are no packet, OSError when the link breaks, and
+        TimeoutError."""
         header = self._transport.bulk_read(HEADER.size, timeout_s)
         command, arg0, arg1, length, total, inverse = HEADER.unpack(header)
         if command ^ 0xFFFFFFFF != inverse or command not in COMMANDS:
             raise NonsenseError(f"unknown packet {bytes(header[:8]).hex()}")
         if length > MAX_PACKET_BYTES:
             raise NonsenseError(f"packet of {length} bytes")
-        # The data follows at once: a device that stops inside a packet is lost.
+        # The data follows at once, so a device that stops inside a packet counts as lost.
         data = self._transport.bulk_read(length, timeout_s or STALL_S) if length else bytearray()
         if self._checked and total and total != checksum(data):
             raise NonsenseError("wrong checksum")
         return command, arg0, arg1, data
 
     def _handshake(self, keys: Callable[[], Sequence[Key]], notice: Callable[[str], None], authorize_s: float) -> str:
-        """Says who we are, and proves it if asked to. Returns the device's banner."""
+        """Identifies this host, and signs the device's token if asked to. Returns the device's banner."""
         self._send(
             CNXN, VERSION, MAX_PACKET_BYTES, b"host::features=shell_v2,delayed_ack"
-        )  # a NUL would be of the name
+        )  # no NUL at the end: the device would take it for part of the name
         waiting: list[Key] | None = None  # keys not yet tried
         offered: Key | None = None
         end = time.monotonic() + CONNECT_S
@@ -206,8 +207,8 @@ class AdbConnection:
                     )
                     self._send(AUTH, constants.AUTH_RSAPUBLICKEY, 0, offered.public + b"\0")
                     end = time.monotonic() + authorize_s
-                # A token again after the key was offered: the dialogue is still open.
-            # Anything else is what an earlier connection over the same cable left behind.
+                # Another token after the key was offered means that the dialogue is still open.
+            # Any other packet was left behind by an earlier connection over the same cable.
 
     def _read(self) -> None:
         """Hands packets to their streams until the link breaks."""
@@ -215,7 +216,7 @@ class AdbConnection:
             while True:
                 command, arg0, arg1, data = self._receive(None)
                 if command in (CNXN, AUTH, STLS):
-                    raise ConnectionResetError("the device began anew")
+                    raise ConnectionResetError("the device restarted the connection")
                 with self._lock:
                     stream = self._streams.get(arg1)
                 if command == OPEN:  # a reverse forward: nothing here listens
@@ -250,7 +251,7 @@ class AdbStream(Stream):
         self._remote = 0  # the device's number of this stream; 0 until it is open
         self._received: deque[bytearray] = deque()
         self._unread = 0
-        self._credit = 0  # bytes that may be sent now; without delayed acknowledgements one packet at a time
+        self._credit = 0  # bytes that may be sent now; one packet's worth without delayed acknowledgements
         self._ended = False
         self._closed = False
         self.chunk_bytes = connection.packet_bytes
@@ -263,17 +264,17 @@ class AdbStream(Stream):
             if self._connection.loss:
                 raise self._connection.loss
             if not opened:
-                raise EdgeMtpError(f"{self._connection.name} starts nothing for {STALL_S:.0f} s; restart it")
+                raise EdgeMtpError(f"{self._connection.name} opened no stream for {STALL_S:.0f} s; restart it")
             if not self._remote:
                 kind = service.partition(":")[0]
                 raise EdgeMtpError(f"{self._connection.name} does not offer '{kind}'; it needs Android 7 or later")
 
     def is_other(self, remote: int) -> bool:
-        """Whether a packet from the device's stream `remote` is not for this one (0: it could not be opened)."""
+        """Whether a packet from the device's stream `remote` belongs to another stream (0: opening it failed)."""
         return remote != 0 and self._remote not in (0, remote)
 
     def take(self, command: int, remote: int, data: bytearray) -> None:
-        """A packet from the device. Raises NonsenseError when the device breaks the protocol."""
+        """Handles a packet from the device. Raises NonsenseError when the device breaks the protocol."""
         with self._changed:
             if command == OKAY:
                 if self._connection.has_delayed_acks:
@@ -309,7 +310,7 @@ class AdbStream(Stream):
             acknowledge = not self._ended and not self._closed
         if acknowledge:
             count = struct.pack("<i", len(data)) if self._connection.has_delayed_acks else b""
-            with contextlib.suppress(EdgeMtpError):  # the next read tells, after what has come
+            with contextlib.suppress(EdgeMtpError):  # the next read raises it, once the data received is handed out
                 self._connection.send(OKAY, self.id, self._remote, count)
         return data
 

@@ -1,4 +1,4 @@
-"""The keys by which an Android device knows this machine."""
+"""The keys by which an Android device recognizes this machine."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Key:
         self.public: bytes = b64encode(public) + get_user_info().encode()
 
     def sign(self, token: bytes) -> bytes:
-        """The device's 20 random bytes, signed as if they were a SHA-1 (ADB's protocol.txt)."""
+        """Signs the device's 20 random bytes as if they were a SHA-1 hash (ADB's protocol.txt)."""
         return self._key.sign(token, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))
 
     @property
     def fingerprint(self) -> str:
-        """As the device's dialogue shows it: MD5 of the public key."""
+        """The MD5 of the public key, as the device's dialogue shows it."""
         digest = hashlib.md5(b64decode(self.public.split()[0]), usedforsecurity=False).hexdigest()
         return ":".join(digest[i : i + 2] for i in range(0, 32, 2)).upper()
 
 
 def keys() -> list[Key]:
-    """adb's own key first, if there is one: a device that trusts adb on this machine then does not ask again.
-    Else ours, made now if need be; adb's folder is never written."""
+    """The keys to offer, adb's own first if there is one: a device that trusts adb on this machine does not ask again.
+    Otherwise our own key, which is created if it does not exist. Nothing is ever written to adb's folder."""
     adb = Path.home() / ".android" / "adbkey"
     return [Key(adb if adb.is_file() else _own())]
 
@@ -61,7 +61,7 @@ def _own() -> Path:
     )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone, which keygen()'s is not
+        descriptor, name = tempfile.mkstemp(dir=path.parent)  # readable by its owner only, unlike keygen()'s
         with os.fdopen(descriptor, "wb") as file:
             file.write(text)
         try:

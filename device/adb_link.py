@@ -14,7 +14,7 @@ PORT = 5555  # where adbd listens after `adb tcpip` by custom
 
 
 class AdbLink(ShellLink):
-    """An open connection to a device's adbd. `notice` is told, in a line for a person, what the device waits for."""
+    """An open connection to a device's adbd. `notice` is called with one line that tells a person what it waits for."""
 
     def __init__(self, transport: TcpTransport | UsbTransport, name: str, notice: Callable[[str], None]) -> None:
         self.name = name
@@ -22,12 +22,12 @@ class AdbLink(ShellLink):
 
     @classmethod
     def over_tcp(cls, host: str, port: int, notice: Callable[[str], None]) -> AdbLink:
-        """The device at an address. Raises EdgeMtpError."""
+        """Connects to the device at an address. Raises EdgeMtpError."""
         return cls(TcpTransport(host, port), f"{host}:{port}", notice)
 
     @classmethod
     def over_usb(cls, serial: str, notice: Callable[[str], None]) -> AdbLink:
-        """The device on a cable (`usb_serials()` lists them). Raises EdgeMtpError."""
+        """Connects to the device on a USB cable (`usb_serials()` lists them). Raises EdgeMtpError."""
         return cls(usb_transport(serial), serial, notice)
 
     def _open(self, service: str) -> Stream:

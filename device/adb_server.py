@@ -1,6 +1,6 @@
-"""An Android device that a running adb server holds: one on a cable, one paired for wireless debugging, an emulator.
+"""An Android device reached through a running adb server: on a cable, paired for wireless debugging, or an emulator.
 
-Nothing here starts a server.
+This module never starts a server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STATES = {
 
 
 class _Connection(adbutils.AdbConnection):  # type: ignore[misc]
-    """adbutils' connection, which starts the adb it carries where no server answers; this one does not."""
+    """adbutils' connection, except that it does not start a server where none answers."""
 
     def _safe_connect(self) -> socket.socket:
         connection: socket.socket = self._create_socket()
@@ -50,8 +50,8 @@ class Held:
 
 
 def held_devices() -> list[Held]:
-    """What a running adb server (`ANDROID_ADB_SERVER_HOST` and `_PORT` as with adb) knows; empty when none runs.
-    Raises EdgeMtpError when something else answers in its place."""
+    """The devices that a running adb server lists; empty when no server runs. `ANDROID_ADB_SERVER_HOST` and `_PORT`
+    mean the same as for adb. Raises EdgeMtpError when something other than an adb server answers."""
     client = _Client()
     try:
         with client.make_connection() as connection:
@@ -63,7 +63,7 @@ def held_devices() -> list[Held]:
     except (adbutils.AdbError, OSError, ValueError) as error:
         raise EdgeMtpError(_at(client, f"does not answer as one: {error}")) from error
     lines = [line.split("\t", 1) for line in text.splitlines() if "\t" in line]
-    # `no permissions` comes with an explanation of adb's own.
+    # adb appends an explanation to `no permissions`.
     return [
         Held(serial, state if state in STATES else state.partition(" (")[0].partition(";")[0])
         for serial, state in lines
@@ -71,7 +71,7 @@ def held_devices() -> list[Held]:
 
 
 class AdbServerLink(ShellLink):
-    """A device by its serial. Raises EdgeMtpError when no server runs, or it does not hold the device."""
+    """A device by its serial. Raises EdgeMtpError when no server runs, or the server does not list the device."""
 
     def __init__(self, serial: str) -> None:
         self.name = serial
@@ -87,7 +87,7 @@ class AdbServerLink(ShellLink):
 
     def _open(self, service: str) -> Stream:
         try:
-            # 64 KiB is what the server and adb's own client hand each other.
+            # The server and adb's own client exchange data in pieces of 64 KiB.
             connection = self._client.device(serial=self.name).open_transport()
             connection.send_command(service)
             connection.check_okay()
@@ -96,11 +96,11 @@ class AdbServerLink(ShellLink):
         return ServerStream(connection, self.name)
 
     def close(self) -> None:
-        """Streams hold their own connections; nothing is left."""
+        """Does nothing: each stream holds its own connection."""
 
 
 class ServerStream(Stream):
-    """A service of the device, as a socket of the server's."""
+    """A service of the device, over a socket of the server."""
 
     chunk_bytes = 1 << 20
 

@@ -1,8 +1,8 @@
-"""adb-shell's transports over TCP and USB, with what they get wrong mended.
+"""adb-shell's transports over TCP and USB, with their faults corrected.
 
-adb-shell 0.4.4 writes to a socket once and drops what did not fit (its issue #205), takes the end of a connection for
-an empty answer, and on USB neither repeats a short write nor marks the end of a transfer that fills its last packet.
-Here a read returns all the bytes asked for and a write has sent all of them, or they raise OSError.
+adb-shell 0.4.4 writes to a socket once and drops what did not fit (its issue #205), and takes the end of a connection
+for an empty answer. On USB it neither repeats a short write nor marks the end of a transfer that fills its last packet.
+Here a read returns all the bytes asked for and a write sends all of its bytes; otherwise they raise OSError.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from adb_shell.transport.tcp_transport import TcpTransport as AdbShellTcp
 
 from edge_mtp.errors import EdgeMtpError
 
-# A peer that acknowledges nothing for so long is gone. Long enough for a phone that changes its access point.
+# A peer that acknowledges nothing for this long is gone. Long enough for a phone to change its access point.
 LOST_S = 20
-STALL_S = 60.0  # for one write, with a peer that lives
+STALL_S = 60.0  # for one write to a peer that still acknowledges
 UDEV_CURE = "add a udev rule for it (Debian: apt install android-sdk-platform-tools-common)"
 LIBUSB_TIMEOUT = -7  # LIBUSB_ERROR_TIMEOUT
 
@@ -38,12 +38,12 @@ class TcpTransport(AdbShellTcp):  # type: ignore[misc]  # adb-shell has no type 
     def connect(self, transport_timeout_s: float | None) -> None:
         try:
             super().connect(transport_timeout_s)
-        except UnicodeError as error:  # a name with an empty or overlong part, which IDNA has no form for
+        except UnicodeError as error:  # IDNA cannot encode a name with an empty or overlong part
             raise OSError(errno.EINVAL, "no host can have that name") from error
         connection = self._open_connection()
         connection.setblocking(True)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A link that vanishes without a word: seen after LOST_S, by whoever reads and whoever writes.
+        # Reader and writer both notice after LOST_S when the link vanishes without being closed.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in (
             ("TCP_KEEPIDLE", LOST_S // 4),
@@ -57,7 +57,7 @@ class TcpTransport(AdbShellTcp):  # type: ignore[misc]  # adb-shell has no type 
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(STALL_S), 0))
 
     def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytearray:
-        """Exactly `numbytes` bytes. Raises TimeoutError after `transport_timeout_s` (None: never), or OSError."""
+        """Reads exactly `numbytes` bytes. Raises TimeoutError after `transport_timeout_s` (None: never), or OSError."""
         connection = self._open_connection()
         data = bytearray(numbytes)
         view, end = memoryview(data), None
@@ -75,12 +75,12 @@ class TcpTransport(AdbShellTcp):  # type: ignore[misc]  # adb-shell has no type 
         return data
 
     def bulk_write(self, data: bytes | memoryview, transport_timeout_s: float | None) -> int:
-        """Sends all of `data`. Raises OSError; the connection is of no use then."""
+        """Sends all of `data`. Raises OSError, after which the connection cannot be used."""
         self.write_packet(data, ())
         return len(data)
 
     def write_packet(self, header: bytes | memoryview, parts: Sequence[bytes | memoryview]) -> None:
-        """Sends a packet whose data is `parts`, without putting them together first. Raises OSError, as bulk_write."""
+        """Sends a packet whose data is `parts`, without joining them first. Raises OSError like bulk_write."""
         connection, left = self._open_connection(), [memoryview(part) for part in (header, *parts) if part]
         try:
             while left:
@@ -93,7 +93,7 @@ class TcpTransport(AdbShellTcp):  # type: ignore[misc]  # adb-shell has no type 
             raise TimeoutError(f"took nothing for {STALL_S:.0f} s") from error
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None  # once, whichever threads call
+        connection, self._connection = self._connection, None  # closed once, even if several threads call
         if connection is not None:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -107,9 +107,9 @@ class TcpTransport(AdbShellTcp):  # type: ignore[misc]  # adb-shell has no type 
 
 
 class UsbTransport(BaseTransport):  # type: ignore[misc]
-    """One USB connection over adb-shell's; `inner` is its UsbTransport, or what a test puts in its place."""
+    """One USB connection over adb-shell's. `inner` is adb-shell's UsbTransport, or a test's stand-in."""
 
-    POLL_S = 0.5  # how soon a reader sees that another thread has closed the connection
+    POLL_S = 0.5  # how soon a reader notices that another thread has closed the connection
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -120,7 +120,7 @@ class UsbTransport(BaseTransport):  # type: ignore[misc]
     def connect(self, transport_timeout_s: float | None) -> None:
         try:
             self._inner.connect(transport_timeout_s)
-        except Exception as error:  # usb1's errors have no common base that is there without libusb
+        except Exception as error:  # without libusb, usb1's errors have no common base class
             kind = type(error).__name__
             if kind == "USBErrorBusy":
                 raise EdgeMtpError(
@@ -136,7 +136,7 @@ class UsbTransport(BaseTransport):  # type: ignore[misc]
         )
 
     def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytearray:
-        """As TcpTransport's. An empty transfer only ends the one before it."""
+        """Like TcpTransport's. An empty transfer only marks the end of the one before it."""
         data = bytearray()
         end = None if transport_timeout_s is None else time.monotonic() + transport_timeout_s
         while len(data) < numbytes:
@@ -150,11 +150,11 @@ class UsbTransport(BaseTransport):  # type: ignore[misc]
                 except exceptions.UsbReadFailedError as error:
                     if getattr(error.usb_error, "value", None) != LIBUSB_TIMEOUT:
                         raise ConnectionResetError("the USB device is gone") from error
-                    data += getattr(error.usb_error, "received", b"")  # what came before the time was up
+                    data += getattr(error.usb_error, "received", b"")  # received before the timeout
         return data
 
     def bulk_write(self, data: bytes | memoryview, transport_timeout_s: float | None) -> int:
-        """As TcpTransport's. A transfer whose last packet is full is ended by an empty one, as adb does."""
+        """Like TcpTransport's. Ends a transfer whose last packet is full with an empty packet, as adb does."""
         view = memoryview(data)
         try:
             while view:
@@ -168,7 +168,7 @@ class UsbTransport(BaseTransport):  # type: ignore[misc]
         return len(data)
 
     def write_packet(self, header: bytes | memoryview, parts: Sequence[bytes | memoryview]) -> None:
-        """As TcpTransport's. Header and data are a transfer each."""
+        """Like TcpTransport's. Sends header and data as one transfer each."""
         self.bulk_write(header, STALL_S)
         data = b"".join(parts)
         if data:
@@ -181,7 +181,7 @@ class UsbTransport(BaseTransport):  # type: ignore[misc]
 
 
 def usb_transport(serial: str) -> UsbTransport:
-    """The USB device with this serial. Raises EdgeMtpError when it is not there, or libusb is not."""
+    """The USB device with this serial. Raises EdgeMtpError when the device or libusb is missing."""
     device = _usb_devices().get(serial)
     if device is not None:
         return UsbTransport(device)
@@ -204,7 +204,7 @@ def _usb_devices() -> dict[str, Any]:
     for device in AdbShellUsb.find_all_adb_devices():
         try:
             found[device.serial_number] = device
-        except Exception:  # usb1's, as above
+        except Exception:  # usb1's errors, as above
             refused += 1
     if refused and not found:
         raise EdgeMtpError(f"no permission to open {refused} USB device(s) in debugging mode; {UDEV_CURE}")

@@ -1,4 +1,4 @@
-"""What is put on a device to run bundles there: the runner, the LiteRT library and its accelerators, for one ABI."""
+"""The binaries that a device needs to run bundles: the runner, the LiteRT library and its accelerators, for one ABI."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from edge_mtp.file_hash import sha256
 from edge_mtp.json_file import read_json, write_json
 
 RUNNER, LITERT = "edge_mtp_runner", "libLiteRt.so"
-# The release that device/native/litert_api.h is written against. On Android the archive has the GPU accelerator too;
-# litert-gpu, of the same version, belongs to the older interpreter (LiteRT's documentation: "do not add").
+# The release that device/native/litert_api.h is written against. The Android archive includes the GPU accelerator;
+# litert-gpu of the same version belongs to the older interpreter (LiteRT's documentation: "do not add").
 LITERT_VERSION = "2.3.0"
 ARCHIVE = maven.Artifact("com.google.ai.edge.litert", "litert", LITERT_VERSION)
 PAGE_16K = 16 << 10
 LARGEST_LIBRARY = 512 << 20  # bytes, unpacked
 
-_RECORD = "libraries.json"  # of a target's folder: which libraries it has, and from where. Written last.
+_RECORD = "libraries.json"  # lists the libraries in a target's folder and their origin; written last
 _LIBRARY = re.compile(r"libLiteRt\w*\.so")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of device. `kind` and `abi` are those of its Fingerprint; `allowed` are the libraries that every such
-    device has and a runner may need, `versions` the symbol versions that it may need of them.
+    """A kind of device. `kind` and `abi` are those of its Fingerprint. `allowed` are the libraries that every such
+    device has, and `versions` their symbol versions; a runner may need no others.
     """
 
     kind: str  # android, linux
@@ -61,7 +61,7 @@ class Target:
         return cache_folder() / "binaries" / f"{self.kind}-{self.abi}"
 
 
-# Bionic's symbols of API 24, the least that LiteRT runs on: LIBC_O came with 26 (bionic/libc/libc.map.txt).
+# Bionic's symbols up to API 24, the oldest that LiteRT runs on; LIBC_O came with 26 (bionic/libc/libc.map.txt).
 _BIONIC = (frozenset({"libc.so", "libm.so", "libdl.so"}), re.compile(r"LIBC|LIBC_N"))
 _GLIBC = re.compile(r"GLIBC_[0-9.]+")
 _GLIBC_LIBRARIES = {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1"}
@@ -77,14 +77,14 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Binaries:
-    """`files` by the name that each has on the device, all in one folder there; `digest` tells the set from others."""
+    """`files` by their names on the device, where they share one folder. `digest` identifies the set."""
 
     files: dict[str, Path]
     digest: str
 
 
 def find_target(kind: str, abi: str) -> Target:
-    """Raises EdgeMtpError when LiteRT has nothing for such a device."""
+    """The target for a device of `kind` and `abi`. Raises EdgeMtpError when LiteRT does not support such a device."""
     for target in TARGETS:
         if (target.kind, target.abi) == (kind, abi):
             return target
@@ -93,12 +93,12 @@ def find_target(kind: str, abi: str) -> Target:
 
 
 def binaries_for(kind: str, abi: str) -> Binaries:
-    """What a device of `kind`, android or linux, with `abi` needs; both as its Fingerprint says.
+    """The binaries for a device with this `kind` (android or linux) and `abi`, both as in its Fingerprint.
 
-    That is what `edge-mtp setup` has put in the cache folder. A Linux device like this machine gets what is installed
-    here, unless setup was given a runner for it.
+    They are the ones that `edge-mtp setup` put in the cache folder. A Linux device of the same kind as this machine
+    gets the installed ones, unless setup was given a runner for it.
 
-    Raises EdgeMtpError for an unknown ABI, or when something is missing, with what to run.
+    Raises EdgeMtpError, with the command to run, for an unknown ABI or a missing file.
     """
     target = find_target(kind, abi)
     runner = target.folder / RUNNER
@@ -120,7 +120,7 @@ def binaries_for(kind: str, abi: str) -> Binaries:
 
 
 def is_this_machine(target: Target) -> bool:
-    """Whether what is installed here runs on the target."""
+    """Whether the binaries installed on this machine run on the target."""
     return target.kind == "linux" == sys.platform and target.machine == platform.machine()
 
 
@@ -133,14 +133,14 @@ def how_to_build(target: Target) -> str:
 
 
 def installed_libraries(target: Target) -> dict[str, Path]:
-    """What `add_libraries` has put in the target's folder; empty before that, or if a file has gone."""
+    """The libraries that `add_libraries` put in the target's folder; empty if it has not run or a file is missing."""
     record = _record(target)
     files = {name: target.folder / name for name in record.get("files", {})}
     return files if all(path.is_file() for path in files.values()) else {}
 
 
 def faults(elf: Elf, target: Target) -> list[str]:
-    """What keeps a runner from starting on every device of the target: a few words each, none if it will."""
+    """Why a runner would not start on some device of the target, in a few words each; empty if it starts on all."""
     found = []
     if elf.machine != target.machine:
         found.append(f"it is for {elf.machine}")
@@ -156,14 +156,14 @@ def faults(elf: Elf, target: Target) -> list[str]:
         found.append("its stack is executable")
     found += [f"it needs {name}" for name in elf.needed if name not in target.allowed]
     for symbol in elf.undefined:
-        # A version comes with the library's own list of symbols, so one without was promised by no library.
+        # A version comes with a library's list of symbols, so no library promises an unversioned symbol.
         if symbol.library not in target.allowed or not target.versions.fullmatch(symbol.version or ""):
             found.append(f"it needs {symbol.name}" + (f"@{symbol.version}" if symbol.version else ""))
     return found
 
 
 def add_runner(path: Path, kind: str) -> Target:
-    """Checks a runner that was built for a kind of device, and keeps it. Raises EdgeMtpError when it would not run."""
+    """Checks a runner built for a kind of device, and stores it. Raises EdgeMtpError when it would not run there."""
     elf = read_elf(path)
     target = next((each for each in TARGETS if (each.kind, each.machine) == (kind, elf.machine)), None)
     if target is None:
@@ -187,12 +187,12 @@ def add_libraries(
 ) -> None:
     """Puts LiteRT's libraries for `targets` in their folders, unless they are there already.
 
-    For Android from Google's Maven, for Linux from the Python package index, or both from `folder`. A file's sha256 is
-    recorded in `lock`, by default in the cache folder; one that is recorded there already must be the same. Raises
-    EdgeMtpError and leaves what was there when a file cannot be had or is another one.
+    Android's come from Google's Maven repository, Linux's from the Python package index, or both from `folder`. Each
+    file's sha256 is recorded in `lock` (by default in the cache folder) and must match an earlier record. Raises
+    EdgeMtpError, and changes nothing, when a file cannot be fetched or its hash differs.
     """
     lock = lock_file() if lock is None else lock
-    _locked(lock)  # refused before a download, if it is damaged
+    _locked(lock)  # a damaged file is refused before the download
     with tempfile.TemporaryDirectory(prefix="edge-mtp-setup-") as work:
         for target in targets:
             if is_this_machine(target) or _is_complete(target, lock):
@@ -201,22 +201,22 @@ def add_libraries(
             digest = sha256(archive)
             _compare(lock, name, digest)
             _unpack(archive, target, name, digest)
-            # Only now, so that a file without libraries in it is not what others are compared with.
+            # Recorded only now, so that later files are not compared with one that contained no libraries.
             write_json(lock, {**_locked(lock), name: digest})
 
 
 def lock_file() -> Path:
-    """Where hashes are recorded unless another file is named."""
+    """The default file in which hashes are recorded."""
     return cache_folder() / "binaries" / "lock.json"
 
 
 def _archive(target: Target, folder: Path | None, repository: str, work: Path, report: Report) -> tuple[Path, str]:
-    """A zip file with the target's libraries, and its name in a lock file."""
+    """A zip file with the target's libraries, and the name under which the lock file records it."""
     if target.kind == "android":
         if folder is not None:
             return maven.offline(ARCHIVE, folder), str(ARCHIVE)
         archive = work / ARCHIVE.file
-        if not archive.is_file():  # of another ABI just now
+        if not archive.is_file():  # another ABI of this run may have fetched it
             maven.download(ARCHIVE, archive, repository, report)
         return archive, str(ARCHIVE)
     wheel = _wheel_in(folder, target) if folder is not None else _download_wheel(target, work, report)
@@ -224,7 +224,7 @@ def _archive(target: Target, folder: Path | None, repository: str, work: Path, r
 
 
 def _download_wheel(target: Target, work: Path, report: Report) -> Path:
-    """By pip, which knows the user's index, proxy and certificates, and checks the index's hash."""
+    """Downloads with pip, which knows the user's index, proxy and certificates, and checks the index's hash."""
     report(f"download ai-edge-litert {LITERT_VERSION} for {target}", 0.0)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check",
                "--no-deps", "--only-binary=:all:", f"--platform=manylinux_2_27_{target.machine}", f"--dest={work}",
@@ -313,7 +313,8 @@ def _libraries(folder: Path) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes its place at the end, or goes. Raises EdgeMtpError when it cannot be written."""
+    """A temporary file that replaces `path` at the end, or is deleted on an error. Raises EdgeMtpError when it cannot
+    be written."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

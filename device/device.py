@@ -1,4 +1,4 @@
-"""A device: somewhere that a bundle runs."""
+"""A device: a machine that bundles run on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_mtp.device.runner import Runner
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a measurement needs to know of the device that made it. None or empty: the device does not tell."""
+    """The facts about a device that a measurement records. None or empty: the device does not report it."""
 
     name: str
     kind: str  # host, android or linux
@@ -23,7 +23,7 @@ class Fingerprint:
     abi: str | None = None  # arm64-v8a, x86_64, aarch64, ...
     cores: int | None = None
     memory_bytes: int | None = None
-    free_bytes: int | None = None  # where bundles would go
+    free_bytes: int | None = None  # on the file system that bundles are put on
     battery_percent: int | None = None
     accelerators: list[str] = field(default_factory=list)
 
@@ -32,11 +32,11 @@ class Fingerprint:
 
 
 class Device(ABC):
-    """Runs bundles. Raises EdgeMtpError with one line that names the value and the cure."""
+    """Runs bundles. Raises EdgeMtpError with one line that names the wrong value and the remedy."""
 
     name: str
     link: Link  # to its shell
-    folder: str  # there, absolute: all that is ever put, kept or removed lies in it
+    folder: str  # absolute, on the device; nothing outside it is ever written or removed
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
@@ -46,10 +46,10 @@ class Device(ABC):
     def start(
         self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False
     ) -> Runner:
-        """A runner with `bundle` loaded, after whatever has to be put there first. `threads` None leaves the number to
-        LiteRT; `token_bytes` is a file with the table of a bundle that has none; `stepwise` drafts with the stock
-        one-step drafter even where the bundle has folded drafts."""
+        """Puts the files that the device lacks there, and returns a runner with `bundle` loaded. `threads` None leaves
+        the number to LiteRT. `token_bytes` is a file with the token table, for a bundle without one. `stepwise` drafts
+        with the stock one-step drafter even where the bundle has folded drafts."""
 
     def close(self) -> None:
-        """Closes the link. What still runs on a device that is not this machine ends with it."""
+        """Closes the link. On a device other than this machine, that ends the programs still running over it."""
         self.link.close()

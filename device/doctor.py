@@ -1,7 +1,7 @@
-"""Whether a device can run a bundle, and how well: findings, each with its cure.
+"""Whether a device can run a bundle, and how well: findings, each with its remedy.
 
-Everything is tried rather than inferred where it can be: a program is run from the folder that runners are started in,
-libraries are loaded into one there, storage is written and read.
+The checks try things rather than infer them where possible: they run a program from the folder that runners start in,
+load libraries into it, and write and read storage.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from edge_mtp.formats.bundle import Bundle
 
 Level = Literal["ok", "warning", "problem"]
 
-# What a runner takes beside the graphs' weights and the KV cache: activations, tables, LiteRT itself.
+# Memory of a runner besides the graphs' weights and the KV cache: activations, tables, LiteRT itself.
 RUNNER_BYTES = 200 << 20
-# Of each storage test: long enough for a rate, and a blink of a phone's flash memory.
+# Bytes of each storage test: enough to measure a rate, and negligible wear on a phone's flash memory.
 STORAGE_BYTES = 64 << 20
 STORAGE_TIMEOUT_S = 120.0
 SLOW_READ_BYTES_PER_S = 100e6
@@ -42,7 +42,7 @@ _BYTES_OF = {"f32": 4, "i32": 4, "u32": 4, "f16": 2, "bf16": 2, "i16": 2, "u16":
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was found, and, unless it is ok, what to do."""
+    """The result of one check and, unless it is ok, what to do about it."""
 
     name: str
     level: Level
@@ -54,10 +54,10 @@ class Finding:
 
 
 def examine(device: Device, bundle: Bundle | None = None) -> Iterator[Finding]:
-    """What stands in the way of running `bundle` (None: any) on `device`, as it is found out; ends within minutes.
+    """Checks whether `device` can run `bundle` (None: any bundle), yielding findings as they come; ends within minutes.
 
-    Writes `STORAGE_BYTES` into the tool's own folder there, and removes them. Raises EdgeMtpError when the device
-    cannot be asked at all.
+    Writes `STORAGE_BYTES` into the tool's own folder on the device, and removes them. Raises EdgeMtpError when the
+    device does not answer at all.
     """
     link, folder, shown = device.link, device.folder, printable(device.folder)
     told = device.fingerprint()
@@ -89,7 +89,7 @@ def examine(device: Device, bundle: Bundle | None = None) -> Iterator[Finding]:
 
 
 def _binaries(device: Device, told: Fingerprint, page_bytes: int | None) -> Iterator[Finding]:
-    """ABI, LiteRT and page size, as far as they go together."""
+    """Whether the device's ABI, LiteRT and page size fit together."""
     try:
         if isinstance(device, HostDevice):
             files = {"edge_mtp_runner": runner_path(), "libLiteRt.so": litert_library()}
@@ -116,7 +116,7 @@ def _installed_litert() -> str:
 
 
 def page_finding(page_bytes: int | None, alignments: Mapping[str, int]) -> Finding:
-    """Files whose segments are aligned to less than a page cannot be loaded: Android 15 came with pages of 16 KB."""
+    """Whether the files load: their segments must be aligned to whole pages, which are 16 KB since Android 15."""
     if page_bytes is None:
         return Finding("page size", "ok", "not told")
     value = f"{page_bytes // 1024} KB"
@@ -129,9 +129,9 @@ def page_finding(page_bytes: int | None, alignments: Mapping[str, int]) -> Findi
 
 def _programs_script(folder: str) -> str:
     """Copies `true` into the tool's folder and runs it there: alone, with a library that does not exist (to see whether
-    a failure would show), and with each library that an accelerator needs.
+    the loader reports a failure), and with each library that an accelerator needs.
 
-    A program there is what a runner is: on Android, the linker takes namespaces from the path of the program, and
+    Such a program stands for a runner: Android's linker chooses namespaces by the path of the program, and
     /data/local/tmp is `unrestricted` (system/linkerconfig, baseconfig.cc).
     """
     return f"""
@@ -172,10 +172,10 @@ def folder_finding(programs: str, folder: str, selinux: str | None) -> Finding:
 
 
 def library_findings(programs: str) -> Iterator[Finding]:
-    """A finding for each accelerator whose library is there, or one that there is none."""
+    """A finding for each accelerator whose library exists, or a single one that says there is none."""
     lines = programs.splitlines()
     control = next((line.removeprefix("control ") for line in lines if line.startswith("control ")), "0")
-    telling = not re.fullmatch(r"0\s*", control)  # a loader that says when it cannot preload
+    telling = not re.fullmatch(r"0\s*", control)  # the loader reports it when it cannot preload
     outcomes: dict[str, list[tuple[str, str | None]]] = {}  # by accelerator: path, and why not
     for line in lines:
         match = re.fullmatch(r"load (/\S+) (\d{1,3})\s*(.*)", line, re.A)
@@ -194,16 +194,16 @@ def library_findings(programs: str) -> Iterator[Finding]:
         else:
             yield Finding(accelerator, "ok", f"{loaded} {'loads' if telling else 'is there; loading was not tried'}")
     if not outcomes:
-        yield Finding("accelerators", "ok", "none found; the CPU serves")
+        yield Finding("accelerators", "ok", "none found; runs use the CPU")
 
 
 # --- memory and storage ----------------------------------------------------------------------------------------------
 
 
 def needed_bytes(bundle: Bundle) -> int:
-    """Memory that running `bundle` takes: weights of decoder and drafter, the KV cache, and `RUNNER_BYTES`.
+    """The memory to run `bundle`, in bytes: weights of decoder and drafter, the KV cache, and `RUNNER_BYTES`.
 
-    Embedding tables stay in the file; a step reads a few rows of them.
+    Embedding tables stay in the file: a step reads only a few of their rows.
     """
     weights = sum(
         section.size for section in bundle.sections if section.model_type in ("prefill_decode", "mtp_drafter")
@@ -215,7 +215,8 @@ def needed_bytes(bundle: Bundle) -> int:
 
 
 def memory_finding(memory: Mapping[str, int], bundle: Bundle | None) -> Finding:
-    """What is there against what `bundle` needs. What is available now understates it where apps can be ended."""
+    """Compares the device's memory with what `bundle` needs. The memory available now is an underestimate where the
+    system can end apps."""
     total, available = memory.get("MemTotal"), memory.get("MemAvailable")
     if total is None or available is None:
         return Finding("memory", "warning", "not told", "watch whether runs are killed")
@@ -232,7 +233,7 @@ def memory_finding(memory: Mapping[str, int], bundle: Bundle | None) -> Finding:
 
 
 def space_finding(free_bytes: int | None, folder: str, bundle: Bundle | None) -> Finding:
-    """Room for `bundle` and for the weights that are packed once and kept."""
+    """Whether there is room for `bundle` and for the packed weights that runners keep."""
     if free_bytes is None:
         return Finding("free space", "warning", "not told", f"see that there is room in {folder}")
     value = f"{_gb(free_bytes)} in {folder}"
@@ -263,9 +264,9 @@ def _storage(device: Device, folder: str, free_bytes: int | None, bundle: Bundle
 
 
 def _storage_script(folder: str) -> str:
-    """Times by the device's own clock, whose hundredths of a second are good enough, and to the disk, not its cache.
+    """A script that times storage with the device's own clock (hundredths of a second), past the page cache.
 
-    What was just written is read from memory unless the read is direct; where dd cannot, reading is not measured.
+    Data just written would be read from memory, so the read is direct; where dd cannot do that, no read is measured.
     """
     mib = STORAGE_BYTES >> 20
     return f"""
@@ -281,7 +282,7 @@ rm -f "$d/speed"; rmdir "$d"
 
 
 def storage_finding(text: str, bundle: Bundle | None = None) -> Finding:
-    """The rates, from the moments that `_storage_script` tells."""
+    """The rates, from the times that `_storage_script` prints."""
     moments = {name: float(s) for name, s in re.findall(r"^(\w+) (\d{1,12}\.\d{1,9})$", text, re.M | re.A)}
 
     def rate(begin: str, end: str) -> float | None:
@@ -306,7 +307,7 @@ def storage_finding(text: str, bundle: Bundle | None = None) -> Finding:
 
 
 def thermal_finding(status: int | None, temperatures: Mapping[str, float]) -> Finding:
-    """Throttling by Android's own word for it; temperatures alone are judged by nobody but the vendor."""
+    """Throttling as Android reports it. Temperatures alone give no verdict: only the vendor knows their limits."""
     hottest = max(temperatures.items(), key=lambda item: item[1], default=None)
     heat = f"{hottest[0]} {hottest[1]:.0f} C" if hottest else ""
     if status is None:
@@ -320,7 +321,7 @@ def thermal_finding(status: int | None, temperatures: Mapping[str, float]) -> Fi
 
 
 def battery_findings(dump: str, percent: int | None) -> Iterator[Finding]:
-    """Nothing for a device without a battery."""
+    """Findings about the battery; none for a device without one."""
     if percent is None:
         return
     charging = parse_battery(dump).charging

@@ -1,28 +1,26 @@
-"""What an ELF file needs to be loaded: read from its headers, nothing is executed.
+"""What an ELF file needs to be loaded: read from its headers by pyelftools, nothing is executed.
 
-Field names and numbers are those of the System V ABI (gabi, chapters 4 and 5) and of the GNU symbol versioning
-extension (LSB 3.1, "Symbol Versioning"). 64-bit little-endian files only: all that LiteRT runs on.
+64-bit little-endian files only: all that LiteRT runs on.
 """
 
 from __future__ import annotations
 
-import struct
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from edge_mtp.errors import EdgeMtpError
 
-MACHINES = {62: "x86_64", 183: "aarch64"}
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
 
-_POSITION_INDEPENDENT = 3  # ET_DYN
-_LOAD, _DYNAMIC, _INTERPRETER, _STACK = 1, 2, 3, 0x6474E551
-_NEEDED, _STRTAB, _SYMTAB, _TEXTREL, _FLAGS = 1, 5, 6, 22, 30
-_VERSYM, _VERNEED, _VERNEEDNUM = 0x6FFFFFF0, 0x6FFFFFFE, 0x6FFFFFFF
-_DYNSYM = 11
-_DF_TEXTREL = 4
-_WEAK = 2
-_EXECUTE = 1
+MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
+
+_EXECUTE = 1  # PF_X, of a segment's flags
+_TEXTREL = 4  # DF_TEXTREL, of DT_FLAGS
+_SECTION_HEADER, _PROGRAM_HEADER = 64, 56  # bytes
 
 
 @dataclass(frozen=True)
@@ -57,116 +55,109 @@ def read_elf(path: Path) -> Elf:
         raise EdgeMtpError(f"cannot read '{path}': {error.strerror}; check the path") from error
     if data[:6] != b"\x7fELF\x02\x01":
         raise EdgeMtpError(f"'{path}' is no 64-bit ELF file; name a program or library built for the device")
+    from elftools.elf.elffile import ELFFile
+
     try:
-        return _Reader(data).elf()
-    except (struct.error, ValueError, OverflowError) as error:
+        return _read(ELFFile(io.BytesIO(data)))
+    except Exception as error:  # pyelftools trusts what it reads, and a damaged file raises anything
         raise EdgeMtpError(f"'{path}' is damaged or cut short; build or fetch it again") from error
 
 
-class _Reader:
-    """Offsets in the file and addresses in memory of one ELF file. Damage shows as an error that `read_elf` catches."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._type, self._machine, programs = (*struct.unpack_from("<HH", data, 16), self._u64(32))
-        size, count = struct.unpack_from("<HH", data, 54)
-        headers = [struct.unpack_from("<IIQQQQQQ", data, programs + index * size) for index in range(count)]
-        self._headers: list[tuple[int, int, int, int, int, int]] = [
-            (kind, flags, offset, address, length, align)
-            for kind, flags, offset, address, _, length, _, align in headers
-        ]
-
-    def elf(self) -> Elf:
-        kinds = {kind for kind, *_ in self._headers}
-        loads = [align for kind, *_, align in self._headers if kind == _LOAD]
-        stacks = [flags for kind, flags, *_ in self._headers if kind == _STACK]
-        tags = list(self._dynamic())
-        if not loads or not tags:
-            raise ValueError("nothing to load, or linked statically")
-        self._tags = dict(tags)
-        symbols = list(self._symbols())
-        return Elf(
-            machine=MACHINES.get(self._machine, f"ELF machine {self._machine}"),
-            is_program=_INTERPRETER in kinds,
-            position_independent=self._type == _POSITION_INDEPENDENT,
-            alignment=min(loads),
-            needed=tuple(self._name(value) for tag, value in tags if tag == _NEEDED),
-            undefined=tuple(
-                Undefined(name, *version) for name, weak, defined, version in symbols if not defined and not weak
-            ),
-            exported=frozenset(name for name, _, defined, _ in symbols if defined),
-            text_relocations=_TEXTREL in self._tags or bool(self._tags.get(_FLAGS, 0) & _DF_TEXTREL),
-            executable_stack=not stacks or bool(stacks[0] & _EXECUTE),
-        )
-
-    def _u16(self, offset: int) -> int:
-        return int(struct.unpack_from("<H", self._data, offset)[0])
-
-    def _u64(self, offset: int) -> int:
-        return int(struct.unpack_from("<Q", self._data, offset)[0])
-
-    def _offset(self, address: int) -> int:
-        """Where in the file the byte of an address lies."""
-        for kind, _, offset, start, length, _ in self._headers:
-            if kind == _LOAD and start <= address < start + length:
-                return offset + address - start
-        raise ValueError(f"address {address:#x} lies outside of the file")
-
-    def _dynamic(self) -> Iterator[tuple[int, int]]:
-        for kind, _, offset, _, length, _ in self._headers:
-            if kind == _DYNAMIC:
-                for position in range(offset, offset + length, 16):
-                    tag, value = struct.unpack_from("<QQ", self._data, position)
-                    if tag == 0:
-                        return
-                    yield tag, value
-
-    def _required(self, tag: int) -> int:
-        if tag not in self._tags:
-            raise ValueError(f"no dynamic tag {tag:#x}")
-        return self._tags[tag]
-
-    def _name(self, index: int) -> str:
-        start = self._offset(self._required(_STRTAB)) + index
-        end = self._data.index(b"\0", start)
-        return self._data[start:end].decode(errors="replace")
-
-    def _symbols(self) -> Iterator[tuple[str, bool, bool, tuple[str | None, str | None]]]:
-        """Name, whether weak, whether defined here, and version with its library, of all but the null symbol."""
-        count = self._symbol_count()
-        table = self._offset(self._required(_SYMTAB))
-        versions = dict(self._versions())
-        versym = self._offset(self._tags[_VERSYM]) if _VERSYM in self._tags else None
-        for index in range(1, count):
-            name, info, _, section = struct.unpack_from("<IBBH", self._data, table + 24 * index)
-            number = self._u16(versym + 2 * index) & 0x7FFF if versym is not None else 0
-            if text := self._name(name):
-                yield text, info >> 4 == _WEAK, section != 0, versions.get(number, (None, None))
-
-    def _symbol_count(self) -> int:
-        # From the section's header: hash tables reach exported symbols only, and GNU's linker leaves an empty one void.
-        sections = self._u64(40)
-        size, count = struct.unpack_from("<HH", self._data, 58)
-        for index in range(count):
-            kind, _, _, _, length = struct.unpack_from("<IQQQQ", self._data, sections + index * size + 4)
-            if kind == _DYNSYM:
-                return int(length) // 24
+def _read(elf: ELFFile) -> Elf:
+    """Raises any exception for a damaged file. The file's size bounds the work."""
+    # Other sizes and counts would let pyelftools read one place of the file again and again.
+    if (elf["e_shentsize"], elf["e_phentsize"]) != (_SECTION_HEADER, _PROGRAM_HEADER) or not elf["e_shnum"]:
+        raise ValueError("headers of another size, or no sections")
+    segments = list(elf.iter_segments())
+    loads = [segment["p_align"] for segment in segments if segment["p_type"] == "PT_LOAD"]
+    stacks = [segment["p_flags"] for segment in segments if segment["p_type"] == "PT_GNU_STACK"]
+    tags = [tag for segment in elf.iter_segments("PT_DYNAMIC") for tag in cast(Any, segment).iter_tags()]
+    if not loads or len(tags) < 2:  # DT_NULL ends them
+        raise ValueError("nothing to load, or linked statically")
+    table = _section(elf, "SHT_DYNSYM")
+    if table is None:
         raise ValueError("no section of dynamic symbols")
+    symbols = list(table.iter_symbols())
+    _check_tables(elf, table, tags)
+    _check_names(table.stringtable.data(), symbols, tags)
+    versions = _versions(elf)
+    undefined: list[Undefined] = []
+    exported: set[str] = set()
+    for index, symbol in enumerate(symbols):
+        if not symbol.name:
+            continue
+        if symbol["st_shndx"] != "SHN_UNDEF":
+            exported.add(symbol.name)
+        elif symbol["st_info"]["bind"] != "STB_WEAK":
+            undefined.append(Undefined(symbol.name, *versions.get(index, (None, None))))
+    return Elf(
+        machine=_machine(elf["e_machine"]),
+        is_program=any(segment["p_type"] == "PT_INTERP" for segment in segments),
+        position_independent=elf["e_type"] == "ET_DYN",
+        alignment=min(loads),
+        needed=tuple(tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"),
+        undefined=tuple(undefined),
+        exported=frozenset(exported),
+        text_relocations=any(
+            tag.entry.d_tag == "DT_TEXTREL" or (tag.entry.d_tag == "DT_FLAGS" and tag.entry.d_val & _TEXTREL)
+            for tag in tags
+        ),
+        executable_stack=not stacks or bool(stacks[0] & _EXECUTE),
+    )
 
-    def _versions(self) -> Iterator[tuple[int, tuple[str, str]]]:
-        """Number of a version in the symbols' table, its name and library."""
-        if _VERNEED not in self._tags:
+
+def _check_tables(elf: ELFFile, symbols: Any, tags: list[Any]) -> None:
+    """Raises ValueError where the loader, which goes by addresses, finds other tables than the sections name."""
+    addresses = {tag.entry.d_tag: tag.entry.d_val for tag in tags}
+    tables = {
+        "DT_SYMTAB": symbols,
+        "DT_STRTAB": symbols.stringtable,
+        "DT_VERSYM": _section(elf, "SHT_GNU_versym"),
+        "DT_VERNEED": _section(elf, "SHT_GNU_verneed"),
+    }
+    for tag, section in tables.items():
+        offsets = list(elf.address_offsets(addresses[tag])) if tag in addresses else []
+        if section["sh_offset"] not in offsets if section is not None else tag in addresses:
+            raise ValueError(f"{tag} and the section are not of one place")
+
+
+def _check_names(text: bytes, symbols: list[Any], tags: list[Any]) -> None:
+    """Raises ValueError where a name lies outside of `text`, the table of names: pyelftools reads it as no name."""
+    used = [tag.entry.d_val for tag in tags if tag.entry.d_tag == "DT_NEEDED"]
+    used += [symbol["st_name"] for symbol in symbols]
+    if not text.endswith(b"\0") or max(used) >= len(text):
+        raise ValueError("a name has no end")
+
+
+def _machine(name: str | int) -> str:
+    if name in MACHINES:
+        return MACHINES[str(name)]
+    from elftools.elf.enums import ENUM_E_MACHINE
+
+    return f"ELF machine {ENUM_E_MACHINE[name] if isinstance(name, str) else name}"
+
+
+def _section(elf: ELFFile, kind: str) -> Any:
+    """The first section of a type; None without one."""
+    return next(elf.iter_sections(kind), None)
+
+
+def _versions(elf: ELFFile) -> dict[int, tuple[str, str]]:
+    """Version and library of each dynamic symbol, by its index, where the linker recorded them."""
+    table, needed = _section(elf, "SHT_GNU_versym"), _section(elf, "SHT_GNU_verneed")
+    if table is None or needed is None:
+        return {}
+    names = dict(_needed_versions(needed))
+    numbers = memoryview(table.data()).cast("H")
+    return {index: names[number & 0x7FFF] for index, number in enumerate(numbers) if number & 0x7FFF in names}
+
+
+def _needed_versions(section: Any) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Number of a version in the symbols' table, its name and library."""
+    for file, versions in section.iter_versions():
+        for version in versions:
+            yield version["vna_other"], (version.name, file.name)
+            if not version["vna_next"]:
+                break
+        if not file["vn_next"]:  # else a wrong count would read the last one again and again
             return
-        entry = self._offset(self._tags[_VERNEED])
-        for _ in range(self._tags.get(_VERNEEDNUM, 0)):
-            _, count, file, first, following = struct.unpack_from("<HHIII", self._data, entry)
-            library, version = self._name(file), entry + first
-            for _ in range(count):
-                _, _, number, name, further = struct.unpack_from("<IHHII", self._data, version)
-                yield number, (self._name(name), library)
-                if not further:
-                    break
-                version += further
-            if not following:
-                return
-            entry += following

@@ -1,4 +1,4 @@
-"""Which devices are there, and which one a name means."""
+"""Lists the devices within reach, and resolves a name to one of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = "host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board"
 
-# adb's convention: the console of an emulator has an even port, named in its serial, its adbd listens on the next one.
+# adb's convention: an emulator's console has an even port, which its serial names; its adbd listens on the next port.
 _EMULATOR_PORTS = range(5555, 5586, 2)
 
 Notice = Callable[[str], None]
@@ -29,17 +29,17 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A device that can be asked for by `name`. `way` is how it is reached, `trouble` why it cannot be used and the
-    cure.
+    """A device that the user can ask for by `name`. `way` is how it is reached; `trouble` is why it cannot be used, and
+    the remedy.
     """
 
     name: str
     way: str  # adb server, USB, TCP
     trouble: str | None = None
-    address: tuple[str, int] | None = None  # of TCP
+    address: tuple[str, int] | None = None  # host and port, for TCP
 
     def open(self, notice: Notice) -> Link:
-        """A link to it. Raises EdgeMtpError."""
+        """Opens a link to it. Raises EdgeMtpError."""
         if self.trouble is not None:
             raise EdgeMtpError(f"{self.name} is {self.trouble}")
         if self.address is not None:
@@ -58,9 +58,9 @@ class Candidate:
 def find_device(name: str, *, notice: Notice | None = None, report: Report | None = None) -> Device:
     """The device that `name` means: one of `NAMES`.
 
-    `pixel` is the one connected Pixel, `emulator` the one running emulator. `notice` is told, in a line for a person,
-    what a device waits for while it is being connected, and `report` how far what takes long is. Raises EdgeMtpError
-    for a name that means none, or several.
+    `pixel` is the one connected Pixel, `emulator` the one running emulator. `notice` is called with a line for a person
+    when a device waits for something while connecting, and `report` with the progress of slow steps. Raises
+    EdgeMtpError for a name that matches no device or several.
     """
     if name == HostDevice.name:
         return HostDevice()
@@ -70,11 +70,11 @@ def find_device(name: str, *, notice: Notice | None = None, report: Report | Non
 
 
 def _unheard(line: str) -> None:
-    """A Notice that nobody reads."""
+    """A Notice that discards its line."""
 
 
 def find_link(name: str, notice: Notice) -> Link:
-    """As `find_device`, for a device that is not the host."""
+    """Like `find_device`, for a device other than the host."""
     if "://" in name:
         return _ssh(name)
     address = parse_address(name)
@@ -93,10 +93,10 @@ def find_link(name: str, notice: Notice) -> Link:
 
 
 def candidates() -> tuple[list[Candidate], list[str]]:
-    """The ADB devices within reach: those of a running adb server, on USB, and emulators on this machine; and, a line
-    each, where could not be looked, with the cure.
+    """The ADB devices within reach: those of a running adb server, on USB, and emulators on this machine. The second
+    list has one line for each place that could not be searched, with the remedy.
 
-    A server that runs holds what is on USB, so what it knows comes first.
+    A running server claims the devices on USB, so its list comes first.
     """
     from edge_mtp.device.adb_server import STATES, held_devices
     from edge_mtp.device.adb_transport import usb_serials
@@ -124,7 +124,7 @@ def candidates() -> tuple[list[Candidate], list[str]]:
 
 
 def parse_address(name: str) -> tuple[str, int] | None:
-    """(host, port) of `host:port` or `[v6]:port`; None for what is neither."""
+    """(host, port) of `host:port` or `[v6]:port`; None for any other text."""
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^\s:/\[\]]+)):(\d{1,5})", name, re.A)
     if match is None or not 0 < int(match[3]) < 1 << 16:
         return None
@@ -132,8 +132,8 @@ def parse_address(name: str) -> tuple[str, int] | None:
 
 
 def _ssh(name: str) -> Link:
-    # Not urlsplit, which writes hosts in small letters: an alias in ssh's configuration may have others. A word that
-    # begins with a dash would be an option to ssh.
+    # Not urlsplit: it lowercases hosts, and an alias in ssh's configuration may have capitals. ssh would take a word
+    # that begins with a dash for an option.
     word = r"(?!-)[\w.%-]+"
     match = re.fullmatch(rf"ssh://((?:{word}@)?)(?:({word})|\[([0-9a-fA-F:.%\w]+)\])(?::(\d{{1,5}}))?/?", name, re.A)
     if match is None:
@@ -162,8 +162,8 @@ def _reachable(found: Sequence[Candidate], unseen: Sequence[str]) -> str:
 
 
 def _pixels(found: Iterable[Candidate], notice: Notice) -> list[Candidate]:
-    """Those that say they are one. A device that cannot be asked, such as one not authorized yet, is not counted out
-    when nothing else is: then its own trouble is what the user has to hear."""
+    """The devices that report to be a Pixel. If there is none, the one device that could not be asked (for example one
+    that is not authorized yet), so that the user sees what is wrong with it."""
     asked = [candidate for candidate in found if not candidate.name.startswith("emulator-")]
 
     def is_pixel(candidate: Candidate) -> bool | None:

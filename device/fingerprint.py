@@ -1,7 +1,7 @@
-"""What a device is: asked of its shell in one round trip, Android or Linux.
+"""What a device is, Android or Linux: its shell is asked in one round trip.
 
-What the shell may not read, or does not know, is None; nothing is guessed. The questions are POSIX sh and what toybox,
-busybox and coreutils have in common.
+A value that the shell may not read, or does not know, is None; nothing is guessed. The commands are POSIX sh and use
+only what toybox, busybox and coreutils have in common.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LIBRARY_PATHS = tuple(
     posixpath.join(folder, name) for names in ACCELERATORS.values() for name in names for folder in _LIBRARY_FOLDERS
 )
 
-# POWER_SUPPLY properties, as `dumpsys battery` is only there on Android.
+# POWER_SUPPLY properties, because only Android has `dumpsys battery`.
 POWER_SUPPLIES = "grep -Hs . " + " ".join(
     f"/sys/class/power_supply/*/{name}"
     for name in ("type", "scope", "status", "capacity", "current_now", "voltage_now")
@@ -50,7 +50,7 @@ POWER_SUPPLIES = "grep -Hs . " + " ".join(
 
 
 def read_fingerprint(link: Link, folder: str) -> Fingerprint:
-    """Asks the machine at the end of `link`; `folder` is where bundles go there, and need not exist yet.
+    """Asks the machine at the end of `link`. `folder` is where bundles go on that machine; it need not exist yet.
 
     Raises EdgeMtpError when the link breaks or no shell answers.
     """
@@ -77,7 +77,7 @@ def _questions(folder: str) -> dict[str, str]:
 
 
 def parse_fingerprint(name: str, answers: Mapping[str, str]) -> Fingerprint:
-    """The fingerprint that the answers to the questions of `read_fingerprint` make; any of them may be missing."""
+    """Builds the fingerprint from the answers to `read_fingerprint`'s questions, any of which may be missing."""
     properties = pairs(answers.get("properties", "").splitlines(), "=")
     android = "ro.product.cpu.abi" in properties or "ro.build.fingerprint" in properties
     processors = answers.get("cpuinfo", "")
@@ -108,25 +108,25 @@ def parse_fingerprint(name: str, answers: Mapping[str, str]) -> Fingerprint:
 
 
 def found_accelerators(paths: Iterable[str]) -> list[str]:
-    """The accelerators that libraries at these paths serve."""
+    """The accelerators whose libraries are among these paths."""
     names = {posixpath.basename(path) for path in paths}
     return [accelerator for accelerator, libraries in ACCELERATORS.items() if names.intersection(libraries)]
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
-    """Bytes by name, of /proc/meminfo or /proc/PID/status."""
+    """Bytes by name, from /proc/meminfo or /proc/PID/status."""
     return {name: int(kib) << 10 for name, kib in re.findall(r"^([\w()]+):\s+(\d{1,15}) kB$", text, re.M | re.A)}
 
 
 def parse_free(text: str) -> int | None:
-    """Bytes that `df -Pk` calls available; None if it does not."""
+    """Bytes that `df -Pk` reports as available; None if it reports none."""
     lines = re.findall(r"\s\d{1,15}\s+-?\d{1,15}\s+(-?\d{1,15})\s+(?:\d+%|-)\s+/", text, re.A)
     return max(0, int(lines[-1])) << 10 if lines else None
 
 
 @dataclass
 class Battery:
-    """A battery's state, None where unknown. `current_ua` as it is reported: its sign is the vendor's choice."""
+    """A battery's state, None where unknown. `current_ua` is as reported: vendors differ in its sign."""
 
     percent: int | None = None
     charging: bool | None = None  # or full and on external power
@@ -135,7 +135,7 @@ class Battery:
 
 
 def parse_battery(dump: str, supplies: str = "") -> Battery:
-    """From `dumpsys battery`, or where that tells nothing from sysfs (`POWER_SUPPLIES`)."""
+    """Parses `dumpsys battery`, or sysfs (`POWER_SUPPLIES`) where that has no battery."""
     battery = Battery()
     told = pairs(dump.splitlines(), ":")
     if told.get("present", "true") != "false" and "level" in told:
@@ -159,7 +159,7 @@ def parse_battery(dump: str, supplies: str = "") -> Battery:
 
 
 def _batteries(supplies: str) -> list[dict[str, str]]:
-    """The batteries that feed the device itself: not those of a mouse (scope Device)."""
+    """The batteries that power the device itself, not those of a peripheral such as a mouse (scope Device)."""
     found: dict[str, dict[str, str]] = {}
     for line in supplies.splitlines():
         path, _, value = line.partition(":")
@@ -168,7 +168,7 @@ def _batteries(supplies: str) -> list[dict[str, str]]:
 
 
 def pairs(lines: Iterable[str], separator: str) -> dict[str, str]:
-    """`name separator value` a line; those without a name or a value are left out, and of two the first counts."""
+    """Parses lines of `name separator value`. Skips lines without a name or value; of equal names the first counts."""
     found: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(separator)
@@ -182,7 +182,7 @@ def _android(properties: Mapping[str, str]) -> tuple[str | None, str | None, str
     maker, model = properties.get("ro.product.manufacturer", ""), properties.get("ro.product.model", "")
     if not model.lower().startswith(maker.lower()):
         model = f"{maker} {model}"
-    # ro.soc.* came with Android 12; before, the platform is all there is.
+    # ro.soc.* came with Android 12; older versions have only the platform.
     soc = " ".join(properties.get(f"ro.soc.{part}", "") for part in ("manufacturer", "model"))
     release, build = properties.get("ro.build.version.release"), properties.get("ro.build.fingerprint")
     system = (f"Android {release}" if release else "Android") + (f" ({build})" if build else "")
@@ -190,7 +190,8 @@ def _android(properties: Mapping[str, str]) -> tuple[str | None, str | None, str
 
 
 def _soc(compatible: str, cpuinfo: str) -> str | None:
-    """The last entry of a device tree's root is the SoC (Devicetree Specification 2.3.1: most to least specific)."""
+    """The SoC: the last `compatible` entry of a device tree's root, since entries go from most to least specific
+    (Devicetree Specification 2.3.1)."""
     names = compatible.split()
     if names:
         return _text(names[-1])
@@ -198,12 +199,12 @@ def _soc(compatible: str, cpuinfo: str) -> str | None:
 
 
 def _userland(machine: str, bits: str | None) -> str:
-    """The ABI of programs: a 64-bit ARM kernel often runs a system of 32-bit ones, and those load no 64-bit library."""
+    """The ABI of programs. A 64-bit ARM kernel often runs 32-bit programs, which cannot load 64-bit libraries."""
     return "armhf" if machine == "aarch64" and bits == "32" else machine
 
 
 def _cores(present: str, cpuinfo: str) -> int | None:
-    """From `0-7` or `0,2-3`, else the entries of /proc/cpuinfo (which leave out cores that are off)."""
+    """The number of cores, from `0-7` or `0,2-3`, else from the entries of /proc/cpuinfo (which omits offline ones)."""
     if re.fullmatch(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", present, re.A):
         ranges = [[int(end) for end in part.split("-")] for part in present.split(",")]
         return sum(max(0, ends[-1] - ends[0] + 1) for ends in ranges) or None
@@ -215,7 +216,7 @@ def _text(text: str | None) -> str | None:
 
 
 def number(text: str | None) -> int | None:
-    """A 32-bit integer; the least of them is how Android says that there is none."""
+    """A 32-bit integer. None also for the smallest one, by which Android means that there is no value."""
     if text is None or not re.fullmatch(r"-?\d{1,10}", text, re.A):
         return None
     return value if abs(value := int(text)) < 1 << 31 else None

@@ -17,15 +17,15 @@ from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
-# What runners keep: packed weights and the hash of them, the cache of prompt prefixes, measured costs, hashes of
-# files. NAME.PID is being written by PID.
+# Files that runners keep: packed weights and their hash, the cache of prompt prefixes, measured costs, hashes of files.
+# NAME.PID is a file that the process PID is writing.
 KEPT = (".xnnpack", ".seal", ".prefix", ".costs", ".prefill", ".identity")
-# What that may take of the disk, least recently used first out: several bundles of 2 GB.
+# The most disk space for them, enough for several bundles of 2 GB. The least recently used files are deleted first.
 KEPT_BYTES = 10 << 30
 
 
 class HostDevice(Device):
-    """Runs bundles in a child process on this machine's CPU, with the LiteRT library of `ai-edge-litert`."""
+    """Runs bundles on this machine's CPU in a child process, with the LiteRT library of `ai-edge-litert`."""
 
     name = "host"
 
@@ -42,9 +42,9 @@ class HostDevice(Device):
         """A runner with `bundle` loaded. `threads` None leaves the number to LiteRT.
 
         Packed weights, about as large as the bundle's decoder, are kept between runs in `cache_folder()`, within
-        `KEPT_BYTES`; where they cannot be, the runner packs them into memory again each time. Measured costs and prompt
-        prefixes are kept beside them. `token_bytes` is a file with the table (export/token_bytes.py) of a bundle that
-        has none; `stepwise` drafts with the stock one-step drafter even where the bundle has folded drafts.
+        `KEPT_BYTES`; where that fails, the runner packs them into memory again each time. Measured costs and prompt
+        prefixes are kept beside them. `token_bytes` is a file with the token table (export/token_bytes.py), for a
+        bundle without one. `stepwise` drafts with the stock one-step drafter even where the bundle has folded drafts.
         Raises EdgeMtpError when the runner or the library is missing, or the bundle cannot be loaded.
         """
         cache = cache_folder() / "weights"
@@ -64,10 +64,10 @@ class HostDevice(Device):
 
 
 def prune(cache: Path, kept_bytes: int) -> None:
-    """Deletes what runners keep in `cache`: what a killed one left half done, then the least recently used.
+    """Deletes files that runners keep in `cache`: unfinished ones of killed runners, then the least recently used.
 
-    A runner that has a deleted file open goes on with it. What cannot be deleted stays, and so does a folder: a runner
-    that needs its name replaces it.
+    A runner that has a deleted file open keeps using it. Files that cannot be deleted stay. So do folders: a runner
+    that needs the name of one replaces it.
     """
     files: list[tuple[float, int, Path]] = []
     with contextlib.suppress(OSError):
@@ -99,7 +99,7 @@ def _is_alive(pid: str) -> bool:
 
 
 def litert_library() -> Path:
-    """`libLiteRt.so` of the installed `ai-edge-litert`, found without importing it (an import takes seconds)."""
+    """`libLiteRt.so` of the installed `ai-edge-litert`, found without importing the package (which takes seconds)."""
     spec = importlib.util.find_spec("ai_edge_litert")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         library = Path(folder) / "libLiteRt.so"
@@ -109,7 +109,7 @@ def litert_library() -> Path:
 
 
 def runner_path() -> Path:
-    # An editable install keeps built files apart from the sources; the package's path lists both folders.
+    # An editable install keeps built files outside the source folder; the package's path lists both folders.
     package = importlib.util.find_spec("edge_mtp.device")
     for folder in (package.submodule_search_locations or []) if package else []:
         runner = Path(folder) / "bin" / "edge_mtp_runner"

@@ -1,6 +1,6 @@
-"""What a machine that is not this one must be able to do for us: run programs and take files.
+"""The interface to another machine: it runs programs and takes files.
 
-Over it lies everything that does not care how the machine is reached: `RemoteDevice` and what it is made of.
+`RemoteDevice` and its parts are built on it, so they work the same however the machine is reached.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edge_mtp.device.process import Process
 
 @dataclass(frozen=True)
 class Completed:
-    """A program that has ended. `exit_code` as the shell tells it: 128 + n after signal n."""
+    """A program that has ended. `exit_code` is the shell's: 128 + n after signal n."""
 
     exit_code: int
     output: bytes
@@ -26,11 +26,11 @@ class Completed:
 class Link(ABC):
     """An open connection to one machine. Methods may be called from several threads.
 
-    All raise EdgeMtpError, one line with the cure, when the machine is out of reach or refuses, and never wait
-    longer than their `timeout_s` without a sign of life.
+    All raise EdgeMtpError, one line with the remedy, when the machine is out of reach or refuses. None waits longer
+    than its `timeout_s` for a sign of life.
     """
 
-    name: str  # as a person would ask for it: a serial, host:port, user@board
+    name: str  # as the user writes it: a serial, host:port, user@board
 
     @abstractmethod
     def run(self, command: Sequence[str] | str, *, timeout_s: float = 30.0, input: bytes = b"") -> Completed:
@@ -42,12 +42,12 @@ class Link(ABC):
 
     @abstractmethod
     def append(self, chunks: Iterator[bytes], path: str) -> None:
-        """Writes `chunks` behind the end of the file `path`, which is made if need be. What arrived stays there
-        when the link breaks."""
+        """Appends `chunks` to the file `path`, which is created if it does not exist. Data that arrived before the link
+        breaks stays there."""
 
     @abstractmethod
     def close(self) -> None:
-        """Closes the connection; harmless when it is closed."""
+        """Closes the connection; harmless when it is already closed."""
 
     def __enter__(self) -> Link:
         return self
@@ -59,5 +59,5 @@ class Link(ABC):
 
 
 def quote(command: Sequence[str]) -> str:
-    """One shell word for each of `command`, whatever is in it: spaces, quotes, `$()`, newlines."""
+    """Quotes each part of `command` as one shell word, even with spaces, quotes, `$()` or newlines in it."""
     return " ".join(shlex.quote(word) for word in command)

@@ -1,4 +1,4 @@
-"""The shell of this machine as a Link, so that what is asked of a device can be asked of the host."""
+"""The shell of this machine as a Link, so that the questions for a device can also be put to the host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LocalLink(Link):
     def run(self, command: Sequence[str] | str, *, timeout_s: float = 30.0, input: bytes = b"") -> Completed:
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
         try:
-            # A group of its own: after a timeout all that the shell has started must end with it.
+            # Its own process group: after a timeout, everything that the shell started must end with it.
             child = subprocess.Popen(
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )

@@ -1,4 +1,4 @@
-"""Files from a Maven repository, checked against the checksums that it publishes."""
+"""Files from a Maven repository, checked against the checksums that the repository publishes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from edge_mtp.errors import EdgeMtpError
 
 GOOGLE = "https://dl.google.com/android/maven2"
-# Beside FILE lie FILE.sha1, FILE.sha256, ...; which of them depends on the repository. The strongest is taken.
+# A repository has some of FILE.sha1, FILE.sha256, ... next to FILE. The strongest one that it has is used.
 CHECKSUMS = ("sha512", "sha256", "sha1")
-TIMEOUT_S = 30.0  # without a byte
+TIMEOUT_S = 30.0  # without receiving a byte
 LARGEST = 1 << 30  # bytes
 CHUNK = 1 << 18  # bytes
 
-# Told what is going on and how far it is, 0 to 1.
+# Called with what is going on and its progress, 0 to 1.
 Report = Callable[[str, float], None]
 
 
@@ -45,15 +45,15 @@ class Artifact:
 
     @property
     def folder(self) -> str:
-        """Of all its versions, in a repository."""
+        """The folder in a repository that has all versions of the artifact."""
         return f"{self.group.replace('.', '/')}/{self.name}"
 
 
 def download(artifact: Artifact, target: Path, repository: str, report: Report) -> None:
     """Writes the artifact to `target`.
 
-    Raises EdgeMtpError when `repository` is neither https nor on this machine, has no such version or no checksum of
-    it, cannot be reached, or sends what does not match that checksum.
+    Raises EdgeMtpError when `repository` is neither https nor on this machine, lacks the version or a checksum of it,
+    cannot be reached, or sends a file that does not match the checksum.
     """
     url = f"{repository.rstrip('/')}/{artifact.folder}/{artifact.version}/{artifact.file}"
     try:
@@ -84,9 +84,10 @@ def download(artifact: Artifact, target: Path, repository: str, report: Report) 
 
 
 def offline(artifact: Artifact, folder: Path) -> Path:
-    """The artifact in a folder: a copy of the repository, or the files themselves.
+    """The artifact in a folder, which is a copy of the repository or holds the files directly.
 
-    A checksum that lies beside it is checked. Raises EdgeMtpError when it is not there, or another file.
+    If a checksum lies next to the file, it is checked. Raises EdgeMtpError when the artifact is missing or does not
+    match.
     """
     places = [folder / artifact.folder / artifact.version / artifact.file, folder / artifact.file]
     for path in places:
@@ -113,7 +114,7 @@ def offline(artifact: Artifact, folder: Path) -> Path:
 
 
 def _published(url: str, artifact: Artifact, repository: str) -> tuple[str, str]:
-    """Name of an algorithm, and the checksum by it."""
+    """The name of a checksum algorithm, and the published checksum."""
     for algorithm in CHECKSUMS:
         try:
             with _open(f"{url}.{algorithm}") as answer:
@@ -125,7 +126,7 @@ def _published(url: str, artifact: Artifact, repository: str) -> tuple[str, str]
 
 
 def _missing(url: str, artifact: Artifact, repository: str) -> str:
-    """Why there is no checksum at `url`."""
+    """Explains why there is no checksum at `url`."""
     listing = f"{repository.rstrip('/')}/{artifact.folder}/maven-metadata.xml"
     try:
         with _open(listing) as answer:
@@ -141,7 +142,7 @@ def _missing(url: str, artifact: Artifact, repository: str) -> str:
 
 
 def _checksum(content: bytes, algorithm: str, where: str) -> str:
-    """The checksum in a file that holds it alone, or with the file's name behind it."""
+    """Parses a checksum file: the checksum, optionally followed by a file name."""
     match = re.match(rb"\s*([0-9a-fA-F]+)(?:\s|$)", content)
     if match is None or len(match[1]) != 2 * hashlib.new(algorithm).digest_size:
         raise EdgeMtpError(f"{where} holds no {algorithm} checksum: {content[:40]!r}; run again")
@@ -162,7 +163,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _refuse_in_clear(url: str) -> None:
-    """A checksum that comes the same way as the file proves nothing unless the way is safe."""
+    """Refuses unencrypted downloads: a checksum over the same unsafe connection as the file proves nothing."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")):
         raise EdgeMtpError(f"'{url}' is not https; give the https address of a repository")

@@ -1,4 +1,4 @@
-"""A program that runs somewhere: here, or on a device."""
+"""A running program, on this machine or on a device."""
 
 from __future__ import annotations
 
@@ -11,47 +11,48 @@ from collections.abc import Iterator, Sequence
 
 from edge_mtp.errors import EdgeMtpError
 
-DIAGNOSTICS_BYTES = 16 << 10  # of standard error that are worth keeping: its end
+DIAGNOSTICS_BYTES = 16 << 10  # of standard error that are kept, from its end
 
 
 class Process(ABC):
     """One running program. Reading, writing and killing may happen in different threads.
 
-    A link that breaks shows as the end of the lines, and `wait` then raises EdgeMtpError with the cause.
+    When the link breaks, `lines` ends, and `wait` then raises EdgeMtpError with the cause.
     """
 
     @property
     @abstractmethod
     def pid(self) -> int:
-        """The process's number where it runs."""
+        """The process's number on the machine where it runs."""
 
     @abstractmethod
     def send(self, data: bytes) -> None:
-        """Writes all of `data` to standard input. Raises BrokenPipeError when nobody reads any more."""
+        """Writes all of `data` to standard input. Raises BrokenPipeError when the program no longer reads it."""
 
     @abstractmethod
     def close_input(self) -> None:
-        """Ends standard input; harmless when it has ended."""
+        """Closes standard input; harmless when it is already closed."""
 
     @abstractmethod
     def lines(self) -> Iterator[bytes]:
-        """Standard output, a line at a time, to its end."""
+        """Yields the lines of standard output until it ends."""
 
     @abstractmethod
     def wait(self, timeout_s: float) -> int:
-        """The exit code, minus the signal's number after a signal. Raises TimeoutError, or EdgeMtpError: link lost."""
+        """Waits for the exit code, or minus the number of the signal that ended the program. Raises TimeoutError, or
+        EdgeMtpError when the link is lost."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Ends it at once, where it runs; harmless when it has ended."""
+        """Kills the program on the machine where it runs; harmless when it has already ended."""
 
     @abstractmethod
     def diagnostics(self) -> str:
-        """The end of what it wrote to standard error so far."""
+        """The last part of what the program has written to standard error so far."""
 
     @abstractmethod
     def close(self) -> None:
-        """Releases what this side holds, after the process has ended."""
+        """Releases resources on this machine after the process has ended."""
 
 
 class LocalProcess(Process):
@@ -74,7 +75,7 @@ class LocalProcess(Process):
         try:
             self._child.stdin.write(data)
             self._child.stdin.flush()
-        except ValueError as error:  # closed here already
+        except ValueError as error:  # already closed on this side
             raise BrokenPipeError(str(error)) from error
 
     def close_input(self) -> None:
@@ -97,7 +98,7 @@ class LocalProcess(Process):
 
     def diagnostics(self) -> str:
         file = self._errors.fileno()
-        # Not by seek and read: the program writes where the file's position is, which it shares with us.
+        # No seek and read: the program shares this file's position and writes there.
         start = max(0, os.fstat(file).st_size - DIAGNOSTICS_BYTES)
         return os.pread(file, DIAGNOSTICS_BYTES, start).decode(errors="replace")
 

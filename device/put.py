@@ -1,8 +1,8 @@
-"""Files onto a device, over any Link: verified by hash, resumed after any interruption, sent once.
+"""Puts files onto a device over any Link: verified by hash, resumed after any interruption, sent only once.
 
-A file grows as `NAME.part`, and is `NAME` only once the device's own sha256 of it is right. `NAME.verified` then holds
-size, inode and both times of change (to the nanosecond) as they were at that moment: as long as they still are, the
-file counts as verified and is not read again. All of it lies in one folder; nothing outside it is written or removed.
+A file grows as `NAME.part`, and becomes `NAME` once the sha256 that the device computes is right. `NAME.verified` then
+records its size, inode, mtime and ctime (to the nanosecond). As long as these are unchanged, the file counts as
+verified and is not read again. Everything lies in one folder; nothing outside it is written or removed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from edge_mtp.device.link import Completed, Link
 from edge_mtp.errors import EdgeMtpError
 
 CHUNK_BYTES = 4 << 20
-# Left free on the device: Android gets slow, and refuses to install anything, on a full disk.
+# Space left free on the device: on a full disk Android gets slow and refuses to install anything.
 RESERVE_BYTES = 64 << 20
 REPORT_S = 0.2
-SETTLED_S = 2.0  # within one tick of a clock a file may change twice
-# A device that hashes less in a second has stopped: the slowest of today's flash reads 50 MB/s.
+SETTLED_S = 2.0  # a file may change twice within one tick of the file system's clock
+# A device that hashes more slowly than this counts as stopped: today's slowest flash reads 50 MB/s.
 SLOWEST_BYTES_PER_S = 8 << 20
 
-# Where a command gets values: as arguments, never inside its text.
+# These commands get their values as arguments, never inside their text.
 SURVEY = """
 mkdir -p "${1%/*}" || exit 1
 if [ -e "$1.part" ]; then  # what still writes to it, since its link broke unseen, would garble what follows
@@ -44,7 +44,7 @@ df -Pk "${1%/*}"
 """
 DIGEST = 'sha256sum < "$1"'
 REMEMBER = 'stat -c "%s %i %y %z" "$1" > "$1.verified"'
-# Under the final name only when it is on the disk: after a crash a file may have its size and none of its contents.
+# Renames only after a sync: after a crash, a file may otherwise have its full size and none of its contents.
 FINISH = 'chmod "$2" "$1.part" && { sync "$1.part" 2> /dev/null || sync; } && mv -f "$1.part" "$1" && ' + REMEMBER
 LIST = 'cd "$1" 2> /dev/null || exit 0; find bundles bin cache -type f -exec stat -c "%s %Y %n" {} + 2> /dev/null; :'
 REMOVE = 'cd "$1" && shift && rm -rf -- "$@"'
@@ -53,7 +53,7 @@ ENTRY = re.compile(r"bundles/[^/]+|bin/[^/]+|cache")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something is. `bytes_per_s` is 0 until it can be told."""
+    """The progress of a transfer or a hash. `bytes_per_s` is 0 until it is known."""
 
     what: str
     done_bytes: int
@@ -74,15 +74,15 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Entry:
-    """Something kept on a device: a bundle or what there is of it, a set of binaries, or the runner's cache."""
+    """Something stored on a device: a bundle (perhaps incomplete), a set of binaries, or the runner's cache."""
 
     name: str
     bytes: int
-    changed_s: int  # since 1970, by the device's clock
+    changed_s: int  # seconds since 1970, by the device's clock
 
 
 class Folder:
-    """The tool's own folder on the machine at the end of `link`; made when something is put there."""
+    """The tool's own folder on the machine at the end of `link`. It is created when a file is first put there."""
 
     def __init__(self, link: Link, path: str, report: Report) -> None:
         if not path.startswith("/") or path.rstrip("/") == "":
@@ -94,9 +94,9 @@ class Folder:
     def put(self, source: Path, name: str, *, digest: str, mode: str = "644") -> str:
         """Puts `source`, whose sha256 is `digest`, under `name` and returns its path on the device.
 
-        What is there and verified is not sent again, what was interrupted goes on. Raises EdgeMtpError when it does not
-        fit (nothing is written then), when the link breaks or the disk fills (what arrived is kept for the next time),
-        or when what arrived is not what was sent (it is removed).
+        A verified file is not sent again, and an interrupted transfer resumes. Raises EdgeMtpError when the file does
+        not fit (nothing is written), when the link breaks or the disk fills (the data that arrived is kept for the next
+        attempt), or when the hash on the device differs (the file is removed).
         """
         if not re.fullmatch(r"[A-Za-z0-9._/-]+", name) or ".." in name:
             raise EdgeMtpError(f"'{name}' is no name for a file on a device; use letters, digits, '.', '_' and '-'")
@@ -138,11 +138,11 @@ class Folder:
         return target
 
     def entries(self) -> list[Entry]:
-        """What is kept there, by name."""
+        """The entries in the folder, by name."""
         found: dict[str, Entry] = {}
         for line in self._sh(LIST, self.path).output.decode(errors="replace").splitlines():
             match = re.fullmatch(r"(\d+) (\d+) ((?:bundles|bin|cache)/.+)", line, re.A)
-            if match is None:  # of a name with a line break, which is none of ours
+            if match is None:  # a name with a line break, which this tool never writes
                 continue
             size, changed, path = match.groups()
             name = "cache" if path.startswith("cache/") else "/".join(path.split("/")[:2])
@@ -152,13 +152,13 @@ class Folder:
         return sorted(found.values(), key=lambda entry: entry.name)
 
     def clean(self, keep: Collection[str] = ()) -> list[Entry]:
-        """Removes what is not in `keep` (names of entries), and returns that. What runs goes on with removed files."""
+        """Removes and returns the entries whose names are not in `keep`. Running programs go on with removed files."""
         removed = [entry for entry in self.entries() if entry.name not in keep and ENTRY.fullmatch(entry.name)]
         self._remove(*(entry.name for entry in removed), *(f"{entry.name}.verified" for entry in removed))
         return removed
 
     def _remove(self, *names: str) -> None:
-        for start in range(0, len(names), 100):  # a command has an end
+        for start in range(0, len(names), 100):  # a command's length is limited
             self._sh(REMOVE, self.path, *(f"./{name}" for name in names[start : start + 100]))
 
     def _sh(self, script: str, *arguments: str, timeout_s: float = 60.0) -> Completed:
@@ -170,14 +170,14 @@ class Folder:
         return done
 
     def _digest(self, path: str, size: int, what: str) -> str:
-        """The device's own sha256 of a file of `size` bytes."""
+        """The sha256, computed on the device, of a file of `size` bytes."""
         self._report(Progress(f"checking {what}", 0, size))
         output = self._sh(DIGEST, path, timeout_s=_patience(size)).output.split()
         self._report(Progress(f"checking {what}", size, size))
         return output[0].decode(errors="replace") if output else ""
 
     def _prefix(self, source: Path, size: int) -> str:
-        """The sha256 of the first `size` bytes here."""
+        """The sha256 of the first `size` bytes of the local file."""
         digest = hashlib.sha256()
         with source.open("rb") as file:
             while size and (data := file.read(min(size, CHUNK_BYTES))):
@@ -186,7 +186,7 @@ class Folder:
         return digest.hexdigest()
 
     def _chunks(self, source: Path, start: int, size: int) -> Iterator[bytes]:
-        """The rest of the file; reports how far it is."""
+        """Yields the rest of the file, and reports progress."""
         began, next_report, done = time.monotonic(), 0.0, start
         with source.open("rb") as file:
             file.seek(start)
@@ -205,8 +205,8 @@ class Folder:
 def file_digest(path: Path, report: Report) -> str:
     """The sha256 of a file, in hexadecimal. Raises EdgeMtpError when it cannot be read.
 
-    Hashing 2.6 GB takes seconds, so it is kept in `cache_folder()` for as long as the file's size, inode and both times
-    of change stay, of which no program can set the second back.
+    Hashing 2.6 GB takes seconds, so the hash is cached in `cache_folder()` as long as the file's size, inode, mtime and
+    ctime stay the same. No program can set ctime back.
     """
     try:
         status = path.stat()
@@ -225,7 +225,7 @@ def file_digest(path: Path, report: Report) -> str:
                     next_report = time.monotonic() + REPORT_S
     except OSError as error:
         raise EdgeMtpError(f"cannot read '{path}': {error.strerror}; check the path") from error
-    # A file changed a moment ago may change again without its times showing it.
+    # A file that changed a moment ago may change again without new timestamps.
     settled = time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_S
     if settled and path.stat().st_ctime_ns == status.st_ctime_ns:
         keep(entry, digest.hexdigest().encode("ascii"))
@@ -233,7 +233,7 @@ def file_digest(path: Path, report: Report) -> str:
 
 
 def _patience(size: int) -> float:
-    """Seconds in which a device has read `size` bytes."""
+    """The time limit in seconds for a device to read `size` bytes."""
     return 60.0 + size / SLOWEST_BYTES_PER_S
 
 

@@ -1,4 +1,4 @@
-"""A machine at the end of a Link, as a device."""
+"""A device at the other end of a Link."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from edge_mtp.device.put import Folder, Progress, Report, file_digest
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
-# On Android the one folder whose files the shell may execute; elsewhere the user's cache.
+# On Android, the only folder whose files the shell may execute; elsewhere the user's cache.
 FOLDER = """
 if [ -d /data/local/tmp ]; then echo /data/local/tmp/edge-mtp
 else echo "${XDG_CACHE_HOME:-$HOME/.cache}/edge-mtp/device"
 fi
 """
-# By this a runner that outlived its link is known, and who it belongs to; see _end_leftovers.
+# Marks a runner with its owner, so that _end_leftovers can find one that outlived its link.
 OWNER = "EDGE_MTP_OWNER"
 OWNED = f"""
 for f in $(grep -las '{OWNER}=' /proc/[0-9]*/environ); do
   p=${{f#/proc/}}; echo "${{p%/environ}} $(tr '\\000' '\\n' < "$f" | grep '^{OWNER}=')"
 done 2> /dev/null; :
 """
-# e_machine of the ELF header, and who calls it what: Android and uname.
+# e_machine of the ELF header, by the names that Android and uname use.
 MACHINES = {
     3: ("x86", "i686"),
     40: ("armeabi-v7a", "armhf"),
@@ -49,13 +49,13 @@ _runners: weakref.WeakValueDictionary[str, Runner] = weakref.WeakValueDictionary
 
 
 def silent(progress: Progress) -> None:
-    """A Report that nobody reads."""
+    """A Report that discards the progress."""
 
 
 class RemoteDevice(Device):
-    """Runs bundles on the machine at the end of `link`, which it closes with itself.
+    """Runs bundles on the machine at the other end of `link`. `close` also closes the link.
 
-    `folder` is where everything lies there, None for the usual place. `report` is told of what takes long.
+    `folder` is where all files go on that machine; None means the default. `report` gets the progress of long steps.
     """
 
     def __init__(
@@ -79,9 +79,10 @@ class RemoteDevice(Device):
     def start(
         self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False
     ) -> Runner:
-        """A runner with `bundle` loaded, after what the device lacks of it was put there. Options as HostDevice's."""
+        """Puts the files that the device lacks there, and returns a runner with `bundle` loaded. Options as in
+        HostDevice."""
         binaries = self._fitting(self.fingerprint())
-        # Bundle last: it takes longest, and what else can fail has not by then.
+        # Bundle last: it takes longest, and by then everything else that can fail has succeeded.
         home = f"bin/{binaries.digest}"
         for name, path in sorted(binaries.files.items()):
             self.store.put(path, f"{home}/{name}", digest=file_digest(path, self._report), mode="755")
@@ -103,7 +104,7 @@ class RemoteDevice(Device):
         owner = f"{_this_machine()}:{os.getpid()}:{next(_numbers)}"
         _starting.add(owner)
         try:
-            # Accelerators open further libraries by name.
+            # Accelerators load further libraries by name.
             runner = Runner(self.link.spawn(command, {"LD_LIBRARY_PATH": libraries, OWNER: owner}))
             _runners[owner] = runner
         finally:
@@ -111,7 +112,7 @@ class RemoteDevice(Device):
         return runner
 
     def close(self) -> None:
-        """Closes the link; a runner that still runs ends with it."""
+        """Closes the link, which ends any runner that still runs."""
         self.link.close()
 
     def __enter__(self) -> RemoteDevice:
@@ -123,10 +124,10 @@ class RemoteDevice(Device):
         self.close()
 
     def _end_leftovers(self) -> None:
-        """Ends runners that this machine started and lost.
+        """Kills runners that this machine started and lost contact with.
 
-        A link that breaks with a word ends its runner. After one that vanished, as Wi-Fi does, the device may wait for
-        hours before it believes that, with a bundle in its memory.
+        Closing a link ends its runner. When a link just vanishes, as over Wi-Fi, the device may take hours to notice,
+        and the runner keeps a bundle in memory all that time.
         """
         for line in self.link.run(OWNED).output.decode(errors="replace").splitlines():
             pid, _, value = line.partition(" ")
@@ -147,7 +148,7 @@ class RemoteDevice(Device):
         return self.store.put(path, f"bundles/{digest}{path.suffix}", digest=digest)
 
     def _fitting(self, fingerprint: Fingerprint) -> Binaries:
-        """The binaries for the device. Raises EdgeMtpError when there are none, or they are another machine's."""
+        """The binaries for the device. Raises EdgeMtpError when they are missing or built for another machine."""
         binaries = self._binaries(fingerprint)
         for name in (RUNNER, LITERT):
             machine = _machine(binaries.files[name])
@@ -182,7 +183,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _machine(path: Path) -> int:
-    """e_machine of an ELF file; -1 for what is none."""
+    """e_machine of an ELF file; -1 for any other file."""
     try:
         with path.open("rb") as file:
             head = file.read(20)

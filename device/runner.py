@@ -16,7 +16,7 @@ from edge_mtp.formats.request import Request
 from edge_mtp.formats.trace import PROTOCOL, Failure, Outcome, Ready, Record, Step, parse_record
 
 _CLOSED = "the engine is closed; open the bundle again"
-LAST_WORDS = 3  # lines of a dead runner's standard error that its obituary quotes
+LAST_WORDS = 3  # lines of a dead runner's standard error that the error message quotes
 
 
 class SilentRunnerError(EdgeMtpError):
@@ -24,9 +24,9 @@ class SilentRunnerError(EdgeMtpError):
 
 
 class Runner:
-    """One runner process. `ready` tells what it loaded; one request runs at a time.
+    """One runner process. `ready` describes what it loaded. One request runs at a time.
 
-    `silence_s` bounds every wait: a runner that reports nothing for so long counts as hung and is killed.
+    `silence_s` bounds every wait: a runner that reports nothing for this long counts as hung and is killed.
     Raises EdgeMtpError when the runner cannot start, refuses a request, hangs or dies.
     """
 
@@ -35,7 +35,7 @@ class Runner:
         self._silence_s = silence_s
         self._closed = False
         self._requests = 0
-        self._left: set[str] = set()  # requests that were left before they ended; records of them may still come
+        self._left: set[str] = set()  # requests whose caller left early; records of them may still arrive
         self._sending = threading.Lock()
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -52,7 +52,7 @@ class Runner:
     def generate(self, request: Request) -> Generator[Step | Outcome]:
         """Runs `request`, yielding each Step as it happens and the Outcome last.
 
-        Leaving the iterator early cancels the request, without waiting; the runner stays usable.
+        Leaving the iterator early cancels the request without waiting, and the runner stays usable.
         """
         self._requests += 1
         name = f"r{self._requests}"
@@ -77,12 +77,12 @@ class Runner:
                 self.cancel()
 
     def cancel(self) -> None:
-        """Makes the running request end at its next step, if there is one; from any thread, and without waiting."""
-        with contextlib.suppress(BrokenPipeError, EdgeMtpError):  # what has ended needs no cancel
+        """Ends the running request, if any, at its next step. Callable from any thread; does not wait."""
+        with contextlib.suppress(BrokenPipeError, EdgeMtpError):  # a runner that has ended needs no cancel
             self._write({"op": "cancel"})
 
     def close(self) -> None:
-        """Ends the process, from any thread and in the midst of a request; harmless when it has already ended."""
+        """Ends the process, even during a request and from any thread; harmless when it has already ended."""
         self._closed = True
         self.cancel()
         self._process.close_input()
@@ -105,7 +105,7 @@ class Runner:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process is gone, and with it the runner."""
+        """Whether the runner's process has ended."""
         try:
             self._process.wait(0)
         except TimeoutError:
@@ -120,7 +120,7 @@ class Runner:
         return self._process.pid
 
     def _read(self) -> None:
-        with contextlib.suppress(EdgeMtpError, OSError, ValueError):  # wait() tells why a link broke
+        with contextlib.suppress(EdgeMtpError, OSError, ValueError):  # wait() reports why a link broke
             for line in self._process.lines():
                 self._lines.put(line)
         self._lines.put(None)
@@ -142,11 +142,11 @@ class Runner:
             line = self._lines.get(timeout=self._silence_s)
         except queue.Empty:
             self._process.kill()
-            with contextlib.suppress(TimeoutError, EdgeMtpError):  # whoever asks next must be told that it has ended
+            with contextlib.suppress(TimeoutError, EdgeMtpError):  # the next caller must still learn that it has ended
                 self._process.wait(10)
             raise SilentRunnerError(f"the runner said nothing for {self._silence_s:.0f} s and was stopped") from None
         if line is None:
-            self._lines.put(None)  # for who asks again
+            self._lines.put(None)  # for the next call
             raise self._death()
         try:
             record = parse_record(json.loads(line))

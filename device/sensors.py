@@ -1,4 +1,4 @@
-"""A device's sensors, read over its link while a run goes on: one shell command, so one round trip, a sample."""
+"""A device's sensors, read over its link during a run. Each sample is one shell command, so one round trip."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _TIMEOUT_S = 10.0
 
 
 class Sampler:
-    """Samples sensors as a context manager: once before, every second during, and once after what it encloses.
+    """A context manager that samples sensors once before its block, every second during it, and once after it.
 
-    `samples` grow meanwhile, at most `MOST_SAMPLES`, the latest. A sample that fails is left out, and after three in a
-    row no more are taken: what broke the link the run itself will tell.
+    `samples` keeps the latest `MOST_SAMPLES`. A failed sample is left out. After three failures in a row sampling
+    stops; the run itself will report why the link broke.
     """
 
     def __init__(self, link: Link, pid: int, *, period_s: float = PERIOD_S) -> None:
-        """`pid`: of the process whose memory counts, on its device."""
+        """`pid` is the process, on the device, whose memory is measured."""
         self._link = link
         self._pid = pid
         self._period_s = period_s
@@ -62,14 +62,14 @@ class Sampler:
     ) -> None:
         self._over.set()
         if kind is None:
-            self._thread.join()  # bounded by the timeout of one sample
+            self._thread.join()  # waits at most for the timeout of one sample
             self._sample(self._begin)
 
     def _sample_often(self) -> None:
         due = self._begin + self._period_s
         while not self._over.wait(max(0.0, due - time.monotonic())) and self._failures < _GIVE_UP:
             self._sample(self._begin)
-            # A sample that took longer than the period does not make up for the ones it missed.
+            # After a sample that took longer than the period, the missed ones are not made up for.
             due = max(due + self._period_s, time.monotonic())
 
     def _sample(self, begin: float) -> None:
@@ -87,14 +87,14 @@ class Sampler:
 
 
 def read_sensors(link: Link, pid: int) -> Sensors:
-    """One sample, `at_us` 0. Raises EdgeMtpError when the link breaks or no shell answers."""
+    """Takes one sample, with `at_us` 0. Raises EdgeMtpError when the link breaks or no shell answers."""
     return parse_sensors(ask(link, _questions(pid), timeout_s=_TIMEOUT_S), pid)
 
 
 def _questions(pid: int) -> dict[str, str]:
     return {
         "thermal": "dumpsys thermalservice",
-        # One grep reads all of them: a process each would take longer than the sensors.
+        # One grep reads all of them, since starting a process for each takes longer than reading it.
         "zones": "grep -Hs . /sys/class/thermal/thermal_zone*/type /sys/class/thermal/thermal_zone*/temp",
         "frequencies": "grep -Hs . /sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq"
         " /sys/class/kgsl/kgsl-3d0/gpuclk /sys/class/devfreq/*/cur_freq",
@@ -108,7 +108,7 @@ def _questions(pid: int) -> dict[str, str]:
 
 
 def parse_sensors(answers: Mapping[str, str], pid: int, at_us: float = 0.0) -> Sensors:
-    """The sample that these answers make; any of them may be missing."""
+    """Builds a sample from these answers, any of which may be missing."""
     thermal = answers.get("thermal", "")
     status = re.search(r"^Thermal Status: ([0-6])$", thermal, re.M)
     temperatures = parse_thermalservice(thermal)
@@ -133,9 +133,9 @@ def parse_sensors(answers: Mapping[str, str], pid: int, at_us: float = 0.0) -> S
 
 
 def parse_thermalservice(text: str) -> dict[str, float]:
-    """Degrees Celsius by sensor, of `dumpsys thermalservice`: current ones, else cached.
+    """Degrees Celsius by sensor from `dumpsys thermalservice`: the current ones, else the cached ones.
 
-    Thresholds follow in the same form further down, and are none.
+    The dump later lists thresholds in the same form; they are ignored.
     """
     lines = [line.strip() for line in text.splitlines()]
     for title in ("Current temperatures from HAL:", "Cached temperatures:"):
@@ -152,7 +152,7 @@ def _leading(lines: Iterable[str]) -> Iterator[str]:
 
 
 def parse_zones(text: str) -> dict[str, float]:
-    """Degrees Celsius by type, of /sys/class/thermal; of zones with one type the later ones are told by number too."""
+    """Degrees Celsius by type, from /sys/class/thermal. When zones share a type, later ones get their number too."""
     types: dict[str, str] = {}
     readings: list[tuple[str, str]] = []
     for line in text.splitlines():
@@ -167,7 +167,8 @@ def parse_zones(text: str) -> dict[str, float]:
 
 
 def _plausible(readings: Iterable[tuple[str, str, int]]) -> dict[str, float]:
-    """Celsius by name, of (name, digits, parts of a degree), without what drivers say for none: -99.9, -274."""
+    """Celsius by name, from (name, digits, parts of a degree), without the values by which drivers mean that there is
+    no reading: -99.9, -274."""
     found: dict[str, float] = {}
     for name, digits, unit in readings:
         with contextlib.suppress(ValueError):
@@ -178,7 +179,7 @@ def _plausible(readings: Iterable[tuple[str, str, int]]) -> dict[str, float]:
 
 
 def parse_frequencies(text: str) -> dict[str, float]:
-    """MHz by cpufreq policy, and of the GPU where its driver tells in Hz."""
+    """MHz by cpufreq policy, and of the GPU if its driver reports Hz."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         path, _, value = line.partition(":")
@@ -194,8 +195,8 @@ def parse_frequencies(text: str) -> dict[str, float]:
 
 
 def parse_gpu_memory(dump: str, drm: str, pid: int) -> int | None:
-    """Bytes of GPU memory that a process holds: from `dumpsys gpu --gpumem` (Android 12 and later), or from the DRM
-    driver's fdinfo (kernel, Documentation/gpu/drm-usage-stats.rst). None where neither is there.
+    """Bytes of GPU memory that a process holds, from `dumpsys gpu --gpumem` (Android 12 and later) or from the DRM
+    driver's fdinfo (kernel, Documentation/gpu/drm-usage-stats.rst). None if neither has it.
     """
     if "Memory snapshot for GPU" in dump:
         return sum(int(size) for size in re.findall(rf"^Proc {pid} total: (\d{{1,15}})", dump, re.M | re.A))

@@ -1,7 +1,7 @@
 """Programs on an Android device, through the shell protocol of its adbd (AOSP: shell_protocol.h, "shell v2").
 
-A stream of the service `shell,v2,raw` carries frames both ways: a kind, a length and that many bytes. It tells standard
-output from standard error, ends standard input, and gives the exit code, none of which plain `adb shell` does.
+A stream of the service `shell,v2,raw` carries frames in both directions: a kind, a length and that many bytes. Unlike
+plain `adb shell`, it separates standard output from standard error, can end standard input, and gives the exit code.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from edge_mtp.errors import EdgeMtpError
 
 FRAME = struct.Struct("<BI")  # kind, bytes that follow
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
-KILLED = range(129, 193)  # exit codes of what a signal ended: 128 and its number, which is at most 64
-COMMAND_BYTES = 60_000  # the adb server takes 65,535, and devices since Android 7 more
+KILLED = range(129, 193)  # exit codes after a signal: 128 + its number, which is at most 64
+COMMAND_BYTES = 60_000  # the adb server accepts 65,535, and devices since Android 7 more
 START_S = 30.0  # for a program to start
-OUTPUT_BYTES = 64 << 20  # of a program that is run to its end; and of one line
+OUTPUT_BYTES = 64 << 20  # most output of a program that is run to its end, and the longest line
 
 
 class ShellLink(Link):
@@ -33,13 +33,13 @@ class ShellLink(Link):
 
     @abstractmethod
     def _open(self, service: str) -> Stream:
-        """A stream to a service of adbd. Raises EdgeMtpError."""
+        """Opens a stream to a service of adbd. Raises EdgeMtpError."""
 
     def run(self, command: Sequence[str] | str, *, timeout_s: float = 30.0, input: bytes = b"") -> Completed:
         script = command if isinstance(command, str) else quote(command)
         process = ShellProcess(self, self._open, script, whole=True)
         try:
-            with contextlib.suppress(BrokenPipeError):  # it did not want all of it
+            with contextlib.suppress(BrokenPipeError):  # the program did not read all of it
                 process.send(input)
             process.close_input()
             return process.completed(timeout_s)
@@ -54,15 +54,15 @@ class ShellLink(Link):
         return ShellProcess(self, self._open, f"{exports}exec {quote(command)}")
 
     def append(self, chunks: Iterator[bytes], path: str) -> None:
-        # Not the sync protocol: it can only write files anew, so that all would be written twice, and it hides why
-        # a write failed.
+        # Not the sync protocol: it can only replace files, so everything would be written twice, and it hides why a
+        # write failed.
         process = ShellProcess(self, self._open, f"exec cat >> {quote([path])}")
         try:
-            with contextlib.suppress(BrokenPipeError):  # the exit code and the message tell
+            with contextlib.suppress(BrokenPipeError):  # the exit code and the message say why
                 for chunk in chunks:
                     process.send(chunk)
             process.close_input()
-            code = process.wait(120)  # for a slow disk to take what is on the way
+            code = process.wait(120)  # for a slow disk to write the data in flight
             if code != 0:
                 lines = process.diagnostics().strip().splitlines()
                 cause = lines[-1] if lines else f"exit code {code}"
@@ -75,11 +75,11 @@ class ShellLink(Link):
 
 
 class ShellProcess(Process):
-    """A program on the device: `script`, given to its shell, which first tells its own number.
+    """A program on the device: its shell runs `script`, after printing its own process number.
 
-    The shell leads a process group, so `kill` reaches what it started too. `exec` in the script makes program and shell
-    one. `whole` keeps all of standard error, and output that does not end with a line. Raises EdgeMtpError when the
-    shell does not start.
+    The shell leads a process group, so `kill` also reaches what it started. With `exec` in the script, the program
+    replaces the shell. `whole` keeps all of standard error, and an unfinished last line of output. Raises EdgeMtpError
+    when the shell does not start.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ShellProcess(Process):
         self._lost: EdgeMtpError | None = None
         self._over = False
         self._closed = False
-        self._sign = time.monotonic()  # of life, the last one
+        self._sign = time.monotonic()  # of the last sign of life
         self._writing = threading.Lock()
         self._input_closed = False
         size = len(script.encode("utf-8", "surrogateescape"))
@@ -111,7 +111,7 @@ class ShellProcess(Process):
         if first is None or not first.strip().isdigit():
             self.close()
             raise self._lost or EdgeMtpError(
-                f"the shell of {link.name} answers {(first or b'')[:80]!r} where its number was due; restart the device"
+                f"the shell of {link.name} sent {(first or b'')[:80]!r} instead of its number; restart the device"
             )
         self._pid = int(first)
 
@@ -138,7 +138,7 @@ class ShellProcess(Process):
     def lines(self) -> Iterator[bytes]:
         while (line := self._lines.get()) is not None:
             yield line
-        self._lines.put(None)  # for who asks again
+        self._lines.put(None)  # for the next call
 
     def wait(self, timeout_s: float) -> int:
         with self._changed:
@@ -149,7 +149,7 @@ class ShellProcess(Process):
         return 128 - self._code if self._code in KILLED else self._code
 
     def completed(self, silence_s: float) -> Completed:
-        """The end of a short program. Raises EdgeMtpError, and kills it, when it is silent for so long."""
+        """Waits for a short program to end. Kills it and raises EdgeMtpError after `silence_s` seconds of silence."""
         output = bytearray()
         while not self._over:
             with self._changed:
@@ -168,9 +168,9 @@ class ShellProcess(Process):
 
     def kill(self) -> None:
         if not self._over:
-            # The group; the process alone where the shell leads none.
+            # Kills the group, or only the process if the shell leads no group.
             script = f"kill -KILL -{self.pid} 2> /dev/null || kill -KILL {self.pid} 2> /dev/null"
-            with contextlib.suppress(EdgeMtpError):  # a link that broke ends it as well
+            with contextlib.suppress(EdgeMtpError):  # a broken link ends it as well
                 self._link.run(script)
 
     def diagnostics(self) -> str:
@@ -222,17 +222,17 @@ class ShellProcess(Process):
             self._lost = EdgeMtpError(
                 f"{self._link.name} ended the stream of process {self._pid_text()} without an exit code; it restarted?"
             )
-        # What a signal or a broken link cut off is no line.
+        # Output that a signal or a broken link cut off is not a line.
         if line and self._lost is None and (self._whole or self._code not in KILLED):
             self._lines.put(bytes(line))
         with self._changed:
             self._over = True
             self._changed.notify_all()
         self._lines.put(None)
-        self._stream.close()  # wakes a writer, and lets go of the device's side
+        self._stream.close()  # wakes a writer, and releases the device's side
 
     def _put_lines(self, data: bytearray) -> bytearray:
-        """Hands out whole lines, returns the rest."""
+        """Puts whole lines into the queue and returns the rest."""
         end = data.rfind(b"\n") + 1
         if end:
             for text in bytes(data[:end]).splitlines(keepends=True):

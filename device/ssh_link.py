@@ -1,7 +1,6 @@
-"""An edge Linux board, through the system's `ssh`, so that keys, host aliases and jump hosts are those of the user.
+"""An edge Linux board, reached through the system's `ssh`, which uses the user's keys, host aliases and jump hosts.
 
-One connection is opened and shared by all programs (ControlMaster, in a private folder). The board needs a POSIX login
-shell and /proc.
+All programs share one connection (ControlMaster, in a private folder). The board needs a POSIX login shell and /proc.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from edge_mtp.device.process import DIAGNOSTICS_BYTES, Process
 from edge_mtp.errors import EdgeMtpError
 
 CONNECT_S = 15  # for the connection, and again for the login
-ALIVE_S = 5  # between signs of life; three missing ones end the connection
+ALIVE_S = 5  # between keepalive messages; three unanswered ones end the connection
 SESSIONS = 6  # at once; sshd allows 10 by default (MaxSessions), and spawned programs need some too
-OUTPUT_BYTES = 64 << 20  # of a program that is run to its end
+OUTPUT_BYTES = 64 << 20  # most output of a program that is run to its end
 
 _LOST = 255  # ssh's own exit code when the connection fails
-# A program may end with 255 as well; then its last line of standard error is this.
+# If the program itself ends with 255, this is the last line of its standard error.
 _OWN_255 = b"edge-mtp: it was the program that ended with 255\n"
 
-# What a login shell says on its own, out of the board's start-up files, comes before these lines. Each program says
-# them first: one on standard output, one with its number on standard error.
+# The board's start-up files may make the login shell print something. Each program therefore starts with these lines,
+# one on standard output and one with its process number on standard error; anything before them is ignored.
 _BEGINS = b"edge-mtp: the program begins\n"
 _NUMBER = re.compile(rb"^edge-mtp: process ([0-9]+)\n", re.MULTILINE)
 _SAY_BOTH = f"printf '\\n{_BEGINS.decode().strip()}\\n'; printf '\\nedge-mtp: process %s\\n' $$ >&2"
 
-# Runs the program behind a watcher that kills it when the session's server ends, as it does with the connection: sshd
-# itself leaves programs running. The watcher keeps no stream open, lest the session wait for it.
+# Runs the program next to a watcher that kills it when the session's server process ends, which happens when the
+# connection does; sshd itself leaves programs running. The watcher keeps no stream open, or the session would wait.
 _SPAWN = """exec 3<&0 </dev/null
 sh -c {program} <&3 3<&- &
 p=$!
@@ -54,17 +53,17 @@ kill $w
 
 
 class SshLink(Link):
-    """A connection to `destination` (board, user@board, or an alias of the user's configuration).
+    """A connection to `destination` (board, user@board, or an alias in the user's configuration).
 
-    `config` is read instead of the user's own configuration. Raises EdgeMtpError when there is no ssh, the board cannot
-    be reached, is not the one that it was, or refuses the login. Passwords are never asked for.
+    `config` replaces the user's own configuration. Raises EdgeMtpError when ssh is missing, when the board cannot be
+    reached, when its host key has changed, or when it refuses the login. Never asks for a password.
     """
 
     def __init__(self, destination: str, port: int | None = None, *, config: Path | None = None) -> None:
         if not re.fullmatch(r"(?!-)[^\s/]+", destination):
             raise EdgeMtpError(f"'{destination}' is no address of a board; use user@board")
         self.name = f"ssh://{destination}" + (f":{port}" if port is not None else "")
-        self._folder = Path(tempfile.mkdtemp(prefix="edge-mtp-", dir="/tmp"))  # short: sockets have names of 100 bytes
+        self._folder = Path(tempfile.mkdtemp(prefix="edge-mtp-", dir="/tmp"))  # short: socket paths end at 100 bytes
         self._socket = self._folder / "s"
         self._login = f"ssh {destination}" + (f" -p {port}" if port is not None else "")
         self._words = ["ssh", "-T", "-S", str(self._socket), "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
@@ -122,7 +121,7 @@ class SshLink(Link):
             assert child.stdin is not None
             assert child.stderr is not None
             try:
-                # A connection that is cut ends the child, and so the writing.
+                # A lost connection ends the child, and with it the writing.
                 with contextlib.suppress(BrokenPipeError):
                     for chunk in chunks:
                         child.stdin.write(chunk)
@@ -154,7 +153,7 @@ class SshLink(Link):
         command = [*self._words, *options, "--", self._destination]
         try:
             with self._errors.open("wb") as errors:
-                # A session of its own: Ctrl-C is for this program, which still needs the connection to tidy up.
+                # Its own session: Ctrl-C must reach only this program, which needs the connection to clean up.
                 master = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
                                           start_new_session=True)  # fmt: skip
         except OSError as error:
@@ -174,20 +173,20 @@ class SshLink(Link):
         return master
 
     def _start(self, script: str) -> subprocess.Popen[bytes]:
-        """Runs lines of shell that end with setting $s, the exit code."""
+        """Runs a shell script that ends by setting $s to the exit code."""
         if self._master.poll() is not None:
             raise EdgeMtpError(self._lost())
         script += f"[ $s -ne {_LOST} ] || printf '%s\\n' {quote([_OWN_255.decode().strip()])} >&2\nexit $s"
-        # All that the login shell gets to read is one quoted word.
+        # The login shell reads only one quoted word.
         script = f"exec sh -c {quote([script])}"
-        # Over the shared connection or not at all: by itself ssh would open another one when that is gone.
+        # Only over the shared connection: when that is gone, ssh would open another one by default.
         command = [*self._words, "-o", "ControlMaster=no", "-o", "ProxyCommand=false", "--", self._destination, script]
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
 
     def _exit_code(self, code: int, errors: bytes | bytearray) -> int:
-        """What the program ended with; `code` is ssh's."""
+        """The program's exit code; `code` is ssh's."""
         if code < 0 or (code == _LOST and not errors.endswith(_OWN_255)):
             raise EdgeMtpError(self._lost())
         return code
@@ -216,7 +215,7 @@ class SshLink(Link):
 
 
 class SshProcess(Process):
-    """A program on a board. `child` is the local ssh that carries its streams."""
+    """A program on a board. `child` is the local ssh process that carries its streams."""
 
     def __init__(self, link: SshLink, child: subprocess.Popen[bytes]) -> None:
         self._link = link
@@ -226,7 +225,7 @@ class SshProcess(Process):
         assert child.stderr is not None
         self._input: IO[bytes] = child.stdin
         self._output: IO[bytes] = child.stdout
-        self._begun = False  # whether the login shell's own words have been read
+        self._begun = False  # whether the login shell's own output has been skipped
         self._pid: int | None = None
         self._started = threading.Event()
         self._tail = bytearray()
@@ -248,7 +247,7 @@ class SshProcess(Process):
         try:
             self._input.write(data)
             self._input.flush()
-        except ValueError as error:  # closed here already
+        except ValueError as error:  # already closed on this side
             raise BrokenPipeError(str(error)) from error
 
     def close_input(self) -> None:
@@ -271,7 +270,7 @@ class SshProcess(Process):
 
     def kill(self) -> None:
         if self._child.poll() is None:
-            with contextlib.suppress(EdgeMtpError):  # a connection that broke ends it as well
+            with contextlib.suppress(EdgeMtpError):  # a broken connection ends it as well
                 self._link.run(["kill", "-KILL", str(self.pid)])
 
     def diagnostics(self) -> str:
@@ -300,7 +299,7 @@ class SshProcess(Process):
 def _communicate(
     child: subprocess.Popen[bytes], data: bytes, output: bytearray, errors: bytearray, silence_s: float
 ) -> None:
-    """Reads both streams to their ends while `data` is written. Raises TimeoutError when nothing moves for so long."""
+    """Reads both streams to their ends while writing `data`. Raises TimeoutError after `silence_s` of no progress."""
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stderr is not None
@@ -318,7 +317,7 @@ def _communicate(
                 if key.fileobj is child.stdin:
                     try:
                         left = left[os.write(key.fd, left[: 1 << 16]) :] if left else left
-                    except BrokenPipeError:  # it did not want all of it
+                    except BrokenPipeError:  # the program did not read all of it
                         left = left[:0]
                     if not left:
                         selector.unregister(child.stdin)
@@ -336,7 +335,7 @@ def _communicate(
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ends the local side, and with it the streams."""
+    """Ends the local ssh process, and with it the streams."""
     if child.poll() is None:
         child.kill()
         child.wait()

@@ -11,16 +11,16 @@ class Stream(ABC):
     Reading and writing raise EdgeMtpError, one line with the cause, when the link breaks.
     """
 
-    chunk_bytes: int  # that one write best carries
+    chunk_bytes: int  # the best size of one write
 
     @abstractmethod
     def read(self) -> bytes | bytearray:
-        """What came, at least one byte; empty at the end."""
+        """Waits for data and returns it, at least one byte; empty at the end of the stream."""
 
     @abstractmethod
     def write(self, head: bytes, body: bytes | memoryview = b"") -> None:
-        """Sends all of both, one behind the other. Raises BrokenPipeError when the other side has ended the stream."""
+        """Sends all of `head`, then all of `body`. Raises BrokenPipeError when the other side has ended the stream."""
 
     @abstractmethod
     def close(self) -> None:
-        """Ends the stream on both sides; harmless when it has ended."""
+        """Ends the stream on both sides; harmless when it has already ended."""

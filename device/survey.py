@@ -11,12 +11,12 @@ _MARK = "=== edge-mtp "
 
 
 def ask(link: Link, questions: Mapping[str, str], *, timeout_s: float = 30.0) -> dict[str, str]:
-    """What each of the shell commands of `questions` wrote to standard output, by its name, stripped.
+    """Runs the shell commands of `questions`, and returns the stripped standard output of each by its name.
 
-    A command that is unknown there, is refused, or has nothing to tell is absent from the result; what it wrote to
-    standard error is dropped. Raises EdgeMtpError when the link does, or when there is no shell that answers.
+    A command that is unknown, refused or prints nothing is absent from the result; standard error is dropped. Raises
+    EdgeMtpError when the link breaks or no shell answers.
     """
-    # Subshells, so that no command can end or change the one that asks.
+    # In subshells, so that no command can end or change the shell that runs the script.
     parts = [
         f"echo '{_MARK}{name}'\n(\n{command}\n) </dev/null 2>/dev/null\necho" for name, command in questions.items()
     ]
@@ -40,5 +40,5 @@ def ask(link: Link, questions: Mapping[str, str], *, timeout_s: float = 30.0) ->
 
 
 def printable(text: str, most: int = 200) -> str:
-    """What a device says of itself, fit for one line of a terminal."""
+    """Makes text that came from a device fit for one line of a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:most]

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
-    from edge_mtp.device import Request, Sampling
     from edge_mtp.dialogue import Dialogue
-    from edge_mtp.engine import Engine, Reply, ReplyOptions, Token
+    from edge_mtp.engine import Engine
     from edge_mtp.engine import open_engine as open
+    from edge_mtp.formats.request import Request, Sampling
     from edge_mtp.formats.tool_calls import load_tools
+    from edge_mtp.reply import Reply, Token
+    from edge_mtp.reply_options import ReplyOptions
 
 __all__ = [
     "Dialogue",
@@ -39,11 +41,11 @@ __all__ = [
 _HOMES = {
     "Dialogue": ("edge_mtp.dialogue", "Dialogue"),
     "Engine": ("edge_mtp.engine", "Engine"),
-    "Reply": ("edge_mtp.engine", "Reply"),
-    "ReplyOptions": ("edge_mtp.engine", "ReplyOptions"),
-    "Request": ("edge_mtp.device", "Request"),
-    "Sampling": ("edge_mtp.device", "Sampling"),
-    "Token": ("edge_mtp.engine", "Token"),
+    "Reply": ("edge_mtp.reply", "Reply"),
+    "ReplyOptions": ("edge_mtp.reply_options", "ReplyOptions"),
+    "Request": ("edge_mtp.formats.request", "Request"),
+    "Sampling": ("edge_mtp.formats.request", "Sampling"),
+    "Token": ("edge_mtp.reply", "Token"),
     "load_tools": ("edge_mtp.formats.tool_calls", "load_tools"),
     "open": ("edge_mtp.engine", "open_engine"),
 }

@@ -1,4 +1,4 @@
-"""Whether a drafter fits its target at all, told from how often its drafts were right."""
+"""Whether a drafter fits its target at all, judged by the share of right drafts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from edge_mtp.cache import cache_folder
 
-# A drafter that fits is right far more often even on texts that suit it badly: 8 % is hostile text.
+# A drafter that fits is right far more often; on hostile text it still is in 8 % of the cases.
 LEAST_ACCEPTANCE = 0.03
-DOUBT = 0.01  # chance of naming a drafter that is right just so often, were its drafts independent
+DOUBT = 0.01  # chance to name a drafter whose acceptance is at the bar, if its drafts are independent
 
 CAUSES = (
     "likely causes: the drafter was trained for other target weights (another size, base in place of instruct, or a"
@@ -45,14 +45,14 @@ def unfit(drafted: int, accepted: int) -> bool:
 
 
 def warning(drafted: int, accepted: int) -> str | None:
-    """A sentence for a person where the drafter does not fit, else None."""
+    """A sentence for people if the drafter does not fit, else None."""
     if not unfit(drafted, accepted):
         return None
     return f"the drafter does not fit this target: {accepted:,} of its {drafted:,} first drafts were right; {CAUSES}"
 
 
 def remember(bundle: Path, drafted: int, accepted: int) -> None:
-    """Keeps what a device told of `bundle`'s drafter for `recall`. Where it cannot be kept, nothing happens."""
+    """Keeps a device's counts of `bundle`'s first drafts for `recall`. Does nothing if the disk takes no file."""
     with contextlib.suppress(OSError):
         entry = _entry(bundle)
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def remember(bundle: Path, drafted: int, accepted: int) -> None:
 
 
 def recall(bundle: Path) -> tuple[int, int] | None:
-    """What was remembered last: first drafts that a text has judged, and how many were right."""
+    """The counts of the last `remember`: first drafts that a text has judged, and how many were right."""
     try:
         drafted, accepted = json.loads(_entry(bundle).read_text("utf-8"))
         unfit(drafted, accepted)
@@ -72,7 +72,7 @@ def recall(bundle: Path) -> tuple[int, int] | None:
 
 
 def _entry(bundle: Path) -> Path:
-    """By the file's place, size, time and first bytes: the header names its sections and when it was made."""
+    """The file for a bundle's counts, named by its path, size, time and first bytes, which hold its header."""
     status = bundle.stat()
     digest = hashlib.sha256(f"{bundle.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
     with bundle.open("rb") as file:

@@ -1,7 +1,7 @@
-"""Where edge-mtp keeps what it can make again.
+"""The cache of files that edge-mtp can make again.
 
-What stands under an entry's name may be anything: a folder, a link, a pipe, a file that was cut or changed. That is no
-error, only an entry that is not there, and the next one takes its place.
+Anything may lie under an entry's name: a folder, a link, a pipe, a truncated or changed file. That is no error: the
+entry counts as missing, and a new one replaces it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ SUM_BYTES = 32
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/edge-mtp`, else `~/.cache/edge-mtp`; it may not exist yet. Safe to delete at any time."""
+    """`$XDG_CACHE_HOME/edge-mtp`, else `~/.cache/edge-mtp`. It may not exist yet, and is safe to delete at any time."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edge-mtp"
 
 
 def kept(path: Path) -> bytes | None:
-    """What `keep` wrote to `path`; None where that is not what lies there."""
+    """The content that `keep` wrote to `path`; None if the file is missing or is not what `keep` wrote."""
     try:
-        # Never waits, as for a pipe, and follows no link.
+        # Opening never waits (for a pipe, say) and follows no link.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
@@ -39,7 +39,7 @@ def kept(path: Path) -> bytes | None:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Writes `content` behind its sha256, whole or not at all. Where it cannot be kept, nothing happens."""
+    """Writes the sha256 of `content` and then `content`, atomically. Does nothing if the file cannot be written."""
     part = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def keep(path: Path, content: bytes) -> None:
 
 
 def replace_entry(part: Path, path: Path) -> None:
-    """Puts the file `part` in the place of the entry `path`, whatever stands there. Raises OSError."""
+    """Moves the file `part` to the entry `path`, and replaces whatever is there. Raises OSError."""
     clear_entry(path)
     part.replace(path)
 
 
 def clear_entry(path: Path) -> None:
-    """Removes what no file could take the place of: a folder, and a link before it is written through."""
+    """Removes a folder, which a file cannot replace, and a link, so that nothing writes through it."""
     if path.is_symlink():
         path.unlink()
     elif path.is_dir():
@@ -68,10 +68,10 @@ def clear_entry(path: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds a folder against other processes that ask for the same.
+    """Locks a folder against other processes that call this for the same folder.
 
-    Where one has it, `waiting` is called, and this waits until that process is done or dead. A file system without such
-    locks holds nobody off. Raises OSError where there is no such folder.
+    If another process has the lock, calls `waiting`, then waits until that process releases it or dies. On a file
+    system without such locks, nothing is locked. Raises OSError if the folder does not exist.
     """
     lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""A conversation that goes on, turn after turn, on what the runner's cache still holds."""
+"""A conversation of several turns, which reuses what the runner has cached of the earlier ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.chat.chat_format import Composed, Written
-from edge_mtp.chat.messages import Message, canonical, check_json
-from edge_mtp.engine import Engine, Reply, ReplyOptions
+from edge_mtp.chat.messages import MODEL_ROLES, SYSTEM_ROLES, Message, canonical, check_json
+from edge_mtp.engine import Engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import (
     CALL_CLOSE,
@@ -22,17 +22,19 @@ from edge_mtp.formats.tool_calls import (
     parse_calls,
 )
 from edge_mtp.json_file import read_json, write_json
+from edge_mtp.reply import Reply
+from edge_mtp.reply_options import ReplyOptions
 
 _VERSION = 2
 _CALL = re.compile(f"{re.escape(CALL_OPEN)}.*?{re.escape(CALL_CLOSE)}", re.DOTALL)
 
 
 def model_message(text: str, reasoning: str = "", first: int = 0, tools: Tools | None = None) -> Message:
-    """The message that a reply is in a history; its calls, of `tools`, have ids from `call_<first>` on."""
+    """A reply as a message of the conversation; its calls, of `tools`, get ids from `call_<first>` on."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if reasoning:
         message["reasoning"] = reasoning
-    with contextlib.suppress(ToolCallSyntaxError):  # calls that cannot be read stay the text that they are
+    with contextlib.suppress(ToolCallSyntaxError):  # unreadable calls stay text
         if calls := parse_calls(text, tools):
             message["content"] = _CALL.sub("", text)
             message["tool_calls"] = [
@@ -43,16 +45,16 @@ def model_message(text: str, reasoning: str = "", first: int = 0, tools: Tools |
 
 
 class Dialogue:
-    """Messages so far, the tools declared, and the token ids that the model wrote.
+    """The messages so far, the declared tools, and the token ids that the model wrote.
 
         dialogue.say("Wake me at 6:40")
         reply = dialogue.reply(options)
         for token in reply: ...
         dialogue.add(reply)
 
-    Every turn renders the whole history and sends all its ids; the runner computes those that its cache lacks. The
-    replies in it are the ids that the model wrote, so the cache serves to the end of the last one. Only where the
-    template drops the thoughts of earlier turns is what follows them computed again.
+    Every turn renders the whole history and sends all its ids; the runner computes those that its cache lacks. Replies
+    stand in the prompt as the ids that the model wrote, so the cache serves to the end of the last reply. If the
+    template drops the thoughts of earlier turns, the runner computes the tokens behind a dropped thought again.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Dialogue:
 
     @property
     def waiting(self) -> list[ToolCall]:
-        """The calls of the last reply that have no answer yet, with their ids."""
+        """The calls of the last reply that wait for an answer, with their ids."""
         calls: dict[str, ToolCall] = {}
         for message in canonical(self.messages):
             if message["role"] == "tool":
@@ -81,7 +83,7 @@ class Dialogue:
         return list(calls.values())
 
     def respond(self, call: str | ToolCall, content: Any) -> None:
-        """Adds what a tool answered to one of the calls that wait: any JSON value.
+        """Adds a tool's answer to one of the waiting calls: any JSON value.
 
         `call` is a call's id, a tool's name (the first call of it that waits), or one of a reply's `tool_calls`.
         Answers may come in any order. Raises EdgeMtpError where no such call waits.
@@ -104,13 +106,13 @@ class Dialogue:
         return self._composed(options or ReplyOptions()).ids
 
     def reply(self, options: ReplyOptions | None = None) -> Reply:
-        """The model's turn; `add` it when it is generated. Raises as `Engine.chat`."""
+        """The model's turn; `add` it after it is generated. Raises as `Engine.chat`."""
         options = options or ReplyOptions()
         self._asked = self._composed(options)
         return self.engine.answer(self._asked.ids, self.messages, self.tools, options)
 
     def add(self, reply: Reply) -> None:
-        """Makes a reply to this dialogue, complete or cancelled, a part of it."""
+        """Adds a reply to this dialogue as a message; the reply may be complete or cancelled."""
         place = len(self.messages)
         calls = sum(len(message.get("tool_calls") or ()) for message in self.messages)
         self.messages.append(model_message(reply.text, reply.reasoning, calls, self.tools or None))
@@ -118,7 +120,7 @@ class Dialogue:
         stops = self.engine.chat_format.stop_token_ids
         stopped = reply.outcome is not None and reply.outcome.finish == "stop"
         if stopped and tokens[-1] not in stops:
-            return  # a stop string ended it, whose tokens are no part of the text
+            return  # its tokens include those of a stop string, which is no part of the text
         if tokens and tokens[-1] in stops:
             tokens.pop()
         asked = self._asked if self._asked is not None and self._asked.ids == list(reply.prompt) else None
@@ -127,22 +129,22 @@ class Dialogue:
         self._written[place] = Written(list(reply.prompt), tokens, asked.context if asked else "", thoughts)
 
     def withdraw(self) -> None:
-        """Takes back what has no reply: all after the last thing that the model said."""
+        """Removes all messages after the model's last one."""
         while self.messages and self.messages[-1]["role"] in ("user", "tool"):
             self.messages.pop()
 
     def reset(self) -> None:
-        """Forgets all but the system message and the tools."""
-        self.messages = [m for m in self.messages[:1] if m["role"] in ("system", "developer")]
+        """Removes all messages but the system message; the tools stay declared."""
+        self.messages = [m for m in self.messages[:1] if m["role"] in SYSTEM_ROLES]
         self._written = {}
 
     def save(self, path: str | Path) -> None:
-        """Writes the conversation as JSON, for `load`; whole or not at all. Raises EdgeMtpError if it cannot."""
+        """Writes the conversation as JSON, for `load`, whole or not at all. Raises EdgeMtpError if it cannot."""
         last = max(self._written, default=-1)
         written = [
             {
                 "message": place,
-                # What the runner may still have cached is the last prompt.
+                # The runner may have cached the last prompt only.
                 "prompt": list(reply.prompt) if place == last else [],
                 "tokens": list(reply.tokens),
                 "context": reply.context if place == last else "",
@@ -155,7 +157,7 @@ class Dialogue:
 
     @classmethod
     def load(cls, engine: Engine, path: str | Path) -> Dialogue:
-        """A saved conversation, to go on with. Raises EdgeMtpError for a file that is none."""
+        """A saved conversation. Raises EdgeMtpError for a file that `save` did not write."""
         where = f"conversation '{path}'"
         saved = read_json(path, "conversation")
         if not isinstance(saved, dict) or saved.get("edge_mtp_conversation") != _VERSION:
@@ -172,7 +174,7 @@ class Dialogue:
         written = saved.get("written", [])
         if not isinstance(written, list) or not all(_is_written(entry, chat.tokenizer.vocab_size) for entry in written):
             raise EdgeMtpError(f"{where}: what the model wrote is not in token ids; correct or delete 'written'")
-        if saved.get("chat_format") == chat.identity:  # another bundle's ids are no use here
+        if saved.get("chat_format") == chat.identity:  # ids of another tokenizer mean other text
             dialogue._written = {
                 entry["message"]: Written(
                     entry["prompt"], entry["tokens"], entry["context"], frozenset(entry["thoughts"])
@@ -188,8 +190,8 @@ class Dialogue:
         )
 
     def _is_as_written(self, place: int) -> bool:
-        """Whether there is still a message of the model at a place: `messages` is the user's to change."""
-        return place < len(self.messages) and self.messages[place]["role"] in ("assistant", "model")
+        """Whether the message at a place is still the model's: callers may change `messages`."""
+        return place < len(self.messages) and self.messages[place]["role"] in MODEL_ROLES
 
 
 def _is_written(entry: Any, vocabulary: int) -> bool:

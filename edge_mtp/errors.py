@@ -1,9 +1,9 @@
-"""The one exception a user is meant to read."""
+"""The one exception that is meant for users."""
 
 
 class EdgeMtpError(Exception):
-    """A refusal: one line that names the offending value and the cure.
+    """An error for the user: one line that names the offending value and the remedy.
 
-    The command line prints `str(error)` without a traceback and exits with status 1; as a library, catch this
-    type to catch every refusal of edge-mtp.
+    The command line prints `str(error)` without a traceback and exits with status 1. Library users catch this type to
+    catch every error that edge-mtp reports.
     """

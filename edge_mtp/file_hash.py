@@ -1,4 +1,4 @@
-"""The identity of a file."""
+"""The SHA-256 of a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edge_mtp.errors import EdgeMtpError
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of the whole file, in hexadecimal; EdgeMtpError if it cannot be read."""
+    """The SHA-256 of the whole file, in hexadecimal. Raises EdgeMtpError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Files that a person writes or keeps: text and JSON, refused in one line, written whole or not at all."""
+"""Text and JSON files: refused in one line, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from edge_mtp.output_file import destination
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The text of a UTF-8 file. Raises EdgeMtpError, which calls the file `what`, if it cannot be read."""
+    """The text of a UTF-8 file. If it cannot be read, raises an EdgeMtpError that calls the file `what`."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark
+        return Path(path).read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     except OSError as error:
         raise EdgeMtpError(f"cannot read {what} '{path}': {error.strerror}; check the path") from None
     except UnicodeDecodeError:
@@ -23,7 +23,7 @@ def read_text(path: str | Path, what: str) -> str:
 
 
 def read_json(path: str | Path, what: str) -> Any:
-    """The value in a JSON file. Raises EdgeMtpError, which calls the file `what`, if it cannot be read."""
+    """The value in a JSON file. If it cannot be read, raises an EdgeMtpError that calls the file `what`."""
     text = read_text(path, what)
     try:
         return json.loads(text)
@@ -31,21 +31,40 @@ def read_json(path: str | Path, what: str) -> Any:
         raise EdgeMtpError(
             f"{what} '{path}' is not JSON: {error.msg} in line {error.lineno}; correct that line"
         ) from None
-    except ValueError:  # more digits than Python reads
+    except ValueError:  # a number with more digits than Python accepts
         raise EdgeMtpError(f"{what} '{path}' has a number that is too long to be read; correct it") from None
     except RecursionError:
         raise EdgeMtpError(f"{what} '{path}' is nested too deeply to be read; give another file") from None
 
 
+def read_checkpoint_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint.
+
+    Raises EdgeMtpError, which sends to the checkpoint for a better file, if it cannot be read or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise EdgeMtpError(f"{path} cannot be read ({error.strerror}): give a checkpoint directory") from error
+    except RecursionError:
+        raise EdgeMtpError(f"{path} is nested too deeply to be read: copy the checkpoint again") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise EdgeMtpError(f"{path} is not JSON ({reason}): copy the checkpoint again") from error
+    if not isinstance(value, dict):
+        raise EdgeMtpError(f"{path} holds {type(value).__name__}, not an object: copy the checkpoint again")
+    return value
+
+
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes a value as JSON. Raises EdgeMtpError, and leaves the file as it was, if it cannot."""
+    """Writes a value as JSON. On failure, raises EdgeMtpError and leaves the file as it was."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a UTF-8 file, half of a surrogate pair as an escape.
+    """Writes a UTF-8 file, with lone surrogates as escapes.
 
-    Raises EdgeMtpError, and leaves the file as it was, if it cannot.
+    On failure, raises EdgeMtpError and leaves the file as it was.
     """
     target = destination(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -54,7 +73,7 @@ def write_text(path: str | Path, text: str) -> None:
             target.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
         try:
-            part.unlink(missing_ok=True)  # of a process that was killed; a link there is not followed
+            part.unlink(missing_ok=True)  # left by a killed process; does not follow a link
             with part.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
                 file.write(text)
                 file.flush()
@@ -67,7 +86,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The value with null for what JSON has no number for: the bounds of an interval without an end."""
+    """The value with null for numbers that JSON lacks, such as the bounds of an unbounded interval."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Files that a command writes: never one that it reads, and where a link points rather than in the link's place."""
+"""Checks for a command's output files: none may be an input, and a link is written through, not replaced."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from edge_mtp.errors import EdgeMtpError
 
 
 def refuse_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path | str | None]) -> None:
-    """Raises EdgeMtpError where one of `outputs` is one of `inputs`, by whatever name, or one of the files in them.
+    """Raises EdgeMtpError if one of `outputs` is the same file as one of `inputs`, under any name.
 
-    None, and what does not exist, is no file. Of an input that is a folder, its own files count, not those of folders
-    inside it.
+    Ignores None and paths that do not exist. For an input folder, the files directly inside it count as inputs.
     """
     written = {(status.st_dev, status.st_ino): path for path in outputs if path and (status := _status(path))}
     if not written:
@@ -28,20 +27,20 @@ def refuse_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path | str | 
 
 
 def destination(path: str | Path) -> Path:
-    """What is written by the name `path`: where a link points, also where nothing is yet.
+    """The file to write for `path`: the target of a link, even if the target does not exist yet.
 
-    A file that is put in place by renaming would otherwise replace the link, and leave what it points to as it was.
-    Folders stay as they are named: `/proc/PID/root` is a link that leads elsewhere once its name is spelled out.
+    Otherwise, renaming a file to `path` would replace the link, and leave its target as it was. Links among the parent
+    folders are not resolved: `/proc/PID/root`, once resolved, leads elsewhere.
     """
     path = Path(path)
     for _ in range(_MOST_LINKS):
         if not path.is_symlink():
             return path
         path = path.parent / os.readlink(path)
-    return path  # a link in a circle, which whoever writes there is told of
+    return path  # a cycle of links; opening the file will report it
 
 
-_MOST_LINKS = 40  # as Linux follows
+_MOST_LINKS = 40  # Linux's limit
 
 
 def _files(path: Path) -> Iterable[Path]:

@@ -1,4 +1,4 @@
-"""Silence around libraries that print: on stdout, through logging, and from C++ straight to descriptor 2."""
+"""Silences libraries that print: on stdout, through logging, and from C++ directly to descriptor 2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let nothing but Python's own sys.stderr reach the terminal, for the caller's progress is shown there."""
+    """Let only Python's own sys.stderr reach the terminal, where the caller shows progress."""
     level, stderr = logging.root.manager.disable, sys.stderr
     logging.disable(logging.WARNING)
     saved = os.dup(2)

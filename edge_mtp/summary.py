@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from edge_mtp.device import Outcome, Step
-
-SOURCES = {"d": "drafter", "l": "lookup", "g": "grammar"}  # by their letter in `Step.source`
+from edge_mtp.formats.drafting import SOURCE_OF_LETTER
 
 
 @dataclass(frozen=True)
@@ -22,18 +21,19 @@ class Drafted:
 
 @dataclass(frozen=True)
 class Summary:
-    """Speed and acceptance of one text, or of several in a row. None where there was too little text to tell.
+    """Speed and acceptance of one text, or of several in a row. None where the text is too short to tell.
 
-    `time_to_first_token_s`: prefill and the first step, the mean over the texts. `tokens_per_s`: decoding alone, the
-    tokens after each text's first over the time of their steps. `tokens_per_verify`: those given out by verify steps,
-    over their number. `acceptance[j]`: of the verify steps that reached draft j, those before it having been accepted,
-    the share that accepted it too, and `acceptance_counts[j]` those steps' number. `sources` are the drafts by where
-    they came from. Drafts beyond a text's end do not count (`count_drafts`).
+    `time_to_first_token_s`: prefill and the first step, the mean over the texts. `tokens_per_s`: decoding alone, that
+    is the tokens after each text's first over the time of their steps. `tokens_per_verify`: the mean number of tokens
+    that a verify step gave out. `acceptance[j]`: a verify step reaches draft j if it accepted all drafts before; this
+    is the share of those steps that accepted j too, and `acceptance_counts[j]` is their number. `sources` counts the
+    drafts by source. Drafts beyond a text's end do not count (`count_drafts`).
 
     Of the `prompt_tokens`, `reused_tokens` were in the cache already and `restored_tokens` were read from a kept
-    prefix. `mask_ms`: mean time that a step took for the masks of a grammar. `planned`: steps by the K that the
-    controller (or a fixed K) asked of the drafter, `explored` of them to learn its worth. `first_drafts` and
-    `first_accepted` are of the drafter in all that is remembered of the bundle, this text included (`Outcome`).
+    prefix. `mask_ms`: mean time of a step for the masks of a grammar. `planned`: steps by the K that the controller (or
+    a fixed K) asked of the drafter; in `explored` of them the controller wanted to learn the drafter's worth.
+    `first_drafts` and `first_accepted` count the drafter's first drafts in all requests that the device remembers of
+    the bundle, this text included (`Outcome`).
     """
 
     prompt_tokens: int
@@ -94,8 +94,8 @@ def summarize_all(traces: Sequence[tuple[Sequence[Step], Outcome]]) -> Summary:
 
 
 class DraftCounts(NamedTuple):
-    """The drafts of a verify step that count, all of them its first: as `verified`; as `reached`, those before them
-    having been accepted; and as `accepted`."""
+    """How many leading drafts of a verify step count as `verified`, as `reached` (all drafts before were accepted), and
+    as `accepted`."""
 
     verified: int
     reached: int
@@ -103,25 +103,25 @@ class DraftCounts(NamedTuple):
 
 
 def count_drafts(given: int, drafts: int, accepted: int) -> DraftCounts:
-    """What counts of a step that verified so many `drafts`, `accepted` so many of them and gave out `given` tokens.
+    """The drafts that count, of a step that verified `drafts`, accepted `accepted` of them and gave out `given` tokens.
 
-    Where a text ends inside a step, what was drafted beyond its end is neither right nor wrong, and does not count. The
-    last token of a step that was not cut short is the target's own, and answers the draft beside it.
+    If the text ends inside the step, drafts beyond its end are neither right nor wrong, and do not count. Otherwise the
+    step's last token is the target's own, and judges the draft at the same place.
     """
     is_cut = given <= accepted
     return DraftCounts(given if is_cut else drafts, min(given, drafts), min(given, accepted))
 
 
 def count_by_source(steps: Iterable[tuple[int, str, int]]) -> dict[str, Drafted]:
-    """The drafts that count, by where they came from; of each verify step the tokens given out, the letters of its
-    drafts' sources, and how many it accepted."""
+    """The drafts that count, by source. `steps`: of each verify step the number of tokens given out, the letters of its
+    drafts' sources, and the number of accepted drafts."""
     verified: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for given, source, accepted in steps:
         counts = count_drafts(given, len(source), accepted)
         verified.update(source[: counts.verified])
         right.update(source[: counts.accepted])
-    return {name: Drafted(verified[key], right[key]) for key, name in SOURCES.items() if verified[key]}
+    return {name: Drafted(verified[key], right[key]) for key, name in SOURCE_OF_LETTER.items() if verified[key]}
 
 
 def acceptance_counts(steps: Sequence[Step]) -> tuple[list[int], list[int]]:

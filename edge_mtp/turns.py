@@ -1,4 +1,4 @@
-"""Replies of one engine take turns: a runner answers one request at a time, whoever asks."""
+"""Replies of one engine take turns, because a runner answers one request at a time."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Result = TypeVar("Result")
 class Turns:
     """Whose turn it is on one runner.
 
-    A stream takes its turn when its first item is asked for, in the order of asking, and gives it up at its end, when
-    it is left or cancelled, and after an error. While it is being read, others wait. A stream whose reader is elsewhere
-    gives way: at once to the asyncio task or the main thread that read it, since nobody else would go on, and to others
-    after `PATIENCE_S`. Any other thread may be a pool's, which reads now for one and now for another.
+    A stream takes its turn when its reader asks for the first item, in the order of asking. It gives the turn up at its
+    end, when its reader leaves it, when it is cancelled, and after an error. Others wait while somebody reads it. A
+    stream that nobody reads gives way after `PATIENCE_S`. It gives way at once to the asyncio task or the main thread
+    that read it last, since nobody else would read on; other threads may belong to a pool and read for several.
     """
 
     def __init__(self, interrupt: Callable[[], None] | None = None) -> None:
-        """`interrupt` makes the runner end what it does soon, from any thread, and waits for nothing."""
+        """`interrupt` makes the runner end its request soon; any thread may call it, and it does not wait."""
         self._interrupt = interrupt
         # Its lock is reentrant: a stream that the garbage collector finds is given up in whatever thread that happens.
         self._changed = threading.Condition()
@@ -80,14 +80,14 @@ class Turns:
                 self._changed.notify_all()
 
     def hurry(self, stream: Stream[Any]) -> None:
-        """Makes a stream that was cancelled while it is read end soon, whether it runs or waits."""
+        """Makes a cancelled stream end soon that is still being read, whether it runs or waits."""
         with self._changed:
             if self._running is stream and self._interrupt is not None:
                 self._interrupt()
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Cancels what runs, and refuses what waits and what comes."""
+        """Cancels the running stream, and refuses those that wait and that come."""
         with self._changed:
             self._closed = True
             running = self._running
@@ -97,9 +97,9 @@ class Turns:
 
 
 class Stream(Generic[Item]):
-    """What a generator gives, read in turn with other streams: by any thread or task, and cancelled from any.
+    """The items of a generator, read in turn with other streams. Any thread or task may read or cancel it.
 
-    `reader` is the thread or task that read last, and `over` tells that no more comes.
+    `reader` is the thread or task that read last; `over`: there are no more items.
     """
 
     def __init__(self, turns: Turns, items: Generator[Item, None, None]) -> None:
@@ -129,7 +129,7 @@ class Stream(Generic[Item]):
                 yield item
 
     async def drain(self) -> None:
-        """Reads to the end in a thread, so that the event loop goes on."""
+        """Reads to the end in a thread, without blocking the event loop."""
         task = asyncio.current_task()
 
         def read() -> None:
@@ -140,7 +140,7 @@ class Stream(Generic[Item]):
             await _in(worker, read)
 
     def cancel(self, reason: EdgeMtpError | None = None) -> None:
-        """Ends it, from any thread and without waiting. Who reads on is told `reason`; without one it just ends."""
+        """Ends it, from any thread and without waiting. Who reads on gets `reason`, or without one just the end."""
         if self.over or self._reasons:
             return
         self._reasons.append(reason)
@@ -153,7 +153,7 @@ class Stream(Generic[Item]):
         return bool(self._reasons)
 
     def complete(self) -> None:
-        """The runner has answered: whoever is next need not wait until the last items are read."""
+        """Ends the turn early, as the runner has answered: the next stream need not wait for readers of this one."""
         self._complete = True
         self._turns.give_up(self)
 
@@ -162,7 +162,7 @@ class Stream(Generic[Item]):
         return PATIENCE_S if self._reading.locked() else self._idle_left(reader, since)
 
     def give_way(self, reader: object, since: float) -> None:
-        """Cancels it for `reader`, unless it is being read again."""
+        """Cancels it for `reader`, unless somebody reads it again."""
         if self._reading.acquire(blocking=False):
             try:
                 if self._idle_left(reader, since) <= 0:
@@ -209,7 +209,7 @@ class Stream(Generic[Item]):
                 self._end()
 
     def _settle(self) -> None:
-        """Closes what is cancelled, unless a reader is inside, who does it on the way out."""
+        """Closes the stream if it is cancelled; a reader that is inside does so on its way out."""
         if self._reasons and not self.over and self._reading.acquire(blocking=False):
             try:
                 self._close()

@@ -1,1 +1,1 @@
-"""Checkpoint pair to bundle: graphs, quantized sections, `.litertlm` file."""
+"""Exports a checkpoint pair to a bundle: graphs, quantized sections, `.litertlm` file."""

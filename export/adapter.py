@@ -1,4 +1,4 @@
-"""A LoRA adapter as PEFT saves it, merged into a checkpoint's tensors as they are read."""
+"""Merges a LoRA adapter, as PEFT saves it, into a checkpoint's tensors while they are read."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.encodings import Encoded
-from edge_mtp.export.json_file import read_json
 from edge_mtp.export.shapes import HEAD
 from edge_mtp.export.weights import EMBEDDING, Entry, Rows, SafetensorsFile, Weights, groups, text_name
+from edge_mtp.json_file import read_checkpoint_json
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
-# Ways of starting an adapter that leave the base weights alone; the others (PiSSA, OLoRA, LoftQ, ...) change them.
+# Initializations that leave the base weights unchanged; the others (PiSSA, OLoRA, LoftQ, ...) change them.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_embedding_[AB]|lora_[AB])(?:\.default)?(?:\.weight)?")
 
 
 @dataclass
 class _LowRank:
-    """W + scale * B @ A for W [out,in], A [r,in], B [out,r]; of an embedding [V,H] with A [r,V], B [H,r] the
-    transpose is added."""
+    """W + scale * B @ A for W [out,in], A [r,in], B [out,r]. For an embedding [V,H] with A [r,V], B [H,r], adds the
+    transpose of B @ A."""
 
     scale: float
     embedding: bool
@@ -34,13 +34,13 @@ class _LowRank:
 
 
 class AdaptedWeights(Weights):
-    """The tensors of `base` with the adapter in `directory` merged, rows at a time, in float32.
+    """The tensors of `base` with the adapter in `directory` merged, a few rows at a time, in float32.
 
-    PEFT's own merge rounds to the base's type; this does not.
+    Unlike PEFT's own merge, this does not round to the base's type.
 
     Raises:
-        EdgeMtpError: the adapter is of another kind than plain LoRA, does not fit the target's modules, or changes
-            the embedding apart from the head that shares its weights.
+        EdgeMtpError: the adapter is not plain LoRA, does not fit the target's modules, or changes the embedding
+            without the head that shares its weights.
     """
 
     def __init__(self, base: Weights, directory: Path) -> None:
@@ -50,7 +50,7 @@ class AdaptedWeights(Weights):
         self.files = (directory / CONFIG, directory / TENSORS)
         if not directory.is_dir():
             raise EdgeMtpError(f"adapter {directory} is not a directory: give the folder that PEFT saved")
-        self._config = read_json(directory / CONFIG)
+        self._config = read_checkpoint_json(directory / CONFIG)
         self._check_kind()
         self._low_rank: dict[str, _LowRank] = {}
         self._whole: dict[str, Entry] = {}
@@ -113,7 +113,7 @@ class AdaptedWeights(Weights):
             raise self._refuse(f"has init_lora_weights={start!r}, which changes the base weights too")
 
     def _sort(self, key: str, entry: Entry) -> str | None:
-        """File one tensor of the adapter; return the target's tensor that it is for, None for one left out."""
+        """Record one tensor of the adapter; return the target's tensor that it changes, None if it is left out."""
         part = _PART.fullmatch(key)
         if part is None and "lora_" in key:
             raise self._refuse(f"holds {key}, which is no plain LoRA tensor")
@@ -141,7 +141,7 @@ class AdaptedWeights(Weights):
             return text
         unused = re.fullmatch(r"(.*\.self_attn\.)(?:[kv]_proj|[kv]_norm)\.weight", text)
         if unused and f"{unused[1]}q_proj.weight" in self.names:
-            return None  # a layer that reads another layer's KV, or takes its values from its keys
+            return None  # a layer that reads another layer's KV, or uses its keys as values
         raise self._refuse(
             f"changes {name.removesuffix('.weight')}, which the target does not have",
             "use the model that the adapter was trained on",

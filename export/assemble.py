@@ -1,7 +1,7 @@
-"""Whole graphs out of converted pieces, as flatbuffers' object tree.
+"""Builds whole graphs from converted pieces, as flatbuffers' object tree.
 
 A piece's signature is a subgraph whose weights are inputs. `Graph.place` copies its operators between given tensors
-and lets its weight inputs be constants; `Assembly.model` is the finished tree, in which every use of a weight is a
+and turns its weight inputs into constants. `Assembly.model` is the finished tree, in which every use of a weight is a
 builtin operator and every constant appears once.
 """
 
@@ -17,8 +17,8 @@ from ai_edge_litert import schema_py_generated as schema
 from edge_mtp.export import placeholders
 from edge_mtp.export.compact import content, share_buffers
 
-WEIGHTS = "weights_"  # how the converter begins the name of an input that is a weight
-ABSENT = -1  # an optional input that an operator does without
+WEIGHTS = "weights_"  # the converter's prefix for the name of an input that is a weight
+ABSENT = -1  # marks an optional input that an operator does not have
 
 BUILTIN = {
     placeholders.LINEAR: schema.BuiltinOperator.FULLY_CONNECTED,
@@ -30,13 +30,13 @@ BUILTIN = {
 
 
 class Assembly:
-    """A TFLite model that grows graph by graph out of the signatures of `pieces`, a converted model.
+    """A TFLite model that is built graph by graph from the signatures of `pieces`, a converted model.
 
-    `weights` has the (empty) buffer of each weight; `scales` the tensors that have the quantization of that name.
+    `weights` has the (empty) buffer of each weight, and `scales` the tensors that use each named quantization.
     """
 
     def __init__(self, pieces: Any) -> None:
-        share_buffers(pieces)  # so that equal constants are known by their buffer
+        share_buffers(pieces)  # so that equal constants have the same buffer
         self._pieces = pieces
         self._signatures = {s.signatureKey.decode(): s for s in pieces.signatureDefs}
         self.weights: dict[str, Any] = {}
@@ -44,7 +44,7 @@ class Assembly:
         self.scales: dict[str, list[Any]] = {}
         self.model = copy.copy(pieces)
         self.model.signatureDefs, self.model.metadata = [], []
-        # The pieces' own subgraphs come first, since composites refer to decompositions among them by index.
+        # The pieces' own subgraphs come first: composites refer to decompositions among them by index.
         self.model.subgraphs, self.model.buffers = list(pieces.subgraphs), list(pieces.buffers)
         self.model.operatorCodes = list(pieces.operatorCodes)
 
@@ -57,7 +57,7 @@ class Assembly:
         return signature, self._pieces.subgraphs[signature.subgraphIndex]
 
     def buffer(self, weight: str) -> int:
-        """The index of the buffer of a weight; one for all graphs."""
+        """The index of a weight's buffer, which all graphs share."""
         if weight not in self.weights:
             self.weights[weight] = schema.BufferT()
             self._buffers[weight] = len(self.model.buffers)
@@ -65,7 +65,7 @@ class Assembly:
         return self._buffers[weight]
 
     def code(self, builtin: int) -> int:
-        """The index of a builtin operator's code, added if there is none."""
+        """The index of a builtin operator's code, which is added if it is missing."""
         for index, code in enumerate(self.model.operatorCodes):
             if code.builtinCode == builtin:
                 return index
@@ -76,7 +76,7 @@ class Assembly:
 
 
 class Graph:
-    """One signature under construction. Tensors are known by their index."""
+    """One signature under construction. Tensors are given by index."""
 
     def __init__(self, assembly: Assembly, name: str) -> None:
         self.name = name
@@ -99,9 +99,9 @@ class Graph:
         """Copy a piece in and return the tensors of its outputs, by name.
 
         Args:
-            inputs: for each input of the piece a tensor, or the name of the graph's own input that it is.
-            weights: for each weight of the piece its name in the model, or what to put before all of them.
-            scales: likewise for the names of quantizations.
+            inputs: by input of the piece, a tensor or the name of one of the graph's own inputs.
+            weights: by weight of the piece, its name in the model; or one prefix for all of them.
+            scales: the same for the names of quantizations.
         """
         assembly = self._assembly
         signature, body = assembly.piece(piece)
@@ -121,10 +121,10 @@ class Graph:
         return {entry.name.decode(): place[entry.tensorIndex] for entry in signature.outputs}
 
     def finish(self, outputs: Mapping[str, int]) -> None:
-        """Add the graph to the model, with what `outputs` do not depend on left out."""
+        """Add the graph to the model, without the operators that no output depends on."""
         self._spread_scales()
         needed, operators = set(outputs.values()), []
-        for operator in reversed(self._operators):  # they are in order of execution
+        for operator in reversed(self._operators):  # operators are in order of execution
             if needed.intersection(operator.outputs.tolist()):
                 operators.append(operator)
                 needed.update(operator.inputs.tolist(), operator.outputs.tolist())
@@ -150,7 +150,7 @@ class Graph:
         self._assembly.model.signatureDefs.append(signature)
 
     def _spread_scales(self) -> None:
-        """Operators that move int8 values about leave their scale as it is."""
+        """Give the result of an operator that only moves int8 values the scale of its input."""
         spread = self._scales
         while spread:
             found: dict[int, str] = {}
@@ -178,7 +178,7 @@ class Graph:
         return self._constants[key]
 
     def _repeat(self, copied: Any, original: Any, place: dict[int, int]) -> None:
-        """Append an operator, unless one has computed the same before: layers begin alike."""
+        """Append an operator, unless an earlier one computes the same, as at the start of similar layers."""
         key = (
             copied.opcodeIndex,
             copied.inputs.tobytes(),

@@ -1,9 +1,9 @@
-"""Scales of an int8 KV cache, from the checkpoint alone.
+"""Computes the scales of an int8 KV cache from the checkpoint alone.
 
-What enters the cache has just been normalised, so its size is known without running the model: a value has mean square
-1 over its head, a key the same times the weight of `k_norm`, and rotation keeps the size of each pair. So none is
-larger than the square root of the head's size, and a scale covers that or `SPREAD` standard deviations, whichever is
-less; what lies beyond is cut off. Target and drafter read the same caches and get the same scales.
+Keys and values are normalised before they enter the cache, so their range is known without running the model: a value
+has mean square 1 over its head, a key the same times the weight of `k_norm`, and rotation keeps the size of each pair.
+So none is larger than the square root of the head's size. A scale covers that or `SPREAD` standard deviations,
+whichever is less, and larger numbers are clipped. Target and drafter read the same caches and get the same scales.
 """
 
 from __future__ import annotations

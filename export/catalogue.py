@@ -2,9 +2,9 @@
 
 Shapes are those of the published config.json files. Sources: for the targets the model cards, transformers'
 configuration classes and MaxText's `configs/models/gemma4-*.yml`; for the 12B and all drafters the config.json of each
-repository as quoted in public ports. Nothing is inferred, and the numbers of parameters that follow are the published
-ones, which a test compares. They serve `--random-weights` and the choice of a drafter; an export of a checkpoint reads
-its own config.json.
+repository as quoted in public ports. Nothing is inferred: a test checks that the shapes give the published numbers of
+parameters. The shapes serve `--random-weights` and the choice of a drafter; the export of a checkpoint reads the
+checkpoint's config.json.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.json_file import read_json
+from edge_mtp.json_file import read_checkpoint_json
 
 _VOCABULARY = 262_144
 _ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
 }
-# What tells the models apart, in a text configuration.
+# The fields of a text configuration that identify a model.
 _SHAPE = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
 
@@ -30,8 +30,8 @@ _SHAPE = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attentio
 class Model:
     """A target and its drafter on the Hub.
 
-    `context` is the default number of KV positions: a linear float32 cache takes `kv_bytes` for each. The configs
-    are text-only config.json contents for transformers.
+    `context` is the default number of KV positions; a linear float32 cache takes `kv_bytes` for each. The configs are
+    contents of text-only config.json files for transformers.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Model:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of float32 KV cache a position, over all layers that keep their own."""
+        """Bytes of float32 KV cache per position, over all layers that have their own KV."""
         text = self.target_config
         numbers = 0
         for kind in text["layer_types"][: text["num_hidden_layers"] - text["num_kv_shared_layers"]]:
@@ -64,7 +64,7 @@ def _common(
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "num_global_key_value_heads": global_kv,
-        # Keys serve as values in the full-attention layers of the models that have a number of heads for those.
+        # In models with a separate number of KV heads for full attention, those layers use their keys as values.
         "attention_k_eq_v": global_kv is not None,
         "head_dim": 256,
         "global_head_dim": 512,
@@ -81,7 +81,7 @@ def _common(
 
 
 def _dense(layers: int, full_every: int) -> list[str]:
-    """Layer types: sliding, and each `full_every`-th full."""
+    """Layer types: every `full_every`-th layer is full, the others sliding."""
     return ["sliding_attention" if (layer + 1) % full_every else "full_attention" for layer in range(layers)]
 
 
@@ -93,7 +93,7 @@ def _target(
         {"model_type": kind}
         | _common(layers, window, 131_072 if small else 262_144, *heads)
         | {"num_kv_shared_layers": 0, "final_logit_softcapping": 30.0}
-        # The unified architecture knows no per-layer embeddings; the others without them say so.
+        # The unified architecture has no field for per-layer embeddings; other models without them set it to 0.
         | (
             {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": _VOCABULARY}
             if "unified" not in kind
@@ -104,7 +104,7 @@ def _target(
 
 
 def _drafter(target: dict[str, Any], heads: int, hidden: int, intermediate: int) -> dict[str, Any]:
-    """Four layers of queries on the target's KV, so heads of keys and window are the target's."""
+    """Four layers that attend to the target's KV, so the KV heads and the window are the target's."""
     kind = target["model_type"]
     small = hidden == 256
     text = _common(
@@ -150,8 +150,8 @@ _26B = _target(
     enable_moe_block=True, num_experts=128, top_k_experts=8, moe_intermediate_size=704,
 )  # fmt: skip
 
-# Default contexts, for a phone that also holds the weights, from the KV bytes a position: E2B 36 KiB and so 144 MiB,
-# E4B 112 KiB and 448 MiB, 12B 672 KiB and 1.3 GiB, 26B-A4B 440 KiB and 880 MiB, 31B 1760 KiB and 1.7 GiB.
+# Default contexts, chosen for a phone that also holds the weights. KV bytes per position, and in all: E2B 36 KiB,
+# 144 MiB; E4B 112 KiB, 448 MiB; 12B 672 KiB, 1.3 GiB; 26B-A4B 440 KiB, 880 MiB; 31B 1760 KiB, 1.7 GiB.
 MODELS = {
     model.name: model
     for model in (
@@ -192,12 +192,12 @@ def model(name: str) -> Model:
 
 
 def base_of(target: Path, name: str = "") -> Model | None:
-    """The model that the target checkpoint in directory `target` was made from, None if nothing tells.
+    """The model that the target checkpoint in directory `target` was made from; None if it cannot be determined.
 
-    What tells, in this order: the name that it was asked for by, the base models that its README and its config.json
-    name, the shape of its text decoder. A name counts only if the shape agrees.
+    Looks, in this order, at the `name` that the user asked for, at the base models named in README and config.json, and
+    at the shape of the text decoder. A name counts only if the shape agrees.
     """
-    config = read_json(target / "config.json")
+    config = read_checkpoint_json(target / "config.json")
     text = config.get("text_config") or config
     shape = {key: text.get(key) for key in _SHAPE}
     alike = [m for m in MODELS.values() if shape == {key: m.target_config[key] for key in _SHAPE}]
@@ -210,12 +210,12 @@ def base_of(target: Path, name: str = "") -> Model | None:
 
 
 def matching_drafter(target: Path, name: str = "") -> str:
-    """The repository of the drafter for the target checkpoint in directory `target`, which was asked for as `name`.
+    """The drafter's repository for the target checkpoint in directory `target`, which the user asked for as `name`.
 
-    The quantization-aware checkpoints of Google have drafters of their own.
+    Google's quantization-aware checkpoints have their own drafters.
 
     Raises:
-        EdgeMtpError: nothing tells which model the target is.
+        EdgeMtpError: the target's model cannot be determined.
     """
     found = base_of(target, name)
     if found is None:

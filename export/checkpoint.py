@@ -1,4 +1,4 @@
-"""A checkpoint pair: a Gemma 4 target, the drafter trained for it, and what goes with them, checked."""
+"""Opens and checks a checkpoint pair: a Gemma 4 target, the drafter trained for it, and the files that go with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from edge_mtp.chat.tokenizer import Tokenizer, special_tokens
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter
-from edge_mtp.export.json_file import read_json
 from edge_mtp.export.lattice import with_lattice
 from edge_mtp.export.packed import packed_by
 from edge_mtp.export.random_tokenizer import write_tokenizer
@@ -25,11 +24,12 @@ from edge_mtp.export.shapes import drafters_allowed as drafters_allowed
 from edge_mtp.export.shapes import model_class, tensor_shapes
 from edge_mtp.export.weights import FindPacked, SafetensorsWeights, Weights, random_weights
 from edge_mtp.file_hash import sha256
+from edge_mtp.json_file import read_checkpoint_json
 
 TARGET_TYPES = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
 DRAFTER_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
 
-# Gemma 4's largest has 60 layers, and no size above its 262,144 tokens but positions.
+# The largest Gemma 4 has 60 layers, and no size but the number of positions exceeds its vocabulary of 262,144.
 MOST_LAYERS, LARGEST_SIZE = 1000, 1 << 27
 
 ACTIVATION = "gelu_pytorch_tanh"
@@ -41,8 +41,8 @@ Hashes = dict[str, str]
 class Checkpoint:
     """A model's configuration and tensors.
 
-    `config` is the transformers configuration of the text decoder (for a drafter the whole assistant's), `files` what
-    the tensors come from, config.json first. `directory` is where those lie; `seed` is set for random weights.
+    `config` is the transformers configuration of the text decoder (for a drafter, of the whole assistant). `files` are
+    the files that the model is read from, config.json first, in `directory`. `seed` is set for random weights.
     """
 
     directory: Path
@@ -53,21 +53,21 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the text decoder or drafter holds."""
+        """The number of parameters of the text decoder or drafter."""
         return self.weights.parameters
 
     def hashes(self) -> Hashes:
-        """SHA-256 of each file, by name; the Hub's own record of it where the file lies in the Hub's cache."""
+        """SHA-256 of each file, by name. For a file in the Hub's cache, this is the Hub's record of it."""
         found = {path.name: _recorded_hash(path) or sha256(path) for path in self.files}
         return found if self.seed is None else found | {"random_weights": f"seed {self.seed}"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A target and its drafter that fit each other, with the target's tokenizer and chat format.
+    """A target and a drafter that fit each other, with the target's tokenizer and chat format.
 
-    `kv_layers` maps each layer type that the drafter attends with to the target's layer whose KV it reads: the
-    last one of that type that keeps its own.
+    `kv_layers` maps each layer type of the drafter to the target's layer whose KV it reads: the last one of that type
+    that has its own KV.
     """
 
     target: Checkpoint
@@ -79,9 +79,9 @@ class Pair:
     special_tokens: dict[str, str]
 
     def start_hashing(self) -> Callable[[], dict[str, Hashes]]:
-        """Hash both checkpoints in the background; what is returned waits, and gives `target` and `drafter`.
+        """Hash both checkpoints in the background; return a function that waits and gives `target` and `drafter`.
 
-        A core hashes about 1 GB/s, so that tens of gigabytes are done while the weights are encoded.
+        A core hashes about 1 GB/s, so tens of gigabytes are hashed while the weights are encoded.
         """
         found: dict[str, Hashes] = {}
         failures: list[Exception] = []
@@ -89,7 +89,7 @@ class Pair:
         def work() -> None:
             try:
                 found.update(target=self.target.hashes(), drafter=self.drafter.hashes())
-            except Exception as error:  # raised again where the hashes are asked for
+            except Exception as error:  # raised again when the caller asks for the hashes
                 failures.append(error)
 
         thread = threading.Thread(target=work, name="hash checkpoints", daemon=True)
@@ -105,13 +105,13 @@ class Pair:
 
 
 def tiny_pair() -> tuple[Path, Path]:
-    """The directories of the trained tiny pair that the package carries."""
+    """The directories of the trained tiny pair that comes with the package."""
     root = Path(str(importlib.resources.files("edge_mtp") / "tiny"))
     return root / "target", root / "drafter"
 
 
 def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pair:
-    """Read both configurations, check weights for completeness and the two for fitting each other.
+    """Read both configurations, and check that the weights are complete and that target and drafter fit each other.
 
     Weights are checked from the headers of their files; some rows of each tell whether it lies on a lattice. With
     `adapter`, the folder of a PEFT LoRA, the target's tensors have it merged; a tokenizer and a chat template that were
@@ -142,16 +142,16 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pa
         kv_layers=kv_layers,
         tokenizer=tokenizer,
         chat_template=_chat_template(folders),
-        generation=read_json(generation) if generation.is_file() else {},
+        generation=read_checkpoint_json(generation) if generation.is_file() else {},
         special_tokens=special_tokens(tokenizer.parent),
     )
 
 
 def random_pair(name: str, seed: int, folder: Path) -> Pair:
-    """A pair in the real shapes of a model of the catalogue, with random weights, for measuring without a download.
+    """A pair with random weights in the real shapes of a catalogue model, for measuring without a download.
 
-    `folder` receives both configurations and a tokenizer that has Gemma 4's control tokens, every byte, and
-    placeholders for the rest of the vocabulary. The chat template is the tiny pair's.
+    Writes both configurations to `folder`, and a tokenizer with Gemma 4's control tokens, every byte, and placeholders
+    for the rest of the vocabulary. The chat template is the tiny pair's.
     """
     model = catalogue.model(name)
     checkpoints = []
@@ -163,7 +163,7 @@ def random_pair(name: str, seed: int, folder: Path) -> Pair:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         unread = _checkpoint(directory, role, accepted)
-        # Different seeds, or the drafter's embedding would begin with the target's numbers.
+        # With equal seeds, the drafter's embedding would begin with the target's numbers.
         weights = random_weights(unread.config, seed if role == "target" else seed + 1)
         checkpoints.append(Checkpoint(directory, unread.config, weights, (directory / "config.json",), seed))
     target, drafter = checkpoints
@@ -177,7 +177,7 @@ def random_pair(name: str, seed: int, folder: Path) -> Pair:
         tokenizer=tokenizer,
         chat_template=_chat_template([tiny]),
         special_tokens=special_tokens(tiny),
-        generation=read_json(tiny / "generation_config.json"),
+        generation=read_checkpoint_json(tiny / "generation_config.json"),
     )
 
 
@@ -203,7 +203,7 @@ def _load(checkpoint: Checkpoint) -> Any:
     model.tie_weights()
     generation = checkpoint.directory / "generation_config.json"
     if generation.is_file():
-        model.generation_config = GenerationConfig(**read_json(generation))
+        model.generation_config = GenerationConfig(**read_checkpoint_json(generation))
     return model.eval()
 
 
@@ -222,7 +222,7 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
     if not directory.is_dir():
         raise EdgeMtpError(f"{role} {directory} is not a directory: give a checkpoint directory")
     path = directory / "config.json"
-    config = read_json(path)
+    config = read_checkpoint_json(path)
     kind = config.get("model_type")
     if kind not in accepted:
         raise EdgeMtpError(
@@ -245,7 +245,7 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
 
 
 def _check_sizes(path: Path, config: dict[str, Any]) -> None:
-    """Refuse sizes that no model has: transformers would build it, layer by layer, until the memory ends."""
+    """Refuse sizes that no model has: transformers would build the layers until memory runs out."""
     for fields in (config, config.get("text_config")):
         for name, value in fields.items() if isinstance(fields, dict) else ():
             most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST_SIZE
@@ -255,7 +255,7 @@ def _check_sizes(path: Path, config: dict[str, Any]) -> None:
 
 @contextmanager
 def _configured(path: Path) -> Iterator[None]:
-    """Refuse a configuration that makes no model: transformers and torch raise whatever comes of an odd value."""
+    """Turn any error that transformers and torch raise for an odd configuration into a refusal."""
     try:
         yield
     except (EdgeMtpError, MemoryError):
@@ -278,13 +278,13 @@ def _open_weights(checkpoint: _Unread) -> Checkpoint:
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
-    """One file, or the shards of the index; where both lie there transformers takes the first, and so it is here."""
+    """The single file, or the shards of the index. If both exist, the single file counts, as in transformers."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.is_file() or not index.is_file():
         if not single.is_file() and list(directory.glob("*.bin")):
             raise EdgeMtpError(f"{single} is missing and {directory} has .bin files: save the model as safetensors")
         return (single,)
-    shards = read_json(index).get("weight_map")
+    shards = read_checkpoint_json(index).get("weight_map")
     names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
     if not names or any(Path(name).name != name for name in names):
         raise EdgeMtpError(f"{index} does not name the files beside it: copy the checkpoint again")
@@ -313,7 +313,7 @@ def _check_architecture(checkpoint: _Unread) -> None:
 
 
 def _check_fit(target: _Unread | Checkpoint, drafter: _Unread | Checkpoint) -> dict[str, int]:
-    """Compare what the two share; return the target's KV layer for each of the drafter's layer types."""
+    """Compare the properties that the two share; return the target's KV layer for each of the drafter's layer types."""
     config, decoder = target.config, drafter.config.get_text_config()
 
     def expect(what: str, wanted: Any, found: Any) -> None:
@@ -340,13 +340,13 @@ def _check_fit(target: _Unread | Checkpoint, drafter: _Unread | Checkpoint) -> d
 
 def tokenizer_ids(tokenizer: Path) -> dict[str, int]:
     """The id of each added token of a tokenizer.json, by its text."""
-    added = read_json(tokenizer).get("added_tokens") or []
+    added = read_checkpoint_json(tokenizer).get("added_tokens") or []
     return {entry["content"]: entry["id"] for entry in added}
 
 
 def _check_tokenizer(tokenizer: Path, target: Checkpoint) -> None:
     """Added tokens may take ids that the vocabulary has, and none beyond: there are no embeddings for those."""
-    contents, vocabulary = read_json(tokenizer), target.config.vocab_size
+    contents, vocabulary = read_checkpoint_json(tokenizer), target.config.vocab_size
     try:
         ids = {token: text for text, token in contents.get("model", {}).get("vocab", {}).items()}
         ids |= {entry["id"]: entry["content"] for entry in contents.get("added_tokens") or []}
@@ -366,7 +366,7 @@ def _check_tokenizer(tokenizer: Path, target: Checkpoint) -> None:
 
 
 def _chat_template(folders: list[Path]) -> str:
-    """Of the first folder that has one: chat_template.jinja, then the one in tokenizer_config.json."""
+    """The template of the first folder that has one: chat_template.jinja, else the one in tokenizer_config.json."""
     for folder in folders:
         path = folder / "chat_template.jinja"
         if path.is_file():
@@ -375,7 +375,7 @@ def _chat_template(folders: list[Path]) -> str:
             except (OSError, UnicodeDecodeError) as error:
                 raise EdgeMtpError(f"{path} cannot be read ({error}): save it again as UTF-8") from error
         settings = folder / "tokenizer_config.json"
-        template = read_json(settings).get("chat_template") if settings.is_file() else None
+        template = read_checkpoint_json(settings).get("chat_template") if settings.is_file() else None
         if isinstance(template, list):
             named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
             template = named[-1].get("template") if named else None
@@ -386,9 +386,9 @@ def _chat_template(folders: list[Path]) -> str:
 
 
 def _recorded_hash(path: Path) -> str | None:
-    """The Hub's cache names a large file by its SHA-256, and links to it."""
+    """The SHA-256 of a large file in the Hub's cache, which stores it under that name and links to it."""
     if not path.is_symlink():
         return None
-    # Not where the links end: that may be a store that names files otherwise.
+    # Follow one link only: the last target may lie in a store that names files differently.
     stored = path.parent / path.readlink()
     return stored.name if stored.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", stored.name) else None

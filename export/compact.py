@@ -1,7 +1,7 @@
-"""Make a converted model smaller without changing what it computes.
+"""Makes a converted model smaller without changing what it computes.
 
-The converter gives every composite its own copy of the decomposition and every tensor its path through the modules as
-a name; with a dozen signatures these outweigh the weights of a small model.
+The converter gives every composite its own copy of the decomposition, and names every tensor by its path through the
+modules. With a dozen signatures, these take more space than the weights of a small model.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-# Fields of operators' options that hold the index of a subgraph.
+# Fields in an operator's options that hold the index of a subgraph.
 SUBGRAPH_FIELDS = ("decompositionSubgraphIndex", "updateComputationSubgraphIndex")
 
 
 def compact(model: Any) -> None:
-    """Share equal constants and equal decompositions, drop what nothing refers to, and shorten tensor names."""
+    """Share equal constants and equal decompositions, drop unused parts, and shorten tensor names."""
     share_buffers(model)
-    while _share_decompositions(model):  # what called equal decompositions may be equal now
+    while _share_decompositions(model):  # merging may make their callers equal
         pass
     _drop_unused_subgraphs(model)
     _drop_unused_buffers(model)
@@ -28,7 +28,7 @@ def compact(model: Any) -> None:
 
 
 def share_buffers(model: Any) -> None:
-    """One buffer for each content; buffer 0, by convention empty, for all that is computed."""
+    """Give equal contents one buffer, and computed tensors buffer 0, which is empty by convention."""
     first: dict[bytes, int] = {}
     shared = {}
     for number, buffer in enumerate(model.buffers):
@@ -41,7 +41,7 @@ def share_buffers(model: Any) -> None:
 
 
 def _share_decompositions(model: Any) -> bool:
-    """Merge subgraphs that differ only in names; say whether there were any."""
+    """Merge subgraphs that differ only in names; return whether there were any."""
     entries = {signature.subgraphIndex for signature in model.signatureDefs}
     first: dict[Any, int] = {}
     shared = {
@@ -71,10 +71,10 @@ def _drop_unused_subgraphs(model: Any) -> None:
 
 
 def _keep_subgraphs(model: Any, kept: list[int], replaced_by: dict[int, int]) -> None:
-    """Drop all subgraphs but `kept`; whoever called subgraph n calls `replaced_by[n]` from now on."""
+    """Drop all subgraphs but `kept`; calls of subgraph n become calls of `replaced_by[n]`."""
     position = {old: new for new, old in enumerate(kept)}
     graphs = [model.subgraphs[old] for old in kept]
-    options = {id(found): found for graph in graphs for found in _options(graph)}  # parts share theirs
+    options = {id(found): found for graph in graphs for found in _options(graph)}  # operators may share options
     for option in options.values():
         for field in SUBGRAPH_FIELDS:
             if hasattr(option, field):

@@ -1,4 +1,4 @@
-"""Torch modules to one TFLite file with a signature each."""
+"""Converts torch modules to one TFLite file with a signature for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge_mtp.quiet import quiet
 
 Report = Callable[[str], None]
 
-# What litert-torch calls the two long stages that each signature goes through, the first for all before the second.
+# litert-torch's names for the two long stages. All signatures pass the first stage before any enters the second.
 STAGES = ("Torch Export: ", "Lower to MLIR: ")
 
 
@@ -31,7 +31,7 @@ class Signature(NamedTuple):
 
 
 def convert(signatures: Sequence[Signature], path: Path, report: Report) -> None:
-    """Write `signatures` to `path`; `report` gets the name of each twice: in the middle and near the end."""
+    """Write `signatures` to `path`; call `report` with the name of each twice, halfway and near the end."""
     converter = Converter()
     for signature in signatures:
         converter.add_signature(signature.name, signature.module.eval(), sample_kwargs=signature.inputs)
@@ -41,7 +41,7 @@ def convert(signatures: Sequence[Signature], path: Path, report: Report) -> None
 
 @contextmanager
 def _reported(report: Report) -> Iterator[None]:
-    """Pass litert-torch's progress on in place of its own printing."""
+    """Report litert-torch's progress instead of letting it print."""
 
     @contextmanager
     def task(name: str) -> Iterator[None]:
@@ -60,7 +60,8 @@ def _reported(report: Report) -> Iterator[None]:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Tracing makes millions of long-lived objects; collecting among them costs a quarter of the time."""
+    """Disable garbage collection: tracing makes millions of long-lived objects, and scanning them costs a quarter of
+    the time."""
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The shape of a Gemma 4 decoder: what its configuration says about the graph, layer by layer."""
+"""The shape of a Gemma 4 decoder, layer by layer, from its configuration."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from edge_mtp.errors import EdgeMtpError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-# Kinds of rotary embedding whose frequencies depend on nothing but the configuration.
+# Kinds of rotary embedding whose frequencies depend only on the configuration.
 ROTARY = ("default", "proportional", "linear", "yarn", "llama3")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer; layers that are equal have the same graph.
+    """One decoder layer; equal layers have the same graph.
 
-    `own_kv` is whether it keeps keys and values of its own or reads an earlier layer's; `k_is_v` whether the
-    values are the keys before norm and rotation.
+    `own_kv` is whether it has its own keys and values or reads an earlier layer's; `k_is_v` is whether its values are
+    the keys before norm and rotation.
     """
 
     attention: str
@@ -40,7 +40,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder's layers and what they share.
+    """A decoder's layers and the parameters that they share.
 
     `tied`: the embedding is the head, too. `per_layer` is the width of the per-layer embeddings, 0 without;
     `frequencies` the inverse frequencies of the rotary embedding by attention type, [head_dim / 2] each; `scaling` what
@@ -67,15 +67,15 @@ class Decoder:
 
     @property
     def kv_layers(self) -> tuple[int, ...]:
-        """The layers that keep keys and values."""
+        """The layers that have their own keys and values."""
         return tuple(index for index, layer in enumerate(self.layers) if layer.own_kv)
 
     def kv_source(self, attention: str) -> int:
-        """The layer whose keys and values the sharing layers of a type read: the last of it to keep its own."""
+        """The layer whose KV the sharing layers of a type read: the last of that type with its own KV."""
         return max(index for index in self.kv_layers if self.layers[index].attention == attention)
 
     def group(self, attention: str) -> int:
-        """Query heads to a head of keys."""
+        """Query heads per KV head."""
         layer = next(layer for layer in self.layers if layer.attention == attention)
         return layer.heads // layer.kv_heads
 
@@ -84,7 +84,7 @@ class Decoder:
         """From a transformers text configuration of Gemma 4.
 
         Raises:
-            EdgeMtpError: its rotary embedding is of a kind that no Gemma 4 has.
+            EdgeMtpError: no Gemma 4 has its kind of rotary embedding.
         """
         for attention, rope in config.rope_parameters.items():
             if rope["rope_type"] not in ROTARY:
@@ -95,7 +95,7 @@ class Decoder:
         rotary = _rotary(config)
         own = config.num_hidden_layers - config.num_kv_shared_layers
         layers = tuple(_layer(config, index, index < own) for index in range(config.num_hidden_layers))
-        attentions = sorted({layer.attention for layer in layers})  # in one order always: caches are keyed by it
+        attentions = sorted({layer.attention for layer in layers})  # in a fixed order, which cache keys depend on
         return cls(
             layers=layers,
             hidden=config.hidden_size,

@@ -1,6 +1,6 @@
-"""Signatures made out of converted ones, instead of being traced again: seconds against milliseconds each.
+"""Derives signatures from converted ones, in milliseconds each, where tracing them again would take seconds.
 
-A graph of T rows differs from two wider ones in nothing but sizes, which are linear in T.
+A graph of T rows differs from two wider ones only in sizes, which are linear in T.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edge_mtp.errors import EdgeMtpError
 
 
 def add_width(model: Any, samples: dict[int, str], name: str, rows: int) -> None:
-    """Add signature `name` of `rows` rows, fewer than those of the two `samples`, given as rows: signature.
+    """Add a signature `name` of `rows` rows, fewer than in the two `samples` (rows: signature).
 
     Raises:
         EdgeMtpError: the samples differ in more than sizes.
@@ -31,7 +31,7 @@ def add_width(model: Any, samples: dict[int, str], name: str, rows: int) -> None
 
 
 class _Narrower:
-    """Extends the line through two models' sizes: size = first + (second - first) * `factor`."""
+    """Extrapolates the sizes of two graphs: size = first + (second - first) * `factor`."""
 
     def __init__(self, model: Any, factor: float) -> None:
         self.model = model
@@ -39,7 +39,7 @@ class _Narrower:
         self._subgraphs: dict[tuple[int, int], int] = {}
 
     def subgraph(self, first: int, second: int) -> int:
-        """The index of the subgraph that continues these two; added if they differ."""
+        """The index of the extrapolated subgraph; a new one if the two differ."""
         key = (first, second)
         if key not in self._subgraphs:
             graph, other = (copy.copy(self.model.subgraphs[index]) for index in key)
@@ -102,7 +102,7 @@ class _Narrower:
         return tensor
 
     def _beginning(self, first: Any, second: Any, values: Any, others: Any, shape: Any) -> Any:
-        """The narrower constant of two of which one is the beginning of the other, as in 0, 1, 2, ..."""
+        """The narrower constant, where one of the two is the beginning of the other, as in 0, 1, 2, ..."""
         width = values.size // max(1, int(np.prod(first.shape)))  # bytes an element, or 1 for int32
         values, others = (v.reshape(*t.shape, width) for v, t in ((values, first), (others, second)))
         self._same(others[tuple(map(slice, values.shape))].tobytes(), values.tobytes())

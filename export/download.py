@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face Hub, into its own cache."""
+"""Downloads checkpoints from the Hugging Face Hub into the Hub's own cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.file_hash import sha256
 
-# What the exporter reads; `*/*` leaves out folders such as onnx/.
+# The files that the exporter reads; `*/*` leaves out folders such as onnx/.
 WANTED = (
     "config.json",
     "generation_config.json",
@@ -31,12 +31,12 @@ WANTED = (
 )
 UNWANTED = ("*/*",)
 TIMEOUT = 30.0  # seconds without an answer
-PART = 10 << 20  # bytes; the library writes chunks of this size, and less cannot be continued
-LARGEST = 50 * 10**9  # bytes; the Hub serves more by its own protocol only
+PART = 10 << 20  # bytes; the library writes chunks of this size, so less cannot be resumed
+LARGEST = 50 * 10**9  # bytes; the Hub serves larger files only by its own protocol
 COUNTED = "edge-mtp"
-SLACK = 1 << 26  # bytes to leave free beside what is downloaded
+SLACK = 1 << 26  # bytes to leave free besides the download
 
-# Told what is going on and how far it is, 0 to 1.
+# Called with what is going on and its progress, 0 to 1.
 Report = Callable[[str, float], None]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -50,10 +50,10 @@ def fetch(
     offline: bool = False,
     report: Report = lambda stage, fraction: None,
 ) -> Path:
-    """The folder of a checkpoint on the Hub, downloaded where the cache lacks it; `commit` names its commit.
+    """The local folder of a checkpoint on the Hub; downloads the files that the cache lacks. `commit` names its commit.
 
-    What an earlier call left unfinished is continued. A `revision` that is a commit and is cached needs no network;
-    without network a branch or tag is what it was when last seen.
+    Resumes what an earlier call left unfinished. A cached commit as `revision` needs no network. Without network, a
+    branch or tag means the commit that it had when last seen.
 
     Args:
         revision: commit, branch or tag; the default is the main branch.
@@ -61,8 +61,8 @@ def fetch(
         offline: use the cache alone.
 
     Raises:
-        EdgeMtpError: there is no such repository or revision, it may not be read, it is not cached, the disk is too
-            small, or the connection broke and stayed broken.
+        EdgeMtpError: the repository or revision does not exist, access is denied, it is not cached, the disk is too
+            small, or the connection broke for good.
     """
     from huggingface_hub import snapshot_download
 
@@ -85,24 +85,24 @@ def fetch(
         for file in missing:
             if file.sha256 and PART < file.size <= LARGEST:
                 _continue(file, token, bar)
-        # All that is small, and the links from the commit to the files.
+        # Downloads the small files, and makes the links from the commit to the files.
         folder = snapshot_download(repo_id, etag_timeout=TIMEOUT, max_workers=4, tqdm_class=bar, **arguments)
         report(f"download {repo_id}", 1.0)
         return Path(folder)
     except EdgeMtpError:
         raise
-    except Exception as error:  # of the Hub's library, its HTTP client and the file system
+    except Exception as error:  # from the Hub's library, its HTTP client or the file system
         raise _refusal(error, repo_id, revision, offline) from error
 
 
 def commit(folder: Path) -> str | None:
-    """The commit that a folder of the Hub's cache holds; None for any other folder."""
+    """The commit of a folder in the Hub's cache; None for any other folder."""
     return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file that the cache lacks. `sha256` is set for those in large file storage, `blob` is then its place."""
+    """A file that the cache lacks. For one in large file storage, `sha256` is set, and `blob` is its path."""
 
     repo_id: str
     commit: str
@@ -113,7 +113,7 @@ class _File:
 
 
 def _missing(repo_id: str, revision: str | None, token: str | None) -> list[_File]:
-    """What is to be downloaded, after a check that the disk has room for it; nothing if the Hub cannot be asked."""
+    """The files to download, after a check that the disk has room for them; empty if the Hub cannot be reached."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -123,7 +123,7 @@ def _missing(repo_id: str, revision: str | None, token: str | None) -> list[_Fil
         if error.response is not None and error.response.status_code < 500:
             raise
         return []
-    except Exception as error:  # no connection, for which the HTTP client has a type of its own
+    except Exception as error:  # no connection; the HTTP client has its own types for that
         if isinstance(error, ValueError):
             raise
         return []
@@ -154,10 +154,10 @@ def _part(file: _File) -> Path:
 
 
 def _continue(file: _File, token: str | None, bar: type[Any]) -> None:
-    """Download a large file into the Hub's cache, from where an earlier call stopped, and check it.
+    """Download a large file into the Hub's cache, resuming an earlier call, and check it.
 
-    The Hub's library downloads into a file of its own each time and removes it on failure; so what it would do, with
-    a name that stays.
+    The Hub's library downloads into a new file each time and removes it on failure. This does the same under a fixed
+    name, so that the part survives.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -170,7 +170,7 @@ def _continue(file: _File, token: str | None, bar: type[Any]) -> None:
     metadata = get_hf_file_metadata(url, token=token, timeout=TIMEOUT)
     headers = build_hf_headers(token=token)
     if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
-        headers.pop("authorization", None)  # a signed address on another host
+        headers.pop("authorization", None)  # the file is at a signed URL on another host
     file.blobs.mkdir(parents=True, exist_ok=True)
     with part.open("ab") as output:
         try:
@@ -195,7 +195,7 @@ def _continue(file: _File, token: str | None, bar: type[Any]) -> None:
 
 
 def _bar_class(repo_id: str, total: int, report: Report) -> type[Any]:
-    """A progress bar in the Hub's terms that shows nothing and tells `report`."""
+    """A progress bar class for the Hub's library that shows nothing and calls `report`."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     lock = threading.Lock()
@@ -203,7 +203,7 @@ def _bar_class(repo_id: str, total: int, report: Report) -> type[Any]:
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Of the library's bars, the one that counts what has been written, and our own.
+            # Only our own bar counts, and the library's bar of bytes written.
             self._counts = str(kwargs.get("desc", "")).startswith((COUNTED, "Reconstructing"))
             super().__init__(*args, **(kwargs | {"disable": True}))
             self.update(kwargs.get("initial", 0))

@@ -1,13 +1,13 @@
-"""How a weight matrix is stored: float, or signed integers with a scale a row or a block of a row.
+"""How a weight matrix is stored: as floats, or as signed integers with a scale per row or per block of a row.
 
 An integer encoding writes, byte for byte, what ai-edge-quantizer 0.10 writes with its min/max algorithm for the
 weights of FULLY_CONNECTED and EMBEDDING_LOOKUP; `SMALLEST_BLOCK_SCALE` is the one exception. Rows are encoded
 independently of each other, so a matrix may be encoded in chunks of rows and the results concatenated.
 
-What the flatbuffer needs beside the bytes: the tensor's type (`tensor_type`), its quantization (`quantization`) and,
-for blocks, a second tensor with the scales (`scales_tensor`). A fp16 weight needs a DEQUANTIZE between it and a
-FULLY_CONNECTED, and behind an EMBEDDING_LOOKUP, whose output then is fp16 (`Encoding.is_half`). The operators' own
-options and versions do not depend on the encoding. Source: schema.fbs of LiteRT 2.3, schema version 3.
+Besides the bytes, the flatbuffer needs the tensor's type (`tensor_type`), its quantization (`quantization`) and, for
+blocks, a second tensor with the scales (`scales_tensor`). A fp16 weight needs a DEQUANTIZE before a FULLY_CONNECTED,
+and after an EMBEDDING_LOOKUP, whose output is then fp16 (`Encoding.is_half`). The operators' own options and versions
+do not depend on the encoding. Source: schema.fbs of LiteRT 2.3, schema version 3.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CHUNK = 1 << 17
 
 @dataclass(frozen=True)
 class Encoding:
-    """`bits` of a stored weight, and how many neighbours in a row, `block`, share a scale (None: the whole row)."""
+    """`bits` per stored weight. `block` is how many neighbours in a row share a scale (None: the whole row)."""
 
     name: str
     bits: int
@@ -50,21 +50,21 @@ class Encoding:
 
     @property
     def is_half(self) -> bool:
-        """Whether the operators need a DEQUANTIZE (see the module's text)."""
+        """Whether the operators need a DEQUANTIZE (see the module's docstring)."""
         return self.bits == 16
 
     @property
     def largest(self) -> int:
-        """The integer that the largest weight of a row or block becomes; the smallest is -largest - 1, in 8 bits
-        -largest."""
+        """The integer for the largest weight of a row or block. The smallest integer is -largest - 1, or -largest in
+        8 bits."""
         return int(2 ** (self.bits - 1)) - 1
 
     def __str__(self) -> str:
         return self.name
 
 
-# LiteRT 2.3 executes each of these in FULLY_CONNECTED and in EMBEDDING_LOOKUP, also when both read one buffer. What it
-# does not, int8 and int2 in blocks, is not here (docs/recipes.md has the measurements).
+# LiteRT 2.3 executes each of these in FULLY_CONNECTED and in EMBEDDING_LOOKUP, even when both read one buffer. It does
+# not execute int8 and int2 in blocks, so they are absent (docs/recipes.md has the measurements).
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding
     for encoding in (
@@ -82,7 +82,7 @@ ENCODINGS: dict[str, Encoding] = {
 class Encoded:
     """`data`: uint8 [bytes], as in a TFLite buffer (int4 and int2 packed, the first weight in the lowest bits).
 
-    `scales`: None for floats, float32 [n] for a scale a row, float16 [n, k / block] for blocks.
+    `scales`: None for floats, float32 [n] for a scale per row, float16 [n, k / block] for blocks.
     """
 
     data: npt.NDArray[np.uint8]
@@ -93,7 +93,7 @@ def encode(rows: Rows, encoding: Encoding) -> Encoded:
     """Encode `rows`, float32 [n, k].
 
     Raises:
-        EdgeMtpError: a weight that is no finite number (in fp16), or a k that the encoding cannot store.
+        EdgeMtpError: a weight is not finite (in fp16), or the encoding cannot store rows of k weights.
     """
     n, k = rows.shape
     row_bytes = _row_bytes(k, encoding)
@@ -112,12 +112,12 @@ def encode(rows: Rows, encoding: Encoding) -> Encoded:
 
 
 def decode(encoded: Encoded, encoding: Encoding, columns: int) -> Rows:
-    """The weights float32 [n, columns] that a kernel sees."""
+    """The weights as a kernel sees them, float32 [n, columns]."""
     if encoded.scales is None:
         floats = encoded.data.view(np.float16 if encoding.is_half else np.float32)
         return floats.reshape(-1, columns).astype(np.float32)
     shifts = np.arange(0, 8, encoding.bits, dtype=np.uint8)
-    # Left-aligned in a byte, so that the arithmetic shift back brings the sign along.
+    # Left-aligned in a byte, so that the arithmetic shift back extends the sign.
     aligned = (encoded.data[:, None] >> shifts) << np.uint8(8 - encoding.bits)
     integers = aligned.view(np.int8) >> np.int8(8 - encoding.bits)
     scales = encoded.scales.astype(np.float32).reshape(-1, 1)
@@ -126,7 +126,7 @@ def decode(encoded: Encoded, encoding: Encoding, columns: int) -> Rows:
 
 
 def storage_bytes(shape: Sequence[int], encoding: Encoding) -> int:
-    """Bytes in the file of a weight of `shape` [..., k]: the packed weights, scales and zero points."""
+    """The bytes that a weight of `shape` [..., k] takes in the file: packed weights, scales and zero points."""
     *leading, k = shape
     rows = math.prod(leading)
     size = rows * _row_bytes(k, encoding)
@@ -139,7 +139,7 @@ def fit(encoding: Encoding, k: int) -> Encoding:
     """`encoding` for rows of k weights: a block that does not divide k is halved until it does, down to 32.
 
     Raises:
-        EdgeMtpError: it cannot store such rows.
+        EdgeMtpError: the encoding cannot store such rows.
     """
     block = encoding.block
     while block and k % block and f"int4b{block // 2}" in ENCODINGS:
@@ -159,8 +159,8 @@ def tensor_type(encoding: Encoding) -> int:
 def quantization(encoding: Encoding, scales: npt.NDArray[Any] | None = None, scales_tensor: int | None = None) -> Any:
     """The QuantizationParametersT of a weight tensor, None for floats.
 
-    `scales` float32 [n] is what a scale a row needs; a block encoding needs the index of its `scales_tensor` in
-    the same subgraph instead.
+    An encoding with a scale per row needs `scales`, float32 [n]; a block encoding needs `scales_tensor`, the tensor's
+    index in the same subgraph.
     """
     if not encoding.is_integer:
         return None
@@ -184,7 +184,7 @@ def quantization(encoding: Encoding, scales: npt.NDArray[Any] | None = None, sca
 def scales_tensor(encoding: Encoding, name: bytes, shape: Sequence[int], buffer: int) -> Any:
     """The TensorT of a block encoding's scales, float16 [n, k / block], for a weight of `shape` [n, k].
 
-    `buffer` is the index of the buffer that holds the bytes of `Encoded.scales`; `name` is the weight's.
+    `buffer` is the index of the buffer with the bytes of `Encoded.scales`; `name` is the weight's name.
     """
     assert encoding.block is not None, "only a block encoding has its scales in a tensor"
     tensor = schema.TensorT()
@@ -197,7 +197,7 @@ def scales_tensor(encoding: Encoding, name: bytes, shape: Sequence[int], buffer:
 
 
 def _row_bytes(k: int, encoding: Encoding) -> int:
-    # A row that began inside a byte, or inside a block, would depend on the row before it.
+    # A row that began inside a byte or a block would depend on the row before it.
     multiple = encoding.block or max(1, 8 // encoding.bits)
     if k % multiple:
         raise EdgeMtpError(f"{encoding} needs rows of a multiple of {multiple} weights, not {k}: take int8 here")
@@ -229,7 +229,7 @@ def _encode_integers(rows: Rows, encoding: Encoding, work: Rows, data: npt.NDArr
     scale = np.maximum(bound, SMALLEST_BOUND) / np.float32(encoding.largest)
     if encoding.block:
         _refuse_beyond(65280.0, scale.max(initial=0))
-        # bfloat16 first: XNNPACK keeps these scales in that type.
+        # bfloat16 first: XNNPACK stores these scales in that type.
         scale = scale.astype(ml_dtypes.bfloat16).astype(np.float16).astype(np.float32)
         scale = np.maximum(scale, SMALLEST_BLOCK_SCALE)
     np.divide(rows.reshape(len(scale), -1), scale[:, None], out=work.reshape(len(scale), -1))
@@ -245,7 +245,7 @@ def _encode_integers(rows: Rows, encoding: Encoding, work: Rows, data: npt.NDArr
 def pack(integers: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
     """uint8 [n, k], of which the lowest `bits` count, to uint8 [n, k * bits / 8], the first in the lowest bits."""
     while bits < 8:
-        # Two neighbours are one little-endian word: one shift brings them together, without strided reads.
+        # Two neighbours form one little-endian word, so one shift joins them without strided reads.
         words = integers.view("<u2")
         high = words >> np.uint16(8 - bits)
         high &= np.uint16(((1 << bits) - 1) << bits)

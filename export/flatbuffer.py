@@ -1,4 +1,4 @@
-"""TFLite files as flatbuffers' object tree (`ModelT`), to be changed and written again."""
+"""Reads TFLite files into flatbuffers' object tree (`ModelT`), and writes the tree back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edge_mtp.errors import EdgeMtpError
 
 FILE_IDENTIFIER = b"TFL3"
 LARGEST = 2**31 - 1  # flatbuffers' offsets are signed 32-bit
-WEIGHTS_ALIGNMENT = 64  # LiteRT hands out host memory without a copy only from here on
+WEIGHTS_ALIGNMENT = 64  # LiteRT needs it to use host memory without a copy
 
 
 def parse(data: bytes) -> Any:
-    """The object tree of a TFLite file, with the weights that lie behind its flatbuffer taken in."""
+    """The object tree of a TFLite file, including the weights stored after its flatbuffer."""
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     for buffer in model.buffers:
         if buffer.offset > 1:
@@ -26,10 +26,10 @@ def parse(data: bytes) -> Any:
 
 
 def serialize(model: Any) -> bytes:
-    """The flatbuffer of an object tree, as small as it gets.
+    """The smallest flatbuffer of an object tree.
 
     Raises:
-        EdgeMtpError: it is larger than a flatbuffer can be.
+        EdgeMtpError: it exceeds the size limit of a flatbuffer.
     """
     weights = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
     if weights > LARGEST:
@@ -45,8 +45,8 @@ def serialize(model: Any) -> bytes:
 class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no types
     """Writes equal strings and vectors once, and weights aligned.
 
-    Every signature repeats the shapes of its tensors and the scales of its weights; a reader cannot tell whether
-    two fields point to one vector or to two.
+    Every signature repeats the shapes of its tensors and the scales of its weights. Readers cannot tell whether two
+    fields share a vector.
     """
 
     def __init__(self, size: int) -> None:
@@ -60,7 +60,7 @@ class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers
         return self._written[key]
 
     def CreateNumpyVector(self, x: Any) -> int:  # noqa: N802
-        if x.dtype == np.uint8:  # a buffer: compact() has left no equal ones
+        if x.dtype == np.uint8:  # a buffer; compact() has already merged equal ones
             self.Prep(WEIGHTS_ALIGNMENT, x.size)
             return int(super().CreateNumpyVector(x))
         key = (x.dtype.str, x.tobytes())

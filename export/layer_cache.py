@@ -1,7 +1,6 @@
-"""Converted pieces, kept: they hold no weights, so every export of the same shapes can use them again.
+"""A cache of converted pieces. They hold no weights, so every export of the same shapes can reuse them.
 
-A fine-tune, another recipe, another adapter: the graphs are the same, and tracing them is most of the time that an
-export takes.
+A fine-tune, another recipe or another adapter has the same graphs, and tracing them takes most of an export's time.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from edge_mtp.export.signatures import Graphs
 
 KEPT = 64  # a few hundred KB each
-# What the graphs follow from: these modules and these packages.
+# The graphs depend on these modules and packages.
 SOURCES = ("convert", "decoder", "ops", "layers", "placeholders", "signatures", "window")
 CONVERTERS = ("litert-torch", "litert-converter", "torch", "transformers")
 
@@ -30,7 +29,7 @@ CONVERTERS = ("litert-torch", "litert-converter", "torch", "transformers")
 def converted(
     section: str, graphs: Graphs, traced: Sequence[Signature], scratch: Path, report: Callable[[str], None]
 ) -> Any:
-    """The object tree of a section's pieces, from the cache or converted now (`convert.convert` has `report`)."""
+    """The object tree of a section's pieces, from the cache or newly converted (`report` as in `convert.convert`)."""
     path = cache_folder() / "graphs" / f"{section}-{_key(graphs)}.pieces"
     model = _kept(path, len(traced))
     if model is not None:
@@ -51,7 +50,7 @@ def converted(
 
 
 def _kept(path: Path, signatures: int) -> Any:
-    """The model at `path`, None if there is none that is whole."""
+    """The model at `path`; None if it is missing or incomplete."""
     content = kept(path)
     if content is None:
         return None
@@ -62,7 +61,7 @@ def _kept(path: Path, signatures: int) -> Any:
 
 
 def _key(graphs: Graphs) -> str:
-    """Changes with the shapes, with the modules that pieces are made of, and with the converter."""
+    """A key that changes with the shapes, the sources of the modules that build the pieces, and the converter."""
 
     def shape(decoder: Decoder) -> list[tuple[str, str]]:
         fields = vars(decoder) | {"frequencies": {k: v.tolist() for k, v in sorted(decoder.frequencies.items())}}
@@ -78,6 +77,6 @@ def _key(graphs: Graphs) -> str:
 
 
 def _forget(folder: Path) -> None:
-    """Drop the least recently used beyond what is kept."""
+    """Drop the least recently used entries beyond `KEPT`."""
     for path in sorted(folder.glob("*.pieces"), key=lambda path: path.lstat().st_mtime)[:-KEPT]:
         path.unlink(missing_ok=True)

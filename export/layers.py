@@ -1,11 +1,11 @@
-"""Gemma 4 in pieces: small torch modules that `signatures` joins to whole graphs.
+"""Gemma 4 in pieces: small torch modules that `signatures` joins into whole graphs.
 
-A decoder has dozens of layers of a few kinds. Each kind is traced once for each number of rows, with its weights as
-inputs, and placed as often as the decoder has such layers. All shapes are static.
+A decoder has dozens of layers of a few kinds. Each kind is traced once per number of rows, with its weights as inputs,
+and placed once for each layer of that kind. All shapes are static.
 
-T rows, H hidden size, V vocabulary, L layers, P per-layer width, C cache length, N heads, h heads of keys, G = N / h,
+T rows, H hidden size, V vocabulary, L layers, P per-layer width, C cache length, N query heads, h KV heads, G = N / h,
 D head size, S keys that attention sees. K [1,h,C,D] and V [1,h,D,C] are the caches. transformers'
-`modeling_gemma4.py` and `modeling_gemma4_assistant.py` say what is computed; `tests/oracle/test_parity.py` compares.
+`modeling_gemma4.py` and `modeling_gemma4_assistant.py` define the computation; `tests/oracle/test_parity.py` compares.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from edge_mtp.export.placeholders import dequantize, gather, linear, lookup, qua
 from edge_mtp.export.shapes import HEAD
 from edge_mtp.export.window import window
 
-# Added to an attention logit to hide it: exp() of it is 0 in float32, and sums of it stay finite in float16.
+# Added to an attention logit to mask it: its exp() is 0 in float32, and its sums stay finite in float16.
 HIDDEN = -1e4
 
-# The stock runtime gives the drafter the position P - 1, transformers' SinglePositionMultiTokenCandidateGenerator
-# P = len - 1 (that of the last token, for which no KV exists yet). The graphs add the difference.
+# The stock runtime gives the drafter the position P - 1. transformers' SinglePositionMultiTokenCandidateGenerator gives
+# it P = len - 1, the position of the last token, which has no KV yet. The graphs add the difference.
 DRAFTER_POSITION_OFFSET = 1
 
-# Windows are cut for at least so many rows, so that graphs of fewer rows differ in nothing but their rows.
+# Windows are cut for at least this many rows, so that graphs of fewer rows differ only in their rows.
 MANY_ROWS = 16
 
-# Windows begin at multiples of this. A softmax adds several sums at a time, and a key's place in the window says which
-# of them it goes to: if windows began anywhere, a row would be rounded otherwise in a verify than in a plain step.
-# XNNPACK's kernels take 64 keys in one go with AVX-512, 32 with AVX2 and 16 on ARM; HVX, which takes 128, and RISC-V
-# are not served (src/configs/raddstoreexpminusmax-config.c).
+# Windows begin at multiples of this. A softmax accumulates several partial sums, and a key's place in the window
+# decides which one it goes to: if windows began anywhere, a verify would round a row differently from a plain step.
+# XNNPACK's kernels take 64 keys at once with AVX-512, 32 with AVX2 and 16 on ARM. HVX, which takes 128, and RISC-V are
+# not supported (src/configs/raddstoreexpminusmax-config.c).
 WINDOW_STEP = 64
 
 # Sequence axes of the caches.
@@ -51,10 +51,10 @@ Shape = tuple[int, ...]
 
 
 class Piece(nn.Module):
-    """A part of a graph: `inputs` and `weights` are the shapes (and types) that it takes, by name.
+    """A part of a graph. `inputs` and `weights` are the shapes (and types) of its arguments, by name.
 
-    `forward` gets the inputs by name and the weights as the dict `weights`; it returns a dict. Inputs are float32
-    unless named in `integers` or, int8, in `bytes`.
+    `forward` gets the inputs by name and the weights as the dict `weights`; it returns a dict. Inputs are float32,
+    except those named in `integers` and those in `bytes`, which are int8.
     """
 
     inputs: dict[str, Shape]
@@ -63,7 +63,7 @@ class Piece(nn.Module):
     bytes: frozenset[str] = frozenset()
 
     def sample(self) -> dict[str, Any]:
-        """Inputs for tracing, which take no memory whatever their size."""
+        """Inputs for tracing, which take no memory, however large."""
 
         def zeros(name: str, shape: Shape) -> Tensor:
             integer = torch.int32 if name in self.integers else torch.int8
@@ -77,7 +77,7 @@ class Piece(nn.Module):
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-    """x / rms(x) over the last axis, times `weight`; the composite lets accelerators use their own kernel."""
+    """x / rms(x) over the last axis, times `weight`. It is a composite, so accelerators can use their own kernel."""
     composite: Any = StableHLOCompositeBuilder(name="odml.rms_norm", attr={"epsilon": epsilon})
     weight = torch.ones(x.shape[-1]) if weight is None else weight
     x, weight = composite.mark_inputs(x, weight)
@@ -106,13 +106,13 @@ def rotary(decoder: Decoder, attention: str, position: Tensor) -> tuple[Tensor, 
 
 
 class Masks:
-    """What attention may see: f32 [1,1,G*T,S] for each type, and where the sliding window begins in the cache.
+    """The attention masks, f32 [1,1,G*T,S] for each type, and where the sliding window begins in the cache.
 
     Args:
         mask: additive, f32 [1,1,T,C].
         position: i32 [T], consecutive; sliding layers do not see keys before `position` - `oldest`.
-        rows: rows that the window is made wide enough for, at least T.
-        cut: sliding layers see only the part of the cache that some row can see; else all of it, masked.
+        rows: the number of rows that the window is wide enough for, at least T.
+        cut: whether sliding layers read only the part of the cache that some row can see, or all of it under a mask.
     """
 
     def __init__(self, mask: Tensor, position: Tensor, oldest: int, rows: int, cut: bool) -> None:
@@ -135,19 +135,19 @@ class Masks:
 
 
 def window_length(oldest: int, rows: int, context: int) -> int:
-    """Positions of the cache that are cut out for `rows` rows: what they can see through a sliding window together,
-    wherever a multiple of `WINDOW_STEP` lets it begin. The last place where it can begin is one, too.
+    """The number of cache positions to cut out for `rows` rows: enough for all that their sliding windows can see, when
+    the cut begins at a multiple of `WINDOW_STEP`. The last place where the cut can begin is such a multiple, too.
     """
     needed = oldest + rows + WINDOW_STEP - 1
     return context - max(context - needed, 0) // WINDOW_STEP * WINDOW_STEP
 
 
 class Begin(Piece):
-    """What the layers of a pass share.
+    """The tensors that the layers of a pass share.
 
     input_pos i32 [T], mask f32 [1,1,T,C], embeddings [1,T,H], per_layer_embeddings [1,T,L,P] -> for each type of
-    attention cos_*, sin_*, mask_*; start i32 [], the row of the cache to write; window i32 [], where the sliding
-    window begins, if it is cut; per_layer_0 .. L-1 [1,T,P].
+    attention cos_*, sin_*, mask_*; start i32 [], the cache row to write; window i32 [], where the sliding window begins
+    (only if it is cut); per_layer_0 .. L-1 [1,T,P].
     """
 
     integers = frozenset({"input_pos"})
@@ -185,7 +185,7 @@ class Begin(Piece):
 
 
 def shared(decoder: Decoder, masks: Masks, position: Tensor) -> dict[str, Tensor]:
-    """Rotation and mask for each type of attention, and the window's beginning."""
+    """Rotation and mask for each type of attention, and where the window begins."""
     outputs = {}
     for attention in decoder.attentions:
         outputs[f"cos_{attention}"], outputs[f"sin_{attention}"] = rotary(decoder, attention, position)
@@ -198,9 +198,9 @@ def shared(decoder: Decoder, masks: Masks, position: Tensor) -> dict[str, Tensor
 class DecoderLayer(Piece):
     """One layer.
 
-    hidden [1,T,H], cos and sin [1,T,1,D], mask [1,1,G*T,S], per_layer [1,T,P] -> hidden. With KV of its own: start,
-    window, k_cache and v_cache -> k_cache, v_cache and, as other layers of the type may read them, keys [1,h,S,D]
-    and values [1,h,D,S]. Without: keys and values.
+    hidden [1,T,H], cos and sin [1,T,1,D], mask [1,1,G*T,S], per_layer [1,T,P] -> hidden. A layer with its own KV also
+    takes start, window, k_cache and v_cache -> k_cache, v_cache, and keys [1,h,S,D] and values [1,h,D,S], which other
+    layers of the type may read. A layer without takes keys and values.
     """
 
     integers = frozenset({"start", "window"})
@@ -255,7 +255,7 @@ class DecoderLayer(Piece):
         return outputs | {"hidden": hidden * weights["layer_scalar"]}
 
     def remember(self, x: Tensor, weights: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Write the rows' keys and values to the caches; say what of the caches attention sees."""
+        """Write the rows' keys and values to the caches; return the caches and the part that attention sees."""
         layer, epsilon = self.layer, self.decoder.epsilon
         heads = (1, x.shape[1], layer.kv_heads, layer.head_dim)
         key = linear(x, weights["self_attn.k_proj.weight"]).view(heads)
@@ -279,7 +279,7 @@ class DecoderLayer(Piece):
         query = linear(x, weights["self_attn.q_proj.weight"]).view(1, rows, layer.heads, layer.head_dim)
         query = rms_norm(query, weights["self_attn.q_norm.weight"], self.decoder.epsilon)
         query = rotate(query, inputs["cos"], inputs["sin"]).permute(0, 2, 1, 3)
-        query = query.reshape(1, layer.kv_heads, -1, layer.head_dim)  # G heads' rows beside each other
+        query = query.reshape(1, layer.kv_heads, -1, layer.head_dim)  # the rows of G heads side by side
         scores = torch.softmax(bmm_4d(query, inputs["keys"]) + inputs["mask"], dim=-1)  # Gemma 4 scales by 1
         attended = bmm_4d(scores, inputs["values"]).view(1, layer.heads, rows, layer.head_dim)
         attended = attended.permute(0, 2, 1, 3).reshape(1, rows, -1)
@@ -287,7 +287,7 @@ class DecoderLayer(Piece):
         return projected
 
     def experts(self, hidden: Tensor, weights: dict[str, Tensor], sizes: Experts) -> Tensor:
-        """The experts' answer, [1,T,H]: for each row only the chosen experts' weights are read."""
+        """The experts' output, [1,T,H]. Each row reads only the weights of its chosen experts."""
         epsilon, width = self.decoder.epsilon, self.decoder.hidden
         x = rms_norm(hidden, None, epsilon) * (weights["router.scale"] * width**-0.5)
         probability, index = torch.topk(torch.softmax(linear(x, weights["router.proj.weight"]), dim=-1), sizes.chosen)
@@ -302,7 +302,7 @@ class DecoderLayer(Piece):
 
 
 def chosen_experts(x: Tensor, index: Tensor, share: Tensor, weights: dict[str, Tensor], sizes: Experts) -> Tensor:
-    """One row's experts: x [1,H], index i32 [k] and share [1,k] of those chosen -> [1,H]."""
+    """One row's experts: x [1,H], index i32 [k] and share [1,k] of the chosen ones -> [1,H]."""
     width, inner = x.shape[1], sizes.intermediate
 
     def matrix(name: str, experts: Tensor, rows: int) -> Tensor:
@@ -321,14 +321,14 @@ def chosen_experts(x: Tensor, index: Tensor, share: Tensor, weights: dict[str, T
 
 
 def see(cache: Tensor, start: Tensor | None, length: int, axis: int, scale: str | None) -> Tensor:
-    """A cache as attention reads it: cut to `length` positions from `start` on, float32 by the scale if it is int8."""
+    """A cache as attention reads it: cut to `length` positions from `start` on, dequantized with `scale` if int8."""
     if start is not None and length < cache.shape[axis]:
         cache = window(cache, start, length, axis)
     return cache if scale is None else dequantize(cache, scale)
 
 
 def layer_weights(decoder: Decoder, layer: Layer) -> dict[str, Shape]:
-    """Shapes of a layer's weights by name within the layer; matrices are [out, in]."""
+    """Shapes of a layer's weights, by their names within the layer; matrices are [out, in]."""
     hidden, dim = decoder.hidden, layer.head_dim
     queries, keys = layer.heads * dim, layer.kv_heads * dim
     shapes: dict[str, Shape] = {
@@ -359,7 +359,7 @@ def layer_weights(decoder: Decoder, layer: Layer) -> dict[str, Shape]:
             "router.scale": (hidden,),
             "router.proj.weight": (experts.count, hidden),
             "router.per_expert_scale": (experts.count,),
-            # As tables whose rows are looked up; the checkpoint's third axis is the first two's product here.
+            # Tables whose rows are looked up: the checkpoint's first two axes are merged into one.
             "experts.gate_up_proj": (experts.count * 2 * experts.intermediate, hidden),
             "experts.down_proj": (experts.count * hidden, experts.intermediate),
             "post_feedforward_layernorm_1.weight": (hidden,),
@@ -370,7 +370,7 @@ def layer_weights(decoder: Decoder, layer: Layer) -> dict[str, Shape]:
 
 
 class Head(Piece):
-    """hidden [1,T,H] -> activations (after the final norm) and logits [1,T,V], softcapped here and nowhere else."""
+    """hidden [1,T,H] -> activations (after the final norm) and logits [1,T,V]. Only here are logits softcapped."""
 
     def __init__(self, decoder: Decoder, rows: int) -> None:
         super().__init__()
@@ -425,12 +425,12 @@ class Embedder(Piece):
 
 
 class DraftBegin(Piece):
-    """What the steps of a round of drafting share.
+    """The tensors that the steps of a draft round share.
 
     input_pos i32 [1] = P - 1, mask f32 [1,1,1,C], the target's k_* and v_* caches by type of attention -> cos_*,
-    sin_*, mask_*, keys_*, values_*. transformers lets sliding layers see the last window + 1 of the P cached
-    positions, that is P - 1 - window .. P - 1. For a folded draft also control -> offset_0 .. K-1 i32 [1], the
-    steps' numbers.
+    sin_*, mask_*, keys_*, values_*. As in transformers, sliding layers see the last window + 1 of the P cached
+    positions, P - 1 - window .. P - 1. A folded draft also has control -> offset_0 .. K-1 i32 [1], the numbers of the
+    steps.
     """
 
     integers = frozenset({"input_pos", "control"})
@@ -452,7 +452,7 @@ class DraftBegin(Piece):
         self, input_pos: Tensor, mask: Tensor, control: Tensor | None = None, **caches: Tensor
     ) -> dict[str, Tensor]:
         drafter, position = self.drafter, input_pos + DRAFTER_POSITION_OFFSET
-        # The row at `position` itself is not in the cache: its window of keys ends one before it.
+        # The row at `position` itself is not in the cache, so its window of keys ends one position before it.
         masks = Masks(mask, position, drafter.window + 1, 0, self.cut)
         outputs = shared(drafter, masks, position)
         outputs.pop("window", None)
@@ -462,7 +462,7 @@ class DraftBegin(Piece):
                 scale = cache if self.int8_kv else None
                 outputs[f"{port}_{attention}"] = see(caches[cache], start, length, axis, scale)
         if control is not None:
-            # A kernel takes no constants (ops.draft says why): the reserved entry, 0, makes them computed.
+            # A kernel takes no constants (ops.draft says why); adding the reserved entry, 0, makes them computed.
             outputs |= {f"offset_{step}": control[0, -1:] + step for step in range(self.steps)}
         return outputs
 
@@ -530,7 +530,7 @@ class DraftOut(Piece):
         return outputs | {"logits": logits.view(1, 1, -1)}
 
     def candidates(self, state: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The tokens of the nearest centroids, i32 [n], and their logits, f32 [1,n]; without centroids all V."""
+        """The tokens of the nearest centroids, i32 [n], and their logits, f32 [1,n]; without centroids all V tokens."""
         head = weights[EMBEDDING]
         if not self.centroids:
             return torch.arange(self.drafter.vocabulary, dtype=torch.int32), linear(state, head)[0]

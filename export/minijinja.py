@@ -1,12 +1,12 @@
-"""A chat template of Python's jinja2 in the language of minijinja, which the stock LiteRT-LM engine renders with.
+"""Translates a chat template from Python's jinja2 to minijinja, which the stock LiteRT-LM engine renders with.
 
-The two share their grammar and little else: minijinja has no Python methods, other tests for sequences and None, its
-own way of writing None, truth and lists as text, and loop bodies that see what the last round assigned. `translate`
-parses a template as jinja2 does, and writes every node down in constructs that mean the same to minijinja 2.12 to 3 and
-to the stock engine, which replaces its test `none` and edits what looks like a Python method (LiteRT-LM,
-`runtime/components/prompt_template.cc` and `rust/minijinja_template.rs`). What has no such construct is refused by its
-name and line. Two things remain: Python trims U+001C to U+001F too, and writes numbers below 1e-4 and from 1e16 on with
-an exponent.
+The two share their grammar and little else. minijinja has no Python methods, has different tests for sequences and
+None, writes None, truth values and lists differently, and its loop bodies see assignments of earlier iterations.
+`translate` parses a template with jinja2, and writes every node in constructs that mean the same in minijinja 2.12 to 3
+and in the stock engine, which replaces the test `none` and edits what looks like a Python method (LiteRT-LM,
+`runtime/components/prompt_template.cc` and `rust/minijinja_template.rs`). It refuses a node without such a construct by
+name and line. Two differences remain: Python also trims U+001C to U+001F, and writes numbers below 1e-4 and from 1e16
+on with an exponent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jinja2.parser import Parser
 
 from edge_mtp.errors import EdgeMtpError
 
-# A value as jinja2 writes it into a text. Tests are those that all versions and the stock engine agree on.
+# Writes a value as jinja2 does, with only the tests that all versions and the stock engine agree on.
 _TEXT_MACROS = r"""
 {%- macro edge_repr(value) -%}
     {%- if value is string -%}
@@ -61,7 +61,7 @@ _TEXT_MACROS = r"""
 """
 TEXT_MACROS = "".join(line.strip() for line in _TEXT_MACROS.splitlines())
 
-# What the stock engine's edits look for in a template; a dot written as an escape keeps them out of literals.
+# The pattern that the stock engine edits in a template; a dot written as an escape protects literals from it.
 _EDITED = re.compile(r"\.(?=(?:startswith|endswith|replace|split|join|lstrip|rstrip|strip|items)\()")
 
 _TEXT_FILTERS = {"upper", "lower", "trim", "capitalize", "replace"}  # text to text
@@ -93,13 +93,13 @@ _MAPPING_METHODS = frozenset(dir({})) - {"__class__"}
 
 
 class UntranslatableError(EdgeMtpError):
-    """The template uses what minijinja has nothing for; the text names construct and line."""
+    """The template uses a construct that minijinja lacks; the message names construct and line."""
 
 
 def translate(template: str) -> str:
-    """`template`, which jinja2 renders with trimmed blocks as chat templates are, for minijinja.
+    """Translates `template`, which jinja2 renders with trimmed blocks like every chat template, for minijinja.
 
-    Raises UntranslatableError, and EdgeMtpError for what is no jinja.
+    Raises UntranslatableError, and EdgeMtpError when the template is not valid jinja.
     """
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _Generation]
@@ -114,7 +114,7 @@ def translate(template: str) -> str:
 
 
 class _Generation(Extension):
-    """transformers' mark of what the model wrote: its body, as if the tags were not there."""
+    """transformers' `generation` tag, which marks text of the model. Only its body is kept."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2's own way)
 
@@ -124,7 +124,7 @@ class _Generation(Extension):
 
 
 class _Writer:
-    """Nodes to text. Every statement stands on a line of its own between `{%-` and `-%}`, so that no space counts."""
+    """Writes nodes as text. Each statement has its own line between `{%-` and `-%}`, so white space has no effect."""
 
     def __init__(self, macros: Iterable[str]) -> None:
         self.macros = set(macros)
@@ -168,7 +168,7 @@ class _Writer:
             raise _refusal(node, "recursive loop")
         condition = f" if {self.expression(node.test)}" if node.test is not None else ""
         text = _line(f"for {self._target(node.target)} in {self.expression(node.iter)}{condition}", depth)
-        # minijinja's rounds share one scope; jinja2's begin anew.
+        # In minijinja all iterations share one scope; in jinja2 each has its own.
         assigns = any(_assigned(node.body))
         text += self._scoped(node.body, depth + 1) if assigns else self.statements(node.body, depth + 1)
         if node.else_:
@@ -217,7 +217,7 @@ class _Writer:
         raise _refusal(node, "assignment")
 
     def text(self, node: nodes.Expr) -> str:
-        """The expression's value as the text that jinja2 makes of it."""
+        """An expression for the text that jinja2 makes of the node's value."""
         if self._is_text(node):
             return self.expression(node)
         self.uses_text = True
@@ -229,7 +229,7 @@ class _Writer:
                 return isinstance(node.value, str)
             case nodes.Concat() | nodes.TemplateData():
                 return True
-            case nodes.Add():  # of a text and anything else jinja2 refuses
+            case nodes.Add():  # jinja2 refuses to add anything but text to text
                 return self._is_text(node.left) or self._is_text(node.right)
             case nodes.CondExpr():
                 return self._is_text(node.expr1) and (node.expr2 is None or self._is_text(node.expr2))
@@ -277,7 +277,7 @@ class _Writer:
         raise _refusal(node, f"'{type(node).__name__.lower()}'")
 
     def _operand(self, node: nodes.Expr) -> str:
-        """What can be followed by a dot, a bracket or a filter."""
+        """An expression that a dot, a bracket or a filter can follow."""
         text = self.expression(node)
         return text if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem) else f"({text})"
 
@@ -342,7 +342,7 @@ class _Writer:
         if name == "none":
             return f"({subject} == none)"
         if name == "sequence":
-            return f"({subject} is iterable and {subject} != none)"  # a slice of a list is no sequence there
+            return f"({subject} is iterable and {subject} != none)"  # in minijinja, a slice of a list is no sequence
         if name == "number":
             return f"({subject} is integer or {subject} is float or {subject} is boolean)"
         if name in ("true", "false"):

@@ -1,8 +1,8 @@
-"""The two ops of edge-mtp as graph pieces: contract in docs/verify-op.md.
+"""The two ops of edge-mtp as graph pieces; docs/verify-op.md is their contract.
 
-Each is a STABLEHLO_COMPOSITE. A runtime that has the kernel claims the composite; any other runs its
-decomposition, made only of builtin operators that LiteRT's GPU delegate takes as well: greedy, and defined
-for logits without NaN.
+Each is a STABLEHLO_COMPOSITE. A runtime that has the kernel claims the composite; any other runs its decomposition,
+which uses only builtin operators that LiteRT's GPU delegate supports. The decomposition is greedy, and defined for
+logits without NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNSERVED = -3
 
 
 def mask_words(vocab: int) -> int:
-    """Number of int32 words in one row of a token mask: bit v % 32 of word v // 32 allows token v."""
+    """The number of int32 words in one row of a token mask; bit v % 32 of word v // 32 allows token v."""
     return (vocab + 31) // 32
 
 
@@ -44,10 +44,10 @@ def verify(
 
     Returns:
         n_accepted int32 [1] and tokens int32 [1, T]: the accepted ones, the next one, then -1. The
-        decomposition is greedy and answers n_accepted = -3 when control[0] asks for sampling or a mask.
+        decomposition is greedy and returns n_accepted = -3 when control[0] asks for sampling or a mask.
 
     Raises:
-        ValueError: a shape or type is not the op's.
+        ValueError: the op does not accept a shape or type.
     """
     _, rows, vocab = logits.shape
     if rows < 2:
@@ -76,22 +76,22 @@ def draft(
         ids: int32 [1, N], the candidates' token ids, distinct, in any order.
         control: int32 [1, 8], see docs/verify-op.md; the mask flag is ignored.
         scalars: float32 [1, 4].
-        offset: int32 [1], the draft step, from 0; computed, not a constant.
+        offset: int32 [1], the draft step, from 0; must be computed, not a constant.
 
     Returns:
-        token int32 [1] and confidence float32 [1], its probability. The decomposition is greedy always: a
-        draft changes how fast the text comes, never what it says.
+        token int32 [1] and confidence float32 [1], its probability. The decomposition is always greedy: a draft
+        changes how fast the text comes, never the text.
 
     Raises:
-        ValueError: a shape or type is not the op's.
+        ValueError: the op does not accept a shape or type.
     """
     _, count = logits.shape
     _expect(DRAFT, "logits", logits, torch.float32, (1, count))
     _expect(DRAFT, "ids", ids, torch.int32, (1, count))
     _expect(DRAFT, "offset", offset, torch.int32, (1,))
     _expect_parameters(DRAFT, control, scalars)
-    # LiteRT hands a kernel only memory aligned to 64 bytes; constants in a flatbuffer are aligned to 16. The
-    # reserved entry, 0, makes a constant a computed tensor.
+    # LiteRT gives a kernel only memory aligned to 64 bytes, and constants in a flatbuffer are aligned to 16. Adding the
+    # reserved entry, 0, turns a constant into a computed tensor.
     ids = ids + control[:, -1:]
     composite = _composite(DRAFT)
     logits, ids, control, scalars, offset = composite.mark_inputs(logits, ids, control, scalars, offset)
@@ -102,16 +102,15 @@ def draft(
 def add_custom_codes(model: Any) -> None:
     """Prepares a model, an object tree, for runtimes that claim the composites; the last change to its operators.
 
-    Puts a CUSTOM operator code per op of ours that the model uses in front of its table of operator codes. No
-    operator refers to them, so a stock runtime never resolves them; a runtime with the kernels points the
-    composites' opcode_index there. In front, because then no composite has index 0, which a flatbuffer leaves
-    out.
+    Inserts a CUSTOM operator code for each of our ops that the model uses at the front of its table of operator codes.
+    No operator refers to them, so a stock runtime never resolves them; a runtime with the kernels points the
+    composites' opcode_index to them. At the front, so that no composite has index 0, which a flatbuffer omits.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     codes = model.operatorCodes
     custom = schema.BuiltinOperator.CUSTOM
-    operators = {id(op): op for graph in model.subgraphs for op in graph.operators or []}  # graphs may share some
+    operators = {id(op): op for graph in model.subgraphs for op in graph.operators or []}  # graphs may share operators
     used = {_composite_name(schema, codes, op) for op in operators.values()}
     present = {code.customCode.decode() for code in codes if code.builtinCode == custom}
     missing = [name for name in (VERIFY, DRAFT) if name in used and name not in present]
@@ -125,10 +124,10 @@ def add_custom_codes(model: Any) -> None:
 
 
 def inline_composites(model: Any) -> None:
-    """Replaces every composite of ours by its decomposition, for accelerators that take no composites.
+    """Replaces each of our composites by its decomposition, for accelerators that do not support composites.
 
-    LiteRT's GPU delegate leaves composites to the CPU, and a model compiled for the GPU alone is then refused.
-    The price is that no runtime can claim the ops any more. The decompositions' subgraphs stay, unused.
+    LiteRT's GPU delegate leaves composites to the CPU, so a model compiled only for the GPU would be refused. After
+    this, no runtime can claim the ops. The decompositions' subgraphs stay, unused.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -144,7 +143,7 @@ def inline_composites(model: Any) -> None:
 
 
 def _instantiate(body: Any, call: Any, tensors: list[Any]) -> list[Any]:
-    """The operators of a subgraph between the operands and results of `call`; its other tensors join `tensors`."""
+    """Copies a subgraph's operators between the operands and results of `call`; adds its other tensors to `tensors`."""
     place = {-1: -1}
     place.update(zip(body.inputs, call.inputs, strict=True))
     place.update(zip(body.outputs, call.outputs, strict=True))
@@ -182,8 +181,8 @@ def _expect(op: str, name: str, tensor: torch.Tensor, dtype: torch.dtype, shape:
         raise ValueError(f"{op}: {name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}")
 
 
-# The GPU delegate takes no int cumsum, no gather by index, no one-hot and no clamp. So equality is a difference
-# cut at 1, in float; but ids are compared and picked as integers, since a half-precision float cannot hold them.
+# The GPU delegate supports no int cumsum, gather by index, one-hot or clamp. So equality is computed in float, as a
+# difference cut at 1. Ids, however, are compared and picked as integers: half precision cannot represent them.
 
 
 def _is_not_zero(integers: torch.Tensor) -> torch.Tensor:
@@ -192,10 +191,9 @@ def _is_not_zero(integers: torch.Tensor) -> torch.Tensor:
 
 
 def _keep(condition: torch.Tensor, operand: torch.Tensor) -> torch.Tensor:
-    """The condition (0.0 or 1.0), unchanged, but computed from the operand too.
+    """The condition (0.0 or 1.0), unchanged, but made to depend on the operand.
 
-    The converter drops what a decomposition does not read from the composite's operands, and the kernel would
-    miss it.
+    The converter drops operands that the decomposition does not read, and the kernel needs them.
     """
     return torch.minimum(condition + condition * _is_not_zero(operand), torch.ones_like(condition))
 

@@ -1,8 +1,8 @@
-"""Operators that stand for a weight's use while a graph is traced; `assemble` puts builtin operators in their place.
+"""Operators that stand for the use of a weight while a graph is traced; `assemble` replaces them by builtin operators.
 
-Traced graphs hold no weights: they take them as inputs, and the converter must neither fold, transpose nor fuse what it
-has not got. So each use of a weight becomes a CUSTOM operator, opaque to the converter. Which builtin operator replaces
-it, and how the weight is encoded, is decided when the weight is bound.
+Traced graphs take weights as inputs, and the converter must not fold, transpose or fuse them. So each use of a weight
+becomes a CUSTOM operator, opaque to the converter. The builtin operator that replaces it, and the weight's encoding,
+are chosen when the weight is bound.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _(ids: Tensor, table: Tensor) -> Tensor:
 
 @torch.library.custom_op("edge_mtp::gather", mutates_args=())
 def gather(ids: Tensor, values: Tensor) -> Tensor:
-    """Entries i32 [n] of `values` [V, ...], never encoded -> [n, ...] of their type; becomes GATHER."""
+    """Entries i32 [n] of `values` [V, ...], which are never encoded -> [n, ...] of their type; becomes GATHER."""
     return values[ids.long()]
 
 
@@ -78,7 +78,7 @@ def _(x: Tensor, name: str) -> Tensor:
 
 
 def _custom(code: str, operands: list[Any], shape: list[int], element_type: Any, note: str = "") -> Any:
-    """A TFLite CUSTOM operator in the carrier that the converter unpacks, with `note` as its custom options."""
+    """A TFLite CUSTOM operator, in the form that the converter unpacks, with `note` as its custom options."""
     attributes = f'{{custom_code = "{code}", custom_option = #tfl<const_bytes : "0x{note.encode().hex().upper()}">}}'
     return stablehlo.custom_call(
         [ir.RankedTensorType.get(shape, element_type)],

@@ -1,4 +1,4 @@
-"""A tokenizer for models with random weights: every text can be encoded, and nothing is learned."""
+"""A tokenizer for models with random weights: it encodes every text, and is not trained."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from edge_mtp.export.tiny.tokenizer import CONTROL_TOKENS, FIRST_BYTE
 def write_tokenizer(path: Path, vocabulary: int) -> None:
     """Write a byte-fallback BPE tokenizer.json of `vocabulary` ids without merges.
 
-    The control tokens have their own ids, bytes and printable ASCII follow, and every other id is `<unusedN>`, so that
-    whatever a random model samples can be shown.
+    The control tokens have their own ids, then come bytes and printable ASCII. Every other id is `<unusedN>`, so that
+    any token that a random model samples can be shown.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 

@@ -1,4 +1,4 @@
-"""Which encoding each weight gets: by the role it plays in the model, and by name where a recipe says so."""
+"""Chooses the encoding of each weight: by its role in the model, or by name if the recipe says so."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ ROLES = (
     "drafter_head",
 )
 
-# What a name in a state_dict ends with, and the role of the weight in the target. None: too small to be worth
-# an error, so it stays as it is.
+# The end of a weight's name in a state_dict, and its role in the target. None: too small to be worth the loss of
+# precision, so it is not encoded.
 _SUFFIXES = (
     (re.compile(r"\.self_attn\.[qkvo]_proj\.weight$"), "attention"),
     (re.compile(r"\.mlp\.(gate|up|down)_proj\.weight$"), "mlp"),
@@ -62,8 +62,8 @@ _DRAFTER_SUFFIXES = (
 def role(section: str, name: str) -> str | None:
     """The role of a weight by its name in transformers' state_dict; None: it stays float32 (or int32).
 
-    `section` is that of the stock bundle which the weight is for: the drafter's weights belong to `mtp_drafter`,
-    also where a graph of prefill_decode holds a copy.
+    `section` is the weight's section in the stock bundle. The drafter's weights belong to `mtp_drafter`, even where
+    a graph of prefill_decode holds a copy.
 
     Raises:
         EdgeMtpError: no role is known for the weight.
@@ -82,7 +82,7 @@ def role(section: str, name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """`roles` has an encoding for each of `ROLES`; of the `overrides` the last whose pattern matches counts.
+    """`roles` has an encoding for each of `ROLES`; the last of the `overrides` whose pattern matches takes precedence.
 
     A pattern is a glob (`*` also crosses dots) over the name of a weight; a drafter's name has `drafter.` before it.
     `kept` has the encodings of weights that the checkpoint stores as integers already, by the names that patterns have:
@@ -103,6 +103,13 @@ class Recipe:
             return self
         return replace(self, kept={**target, **{_qualified(DRAFTER, name): of for name, of in drafter.items()}})
 
+    def kept_groups(self) -> dict[str, list[str]]:
+        """The names in `kept` by encoding; layers stand together."""
+        names: dict[str, list[str]] = {}
+        for name, encoding in sorted(self.kept.items()):
+            names.setdefault(encoding.name, []).append(name)
+        return {encoding: list(groups(of)) for encoding, of in sorted(names.items())}
+
     def keeps(self, section: str, name: str) -> bool:
         """Whether a weight's integers are taken from the checkpoint as they are."""
         qualified = _qualified(section, name)
@@ -111,10 +118,10 @@ class Recipe:
     def encoding(self, section: str, name: str, shape: Sequence[int]) -> Encoding:
         """The encoding of one weight of `shape` [..., k]; `section` and `name` as in `role`.
 
-        Rows too short for the smallest block get a scale of their own and 8 bits, for there are few such weights.
+        Rows too short for the smallest block get 8 bits and a scale per row, since such weights are few.
 
         Raises:
-            EdgeMtpError: no role is known for the weight, or its rows do not suit the encoding.
+            EdgeMtpError: no role is known for the weight, or the encoding cannot store its rows.
         """
         found = role(section, name)
         if found is None:
@@ -132,7 +139,7 @@ class Recipe:
     def int8_instead(
         self, target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]]
     ) -> tuple[str, ...]:
-        """The weights that the recipe wants in blocks and whose rows are too short for one; layers stand together."""
+        """The weights that should be in blocks but whose rows are too short; those of all layers are one entry."""
         return groups(
             _qualified(section, name)
             for section, name, shape in _weights(target, drafter)
@@ -142,7 +149,7 @@ class Recipe:
         )
 
     def _chosen(self, section: str, name: str, role: str) -> Encoding:
-        """What the recipe says, whether or not the weight's rows suit it."""
+        """The recipe's encoding, whether or not it can store the weight's rows."""
         chosen = self.roles[role]
         for pattern, encoding in self.overrides:
             if fnmatchcase(_qualified(section, name), pattern):
@@ -152,7 +159,7 @@ class Recipe:
     def sizes(
         self, target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]], *, lean: bool = False
     ) -> dict[str, int]:
-        """Bytes of weights by section, from the shapes by name of the two models.
+        """Bytes of weights by section, from the two models' shapes by name.
 
         `lean`: without the copy of the drafter inside prefill_decode.
 
@@ -206,7 +213,7 @@ def _parse(source: str, table: dict[str, Any]) -> Recipe:
     if base is None and (missing := [each for each in ROLES if each not in roles]):
         raise EdgeMtpError(f"recipe {source}: no encoding for {', '.join(missing)}: name it or a base")
     inherited = RECIPES[base].roles if base else {}
-    # The name goes into bundles, where folders of the machine that made them have no place.
+    # Only the file name goes into bundles, so that they do not contain paths of the exporting machine.
     return Recipe(Path(source).name, {**inherited, **roles}, tuple(_encodings(source, table, "overrides").items()))
 
 
@@ -229,7 +236,7 @@ def _refuse_unknown(source: str, what: str, found: Iterable[str], known: Sequenc
 def _weights(
     target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]]
 ) -> Iterator[tuple[str, str, Sequence[int]]]:
-    """Section, name and shape of every weight; the table is in the embedder and, as the head, in prefill_decode."""
+    """Section, name and shape of every weight. The embedding is in the embedder and, as the head, in prefill_decode."""
     for name, shape in target.items():
         yield PER_LAYER_EMBEDDER if name == PER_LAYER_TABLE else PREFILL_DECODE, name, shape
         if name == TABLE:
@@ -261,8 +268,8 @@ RECIPES: dict[str, Recipe] = {
         _uniform("int4-block", "int4b32", router="int8"),
         _uniform(
             "mixed",
-            # Blocks of 128 cost a quarter of the scales of 32, and LiteRT multiplies them faster; the largest part
-            # has 256, which brings E2B under 2.7 GB with its tokenizer.
+            # Blocks of 128 need a quarter of the scales that blocks of 32 need, and LiteRT multiplies them faster. The
+            # largest part has blocks of 256, which brings E2B with its tokenizer under 2.7 GB.
             "int4b128",
             mlp="int4b256",
             router="int8",
@@ -270,7 +277,7 @@ RECIPES: dict[str, Recipe] = {
             per_layer_embedder="int4b256",
             # 2 % of the decoder, and every layer adds their output to its own.
             per_layer="int8",
-            # Small, and its errors cost accepted tokens.
+            # The drafter is small, and its errors cost accepted tokens.
             drafter="int8",
         ),
     )

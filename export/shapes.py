@@ -1,4 +1,4 @@
-"""Names and shapes of the tensors that a Gemma 4 decoder needs, from its configuration alone."""
+"""Names and shapes of a Gemma 4 decoder's tensors, from its configuration alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# The transformers class whose state_dict a configuration describes, by model_type; module below transformers.models.
+# By model_type, the module below transformers.models and the class whose state_dict a configuration describes.
 _MODELS = {
     "gemma4_text": ("gemma4.modeling_gemma4", "Gemma4ForCausalLM"),
     "gemma4_unified_text": ("gemma4_unified.modeling_gemma4_unified", "Gemma4UnifiedForCausalLM"),
@@ -22,10 +22,10 @@ HEAD = "lm_head.weight"  # where it is not tied to the embedding
 
 @contextmanager
 def drafters_allowed() -> Iterator[None]:
-    """Let transformers build a decoder whose layers all read foreign KV.
+    """Let transformers build a decoder whose layers all read another model's KV.
 
-    transformers 5.23 looks for the layer that stores what shared layers reuse, and refuses a decoder that has
-    none; every Gemma 4 drafter is such a decoder.
+    transformers 5.23 looks for the layer whose KV the shared layers reuse, and refuses a decoder that has none, such as
+    every Gemma 4 drafter.
     """
     import transformers
 

@@ -1,7 +1,7 @@
-"""Which pieces make which signature of a bundle.
+"""Builds each signature of a bundle from its pieces.
 
 The stock runtime's signatures (`prefill_*`, `decode`, `verify`, the embedders' and the drafter's) read the whole
-cache, as any accelerator can; ours (`edge_*`), for the CPU, cut their windows out of it.
+cache, which every accelerator can do. Ours (`edge_*`), for the CPU, cut windows out of it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from edge_mtp.export.assemble import Assembly, Graph
 from edge_mtp.export.convert import Signature
 from edge_mtp.export.decoder import SLIDING, Decoder
 
-# Rows of the verify graphs' pieces that are traced; those of other widths follow from them. Primes, and so neither is
-# some dimension of the model as well, for which the converter might find shortcuts.
+# The numbers of rows for which the verify graphs' pieces are traced; other widths are derived from these. Primes, so
+# that neither equals a dimension of the model, for which the converter might take shortcuts.
 TRACED_WIDTHS = (11, 13)
-STOCK_VERIFY_WIDTH = 4  # the stock runtime drafts one token fewer than its verify has rows
+STOCK_VERIFY_WIDTH = 4  # rows; the stock runtime drafts one token fewer
 
-TARGET, DRAFTER = "target/", "drafter/"  # whose a weight is, before its name in the checkpoint
+TARGET, DRAFTER = "target/", "drafter/"  # prefixes of a weight's name in the checkpoint, by owner
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A size of pass through the target: T rows, over cut windows or the whole cache."""
+    """The kind of a pass through the target: T rows, over cut windows or the whole cache."""
 
     count: int
     cut: bool
@@ -38,8 +38,8 @@ class Rows:
 class Graphs:
     """The graphs of one pair.
 
-    C positions of KV cache, float32 or int8; rows of the prefill signatures; T of each `edge_verify_T`, none for a
-    lean bundle; centroids of the drafter's ordered embeddings and how many it looks into, 0 without.
+    C positions of KV cache, float32 or int8; rows of the prefill signatures; T of each `edge_verify_T` (none in a lean
+    bundle); the number of centroids of the drafter's ordered embeddings and how many of them it searches (0 without).
     """
 
     target: Decoder
@@ -70,7 +70,7 @@ class Section(ABC):
 
     @abstractmethod
     def assemble(self, pieces: Any) -> Assembly:
-        """The section's signatures, made of the converted `pieces`, an object tree that is changed."""
+        """Builds the section's signatures from the converted `pieces`, an object tree that it changes."""
 
 
 def _trace(name: str, piece: layers.Piece) -> Signature:
@@ -78,7 +78,7 @@ def _trace(name: str, piece: layers.Piece) -> Signature:
 
 
 class EmbedderSection(Section):
-    """The embedding table or the per-layer table, a token at a time."""
+    """Looks up one token in the embedding table or in the per-layer table."""
 
     def __init__(self, graphs: Graphs, name: str) -> None:
         super().__init__(graphs)
@@ -101,7 +101,7 @@ class EmbedderSection(Section):
 
 
 class DraftPieces:
-    """The drafter's pieces and one step made of them."""
+    """The drafter's pieces, and one step built from them."""
 
     def __init__(self, graphs: Graphs, cut: bool, folded: bool) -> None:
         self.graphs, self.cut, self.folded = graphs, cut, folded
@@ -135,7 +135,7 @@ class DraftPieces:
     def step(
         self, graph: Graph, shared: dict[str, int], inputs: dict[str, int | str], request: dict[str, int | str]
     ) -> dict[str, int]:
-        """One drafter step; `inputs` are those of DraftIn, `request` those of DraftOut beside the hidden state."""
+        """One drafter step. `inputs` are DraftIn's, `request` are DraftOut's besides the hidden state."""
         target_table = {layers.TARGET_EMBEDDING: TARGET + layers.EMBEDDING}
         own = {"pre_projection.weight": f"{DRAFTER}pre_projection.weight"}
         hidden = graph.place(f"{self.prefix}_in", inputs, own | target_table)["hidden"]
@@ -199,11 +199,11 @@ class DecoderSection(Section):
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """The widths to trace: all, if rows are different operators (each chooses its experts), else two."""
+        """The widths to trace: two, or all if each row has its own operators (because it chooses its experts)."""
         return self.graphs.widths if self.graphs.target.experts else TRACED_WIDTHS
 
     def _derive(self, model: Any) -> None:
-        """Add the pieces of the other widths to those of the traced ones."""
+        """Derive the pieces of the other widths from the traced ones."""
         layers = [f"layer_{kind}_cut" for kind in range(len(self.kinds))]
         for name in ("begin_cut", *layers, "edge_head", "edge_verify"):
             samples = {rows: f"{name}_{rows}" for rows in self.samples}

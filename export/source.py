@@ -1,4 +1,4 @@
-"""From what a user names to folders: a model, a drafter and an adapter, each a name, a folder or a repository."""
+"""Finds the folders of the model, drafter and adapter that a user names: each by name, by folder or by repository."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue, download
 from edge_mtp.export.checkpoint import tiny_pair
-from edge_mtp.export.json_file import read_json
+from edge_mtp.json_file import read_checkpoint_json
 
 TINY = "tiny"
 
@@ -17,15 +17,14 @@ TINY = "tiny"
 class Source:
     """Folders of a pair, for `open_pair`.
 
-    `name` is short, for file names. `context` is the catalogue's default, None for other models. `origins` says for
-    the manifest where target, drafter and adapter come from: the name of a folder, or a repository with its commit.
+    `name` is short, for file names. `origins` says for the manifest where target, drafter and adapter come from: the
+    name of a folder, or a repository with its commit.
     """
 
     name: str
     target: Path
     drafter: Path
     adapter: Path | None
-    context: int | None
     origins: dict[str, str]
 
 
@@ -42,29 +41,29 @@ def find(
 ) -> Source:
     """Find, and where needed download, a checkpoint pair.
 
-    `model` is `tiny`, a name of the catalogue, a folder or a repository on the Hub; one that holds a PEFT adapter
-    stands for the model it was trained on, with the adapter. Without `drafter` the one that belongs to the target is
-    taken. `revision` is that of `model`, where it is not a folder.
+    `model` is `tiny`, a name of the catalogue, a folder or a repository on the Hub. If it holds a PEFT adapter, it
+    stands for the model that the adapter was trained on, with the adapter. Without `drafter`, the target's own drafter
+    is used. `revision` belongs to `model`, unless that is a folder.
 
     Raises:
-        EdgeMtpError: something is not there or cannot be had, or no drafter is known for the target.
+        EdgeMtpError: a folder or repository is missing or cannot be fetched, or no drafter is known for the target.
     """
     if model == TINY:
         if drafter or adapter:
             raise EdgeMtpError("tiny brings its own drafter and takes no adapter: leave --drafter and --adapter out")
         target, assistant = tiny_pair()
-        return Source(TINY, target, assistant, None, None, {"target": TINY, "drafter": TINY})
+        return Source(TINY, target, assistant, None, {"target": TINY, "drafter": TINY})
     origins: dict[str, str] = {}
 
     def folder(role: str, what: str, wanted: str | None) -> Path:
         known = catalogue.find(what)
         repository = (known.drafter if role == "drafter" else known.target) if known else what
         path = Path(what)
-        # A folder of that name wins over a repository, as everywhere; a name of the catalogue over both.
+        # A folder takes precedence over a repository of the same name, and a name of the catalogue over both.
         if known is None and what and path.is_dir():
             if wanted:
                 raise EdgeMtpError(f"{what} is a folder and has no revision {wanted!r}: leave the revision out")
-            origins[role] = path.resolve().name  # a bundle travels; where its checkpoint lay is nobody's business
+            origins[role] = path.resolve().name  # name only: bundles are shared, and the path is private
             return path
         if known is None and (what.count("/") != 1 or what.startswith((".", "/", "~"))):
             raise EdgeMtpError(
@@ -86,13 +85,12 @@ def find(
         target = folder("target", asked, None)
     else:
         merged = folder("adapter", adapter, None) if adapter else None
-    base = catalogue.base_of(target, catalogue_id(asked))
     assistant = folder("drafter", drafter or catalogue.matching_drafter(target, catalogue_id(asked)), drafter_revision)
-    return Source(tuned, target, assistant, merged, base.context if base else None, origins)
+    return Source(tuned, target, assistant, merged, origins)
 
 
 def catalogue_id(name: str) -> str:
-    """The repository of a name of the catalogue, another name as it is."""
+    """The repository for a name of the catalogue; any other name unchanged."""
     known = catalogue.find(name)
     return known.target if known else name
 
@@ -104,7 +102,7 @@ def is_adapter(folder: Path) -> bool:
 
 def base_of_adapter(folder: Path) -> str:
     """The model that a PEFT adapter was trained on: a folder or a repository."""
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = read_checkpoint_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise EdgeMtpError(f"adapter {folder} does not name its base: give that as --model and this as --adapter")
     return base

@@ -1,10 +1,10 @@
-"""What chat template a bundle gives the stock LiteRT-LM engine.
+"""Chooses the chat template that a bundle gives the stock LiteRT-LM engine.
 
-That engine renders with minijinja and gives a template its messages in a form of its own, so that most checkpoints'
-templates are refused there or write something else. `tried` takes the first of these that writes every prompt of
-`edge_mtp.chat.battery` as the checkpoint's own does in our runtime: the checkpoint's own; its own behind a prelude that
-changes the form of the messages; its translation (`edge_mtp.export.minijinja`); the general one that comes with the
-tiny pair. `StockTemplate` renders as the engine does (docs/templates.md).
+That engine renders with minijinja and passes messages in its own form, so it refuses most checkpoints' templates or
+renders them differently. `tried` picks the first candidate that writes every prompt of `edge_mtp.chat.battery` just as
+the checkpoint's template does in our runtime. The candidates are the checkpoint's template; the same behind a prelude
+that changes the form of the messages; its translation (`edge_mtp.export.minijinja`); and the general one that comes
+with the tiny pair. `StockTemplate` renders as the engine does (docs/templates.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from edge_mtp.export.minijinja import literal, translate
 
 Kind = Literal["own", "translated", "general", "refused"]
 
-# LiteRT-LM, runtime/components/prompt_template.cc: what becomes of Python's methods before minijinja reads a template.
+# How the engine replaces Python's methods before minijinja reads a template: LiteRT-LM,
+# runtime/components/prompt_template.cc.
 _EDITS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
@@ -51,7 +52,7 @@ _EDITS = [
     ]
 ]
 
-# The engine's own test `none`, which it says is true of what is undefined.
+# The engine replaces the test `none` by its own, which is also true for undefined values.
 _NONE_TEST = re.compile(r"\bis(\s+not)?\s+none\b")
 
 _AROUND = Path(__file__).with_name("stock.jinja")
@@ -68,11 +69,11 @@ _KINDS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True)
 class StockChoice:
-    """The template for the metadata, and what it is.
+    """The template for the metadata, and its kind.
 
-    `own` is the checkpoint's, perhaps behind a prelude; `translated` is written by us and says the same; `general` is
-    the one that comes with the tiny pair. `refused` is the checkpoint's for want of one that says the same: `reason`
-    is what the engine does with it.
+    `own` is the checkpoint's, perhaps behind a prelude; `translated` is our equivalent translation; `general` is the
+    one that comes with the tiny pair. `refused` is the checkpoint's, used because no candidate renders the same
+    prompts; `reason` is what the engine does with it.
     """
 
     template: str
@@ -96,9 +97,9 @@ class StockTemplate:
         self._source = source
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = True) -> str:
-        """The text of a canonical conversation without its start token, which the engine puts there itself.
+        """The text of a canonical conversation, without the start token, which the engine adds itself.
 
-        Raises EdgeMtpError where the template refuses it or is wrong.
+        Raises EdgeMtpError when the template refuses the conversation or has an error.
         """
         given = {
             "messages": [stock_message(message) for message in conversation.messages],
@@ -108,7 +109,7 @@ class StockTemplate:
             "eos_token": "",
             **conversation.variables,
         }
-        # As literals: what comes from Python stays Python's in minijinja and is written as such.
+        # As literals: minijinja would write Python objects in Python's notation.
         values = "".join(f"{{%- set {name} = {literal(value)} -%}}" for name, value in given.items())
         with _one_line():
             text: str = self._environment.render_str(values + self._source, "template")
@@ -116,7 +117,7 @@ class StockTemplate:
 
 
 def stock_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A canonical message in the form that the stock engine's interfaces take and its templates get."""
+    """A canonical message in the form that the stock engine's API takes and passes to templates."""
     if message["role"] == "tool":
         part = {"type": "tool_response", "name": message["name"], "response": message["content"]}
         return {"role": "tool", "content": [part]}
@@ -130,15 +131,15 @@ def stock_message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the battery gave: the names of the conversations that the checkpoint's template refuses in our runtime, with
-    the reason, and the choice for the stock engine."""
+    """The result of the battery: the conversations, by name, that the checkpoint's template refuses in our runtime,
+    with the reason; and the choice for the stock engine."""
 
     conversations: int
     refused: dict[str, str]
     stock: StockChoice
 
     def lines(self) -> Iterator[str]:
-        """For people: what the stock engine gets, and each refusal."""
+        """Lines for people: which template the stock engine gets, and each refusal."""
         yield f"chat template: {self.conversations - len(self.refused)} of {self.conversations} conversations render"
         for name, reason in self.refused.items():
             yield f"chat template refuses '{name}': {reason}"
@@ -148,9 +149,9 @@ class Trial:
 
 
 def tried(chat: ChatFormat, conversations: Sequence[Conversation] = CONVERSATIONS) -> Trial:
-    """Tries the template of `chat` on `conversations` and chooses the stock engine's.
+    """Tries the template of `chat` on `conversations`, and chooses the stock engine's template.
 
-    Raises EdgeMtpError where the template is no jinja, or refuses every conversation.
+    Raises EdgeMtpError when the template is not valid jinja, or refuses every conversation.
     """
     prompts: list[tuple[Conversation, str]] = []
     refused: dict[str, str] = {}
@@ -183,7 +184,7 @@ def tried(chat: ChatFormat, conversations: Sequence[Conversation] = CONVERSATION
 
 
 def _candidates(chat: ChatFormat) -> Iterator[tuple[Kind, Callable[[], str]]]:
-    """The templates that are tried, the checkpoint's own first. Each is made when it is its turn."""
+    """The candidate templates, the checkpoint's own first. Each is built only when its turn comes."""
     yield "own", lambda: chat.template
     yield "own", lambda: _adapted(chat.template, chat)
     yield "translated", lambda: _adapted(translate(chat.template), chat)
@@ -193,11 +194,11 @@ def _candidates(chat: ChatFormat) -> Iterator[tuple[Kind, Callable[[], str]]]:
 
 
 def _adapted(template: str, chat: ChatFormat) -> str:
-    """`template`, whose lines keep their numbers, given the messages in the form that `chat` knows it to take."""
+    """`template` behind a prelude that converts messages to the form that it takes. Line numbers stay the same."""
     before, after = (_on_one_line(part) for part in _AROUND.read_text(encoding="utf-8").split(f"{_PLACE}\n"))
     form, special = chat.form, {**chat.special_tokens, "documents": None}
     given: dict[str, Any] = {"edge_answers": form.answers, "edge_parts": sorted(form.parts)}
-    # The engine knows no other special token than the first, which it puts before the prompt itself.
+    # The engine knows only the start token, which it puts before the prompt itself.
     given |= {name: text for name, text in special.items() if name != "bos_token" and name in template}
     values = "".join(f"{{%- set {name} = {literal(value)} -%}}" for name, value in given.items())
     return values + before + template + after
@@ -209,10 +210,10 @@ def _on_one_line(template: str) -> str:
 
 
 def _difference(stock: StockTemplate, prompts: Sequence[tuple[Conversation, str]]) -> str:
-    """Why the template is not what the stock engine needs; empty if it is.
+    """Why the template does not suit the stock engine; empty if it does.
 
-    It must write the prompts, and each must begin with the text of the conversation before the last messages, since
-    the engine gives its session what is behind that.
+    It must write the prompts. Each prompt must also begin with the text of the conversation without its last messages,
+    since the engine passes only the rest to its session.
     """
     for prompt, expected in prompts:
         text = stock.render(prompt)
@@ -236,7 +237,7 @@ def _raise_exception(message: str) -> None:
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """A template's error as one line, with its place."""
+    """Turns a template's error into one line with its location."""
     try:
         yield
     except minijinja.TemplateError as error:

@@ -1,8 +1,8 @@
-"""A TFLite file whose weights are streamed into it: read, encoded and written a few rows at a time.
+"""Streams weights into a TFLite file: reads, encodes and writes them a few rows at a time.
 
-The flatbuffer holds graphs, small constants and the scales of rows; matrices and the scales of blocks lie behind it,
-each aligned, found by absolute offsets (`Buffer.offset` and `size` of schema.fbs), so that the file may be larger than
-a flatbuffer can be.
+The flatbuffer holds graphs, small constants and the scales of rows. Matrices and the scales of blocks follow it, each
+aligned, at absolute offsets (`Buffer.offset` and `size` of schema.fbs), so the file may exceed the size limit of a
+flatbuffer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from edge_mtp.export.encodings import Encoding
 
 Read = Callable[[int, int], Any]  # rows [start:stop] of a matrix: float32, or `encodings.Encoded` already
 
-ALIGNMENT = 64  # LiteRT hands out host memory without a copy only from here on
+ALIGNMENT = 64  # LiteRT needs it to use host memory without a copy
 CHUNK = 1 << 22  # weights that are read and encoded at a time: 16 MiB of float32
 WORKERS = 2
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight [n, k] on its way into the file: its buffer in the object tree, encoding, source, and place."""
+    """A weight [n, k] to be written: its buffer in the object tree, encoding, source, and offset in the file."""
 
     name: str
     buffer: Any
@@ -52,14 +52,14 @@ class Matrix:
 
     @property
     def block_scales(self) -> tuple[int, int]:
-        """Where the float16 scales of blocks lie, and their bytes: none without blocks."""
+        """Offset and size in bytes of the float16 block scales; the size is 0 without blocks."""
         rows, width = self.shape
         size = rows * (width // self.encoding.block) * 2 if self.encoding.block else 0
         return _aligned(self.offset + self.size), size
 
     @property
     def row_scales(self) -> int:
-        """How many float32 scales of rows the flatbuffer keeps."""
+        """The number of float32 row scales in the flatbuffer."""
         return self.shape[0] if self.encoding.is_integer and not self.encoding.block else 0
 
     @property
@@ -69,10 +69,10 @@ class Matrix:
 
 
 def memory(matrices: Iterable[tuple[Sequence[int], Encoding]]) -> int:
-    """Bytes of memory that it takes at most to write matrices of these shapes [..., k] and encodings into one file.
+    """The most bytes of memory needed to write matrices of these shapes [..., k] and encodings into one file.
 
-    A chunk is there as it was read, as float32 and encoded; a row's scale and zero point are in the object tree, in
-    the growing flatbuffer and in its copy.
+    A chunk is in memory as read, as float32 and encoded. A row's scale and zero point are in the object tree, in the
+    growing flatbuffer and in its copy.
     """
     chunks = (WORKERS + 1) * CHUNK * (4 + 4 + 4)
     rows = sum(math.prod(shape[:-1]) for shape, encoding in matrices if encoding.is_integer and not encoding.block)
@@ -80,10 +80,10 @@ def memory(matrices: Iterable[tuple[Sequence[int], Encoding]]) -> int:
 
 
 class Store:
-    """Writes an assembled model to `path`, by way of two files beside it that survive an interruption.
+    """Writes an assembled model to `path`, through two files beside it that survive an interruption.
 
-    `path`.weights is what becomes the file; `path`.scales says which of its matrices are done and keeps their rows'
-    scales. A later run with the same matrices goes on behind the last of those.
+    `path`.weights becomes the file. `path`.scales records the finished matrices and the scales of their rows. A later
+    run with the same matrices resumes after the last finished one.
     """
 
     def __init__(self, assembly: Assembly, path: Path) -> None:
@@ -93,11 +93,11 @@ class Store:
         self._matrices: list[Matrix] = []
         self._end = 0
         self._scales = assembly.scales
-        self._holders: dict[str, Any] = {}  # what keeps a matrix's scales: a buffer, or a quantization
+        self._holders: dict[str, Any] = {}  # where a matrix's scales are stored: a buffer, or a quantization
 
     @property
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each weight that the model uses, by name."""
+        """The shape of each weight that the model uses, by name."""
         place = self._places()
         shapes: dict[int, tuple[int, ...]] = {}
         for graph in self._model.subgraphs:
@@ -106,11 +106,11 @@ class Store:
         return {name: shapes[place[id(buffer)]] for name, buffer in self._buffers.items()}
 
     def constant(self, name: str, values: Any) -> None:
-        """Give a weight its values, to be kept in the flatbuffer as they are."""
+        """Give a weight its values, which the flatbuffer stores unchanged."""
         self._buffers[name].data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
     def matrix(self, name: str, shape: tuple[int, int], encoding: Encoding, read: Read) -> None:
-        """Say what a weight is and where its rows come from; `write` fetches them."""
+        """Declare a weight's shape, encoding and source; `write` reads its rows."""
         matrix = Matrix(name, self._buffers[name], shape, encoding, read, self._end)
         self._matrices.append(matrix)
         self._end = _aligned(matrix.end)
@@ -121,14 +121,14 @@ class Store:
         return self._end
 
     def write(self, report: Callable[[int], None]) -> None:
-        """Fetch, encode and write everything; `report` gets the number of weights done, again and again.
+        """Read, encode and write everything; call `report` repeatedly with the number of weights done.
 
         Raises:
             EdgeMtpError: a weight cannot be read or encoded.
             OSError: the disk is full.
         """
         weights, kept = self._path.with_suffix(".weights"), self._path.with_suffix(".scales")
-        # How long the flatbuffer will be is known with any scales that are as different as the true ones.
+        # Any scales that differ from one another as the true ones do give the flatbuffer its final length.
         self._attach()
         base = _aligned(len(flatbuffer.serialize(self._model)))
         with _opened(weights) as data, _opened(kept) as journal:
@@ -136,7 +136,7 @@ class Store:
             report(sum(math.prod(matrix.shape) for matrix in self._matrices[: len(scales)]))
             for matrix in self._matrices[len(scales) :]:
                 scales.append(self._stream(matrix, data, base, report))
-                # If the power fails, nothing may count as done that is not on the disk.
+                # Flushed first: after a power failure, a matrix may count as done only if it is on the disk.
                 data.flush()
                 os.fsync(data.fileno())
                 journal.write(_entry(scales[-1]))
@@ -167,7 +167,7 @@ class Store:
         return np.concatenate(scales)
 
     def _resume(self, data: BinaryIO, journal: BinaryIO, base: int) -> list[Any]:
-        """The scales of the matrices that are whole in both files, which then hold nothing else."""
+        """The scales of the matrices that are complete in both files; truncates the files after those."""
         layout = repr((base, [(m.name, m.shape, m.encoding, m.offset) for m in self._matrices]))
         header = hashlib.sha256(layout.encode()).digest()
         scales: list[Any] = []
@@ -189,7 +189,7 @@ class Store:
         return {id(buffer): index for index, buffer in enumerate(self._model.buffers)}
 
     def _attach(self) -> None:
-        """Give the tensors of all matrices their types, sizes and some scales, and the operators what those need."""
+        """Give the tensors of all matrices their types, sizes and provisional scales, and adapt the operators."""
         place = self._places()
         by_buffer = {place[id(matrix.buffer)]: matrix for matrix in self._matrices}
         block_scales: dict[str, int] = {}
@@ -219,7 +219,7 @@ class Store:
             _insert_dequantize(self._model, graph)
 
     def _settle(self, scales: list[Any], base: int) -> None:
-        """Put the true scales and offsets in the place of the first ones."""
+        """Replace the provisional scales and offsets by the true ones."""
         for matrix, values in zip(self._matrices, scales, strict=True):
             matrix.buffer.offset = base + matrix.offset
             if matrix.encoding.block:
@@ -237,7 +237,7 @@ class Store:
 
 
 def _entry(scales: Any) -> bytes:
-    """What the journal says of a matrix that is done."""
+    """The journal's entry for a finished matrix."""
     values: bytes = scales.tobytes()
     return b"\1" + values
 
@@ -255,7 +255,7 @@ def _aligned(offset: int) -> int:
 
 
 def _encoded(matrix: Matrix) -> Generator[tuple[encodings.Encoded, int], None, None]:
-    """The matrix's encoded rows in order, with how many they are; reading and encoding run ahead in threads."""
+    """The matrix's encoded rows in order, with their number. Threads read and encode ahead."""
     rows, width = matrix.shape
     step = max(1, CHUNK // width)
     starts = deque(range(0, rows, step))
@@ -279,7 +279,7 @@ def _encoded(matrix: Matrix) -> Generator[tuple[encodings.Encoded, int], None, N
 
 
 def _insert_dequantize(model: Any, graph: Any) -> None:
-    """fp16 weights pass through DEQUANTIZE: in front of FULLY_CONNECTED, behind EMBEDDING_LOOKUP."""
+    """Insert a DEQUANTIZE for fp16 weights, before FULLY_CONNECTED and after EMBEDDING_LOOKUP."""
     builtin, half = schema.BuiltinOperator, schema.TensorType.FLOAT16
     codes = [code.builtinCode for code in model.operatorCodes]
     floats: dict[int, int] = {}

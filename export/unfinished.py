@@ -1,4 +1,4 @@
-"""The folder in which an export works until its output is whole, and from which it goes on when it was cut short."""
+"""The folder of an unfinished export: the next export to the same output goes on from it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from edge_mtp.output_file import destination
 
 
 class Parts:
-    """`.NAME.parts` beside the output NAME, held by one export at a time.
+    """`.NAME.parts` beside the output NAME, locked by one export at a time.
 
-    What lies in `folder` is kept for a next time, so it must be usable as it is at any moment; what lies in `scratch`
-    is not. The folder is found again by the next export to the same output, and used if its `identity` (whatever
-    decides the bytes that are written) is the same; if not, emptied.
+    Files in `folder` are kept for the next export, so each must be usable at any moment; files in `scratch` are not
+    kept. The next export to the same output finds the folder. If its `identity` (all that decides the bytes of the
+    bundle) is the same, the export goes on from there; if not, it empties the folder.
 
-    It goes when the export ends, be it with a refusal. It stays, unless it is empty, after an interrupt, when the disk
-    or the memory ran out, and when the process was killed.
+    The folder goes when the export ends, also when it ends with a refusal. It stays after an interrupt, when the disk
+    or the memory ran out, and when the process was killed; an empty folder never stays.
 
     Args:
         output: the file that the export makes; only `publish` touches it.
-        identity: text that changes with anything that would change the parts.
-        needed: bytes of disk that the export takes at most, with its parts.
+        identity: text that changes with anything that would change the files in the folder.
+        needed: the most bytes of disk that the export takes, the folder included.
 
     Raises:
-        EdgeMtpError: on entering, the place does not allow it or an export is at work there; on leaving, in place of
+        EdgeMtpError: on entering, the place does not allow it or an export is at work there; on leaving, it replaces
             an OSError or MemoryError.
-        KeyboardInterrupt: on leaving, with a text for the user, in place of one without.
+        KeyboardInterrupt: on leaving, with a text for the user; it replaces one without.
     """
 
     def __init__(self, output: Path, identity: str, needed: int) -> None:
@@ -87,7 +87,7 @@ class Parts:
             raise EdgeMtpError(f"{self.output}: {error.strerror}, {cure}: {afterwards}") from error
 
     def publish(self, finished: Path) -> None:
-        """Put a file of the folder in the place of the output, whole also if the power fails meanwhile."""
+        """Move a file of the folder to the output. The output is whole even if the power fails meanwhile."""
         with finished.open("rb") as file:
             os.fsync(file.fileno())
         finished.replace(self._target)
@@ -100,11 +100,11 @@ class Parts:
                 raise self._foreign() from None
             try:
                 status = self.folder.lstat()
-                # It is emptied and written to: a link, or a folder that others fill with links, leads anywhere.
+                # The folder gets emptied and written to, so refuse a link, and a folder in which others may put links.
                 if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
                     raise self._foreign()
                 lock = (self.folder / "lock").open("a")
-            except FileNotFoundError:  # another export has just ended and taken the folder with it
+            except FileNotFoundError:  # another export has just ended and removed the folder
                 continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +140,7 @@ class Parts:
         self.scratch.mkdir()
 
     def _bytes(self) -> int:
-        """Bytes on the disk of what can be gone on from."""
+        """Bytes on the disk of the files that a next export can use."""
         own = {"lock", "identity"}
         return sum(p.stat().st_blocks * 512 for p in self.folder.iterdir() if p.is_file() and p.name not in own)
 

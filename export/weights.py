@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, read a few rows at a time: from safetensors, with a LoRA adapter, or made up."""
+"""A checkpoint's tensors, read a few rows at a time: from safetensors, with a LoRA adapter, or random."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Rows = npt.NDArray[Any]  # float32, or int32 for token_ordering
 
 EMBEDDING = "model.embed_tokens.weight"
 TOKEN_ORDERING = "masked_embedding.token_ordering"
-# Top-level modules of the checkpoints that also see and hear.
+# Top-level modules of multimodal checkpoints that text does not need.
 MODALITIES = ("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder", "multi_modal_projector")
 
 _READABLE = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8}
@@ -41,7 +41,7 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit
 class Weights(ABC):
     """Tensors by the names that the transformers model's state_dict gives them; a tied head is not among them.
 
-    Reading is safe from several threads.
+    Several threads may read at once.
 
     Attributes:
         names: shape of each tensor.
@@ -60,11 +60,11 @@ class Weights(ABC):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start:stop] of the first axis, C-contiguous float32 (`token_ordering`: int32).
 
-        Takes memory for about those rows, whatever the size of the tensor.
+        Takes memory for about those rows only, however large the tensor is.
 
         Raises:
-            EdgeMtpError: there is no such tensor, or its file is damaged; both are named.
-            IndexError: the rows do not lie within the tensor.
+            EdgeMtpError: there is no such tensor, or its file is damaged; the message names both.
+            IndexError: the tensor does not have these rows.
         """
         return self._read(name, *self._span(name, start, stop))
 
@@ -88,7 +88,7 @@ class Weights(ABC):
 
     @property
     def parameters(self) -> int:
-        """How many numbers the tensors hold."""
+        """The number of parameters in all tensors."""
         return sum(math.prod(shape) for shape in self.names.values())
 
     @abstractmethod
@@ -133,7 +133,7 @@ class Entry:
         return np.frombuffer(data, _NUMPY[self.dtype]).astype(kind, copy=False).reshape(shape)
 
     def equals(self, other: Entry) -> bool:
-        """Whether both hold the same numbers. All are read, some rows at a time: training may change but a few rows."""
+        """Whether both hold the same numbers. Reads all rows, a few at a time, since training may change only some."""
         if self.shape != other.shape or self.dtype not in _READABLE or other.dtype not in _READABLE:
             return False
         if not self.shape:
@@ -147,7 +147,7 @@ class Entry:
         )
 
     def check_float(self, integers: bool = False) -> None:
-        """Refuse quantized formats, and integers where numbers are meant."""
+        """Refuse quantized formats, and integers (with `integers`: floats)."""
         if self.dtype not in _READABLE or self.dtype.startswith("I") != integers:
             raise EdgeMtpError(
                 f"{self.file.path}: {self.name} is stored as {self.dtype}: give the checkpoint before quantization,"
@@ -156,10 +156,10 @@ class Entry:
 
 
 class SafetensorsFile:
-    """One file; its header is checked on opening, its data is read with `pread`.
+    """One file. Opening it checks the header; the data is read with `pread`.
 
-    Not memory-mapped: a file that shrinks or a disk that fails is then an error that can be reported, not a signal,
-    and what was read does not stay mapped.
+    It is not memory-mapped: so a shrinking file or a failing disk gives an error to report instead of a signal, and
+    pages that were read do not stay mapped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -169,7 +169,7 @@ class SafetensorsFile:
         self.entries = self._parse()
 
     def _parse(self) -> dict[str, Entry]:
-        """The header: 8 bytes of length, JSON, then data without holes; all of it must be there."""
+        """Parse the header: 8 bytes of length, then JSON. The data after it must be complete and without gaps."""
         path = self.path
         try:
             size = path.stat().st_size
@@ -206,7 +206,7 @@ class SafetensorsFile:
         try:
             handle = self._open()
             while done < count:
-                # The kernel gives at most 2 GiB a call.
+                # The kernel returns at most 2 GiB per call.
                 got = os.preadv(handle, [view[done:]], offset + done)
                 if not got:
                     raise EdgeMtpError(f"{self.path} ends within tensor {tensor}: copy it again")
@@ -251,12 +251,12 @@ FindPacked = Callable[[str, tuple[int, ...], Mapping[str, Entry]], Packed | None
 
 
 class SafetensorsWeights(Weights):
-    """The tensors `shapes` from safetensors files, under whichever prefix they were saved.
+    """The tensors `shapes` from safetensors files, saved under any prefix.
 
     `find_packed` finds those that are stored as integers with scales; without it all are plain numbers.
 
     Raises:
-        EdgeMtpError: one is missing, has another shape or a type that is not a plain number, or the checkpoint's
+        EdgeMtpError: a tensor is missing, has another shape or a type that is not a plain number, or the checkpoint's
             own head differs from the embedding that it should be tied to.
     """
 
@@ -357,9 +357,9 @@ def _trained_scales(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[float
 
 
 def text_name(name: str) -> str | None:
-    """The name of a tensor of the text decoder or drafter without the prefixes of the multimodal layouts.
+    """The name of a tensor of the text decoder or drafter, without the prefixes of multimodal layouts.
 
-    `model.language_model.X`, `language_model.model.X`, `language_model.X` and `model.X` are all `model.X`; None for
+    `model.language_model.X`, `language_model.model.X`, `language_model.X` and `model.X` all become `model.X`. None for
     a tensor of another modality.
     """
     rest = re.sub(r"^(?:model\.language_model\.(?:model\.)?|language_model\.(?:model\.)?|model\.)", "", name)
@@ -371,7 +371,8 @@ def text_name(name: str) -> str | None:
 
 
 def groups(names: Iterable[str]) -> tuple[str, ...]:
-    """A line a group of tensors: other modalities by module, the text decoder's surplus by name with layers merged."""
+    """One line per group of tensors: other modalities by module, the text decoder's extra tensors by name with layers
+    merged."""
     counts: Counter[str] = Counter()
     for name in names:
         text = text_name(name)
@@ -389,10 +390,10 @@ def _by(shape: tuple[int, ...]) -> str:
 class RandomWeights(Weights):
     """Random numbers in a model's shapes, for measuring without a checkpoint.
 
-    A row is a window into one fixed block of normal numbers, at a place and with a factor within [-1.25, -0.75] or
-    [0.75, 1.25] that only (seed, name, row) decide: so rows do not depend on how they are read, and cost little more
-    than a copy. Linear rows have standard deviation 1/sqrt(fan in), so a hidden state keeps its size; norms are near
-    1, those of queries and keys smaller, since Gemma 4's attention has no 1/sqrt(head size) of its own.
+    A row is a window into one fixed block of normal numbers, times a factor within [-1.25, -0.75] or [0.75, 1.25]. Only
+    (seed, name, row) determine offset and factor, so rows do not depend on how they are read, and cost little more than
+    a copy. Linear rows have standard deviation 1/sqrt(fan in), so a hidden state keeps its size. Norms are near 1;
+    those of queries and keys are smaller, since Gemma 4's attention does not scale by 1/sqrt(head size).
     """
 
     _BLOCK = 1 << 20
@@ -448,7 +449,7 @@ class RandomWeights(Weights):
 
 
 def _scrambled(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finalizer: bits that look independent from keys that count up."""
+    """SplitMix64's finalizer: turns consecutive keys into bits that look independent."""
     with np.errstate(over="ignore"):
         keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,9 +1,9 @@
-"""The part of a KV cache that a sliding-window layer can see, instead of all of it.
+"""Cuts out the part of a KV cache that a sliding-window layer can see.
 
-A sliding layer attends to W positions of a cache of C. Reading only those makes its attention's cost independent of
-C. The slice starts where the oldest row's window does, a value known only at run time, for which torch has no
-exportable operator; this one lowers to StableHLO's dynamic_slice. GPU delegates do not take it: graphs meant for
-them attend to the whole cache under a mask, with the same result.
+A sliding layer attends to W positions of a cache of C. Reading only those makes the cost of attention independent of
+C. The slice starts where the oldest row's window does, which is known only at run time, and torch has no exportable
+operator for that; this one lowers to StableHLO's dynamic_slice. GPU delegates do not support it: graphs for them attend
+to the whole cache under a mask, with the same result.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def windowed_attention(
     window_start: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """litert-torch's attention on what the mask covers: K [1,h,C,D] and V [1,h,D,C] are cut to its last dimension."""
+    """litert-torch's attention, after cutting K [1,h,C,D] and V [1,h,D,C] to the last dimension of the mask."""
     length = attention_mask.shape[-1]
     k_axis, v_axis = options["k_ts_idx"], options["v_ts_idx"]
     if window_start is not None and length < key.shape[k_axis]:

@@ -1,75 +1,24 @@
-"""Sections to one `.litertlm` file."""
+"""Writes the sections of a bundle to one `.litertlm` file."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import struct
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import litert_lm_builder
 from litert_lm_builder import LitertLmFileBuilder
 from litert_lm_builder.litertlm_builder import DType, Metadata
-from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
-from edge_mtp.formats.bundle import EDGE_KEY, HEADER_BEGIN, Bundle
+from edge_mtp.formats.bundle import HEADER_BEGIN, Bundle
+from edge_mtp.formats.manifest import EDGE_KEY, Manifest, write_manifest
 
-# Gemma 4's control tokens by their role; the ids are the tokenizer's.
-TURN_END = "<turn|>"
-TOOL_CALL, TOOL_CALL_END = "<|tool_call>", "<tool_call|>"
-TOOL_RESPONSE = "<|tool_response>"
-QUOTE = '<|"|>'
-CHANNEL, CHANNEL_END = "<|channel>", "<channel|>"
-THINK = "<|think|>"
-
-# The builder's two statements that differ from one writing to the next, as it writes them into the header.
+# The two header fields that differ each time the builder writes the same file.
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
-
-STOPS = (TURN_END, TOOL_RESPONSE)
-THINKING_TOKENS = {THINK, CHANNEL, CHANNEL_END}
-TOOL_TOKENS = {TOOL_CALL, TOOL_CALL_END, QUOTE, TOOL_RESPONSE}
-
-
-@dataclass(frozen=True)
-class Chat:
-    """Token ids that begin, pad and end a text, and whether the vocabulary has thinking and tool calls."""
-
-    start_token: int
-    pad_token: int | None
-    stop_tokens: list[int]
-    thinking: bool
-    tools: bool
-
-
-def llm_metadata(chat: Chat, template: str, max_tokens: int) -> bytes:
-    """The LlmMetadata section, serialized. `max_tokens` counts prompt and reply; `template` is Jinja."""
-    metadata = llm_metadata_pb2.LlmMetadata()
-    metadata.start_token.token_ids.ids.append(chat.start_token)
-    if chat.pad_token is not None:
-        metadata.pad_token.token_ids.ids.append(chat.pad_token)
-    for stop in chat.stop_tokens:
-        metadata.stop_tokens.add().token_ids.ids.append(stop)
-    metadata.max_num_tokens = max_tokens
-    metadata.jinja_prompt_template = template
-    metadata.supports_thinking = chat.thinking
-    metadata.supports_function_calling = chat.tools
-    gemma4 = metadata.llm_model_type.gemma4
-    gemma4.SetInParent()
-    if chat.tools:
-        gemma4.code_fence_start, gemma4.code_fence_end = TOOL_CALL, TOOL_CALL_END
-        gemma4.open_quote = gemma4.close_quote = QUOTE
-        gemma4.function_response_start = TOOL_RESPONSE
-    if chat.thinking:
-        channel = metadata.channels.add()
-        channel.channel_name = "thought"
-        channel.start, channel.end = f"{CHANNEL}thought\n", CHANNEL_END
-    data: bytes = metadata.SerializeToString()
-    return data
 
 
 def write_bundle(
@@ -78,15 +27,15 @@ def write_bundle(
     metadata: bytes,
     tokenizer: Path,
     models: dict[str, Path],
-    manifest: dict[str, Any],
+    manifest: Manifest,
     token_table: bytes,
     chat_template: str | None,
     scratch: Path,
 ) -> dict[str, int]:
-    """Write the bundle to `path` and return the bytes of each section by name. The same arguments give the same bytes.
+    """Write the bundle to `path`, and return the bytes of each section by name. Equal arguments give equal files.
 
-    `models` are TFLite files by section name, as in `mtp_drafter`; `chat_template` is the checkpoint's own where the
-    one in the metadata differs. The builder takes files, so the small sections pass through the directory `scratch`.
+    `models` are TFLite files by section name, such as `mtp_drafter`. `chat_template` is the checkpoint's own template
+    where the metadata has another. The builder takes files, so small sections are written to the directory `scratch`.
     """
     builder = LitertLmFileBuilder()
     builder.add_system_metadata(Metadata("Authors", "edge-mtp", DType.STRING))
@@ -95,7 +44,7 @@ def write_bundle(
     for name, model in models.items():
         builder.add_tflite_model(str(model), model_type(name))
     ours = {
-        "manifest": json.dumps(manifest, ensure_ascii=False, indent=1).encode(),
+        "manifest": write_manifest(manifest),
         "token_bytes": token_table,
     }
     if chat_template is not None:
@@ -103,7 +52,7 @@ def write_bundle(
     for name, data in ours.items():
         builder.add_generic_binary_data(
             _file(scratch / name, data),
-            # The item that tells the generic sections apart.
+            # The item that identifies a generic section.
             [Metadata(EDGE_KEY, name, DType.STRING)],
         )
     with path.open("w+b") as file:
@@ -114,14 +63,14 @@ def write_bundle(
 
 
 def model_type(name: str) -> Any:
-    """What the builder is told of the TFLite section `name`, as in `mtp_drafter`: from 0.19 on its name, before that an
-    enumeration's value."""
+    """The builder's word for the TFLite section `name`, such as `mtp_drafter`: the name itself from version 0.19 on,
+    an enumeration's value before."""
     known = getattr(litert_lm_builder, "TfLiteModelType", None)
     return name if known is None else known(f"tf_lite_{name}")
 
 
 def _make_repeatable(path: Path, *contents: bytes) -> None:
-    """Replace a random id by one of `contents`, which tell one bundle from another, and the time of writing by none."""
+    """Replace the random id by a hash of `contents`, which differ between bundles, and the time by a fixed one."""
     digest = hashlib.sha256()
     for content in contents:
         digest.update(struct.pack("<Q", len(content)) + content)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from hypothesis import settings
 
 # The repository root stays off the path: tests see the installed code.
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+
+import longest_first  # after the path
 
 # Machines are shared: how long an example takes says nothing.
 settings.register_profile("edge-mtp", deadline=None)
@@ -24,6 +28,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=lambda path: Path(path).resolve(),
         help="an edge_mtp_runner built with EDGE_MTP_SANITIZE=ON",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # pytest-xdist's: the process that started this one has done it
+        return
+    folder = tempfile.mkdtemp(prefix="edge-mtp-tests-")
+    os.environ["EDGE_MTP_TESTS_WORKSPACE"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # several share the work
+        longest_first.sort(items)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,17 +63,19 @@ def synthetic_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle() -> Path:
     """The tiny pair in fp32, exported now unless the cache folder has it already."""
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
-    return cached_bundle("fp32")
+    return cached_bundle("fp32", widths=VERIFY_WIDTHS)
 
 
 @pytest.fixture(scope="session")
 def tiny_int8_bundle() -> Path:
     """The tiny pair in int8."""
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
-    return cached_bundle("int8")
+    return cached_bundle("int8", widths=VERIFY_WIDTHS)
 
 
 @pytest.fixture(scope="session")

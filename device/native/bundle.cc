@@ -16,11 +16,11 @@ constexpr char kMagic[] = "LITERTLM";
 constexpr uint32_t kMajorVersion = 1;
 constexpr size_t kHeaderEnd = 24;
 constexpr size_t kHeaderBegin = 32;
-constexpr uint8_t kStringValue = 9;  // of the header's union of value types
-constexpr size_t kItemBytes = 48;    // that an item takes in memory at least, and half of it in a header
+constexpr uint8_t kStringValue = 9;  // in the header's union of value types
+constexpr size_t kItemBytes = 48;    // an item's least size in memory; in a header it takes at least half of this
 constexpr size_t kShared = 8;        // how often a builder that shares equal strings may use a byte
 
-// `budget`: bytes of items that are still believed. Tables may overlap, so a small header could list endless items.
+// `budget`: bytes of items that are still accepted. Tables may overlap, so a small header could list endless items.
 std::map<std::string, std::string> read_items(const flatbuffer::Vector& pairs, size_t& budget) {
   std::map<std::string, std::string> items;
   for (size_t i = 0; i < pairs.size(); ++i) {

@@ -1,6 +1,6 @@
 // A `.litertlm` file mapped into memory, and its sections.
-// Container: magic "LITERTLM", three u32 of version, u64 end of header at byte 24, a flatbuffer header from
-// byte 32; sections named by byte ranges of the file (LiteRT-LM, schema/core/litertlm_header_schema.fbs).
+// Container: magic "LITERTLM", three u32 of version, u64 end of header at byte 24, and from byte 32 a flatbuffer
+// header that lists the sections as byte ranges (LiteRT-LM, schema/core/litertlm_header_schema.fbs).
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Section {
   std::map<std::string, std::string> items;  // the section's string-valued metadata
 };
 
-// The sections that a file of these bytes lists; they point into it. Throws Error for what is no bundle or truncated.
+// The sections listed in the bytes of a file; they point into it. Throws Error if it is no bundle or is truncated.
 std::vector<Section> read_sections(flatbuffer::Bytes file);
 
 class Bundle {
@@ -30,12 +30,12 @@ class Bundle {
   Bundle(const Bundle&) = delete;
   Bundle& operator=(const Bundle&) = delete;
 
-  // The mapped file's identity (file_identity.h), whatever `path` names by now.
+  // The identity (file_identity.h) of the mapped file, even if `path` now names another one.
   uint64_t identity(const std::string& path, const std::string& folder) const;
 
-  // TFLite section by model type, e.g. "tf_lite_prefill_decode"; nullptr when the bundle has none.
+  // The TFLite section of a model type, e.g. "tf_lite_prefill_decode"; nullptr when the bundle has none.
   const Section* model(const std::string& model_type) const;
-  // Section of the exporter's own, by name, e.g. "token_bytes"; nullptr when the bundle has none.
+  // The exporter's own section of a name, e.g. "token_bytes"; nullptr when the bundle has none.
   const Section* own(const std::string& name) const;
 
   // The mapping is private: writes here change this process's view and never the file.

@@ -32,13 +32,13 @@ std::string read_entry(const std::string& path, size_t most) {
 }
 
 File create_part(const std::string& part) {
-  std::remove(part.c_str());  // of a process that was killed and had the same number
+  std::remove(part.c_str());  // left by a killed process that had the same number
   return open_as(part, O_WRONLY | O_CREAT | O_EXCL, "wb");
 }
 
 bool move_entry(const std::string& part, const std::string& path) {
   if (std::rename(part.c_str(), path.c_str()) == 0) return true;
-  // Only a folder stands in a file's way. Its name is ours and its links are not followed.
+  // Only a folder can block the rename. Its name is one of ours, and remove_all follows no links.
   std::error_code ignored;
   if (std::filesystem::symlink_status(path, ignored).type() == std::filesystem::file_type::directory) {
     std::filesystem::remove_all(path, ignored);

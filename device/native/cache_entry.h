@@ -1,5 +1,5 @@
-// A file in a cache folder. What stands under its name may be anything: a folder, a link, a pipe, a file that was cut.
-// That is no error, only an entry that is not there, and the next write puts a file in its place.
+// A file in a cache folder. Anything may lie under its name: a folder, a link, a pipe, a truncated file. That is no
+// error: the entry counts as missing, and the next write replaces it.
 #pragma once
 
 #include <cstdio>
@@ -14,19 +14,19 @@ struct CloseFile {
 };
 using File = std::unique_ptr<FILE, CloseFile>;
 
-// The entry, open for reading; nullptr for what is no readable regular file of its own. Never waits, follows no link.
+// Opens the entry for reading; nullptr if it is no readable regular file. Never waits, and follows no link.
 File open_entry(const std::string& path);
 
-// What the entry holds; empty where there is none, and for one of more than `most` bytes.
+// The content of the entry; empty if there is none or it has more than `most` bytes.
 std::string read_entry(const std::string& path, size_t most);
 
-// A file of another name beside `path`, new and open for writing; nullptr where the disk takes none.
+// Creates a new file `part`, open for writing, to be moved to an entry; nullptr if it cannot be created.
 File create_part(const std::string& part);
 
-// `part` becomes the entry `path`, whatever stands there. False, and no `part` left, where that cannot be.
+// Moves `part` to the entry `path`, and replaces whatever is there. On failure, deletes `part` and returns false.
 bool move_entry(const std::string& part, const std::string& path);
 
-// The entry holds `bytes`, or what it held before. What is kept is worth keeping and not worth an error.
+// Writes `bytes` to the entry atomically. Returns false on failure; a cache that cannot be written is no error.
 bool write_entry(const std::string& path, std::string_view bytes);
 
 }  // namespace edge_mtp

@@ -6,27 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "grammar_compiler.h"
+
 namespace edge_mtp {
-
-// The bytes of every token: the bundle's token-bytes table (edge_mtp/formats/token_bytes.py has its layout), read in place.
-class TokenBytes;  // token_bytes.h
-
-// Grammars compiled for one vocabulary; keeps the last few, since a request repeats its tools.
-class GrammarCompiler {
- public:
-  // `stop` tokens are allowed where the grammar may end, and nowhere else.
-  GrammarCompiler(const TokenBytes& tokens, const std::vector<int32_t>& stop);
-  ~GrammarCompiler();
-  // Keeps none of the grammars that it has compiled.
-  void forget();
-  struct Impl;
-  const std::unique_ptr<Impl> impl;
-};
 
 class Constraint {
  public:
-  // `grammar`: EBNF with `root`, special tokens written as docs/grammar.md says. Throws Error with the place and the
-  // cure when it does not compile.
+  // Compiles `grammar` unless the compiler has kept it; throws as GrammarCompiler::compile() does.
   Constraint(GrammarCompiler& compiler, const std::string& grammar);
   Constraint(Constraint&& other) noexcept;
   ~Constraint();

@@ -7,7 +7,7 @@
 namespace edge_mtp {
 namespace {
 
-// Rows of a mask differ between the graphs; everything else is shared by name.
+// The mask has different rows in each graph; all other ports are shared by name.
 const std::vector<std::string> kOwnPorts = {"mask"};
 
 std::vector<int32_t> sizes(const Engine::Sized& signatures) {
@@ -61,8 +61,8 @@ Decoder::Decoder(Engine& engine, BufferPool& pool)
 
 void Decoder::prefill(const int32_t* tokens, int32_t count, int32_t first, int32_t rows) {
   for (int32_t r = 0; r < count; ++r) embed(r, tokens[r]);
-  // Padding rows repeat the first: their entries lie past the text's end, hidden until overwritten, and need only be
-  // finite.
+  // Padding rows repeat the first token. Their cache entries lie past the end of the text and stay hidden until they
+  // are overwritten, so they only need to be finite.
   for (int32_t r = count; r < rows; ++r) embed(r, tokens[0]);
   const auto found = prefill_.find(rows);
   Bound& bound = found == prefill_.end() ? *decode_ : *found->second;
@@ -73,7 +73,7 @@ void Decoder::prefill(const int32_t* tokens, int32_t count, int32_t first, int32
 void Decoder::place(int32_t token, const Proposal& proposal, int32_t position, int32_t width) {
   embed(0, token);
   for (int32_t j = 0; j + 1 < width; ++j) {
-    // A blank draft matches no token; its row only has to be finite.
+    // A blank draft (-1) matches no token, so its row only needs to be finite.
     const int32_t draft = j < proposal.count ? proposal.tokens[static_cast<size_t>(j)] : -1;
     embed(j + 1, std::max(draft, 0));
     if (inside_) draft_[j] = draft;
@@ -97,7 +97,7 @@ void Decoder::embed(int32_t row, int32_t token) {
   per_layer.row(token, per_layer_ + static_cast<size_t>(row) * per_layer.width());
 }
 
-// Of `rows` rows, of which `count` are no padding.
+// Sets the positions of `rows` rows, the first `count` of which are not padding.
 void Decoder::set_positions(Bound& bound, int32_t first, int32_t count, int32_t rows) {
   for (int32_t r = 0; r < rows; ++r) input_pos_[r] = first + r;
   bound.mask.show(first + 1, 1);

@@ -13,11 +13,11 @@ namespace edge_mtp {
 namespace {
 
 const std::vector<std::string> kFoldedOwn = {"mask"};
-// The stock drafter names its ports like the target's, and means other memory; the KV cache it does share.
+// These ports of the stock drafter have the same names as the target's but need other memory; it shares the KV cache.
 const std::vector<std::string> kStepwiseOwn = {"mask", "activations", "input_pos", "param_tensor", "logits",
                                                "projected_activations"};
 
-// All K steps in one invocation, each step's token and hidden state flowing to the next inside the graph.
+// Runs all K steps in one invocation; inside the graph, each step passes its token and hidden state to the next.
 class FoldedDrafter : public Drafter {
  public:
   FoldedDrafter(Engine& engine, BufferPool& pool) : control_(static_cast<int32_t*>(pool.take("control"))) {
@@ -36,7 +36,7 @@ class FoldedDrafter : public Drafter {
     control_[EDGE_CONTROL_POSITION] = position + 1;
     bound.mask.show(position, 0);
     bound.call.run();
-    for (int32_t j = 0; j < count && bound.draft[j] >= 0; ++j) {  // below 0: the op failed, and nothing follows
+    for (int32_t j = 0; j < count && bound.draft[j] >= 0; ++j) {  // below 0: the op failed, and there are no more
       proposal.add(bound.draft[j], bound.confidence[j], Source::kDrafter);
     }
   }
@@ -62,8 +62,8 @@ class FoldedDrafter : public Drafter {
   std::map<int32_t, std::unique_ptr<Bound>> bound_;
 };
 
-// One step an invocation, as the stock runtime calls the drafter: bounds can mask every step, and the text that
-// they force is fed through, so that the drafts after it follow from it.
+// Runs one step per invocation, as the stock runtime does. Bounds can mask every step. Text that they force is fed to
+// the drafter too, so that later drafts continue it.
 class StepwiseDrafter : public Drafter {
  public:
   StepwiseDrafter(Engine& engine, BufferPool& pool)
@@ -93,7 +93,7 @@ class StepwiseDrafter : public Drafter {
     control_[EDGE_CONTROL_POSITION] = position + 1;
     *input_pos_ = position - 1;
     mask_.show(position, 0);
-    written_.set(position - 1, position);  // it writes nothing; the stock runtime says this of its position
+    written_.set(position - 1, position);  // it writes nothing; the stock runtime passes this
     const float* hidden = hidden_;
     int32_t taken = 0;
     for (int32_t j = 0; j < count; ++j) {
@@ -141,7 +141,7 @@ class StepwiseDrafter : public Drafter {
   int32_t* input_pos_;
   float* logits_;
   const float* projected_;
-  const float* hidden_;  // row 0 of the target's
+  const float* hidden_;  // row 0 of the target's activations
   int32_t* control_;
   float* scalars_;
   std::vector<int32_t> lengths_, allowed_, ids_, forced_;

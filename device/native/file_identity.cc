@@ -24,11 +24,11 @@ constexpr size_t kLanes = 8;
 constexpr size_t kStride = kLanes * sizeof(uint64_t);
 constexpr size_t kChunk = 1 << 20;  // a multiple of kStride
 constexpr size_t kPage = 4096;
-constexpr uint64_t kPages = 64;  // and the first, which holds the header
+constexpr uint64_t kPages = 64;  // besides the first, which has the header
 constexpr time_t kSettled = 2;   // seconds
 constexpr uint64_t kFactor = 0x9e3779b97f4a7c15ull;
 
-// What a remembered hash holds for; compared as bytes, so it has no padding.
+// The state for which a remembered hash is valid. Compared as bytes, so it has no padding.
 struct State {
   uint64_t version, device, inode, size;
   int64_t modified_s, modified_ns, changed_s, changed_ns;
@@ -40,7 +40,7 @@ struct Record {
   uint64_t hash, sum;
 };
 
-// One-to-one in `lane` for a given word, and in `word` for a given lane: a difference, once in, stays.
+// One-to-one in `lane` for a fixed word, and in `word` for a fixed lane, so a difference never disappears again.
 uint64_t stir(uint64_t lane, uint64_t word) {
   lane ^= word;
   return (lane << 29 | lane >> 35) * kFactor;
@@ -50,7 +50,7 @@ class Reader {
  public:
   Reader(int file, const std::string& path) : file_(file), path_(path), buffer_(kChunk) {}
 
-  // Bytes read, fewer than asked for at the end of the file only.
+  // Returns the number of bytes read, which is less than `size` only at the end of the file.
   size_t read(uint64_t at, size_t size) {
     size_t done = 0;
     while (done < size) {
@@ -70,7 +70,7 @@ class Reader {
   std::vector<uint8_t> buffer_;
 };
 
-// Reads through a buffer and not a mapping: whole gigabytes would count as this process's memory.
+// Reads through a buffer, since a mapping of gigabytes would count as this process's memory.
 uint64_t hash_content(Reader& reader) {
   uint64_t lanes[kLanes] = {1, 2, 3, 4, 5, 6, 7, 8};
   uint64_t size = 0;

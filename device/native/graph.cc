@@ -78,11 +78,11 @@ void add_options(const litert::Api& api, litert::Options options, const char* id
   litert::check(api.AddOpaqueOptions(options, opaque), "setting options");
 }
 
-// XNNPACK's name for a cache without a file. Without any cache it would keep a copy of the weights per signature.
+// XNNPACK's name for a cache without a file. With no cache at all, it would keep a copy of the weights per signature.
 constexpr char kInMemory[] = ":memory";
 constexpr char kSeal[] = ".seal";
 
-// Whether `file` can be written and grow to the packed size of a graph of `bytes`: LiteRT ends the process where it
+// Whether `file` can be written and grow to the packed size of a graph of `bytes`: LiteRT ends the process when it
 // runs out of space. Packing keeps the size of integers and may widen fp16.
 bool has_room(const std::string& file, size_t bytes) {
   const std::string folder = file.substr(0, file.rfind('/') + 1);
@@ -92,9 +92,8 @@ bool has_room(const std::string& file, size_t bytes) {
          static_cast<uint64_t>(space.f_bavail) * space.f_frsize >= need;
 }
 
-// Packed weights are used as they lie in the file, and nothing else would find a bit that changed in them: what the file
-// held when it was built is written beside it.
-// Empty where there is no such file.
+// The hash of a cache file; empty if there is no such file. XNNPACK uses packed weights directly from the file without
+// a check, so the hash of the file as built is stored beside it, to detect changed bits.
 std::string seal_of(const std::string& file, const std::string& folder) {
   if (open_entry(file) == nullptr) return {};
   char seal[17];
@@ -127,11 +126,11 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
     } else if (!has_room(cache, model.size)) {
       compile(environment, settings, kInMemory);
     } else {
-      // XNNPACK builds a missing cache file in place; building it aside and renaming it keeps a run that is killed,
-      // or one that starts at the same time, from ever reading half a cache.
+      // XNNPACK builds a missing cache file in place. Building it under another name and renaming it ensures that no
+      // run ever reads half a cache, even if this one is killed or another starts at the same time.
       building = cache + "." + std::to_string(getpid());
       compile(environment, settings, building);
-      // Packing leaves behind scratch of the largest weight's size; what only reads the cache does without.
+      // Packing leaves a scratch buffer of the largest weight's size allocated; a graph that reads the cache has none.
       if (write_entry(cache + kSeal, seal_of(building, "")) && move_entry(building, cache)) {
         release();
         compile(environment, settings, cache);
@@ -177,7 +176,7 @@ void Graph::compile(litert::Environment environment, const Settings& settings, c
   std::string cpu = "weight_cache_file_path = " + toml_quote(weight_cache) + "\n";
   if (settings.threads > 0) cpu += "num_threads = " + std::to_string(settings.threads) + "\n";
   add_options(api_, options_, "xnnpack", cpu);
-  // Without runtime options LiteRT 2.3 records an event for every operator: a quarter of a small graph's time.
+  // Without runtime options, LiteRT 2.3 records an event per operator, which takes a quarter of a small graph's time.
   std::string runtime = "enable_profiling = false\n";
   if (settings.wanted) {
     std::string keys;
@@ -219,7 +218,7 @@ void BufferPool::reserve(const std::string& name, size_t bytes) {
 void* BufferPool::take(const std::string& name) {
   Block& block = blocks_.at(name);
   if (block.data == nullptr) {
-    // LiteRT wants multiples of 64 bytes; pages are.
+    // LiteRT needs addresses aligned to 64 bytes, which pages are.
     void* mapped = mmap(nullptr, block.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) throw Error("no memory for " + std::to_string(block.bytes) + " bytes of '" + name + "'");
     block.data = mapped;

@@ -1,4 +1,4 @@
-// A compiled TFLite section and its signatures, and calls of them on buffers that a session owns.
+// A compiled TFLite section, its signatures, and calls of these on buffers that a session owns.
 #pragma once
 
 #include <cstdint>
@@ -37,13 +37,13 @@ class Graph {
  public:
   struct Settings {
     int threads = 0;           // 0 = LiteRT's own choice
-    std::string weight_cache;  // file that keeps XNNPACK's packed weights; empty, or where it cannot be: memory
-    // Which of the signatures to compile; only those run. Empty = all.
+    std::string weight_cache;  // file for XNNPACK's packed weights; if empty or not writable, they stay in memory
+    // Which signatures to compile; the others cannot run. Empty = all.
     std::function<bool(const Graph&, const std::string&)> wanted;
   };
 
   // Compiles `model` (a .tflite that must outlive the graph) for the CPU, with the edge_mtp kernels registered.
-  // The packed weights exist once, for all signatures. Throws Error with LiteRT's status.
+  // All signatures share one copy of the packed weights. Throws Error with LiteRT's status.
   Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model, const Settings& settings);
   ~Graph();
   Graph(const Graph&) = delete;
@@ -61,14 +61,14 @@ class Graph {
 
   const litert::Api& api_;
   litert::Model model_ = nullptr;
-  litert::Options options_ = nullptr;  // LiteRT's custom operators go on reading them after compilation
+  litert::Options options_ = nullptr;  // LiteRT's custom operators still read them after compilation
   litert::CompiledModel compiled_ = nullptr;
   std::vector<Signature> signatures_;
 };
 
-// Zeroed host memory under names, each as large as its largest user asked for. Ports of the same name share it:
-// that is how the KV cache is updated in place by every graph, and how a draft flows into the verify unseen.
-// Pages come into being when they are written: a KV cache costs what the context fills of it.
+// Zeroed host memory by name; each block has the size of its largest user. Ports of the same name share a block: so
+// every graph updates the KV cache in place, and a draft reaches the verify graph without a copy.
+// The kernel allocates pages on the first write, so a KV cache takes only the memory that the context fills.
 class BufferPool {
  public:
   BufferPool() = default;
@@ -88,10 +88,10 @@ class BufferPool {
   std::map<std::string, Block> blocks_;
 };
 
-// A signature with a buffer bound to every port. run() is one LiteRT invocation and nothing else.
+// A signature with a buffer bound to every port. run() is exactly one LiteRT invocation.
 class Call {
  public:
-  // Ports are looked up in the pool under their own names, or as "<signature>/<name>" when named in `own`.
+  // A port's memory in the pool has the port's name, or "<signature>/<name>" if the port is listed in `own`.
   Call(const Graph& graph, const Signature& signature, BufferPool& pool, const std::vector<std::string>& own);
   ~Call();
   Call(const Call&) = delete;
@@ -110,7 +110,7 @@ class Call {
     return static_cast<T*>(find(signature_.outputs, output_memory_, name));
   }
 
-  // Reserves the memory that a call will take.
+  // Reserves the memory that a call of `signature` takes.
   static void reserve(const Signature& signature, BufferPool& pool, const std::vector<std::string>& own);
 
  private:

@@ -17,7 +17,7 @@ constexpr char kMagic[8] = {'E', 'M', 'K', 'V', 0, 0, 0, 1};
 
 }  // namespace
 
-// What stands before the entries. A file is used only if all of it agrees, and the sum behind the entries too.
+// Precedes the entries. A file is used only if the whole header matches, and the checksum after the entries too.
 struct KeptPrefix::Header {
   char magic[8];
   uint64_t layout, tokens, count;
@@ -33,7 +33,7 @@ KeptPrefix::KeptPrefix(std::string folder, uint64_t identity, const Signature& d
     while (axis < port.type.layout.rank && port.dimension(axis) != context) {
       outer *= static_cast<size_t>(port.dimension(axis++));
     }
-    if (axis == port.type.layout.rank) {  // no axis of entries: a cache of another kind, which is not kept
+    if (axis == port.type.layout.rank) {  // no axis of entries: another kind of cache, which is not saved
       folder_.clear();
       return;
     }
@@ -69,7 +69,7 @@ bool KeptPrefix::restore(const std::vector<int32_t>& tokens, int32_t count, Buff
       std::memcmp(&found, &wanted, sizeof wanted) != 0) {
     return false;
   }
-  // All of it is read and summed before any of it reaches the cache.
+  // The whole file is read and checked before any of it reaches the cache.
   std::vector<int32_t> ids(static_cast<size_t>(count));
   std::vector<uint8_t> entries(entry_bytes_ * static_cast<size_t>(count));
   uint64_t sum = 0;

@@ -1,4 +1,4 @@
-// The cache of a prompt's beginning (system prompt, tools), kept on disk and restored without prefill.
+// Saves the KV cache of a prompt's beginning (system prompt, tools) to disk and restores it, instead of prefilling.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +11,15 @@ namespace edge_mtp {
 
 class KeptPrefix {
  public:
-  // `folder` empty = nothing is kept. The KV cache lies in `pool`, under the names of `decode`'s kv_cache_* ports, each
-  // with one dimension of `context` entries. `identity` names the bundle.
+  // An empty `folder` disables it. The KV cache is in the pool, under the names of `decode`'s kv_cache_* ports, each
+  // with one dimension of `context` entries. `identity` identifies the bundle.
   KeptPrefix(std::string folder, uint64_t identity, const Signature& decode, int32_t context);
 
-  // Fills entries 0 .. count-1 from the file kept for tokens[0..count); false when there is none that fits.
+  // Fills entries 0 .. count-1 from the file for tokens[0..count); false when there is no valid one.
   bool restore(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const;
-  // Whether there is such a file, sound or not.
+  // Whether there is such a file, valid or not.
   bool is_kept(const std::vector<int32_t>& tokens, int32_t count) const;
-  // Keeps them; false when the disk does not take it. The file appears whole or not at all.
+  // Saves these entries atomically; false when the file cannot be written.
   bool keep(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const;
 
  private:
@@ -37,7 +37,7 @@ class KeptPrefix {
   uint64_t layout_;  // hash of bundle, context, and the cache's ports, types and shapes
   std::vector<Block> blocks_;
   size_t context_;
-  size_t entry_bytes_ = 0;  // of one entry in all blocks
+  size_t entry_bytes_ = 0;  // size of one entry in all blocks together
 };
 
 }  // namespace edge_mtp

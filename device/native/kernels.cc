@@ -23,8 +23,8 @@ constexpr Status kInvalidArgument = 1;
 enum VerifyOperand { kLogits = 0, kDraft = 1, kControl = 2, kScalars = 3, kTokenMask = 4, kVerifyOperands = 5 };
 enum DraftOperand { kIds = 1, kOffset = 4, kDraftOperands = 5 };
 
-// A tensor's memory for as long as the object lives. LiteRT ignores the status of a kernel's run, so a buffer that
-// cannot be locked shows as a null pointer and the kernel reports through its outputs or not at all.
+// Locks a tensor's memory for the lifetime of the object; a null pointer if that fails. LiteRT ignores the status of a
+// kernel's run, so a kernel can report the failure only through its outputs.
 template <typename T>
 class Locked {
  public:
@@ -45,7 +45,7 @@ class Locked {
 };
 
 void* scratch_for(int32_t vocab) {
-  // Grows once to the largest row of the process and is then reused: no allocation in the decode loop.
+  // Grows to the largest row of the process and is then reused, so the decode loop allocates nothing.
   thread_local std::vector<uint64_t> scratch;
   const size_t words = (edge_select_scratch_bytes(vocab) + sizeof(uint64_t) - 1) / sizeof(uint64_t);
   if (scratch.size() < words) scratch.resize(words);

@@ -15,8 +15,8 @@ struct Kernel {
   const litert::CustomOpKernel* kernel;
 };
 
-// Both kernels, bound to `api`. All LiteRT libraries of a process must be one and the same, since LiteRT hands a
-// kernel no context: the first call's `api` serves them all.
+// Both kernels, bound to `api`. A process can use only one LiteRT library: LiteRT passes no context to a kernel, so all
+// kernels use the `api` of the first call.
 std::vector<Kernel> kernels(const litert::Api& api);
 
 }  // namespace edge_mtp

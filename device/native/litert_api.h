@@ -1,8 +1,8 @@
 // The part of LiteRT's C API (litert/c/*.h of release 2.3) that the runtime calls, reached through a table.
 //
-// The wheel and the Android archive ship libLiteRt.so without headers, and one runner must serve many library
-// builds, so the library is opened at run time and these declarations are our own. Handles are opaque; struct
-// layouts follow the header's static_asserts for 64-bit targets and are asserted again below.
+// The wheel and the Android archive ship libLiteRt.so without headers, and one runner must work with many builds of the
+// library. So the library is opened at run time, and these declarations are our own. Handles are opaque; struct layouts
+// follow the header's static_asserts for 64-bit targets, which are repeated below.
 #pragma once
 
 #include <cstddef>
@@ -64,7 +64,7 @@ struct CustomOpKernel {
   Status (*destroy)(void* user);
 };
 
-// One line per function: name without its LiteRt prefix, return type, parameters.
+// One line per function: name without the prefix LiteRt, return type, parameters.
 #define EDGE_MTP_LITERT_FUNCTIONS(F)                                                                      \
   F(CreateEnvironment, Status, (int, const EnvOption*, Environment*))                                     \
   F(DestroyEnvironment, void, (Environment))                                                              \
@@ -102,12 +102,11 @@ struct Api {
 #undef EDGE_MTP_LITERT_POINTER
 };
 
-// Opens `library` (a path to libLiteRt.so) and fills the table. The library stays open for the life of the
-// process: LiteRT keeps global registries that outlive every handle. Throws Error when the file cannot be
-// opened or lacks a function, naming both.
+// Opens `library` (a path to libLiteRt.so) and fills the table. The library stays open until the process ends, because
+// LiteRT's global registries outlive every handle. Throws Error naming the file, and the function if one is missing.
 const Api& load(const std::string& library);
 
-// Throws Error("<what>: LiteRT status <number>") unless `status` is ok; the numbers are LiteRtStatus of litert_common.h.
+// Throws Error("<what> failed with LiteRT status <number>", a LiteRtStatus of litert_common.h) unless `status` is ok.
 void check(Status status, const std::string& what);
 
 }  // namespace edge_mtp::litert

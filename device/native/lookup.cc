@@ -14,8 +14,9 @@ uint64_t extend(uint64_t hash, int32_t token) {
   return hash ^ hash >> 32;
 }
 
-// How often the token after a match of `length` is the one that followed before: of the replies of the tiny pair and
-// of prose and code of this repository, between the two (benchmarks/lookup_hits.py). Six tokens are as good as more.
+// How often the token after a match of `length` repeats the one that followed before. The values lie between those for
+// replies of the tiny pair and those for this repository's prose and code (benchmarks/lookup_hits.py). Matches longer
+// than six tokens hit no more often.
 float confidence(int32_t length) {
   constexpr float kHits[Lookup::kLongest] = {0.30f, 0.52f, 0.61f, 0.65f, 0.67f, 0.69f};
   return kHits[std::min(length, Lookup::kLongest) - 1];
@@ -36,7 +37,7 @@ void Lookup::begin(int32_t capacity) {
   }
 }
 
-// The slot of the n-gram of `length` tokens whose last is tokens_[end]: its own, or the free one where it belongs.
+// The slot of the n-gram of `length` tokens that ends with tokens_[end]: its own, or the free slot for it.
 int32_t& Lookup::slot(Grams& grams, int32_t length, int32_t end, uint64_t hash) const {
   const size_t last = grams.slots.size() - 1;
   for (size_t at = hash & last;; at = (at + 1) & last) {
@@ -92,7 +93,7 @@ void Lookup::propose(int32_t least, int32_t most, Proposal& proposal) const {
       const int32_t from = match + 1 + i;
       const int32_t token = from < length() ? tokens_[static_cast<size_t>(from)]
                                             : proposal.tokens[static_cast<size_t>(first + from - length())];
-      // A draft is verified only where those before it were right, and they lengthen the match.
+      // A draft is verified only if all before it were right, in which case they lengthen the match.
       proposal.add(token, confidence(n + i), Source::kLookup);
     }
     return;

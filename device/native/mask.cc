@@ -50,7 +50,7 @@ void Mask::fill(size_t row, int32_t from, int32_t to, bool seen) {
   uint8_t* at = values_ + (row * static_cast<size_t>(columns_) + static_cast<size_t>(from)) * element_;
   const auto count = static_cast<size_t>(to - from);
   const uint32_t value = seen ? seen_ : hidden_;
-  // The pool's memory is aligned to pages, and so each element to its size.
+  // The pool's memory is aligned to pages, so each element is aligned to its size.
   if (element_ == 4) {
     std::fill_n(reinterpret_cast<uint32_t*>(at), count, value);
   } else if (element_ == 2) {

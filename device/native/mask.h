@@ -1,4 +1,4 @@
-// The attention mask of one signature, kept from step to step: only columns that change are written.
+// The attention mask of one signature. It is kept between steps, so only columns that change are written.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@ namespace edge_mtp {
 
 class Mask {
  public:
-  // The call's port `mask` [1, 1, T, C]: bool (true = seen), or float32 or float16 to be added (0 = seen). Throws
-  // Error for another type.
+  // The call's port `mask` [1, 1, T, C]: bool (true = seen), or additive float32 or float16 (0 = seen). Throws Error
+  // for another type.
   explicit Mask(const Call& call);
   // Row r sees cache entries 0 .. first + r * grow - 1.
   void show(int32_t first, int32_t grow);
@@ -20,7 +20,7 @@ class Mask {
   void fill(size_t row, int32_t from, int32_t to, bool seen);
 
   uint8_t* values_;
-  size_t element_;  // bytes
+  size_t element_;  // bytes per element
   uint32_t seen_, hidden_;
   int32_t columns_;
   std::vector<int32_t> visible_;  // by row

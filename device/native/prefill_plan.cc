@@ -8,11 +8,11 @@
 namespace edge_mtp {
 namespace {
 
-// A pass costs about as much as this many rows before its first one: reading all weights. Used for lengths that were
-// never timed (E2B on a CPU, mixed recipe: 128 rows take 10.6 plain steps).
+// The fixed cost of a pass, reading all weights, as a number of rows. Used for lengths that were never timed (E2B on a
+// CPU, mixed recipe: 128 rows take 10.6 plain steps).
 constexpr double kOverheadRows = 12.0;
 constexpr double kNew = 0.3;      // weight of a new time in the average
-constexpr double kOutlier = 3.0;  // of the average: such a time was somebody else's
+constexpr double kOutlier = 3.0;  // times the average; a longer time is due to other programs
 
 }  // namespace
 
@@ -23,7 +23,7 @@ PrefillPlan::PrefillPlan(const std::vector<int32_t>& lengths) : lengths_(lengths
 
 const std::vector<int32_t>& PrefillPlan::chunks(int32_t count, int32_t first, int32_t context) {
   chunks_.clear();
-  // Chunks of the longest graph while it is filled; what is left is small enough to try everything.
+  // Uses the longest graph while it can be filled. The rest is small enough to try all combinations.
   const int32_t longest = lengths_.back();
   while (count > longest) {
     chunks_.push_back(longest);
@@ -34,7 +34,7 @@ const std::vector<int32_t>& PrefillPlan::chunks(int32_t count, int32_t first, in
   best_.assign(left + 1, std::numeric_limits<double>::infinity());
   choice_.assign(left + 1, 1);
   best_[0] = 0.0;
-  // best_[n]: the last n tokens. A padded chunk can only be the last, and must fit behind the text.
+  // best_[n] is for the last n tokens. Only the last chunk can be padded, and it must fit into the cache.
   for (size_t n = 1; n <= left; ++n) {
     const auto tokens = static_cast<int32_t>(n);
     const int32_t room = context - (first + count - tokens);

@@ -20,7 +20,8 @@ void check_finite(float value, const char* name) {
   }
 }
 
-// Four lanes in the compiler's own vector type: a fixed order of operations, and no loop that it might not vectorize.
+// Four lanes in the compiler's own vector type, so that the order of operations is fixed and no loop depends on
+// auto-vectorization.
 constexpr int32_t kLanes = 4;
 typedef float Floats __attribute__((vector_size(16)));
 typedef int32_t Integers __attribute__((vector_size(16)));
@@ -34,7 +35,7 @@ Floats load(const float* at) {
 
 Floats all(float value) { return Floats{value, value, value, value}; }
 
-// The two largest of what a lane has seen.
+// The two largest values that each lane has seen.
 struct Top {
   Floats first = all(-kInfinity), second = all(-kInfinity);
 
@@ -46,10 +47,10 @@ struct Top {
 };
 
 // exp(x) for x <= 0, and exp(-87) below -87, where floats begin to lose bits: 2^n times a polynomial of the rest,
-// |rest| <= ln(2)/2. The coefficients are Taylor's; the degree leaves 7e-9 of the value.
+// |rest| <= ln(2)/2. The coefficients are Taylor's; the relative error of this degree is 7e-9.
 Floats exp_of_negative(Floats x) {
   x = x < all(-87.0f) ? all(-87.0f) : x;
-  const Floats round = all(0x1.8p23f);  // adding it and taking it away leaves the nearest integer
+  const Floats round = all(0x1.8p23f);  // adding and subtracting it leaves the nearest integer
   const Floats n = (x * 1.44269504f + round) - round;
   const Floats rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts (Cody and Waite)
   Floats sum = all(1.0f / 5040);
@@ -66,7 +67,7 @@ Floats exp_of_negative(Floats x) {
   return sum * scale;
 }
 
-// The sum of exp(logit - top) over a row whose largest logit is `top`, finite.
+// The sum of exp(logit - top) over a row whose largest logit, `top`, is finite.
 double sum_of_weights(const float* logits, int32_t count, float top) {
   Doubles sums = {};
   int32_t i = 0;
@@ -161,7 +162,7 @@ void Processors::apply(float* logits) const {
   if (presence != 0.0 || frequency != 0.0) {
     for (const int32_t token : seen_) {
       if (in_output_[token] == 0) continue;
-      // The product is exact in double: whether a compiler fuses it with the sum changes nothing.
+      // The product is exact in double, so it does not matter whether a compiler fuses it with the sum.
       logits[token] = static_cast<float>(logits[token] - (frequency * in_output_[token] + presence));
     }
   }
@@ -172,7 +173,7 @@ Chosen describe_choice(const float* logits, int32_t count, int32_t token) {
   Top lanes;
   int32_t i = 0;
   for (; i + kLanes <= count; i += kLanes) lanes.see(load(logits + i));
-  Top one;  // all of its lanes alike
+  Top one;  // all lanes have the same values
   for (int32_t lane = 0; lane < kLanes; ++lane) {
     one.see(all(lanes.first[lane]));
     one.see(all(lanes.second[lane]));
@@ -180,7 +181,7 @@ Chosen describe_choice(const float* logits, int32_t count, int32_t token) {
   for (; i < count; ++i) one.see(all(logits[i]));
   const float top = one.first[0], second = one.second[0], logit = logits[token];
 
-  // At +inf the choice is among the tokens there.
+  // If the largest logit is +inf, the choice is among the tokens with +inf.
   const double total = top == kInfinity ? static_cast<double>(std::count(logits, logits + count, top))
                                         : sum_of_weights(logits, count, top);
   const double below = logit == top ? 0.0 : static_cast<double>(logit) - top;

@@ -1,8 +1,8 @@
 /* See select.h and docs/verify-op.md.
  *
- * The result must be a function of the operands alone, so every sum is in double and in one stated order. No
- * expression here mixes a product into a sum whose rounding could matter, yet build with -ffp-contract=off, so that
- * this stays true of later ones. exp is the C library's: two libraries may differ in its last bit. */
+ * The result must depend only on the operands, so every sum is in double and in a fixed order. No expression here adds
+ * a product to a sum in a way whose rounding matters; build with -ffp-contract=off all the same, to protect later
+ * changes. exp is the C library's: two libraries may differ in its last bit. */
 #include "select.h"
 
 #include <math.h>
@@ -14,7 +14,7 @@
 
 /* ---- the largest allowed logit: one pass that also finds NaN ------------------------------------------------- */
 
-enum { WORD = 32, BLOCK = 32 * WORD }; /* logits under one mask word; logits between two looks at the best block */
+enum { WORD = 32, BLOCK = 32 * WORD }; /* logits per mask word; logits per block */
 
 static inline uint32_t mask_word(const int32_t *mask, int32_t word) {
   return mask ? (uint32_t)mask[word] : UINT32_MAX;
@@ -22,8 +22,9 @@ static inline uint32_t mask_word(const int32_t *mask, int32_t word) {
 
 static inline int is_allowed(const int32_t *mask, int32_t v) { return mask_word(mask, v / WORD) >> (v % WORD) & 1; }
 
-/* A scan returns the largest allowed one of words * 32 logits, -inf if none, and adds to *has_nan. A disallowed lane
- * becomes -inf, so a NaN there is never seen. Maxima are joined pairwise: only one waits for the last word's. */
+/* A scan returns the largest allowed one of words * 32 logits, -inf if none, and sets *has_nan if one is NaN. A
+ * disallowed lane becomes -inf, so a NaN there is ignored. Maxima are joined pairwise, so only one operation per word
+ * depends on the previous word. */
 typedef float (*scan)(const float *logits, int32_t words, const int32_t *mask, int *has_nan);
 
 typedef float lanes_f __attribute__((vector_size(16))); /* baseline on x86-64 and aarch64 */
@@ -88,7 +89,7 @@ static float scan_baseline(const float *logits, int32_t words, const int32_t *ma
   return max;
 }
 
-/* EDGE_SELECT_BASELINE leaves the other scans out, so that tests reach this one on any machine. */
+/* EDGE_SELECT_BASELINE leaves out the other scans, so that tests can reach this one on any machine. */
 #if defined(__x86_64__) && !defined(EDGE_SELECT_BASELINE)
 #define HAS_AVX2
 #define AVX2 __attribute__((target("avx2")))
@@ -138,8 +139,8 @@ static scan best_scan(void) {
 
 static inline int32_t blocks_of(int32_t count) { return (int32_t)(((int64_t)count + BLOCK - 1) / BLOCK); }
 
-/* Index of the largest allowed logit, the first one on ties, or an EDGE_ERROR. Remembers the best block of the row
- * and looks for the position inside that one only. Leaves each block's maximum in `block_maxima` unless NULL. */
+/* Index of the largest allowed logit, the first one on ties, or an EDGE_ERROR. Remembers the best block of the row, and
+ * searches for the index only inside it. Writes each block's maximum to `block_maxima` unless NULL. */
 static int32_t find_max(const float *logits, int32_t count, const int32_t *mask, float *max, float *block_maxima) {
   scan scan_block = best_scan();
   float best = -INFINITY;
@@ -168,16 +169,15 @@ static int32_t find_max(const float *logits, int32_t count, const int32_t *mask,
 
 /* ---- sampling ------------------------------------------------------------------------------------------------- */
 
-#define LOWEST_Z (-40.0) /* below: weight 0. exp(-40) = 4e-18 is lost in the rounding of a sum that is at least 1 */
+#define LOWEST_Z (-40.0) /* weight 0 below: exp(-40) = 4e-18 is lost in the rounding of a sum of at least 1 */
 
 typedef struct {
   double weight;
-  uint32_t key; /* the logit as an unsigned number of the same order */
+  uint32_t key; /* the logit as an unsigned number that sorts in the same order */
   int32_t id;
 } candidate;
 
-/* What the caller's scratch holds for a row of n logits: n candidates, two n-long arrays to sort in, and the blocks'
- * maxima. */
+/* The caller's scratch for a row of n logits: n candidates, two arrays of n for sorting, and the blocks' maxima. */
 typedef struct {
   candidate *kept;
   uint64_t *order, *spare;
@@ -218,11 +218,11 @@ static void sort_by_upper_half(uint64_t *items, uint64_t *spare, int32_t count) 
   }
 }
 
-/* Keeps exactly the first `quota` in (logit descending, id ascending): finds the key of the last of them digit by
- * digit, then everything above it and the first few equal to it. */
+/* Keeps exactly the first `quota` in (logit descending, id ascending): finds the key of the last one digit by digit,
+ * then keeps everything above it and the first few equal to it. */
 static int32_t keep_top_k(candidate *kept, int32_t count, int32_t quota) {
   if (quota >= count) return count;
-  uint32_t last = 0, known = 0; /* the digits of the key found so far, and which those are */
+  uint32_t last = 0, known = 0; /* the digits of the key found so far, and a mask of them */
   for (int shift = 24; shift >= 0; shift -= 8) {
     int32_t seen[256] = {0}, digit = 255;
     for (int32_t i = 0; i < count; ++i) {
@@ -239,7 +239,7 @@ static int32_t keep_top_k(candidate *kept, int32_t count, int32_t quota) {
   return left;
 }
 
-/* A bound that at least `top_k` allowed logits reach: the top_k-th largest of the blocks' maxima. */
+/* A bound that at least `top_k` allowed logits reach: the top_k-th largest of all blocks' maxima. */
 static double top_k_bound(workspace space, int32_t blocks, int32_t top_k) {
   if (top_k == 0 || top_k > blocks) return -INFINITY;
   for (int32_t i = 0; i < blocks; ++i) {
@@ -250,15 +250,15 @@ static double top_k_bound(workspace space, int32_t blocks, int32_t top_k) {
   return bound;
 }
 
-/* The allowed logits with a weight above 0, in ascending id order, without those that `bound` shows to lie outside
- * the top k. `ids` NULL: a logit's id is its index. Leaves z in the place of the weight. */
+/* Collects the allowed logits with a weight above 0, in ascending id order, without those below `bound`, which cannot
+ * be in the top k. If `ids` is NULL, a logit's id is its index. Stores z as the weight. */
 static int32_t collect(const float *logits, const int32_t *ids, int32_t count, const int32_t *mask, float max,
                        double temperature, double bound, workspace space) {
   if (ids) {
     for (int32_t i = 0; i < count; ++i) space.order[i] = (uint64_t)(uint32_t)ids[i] << 32 | (uint32_t)i;
     sort_by_upper_half(space.order, space.spare, count);
   }
-  /* Spares most logits, and most blocks, the division; where z decides, it lies below. */
+  /* Skips most logits and most blocks without a division. The margin of 1 leaves the exact limit to z. */
   const double skip = fmax(bound, max + (LOWEST_Z - 1) * temperature);
   int32_t kept = 0;
   for (int32_t block = 0; block < count; block += BLOCK) {
@@ -281,7 +281,7 @@ static double sum_weights(const candidate *kept, int32_t count) {
   return total;
 }
 
-/* A number that ascends as the logit descends and, among equal logits, as the index ascends. */
+/* A number that orders candidates by descending logit and, for equal logits, by ascending index. */
 static inline uint64_t rank_of(const candidate *kept, int32_t index) {
   return (uint64_t)~kept[index].key << 32 | (uint32_t)index;
 }
@@ -290,8 +290,8 @@ static inline uint64_t rank_of(const candidate *kept, int32_t index) {
 static int32_t keep_top_p(workspace space, int32_t count, double top_p) {
   candidate *kept = space.kept;
   const double total = sum_weights(kept, count), goal = top_p * total;
-  /* All weights below this come to less than half of what the prefix leaves out, so it ends before them: they need
-   * no sorting. */
+  /* All weights below this sum to less than half of what the prefix leaves out, so the prefix ends before them and they
+   * need no sorting. */
   const double light = (1 - top_p) * total / (2.0 * count);
   int32_t heavy = 0;
   for (int32_t i = 0; i < count; ++i) {
@@ -309,7 +309,7 @@ static int32_t keep_top_p(workspace space, int32_t count, double top_p) {
   return left;
 }
 
-/* The largest weight is exp(0) = 1, and neither top-k nor top-p drops it: min_p itself is the bound. */
+/* The largest weight is exp(0) = 1, and neither top-k nor top-p drops it, so min_p itself is the bound. */
 static int32_t keep_min_p(candidate *kept, int32_t count, double min_p) {
   int32_t left = 0;
   for (int32_t i = 0; i < count; ++i) {
@@ -335,7 +335,7 @@ double edge_uniform(const int32_t *control, int32_t position) {
   return (double)bits53 * 0x1p-53;
 }
 
-/* Draws among the candidates of a row that find_max went through; the parameters are valid. */
+/* Draws a candidate of a row after find_max has scanned it; the parameters must be valid. */
 static const candidate *sample(const float *logits, const int32_t *ids, int32_t count, const int32_t *mask, float max,
                                const int32_t *control, const float *scalars, int32_t position, void *scratch,
                                double *total) {

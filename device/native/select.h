@@ -1,7 +1,7 @@
-/* Token selection: the one place where a token is chosen from logits.
+/* Token selection: the only place where a token is chosen from logits.
  *
- * Contract: docs/verify-op.md (edge_mtp.verify v1, edge_mtp.draft v1). Every function is pure: its result depends
- * on its arguments alone, it allocates nothing, keeps nothing and may run in any thread with its own scratch.
+ * Contract: docs/verify-op.md (edge_mtp.verify v1, edge_mtp.draft v1). Every function is pure: its result depends only
+ * on its arguments, it allocates nothing, has no state, and may run in any thread with its own scratch.
  *
  * `control` (int32 [8]) and `scalars` (float [4]) are the operands of the ops, indexed by the constants below.
  * Reserved entries are 0. Sampling parameters are read only when EDGE_FLAG_SAMPLE is set.
@@ -37,21 +37,21 @@ enum {
 enum {
   EDGE_ERROR_NAN = -1,       /* NaN among the allowed logits of a reached row */
   EDGE_ERROR_EMPTY = -2,     /* a reached row allows no token above -inf */
-  EDGE_ERROR_UNSERVED = -3,  /* this implementation does not serve the request; never returned by this core */
+  EDGE_ERROR_UNSERVED = -3,  /* the implementation does not support the request; never returned by this one */
   EDGE_ERROR_PARAMETER = -4  /* unknown flag, reserved entry not 0, sampling parameter out of range */
 };
 
-/* Bytes of scratch for rows of up to `vocab` logits; the scratch must be aligned to 8. Constant per vocab. */
+/* Bytes of scratch for rows of up to `vocab` logits; the scratch must be aligned to 8. Depends only on `vocab`. */
 size_t edge_select_scratch_bytes(int32_t vocab);
 
-/* Words of 32 bits in one mask row: bit v % 32 of word v / 32 set = token v is allowed. */
+/* 32-bit words in one mask row; if bit v % 32 of word v / 32 is set, token v is allowed. */
 static inline int32_t edge_mask_words(int32_t vocab) { return (int32_t)(((int64_t)vocab + 31) / 32); }
 
 /* The uniform number in [0, 1) of a position: Philox4x32-10, key = the seed, counter = (position, 0, 0, 0). */
 double edge_uniform(const int32_t *control, int32_t position);
 
 /* Selects the token of one row: logits [vocab], mask [edge_mask_words(vocab)] (read only if EDGE_FLAG_MASK is set),
- * position = the selected token's own (control's entry is not read). vocab >= 1.
+ * position = that of the selected token (the entry in control is not read). vocab >= 1.
  * Returns the token, or an EDGE_ERROR. */
 int32_t edge_select(const float *logits, int32_t vocab, const int32_t *control, const float *scalars,
                     const int32_t *mask, int32_t position, void *scratch);

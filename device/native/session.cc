@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <utility>
 
 #include "cache_entry.h"
@@ -14,24 +13,9 @@ namespace {
 
 constexpr size_t kMostRemembered = 1 << 20;
 constexpr char kCosts[] = ".costs", kPrefillCosts[] = ".prefill";
-constexpr int32_t kLeastMatch = 3;        // tokens that a look-up must agree on
-constexpr float kTrustedLookup = 0.75f;   // of whose first draft it goes before the drafter
-constexpr float kTapeConfidence = 0.5f;   // of every draft of a tape: it tells nothing, and the controller finds that out
-
-[[noreturn]] void refuse_selection(int32_t error, int32_t position) {
-  const std::string where = " at position " + std::to_string(position);
-  switch (error) {
-    case EDGE_ERROR_NAN:
-      throw Error("the model's logits are not a number" + where + "; the graph or its precision is broken");
-    case EDGE_ERROR_EMPTY:
-      throw Error("no token is allowed" + where + "; loosen the grammar, the bias or the suppressed tokens");
-    case EDGE_ERROR_PARAMETER:
-      throw Error("the sampling parameters are out of range: temperature > 0, top_k >= 0, 0 < top_p <= 1, "
-                  "0 <= min_p < 1");
-    default:
-      throw Error("the verify op of this bundle cannot serve the request" + where + "; export the bundle again");
-  }
-}
+constexpr int32_t kLeastMatch = 3;       // tokens that a look-up must agree on
+constexpr float kTrustedLookup = 0.75f;  // a look-up whose first draft is as confident goes before the drafter
+constexpr float kTapeConfidence = 0.5f;  // of every draft of a tape; the controller learns that it tells nothing
 
 std::vector<int32_t> draft_lengths(const Drafter* drafter) {
   return drafter == nullptr ? std::vector<int32_t>() : drafter->lengths();
@@ -46,19 +30,16 @@ Session::Session(Engine& engine)
         for (const auto& [rows, signature] : engine.prefills()) lengths.push_back(rows);
         return lengths;
       }()),
-      kept_prefix_(engine.cache_dir(), engine.identity(), engine.decode(), engine.context_length()),
-      processors_(engine.vocabulary()) {
+      kept_prefix_(engine.cache_dir(), engine.identity(), engine.decode(), engine.context_length()) {
   Decoder::reserve(engine, pool_);
   Drafter::reserve(engine, pool_);
   decoder_ = std::make_unique<Decoder>(engine, pool_);
   drafter_ = Drafter::create(engine, pool_);
+  selection_ = std::make_unique<Selection>(engine, *decoder_);
 
-  mask_.resize(static_cast<size_t>(edge_mask_words(engine.vocabulary())));
-  tokens_.resize(kMaxDrafts + 1);
   chosen_.resize(kMaxDrafts + 1);
   forced_.reserve(kMaxDrafts);
   cached_.reserve(static_cast<size_t>(engine.context_length()) + 1);
-  scratch_.resize(edge_select_scratch_bytes(engine.vocabulary()) / sizeof(uint64_t) + 1);
 
   prefill_plan_.restore(read_entry(engine.memory_file(kPrefillCosts), kMostRemembered));
   if (engine.max_drafts() > 0) {
@@ -71,7 +52,7 @@ Session::Session(Engine& engine)
 Session::~Session() { remember(); }
 
 Outcome Session::generate(const Request& request, const std::function<void(const Step&)>& on_step) {
-  check(request);
+  check(request, engine_);
   cancelled_ = false;
   Clock whole;
   Outcome outcome;
@@ -102,7 +83,8 @@ Outcome Session::generate(const Request& request, const std::function<void(const
     outcome.first_drafts = controller_->first_drafts();
     outcome.first_accepted = controller_->first_accepted();
   }
-  // What an earlier turn left in the cache may not be on the disk; what should have been restored and was not, is damaged.
+  // Keeps the prefix where it could not be restored, being absent or damaged, and where an earlier turn left it in the
+  // cache but it is not on the disk.
   const int32_t keep = std::min(request.keep_prefix, outcome.prompt_tokens - 1);
   if (keep > 0 && outcome.restored_tokens == 0 &&
       (keep > outcome.reused_tokens || !kept_prefix_.is_kept(request.prompt, keep))) {
@@ -111,296 +93,9 @@ Outcome Session::generate(const Request& request, const std::function<void(const
   return outcome;
 }
 
-// One step: draft up to `most` tokens, run them through the target behind the pending one, keep what the target agrees
-// with and the token it chose next. Without drafts that is plain decoding.
-Step Session::step(const Request& request, int32_t most) {
-  Clock clock;
-  Step step;
-  step.position = static_cast<int32_t>(cached_.size()) + 1;
-  step.proposal = &proposal_;
-  propose(request, most, step);
-  step.mask_us = clock.lap() - step.draft_us;
-
-  decoder_->place(pending_, proposal_, step.position - 1, step.rows);
-  decoder_->control()[EDGE_CONTROL_FLAGS] = verify_flags_;
-  step.embed_us = clock.lap();
-  decoder_->run();
-  step.verify_us = clock.lap();
-
-  if (step.rows > 1 && decoder_->verifies_inside() && !processes_ && !bounds_) {
-    take_selected(request, step);
-  } else {
-    select_on_host(request, step);
-  }
-  if (request.logprobs) {
-    for (int32_t j = 0; j < step.count; ++j) {
-      chosen_[static_cast<size_t>(j)] = describe_choice(decoder_->logits(j), engine_.vocabulary(), step.tokens[j]);
-    }
-    step.chosen = chosen_.data();
-  }
-  decoder_->keep_hidden(step.accepted);
-  hidden_known_ = true;
-  step.select_us = clock.lap();
-  step.total_us = clock.elapsed();
-  return step;
-}
-
-// Fills the proposal from the sources, cheapest first, and chooses the graph.
-void Session::propose(const Request& request, int32_t most, Step& step) {
-  Clock clock;
-  const int32_t position = step.position - 1;
-  // Near the end of the context a graph of the needed width may no longer fit.
-  while (most > 0 && position + width_for(most) > engine_.context_length()) --most;
-  proposal_.count = proposed_ = 0;
-  step.plan = Plan{};
-  step.plan.drafts = most;
-  if (most <= 0) return;
-  if (!request.use_drafter && !request.use_lookup && !request.use_grammar) {
-    // Blanks, in the graphs that drafts would take.
-    step.rows = hidden_known_ ? width_for(most) : 1;
-    return;
-  }
-  // A drafter that has no hidden state yet can neither draft nor be looked at.
-  if (request.adaptive) step.plan = controller_->plan(position, hidden_known_ ? most : 0);
-
-  if (bounds_ && request.use_grammar) {
-    bounds_->forced(most, forced_);
-    for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
-  }
-  if (proposal_.count == 0 && looks_up_) lookup_.propose(kLeastMatch, most, proposal_);
-  int32_t asked = 0;  // of the drafter
-  if (drafter_ != nullptr && request.use_drafter && hidden_known_ && !suffices(request, step.plan)) {
-    const std::vector<int32_t>& lengths = drafter_->lengths();
-    const auto above = std::upper_bound(lengths.begin(), lengths.end(), step.plan.drafts);
-    if (above != lengths.begin()) {
-      asked = *std::prev(above);
-      proposal_.count = 0;
-      decoder_->control()[EDGE_CONTROL_FLAGS] = draft_flags_;
-      clock.lap();
-      drafter_->draft(pending_, position, asked, bounds_ ? &*bounds_ : nullptr, proposal_);
-      replay(request, step.position);
-      step.draft_us = clock.lap();
-    }
-  }
-  step.plan.drafts = asked;
-  constrain(request.use_grammar ? most : 0);
-  proposed_ = proposal_.count;
-  if (proposal_.count == 0) return;
-  if (request.adaptive) proposal_.count = controller_->trim(position, proposal_);
-  if (proposal_.count > 0) step.rows = width_for(proposal_.count);
-}
-
-// Puts the tape's tokens in the place of the drafter's own, which stand first in the proposal, from `position` on.
-void Session::replay(const Request& request, int32_t position) {
-  const auto first = static_cast<size_t>(position) - request.prompt.size();
-  for (size_t i = 0; i < static_cast<size_t>(proposal_.count) && first + i < request.draft_tape.size(); ++i) {
-    if (proposal_.source[i] != Source::kDrafter) continue;
-    proposal_.tokens[i] = request.draft_tape[first + i];
-    proposal_.confidence[i] = kTapeConfidence;
-  }
-}
-
-// Whether the drafts that cost nothing are better than the drafter's would be.
-bool Session::suffices(const Request& request, const Plan& plan) const {
-  if (proposal_.count >= plan.drafts) return true;
-  if (proposal_.count == 0) return false;
-  if (request.adaptive) return controller_->rate(static_cast<int32_t>(cached_.size()), proposal_) >= plan.tokens_per_ms;
-  return proposal_.source[0] == Source::kLookup && proposal_.confidence[0] >= kTrustedLookup;
-}
-
-// Walks the bounds along the proposal: cuts it at the first token that is not allowed and lengthens it to `most` by what
-// is forced from there.
-void Session::constrain(int32_t most) {
-  if (!bounds_) return;
-  int32_t taken = 0;
-  const auto is_allowed = [&] {
-    return taken < proposal_.count && bounds_->accept(proposal_.tokens[static_cast<size_t>(taken)]);
-  };
-  while (!bounds_->finished()) {
-    if (!is_allowed()) {
-      proposal_.count = taken;
-      if (taken >= most) break;
-      bounds_->forced(most - taken, forced_);
-      for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
-      if (!is_allowed()) break;
-    }
-    ++taken;
-  }
-  proposal_.count = taken;
-  bounds_->rollback(taken);
-}
-
-// What the op inside the graph selected, up to the text's end. Rows behind that are none of the text, whatever failed
-// there.
-void Session::take_selected(const Request& request, Step& step) {
-  step.tokens = decoder_->tokens();
-  const int32_t accepted = decoder_->accepted();
-  int32_t selected = accepted + 1;
-  if (accepted == EDGE_ERROR_NAN || accepted == EDGE_ERROR_EMPTY) {  // in the first row that has no token
-    for (selected = 0; selected < step.rows && step.tokens[selected] >= 0;) ++selected;
-  }
-  while (step.count < selected && !step.ended) step.ended = ends(request, step.tokens[step.count++]);
-  if (accepted < 0 && !step.ended) refuse_selection(accepted, step.position + std::max(selected, 0));
-  step.accepted = step.ended && accepted < 0 ? step.count : accepted;
-}
-
-// edge_verify on the host, row by row up to the text's end, for what the op inside the graph does not serve.
-void Session::select_on_host(const Request& request, Step& step) {
-  // Greedy rows that the op did select, before anything changed their logits, need not be searched again.
-  const bool known = step.rows > 1 && decoder_->verifies_inside() && !processes_ && verify_flags_ == 0;
-  const int32_t known_rows = known ? decoder_->accepted() + 1 : 0;
-  for (int32_t row = 0;; ++row) {
-    const auto at = static_cast<size_t>(row);
-    const int32_t known_token = row < known_rows ? decoder_->tokens()[row] : -1;
-    tokens_[at] = select_row(row, step.position + row, known_token);
-    const bool matches = row < proposal_.count && tokens_[at] == proposal_.tokens[at];
-    step.accepted = row + (matches ? 1 : 0);
-    step.count = row + 1;
-    step.ended = ends(request, tokens_[at]);
-    if (step.ended || !matches) break;
-  }
-  step.tokens = tokens_.data();
-}
-
-// The token of one row, under the processors, which see the row's own draft prefix, and the bounds, which have taken
-// that prefix and take the token too. `token` is what the row selects without either, or -1 when not known.
-int32_t Session::select_row(int32_t row, int32_t position, int32_t token) {
-  const int32_t vocabulary = engine_.vocabulary();
-  const float* logits = decoder_->logits(row);
-  if (processes_) {
-    std::copy_n(logits, vocabulary, row_.data());
-    processors_.apply(row_.data());
-    logits = row_.data();
-  }
-  int32_t* control = decoder_->control();
-  const auto select = [&](const int32_t* mask) {
-    control[EDGE_CONTROL_FLAGS] = verify_flags_ | (mask == nullptr ? 0 : EDGE_FLAG_MASK);
-    return edge_select(logits, vocabulary, control, decoder_->scalars(), mask, position, scratch_.data());
-  };
-  // The largest logit is the largest allowed one wherever it is allowed: then no mask is needed, and a model that
-  // follows its grammar hardly ever needs one. A drawn token depends on all that is allowed.
-  const bool greedy = verify_flags_ == 0;
-  const bool bound = bounds_ && bounds_->binds();
-  if (token < 0 && (greedy || !bound)) token = select(nullptr);
-  if (bound && !(greedy && token >= 0 && bounds_->accept(token))) {
-    bounds_->mask(mask_.data());
-    token = select(mask_.data());
-    if (token >= 0) bounds_->accept(token);
-  } else if (bounds_ && !bound && token >= 0) {
-    bounds_->accept(token);
-  }
-  if (token < 0) refuse_selection(token, position);
-  if (processes_) processors_.push(token);
-  return token;
-}
-
-// Whether the text ends with `token`, the next that is given out. In a thought, marks included, no string ends it.
-bool Session::ends(const Request& request, int32_t token) {
-  if (std::find(request.stop.begin(), request.stop.end(), token) != request.stop.end()) return true;
-  if (thought_) {
-    const bool was_inside = thought_->inside();
-    thought_->push(token);
-    if (stop_text_ && thought_->inside() && !was_inside) stop_text_->reset();
-    if (was_inside || thought_->is_mark(token)) return false;
-  }
-  return stop_text_ && stop_text_->push(token) >= 0;
-}
-
-void Session::commit(const Step& step) {
-  for (int32_t i = 0; i < step.count; ++i) {
-    cached_.push_back(pending_);
-    pending_ = step.tokens[i];
-    if (looks_up_) lookup_.push(pending_);
-  }
-  if (!controller_) return;
-  // Drafts that were cut away teach too: the last token of the step shows whether the next one was right. Those behind
-  // the text's end are neither right nor wrong.
-  const int32_t shown = step.ended ? std::min(proposed_, step.count) : proposed_;
-  const int32_t verified = std::exchange(proposal_.count, shown);
-  int32_t right = 0;
-  while (right < std::min(shown, step.count) &&
-         proposal_.tokens[static_cast<size_t>(right)] == step.tokens[right]) {
-    ++right;
-  }
-  controller_->observe(step.position - 1, step.plan.drafts, step.rows, proposal_, right, step.draft_us,
-                       step.total_us - step.draft_us);
-  proposal_.count = verified;
-}
-
-void Session::check(const Request& request) const {
-  const auto refuse = [](const std::string& what) { throw Error(what); };
-  const int32_t context = engine_.context_length(), vocabulary = engine_.vocabulary();
-  const Sampling& sampling = request.sampling;
-  if (request.prompt.empty()) refuse("the prompt is empty; give at least one token");
-  if (request.prompt.size() >= static_cast<size_t>(context)) {
-    refuse("the prompt has " + std::to_string(request.prompt.size()) + " tokens and the bundle's context holds " +
-           std::to_string(context) + "; shorten it or export with a larger --context");
-  }
-  const ThoughtMarks& thoughts = request.thoughts;
-  const std::vector<int32_t> marks = {std::max(thoughts.open, 0), std::max(thoughts.close, 0)};
-  for (const std::vector<int32_t>* tokens : {&request.prompt, &request.draft_tape, &marks, &thoughts.header}) {
-    for (const int32_t token : *tokens) {
-      if (token >= 0 && token < vocabulary) continue;
-      refuse("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary));
-    }
-  }
-  if (request.max_tokens < 1) refuse("max_tokens is " + std::to_string(request.max_tokens) + "; give at least 1");
-  if (request.draft_length > 0 && engine_.max_drafts() == 0) {
-    refuse("this bundle has no verify signature, so it cannot draft; use draft length 0, or export the checkpoint "
-           "with its drafter");
-  }
-  if (request.draft_length < 0 || request.draft_length > engine_.max_drafts()) {
-    refuse("draft length " + std::to_string(request.draft_length) + " is not in this bundle; it has 0 to " +
-           std::to_string(engine_.max_drafts()));
-  }
-  if (request.draft_length > 0 && request.use_drafter && !request.use_lookup && drafter_ == nullptr &&
-      (!request.use_grammar || (request.grammar.empty() && request.thoughts.budget < 0))) {
-    refuse("this bundle has no drafter; use draft length 0, or the draft source lookup");
-  }
-  if (request.draft_length > 0 && !request.draft_tape.empty() && (drafter_ == nullptr || !request.use_drafter)) {
-    refuse("a draft tape stands in for a drafter's tokens, and no drafter drafts here; add the draft source drafter");
-  }
-  if (!(sampling.temperature >= 0.0f) || sampling.temperature > 1e6f || sampling.top_k < 0 ||
-      !(sampling.top_p > 0.0f && sampling.top_p <= 1.0f) || !(sampling.min_p >= 0.0f && sampling.min_p < 1.0f)) {
-    refuse_selection(EDGE_ERROR_PARAMETER, 0);
-  }
-  if (thoughts.open < 0 && (thoughts.opened || thoughts.budget >= 0)) {
-    refuse("a thought is known by its marks, and none are given; give 'thought_marks'");
-  }
-  if (thoughts.open >= 0 && thoughts.open == thoughts.close) {
-    refuse("token " + std::to_string(thoughts.open) + " both opens and closes a thought; give two marks");
-  }
-  const bool constrained = !request.grammar.empty();
-  if (constrained && request.stop.empty()) refuse("a constrained text needs a stop token to end with; give 'stop'");
-  if ((constrained || !request.stop_texts.empty()) && engine_.token_bytes() == nullptr) {
-    refuse("this bundle has no token-bytes table, which stop texts and grammars need; start the runner with "
-           "--token-bytes FILE");
-  }
-}
-
-// Makes ready everything that can still refuse the request, then rewinds the cache to what the prompt shares with it.
+// Starts the parts that can still refuse the request, then rewinds the cache to what the prompt shares with it.
 void Session::begin(const Request& request, Outcome& outcome) {
-  processors_.begin(request.processing, request.prompt);
-  processes_ = !request.processing.empty();
-  if (processes_) row_.resize(static_cast<size_t>(engine_.vocabulary()));
-  stop_text_.reset();
-  if (!request.stop_texts.empty()) stop_text_.emplace(*engine_.token_bytes(), request.stop_texts);
-  thought_.reset();
-  if (request.thoughts.open >= 0) thought_.emplace(request.thoughts, request.prompt);
-  bounds_.reset();
-  std::optional<Constraint> grammar;
-  if (!request.grammar.empty()) {
-    if (compiler_ == nullptr || compiler_stop_ != request.stop) {
-      compiler_ = std::make_unique<GrammarCompiler>(*engine_.token_bytes(), request.stop);
-      compiler_stop_ = request.stop;
-    }
-    if (request.fresh) compiler_->forget();
-    grammar.emplace(*compiler_, request.grammar);
-  }
-  const bool limits = thought_ && thought_->limited();
-  if (grammar || limits) {
-    bounds_.emplace(engine_.vocabulary(), std::move(grammar), limits ? thought_ : std::nullopt);
-  }
+  selection_->begin(request);
   if (!request.draft_tape.empty() && !taped_) {
     remember();
     taped_ = true;
@@ -411,18 +106,6 @@ void Session::begin(const Request& request, Outcome& outcome) {
     lookup_.begin(engine_.context_length() + 1);
     for (const int32_t token : request.prompt) lookup_.push(token);
   }
-
-  const Sampling& sampling = request.sampling;
-  verify_flags_ = sampling.temperature > 0.0f ? EDGE_FLAG_SAMPLE : 0;
-  draft_flags_ = request.couple_drafts ? verify_flags_ : 0;
-  int32_t* control = decoder_->control();
-  control[EDGE_CONTROL_TOP_K] = sampling.top_k;
-  control[EDGE_CONTROL_SEED_LOW] = static_cast<int32_t>(static_cast<uint32_t>(sampling.seed));
-  control[EDGE_CONTROL_SEED_HIGH] = static_cast<int32_t>(static_cast<uint32_t>(sampling.seed >> 32));
-  float* scalars = decoder_->scalars();
-  scalars[EDGE_SCALAR_TEMPERATURE] = sampling.temperature;
-  scalars[EDGE_SCALAR_TOP_P] = sampling.top_p;
-  scalars[EDGE_SCALAR_MIN_P] = sampling.min_p;
 
   if (request.fresh) cached_.clear();
   // The last token of the prompt stays pending: a step runs it.
@@ -456,15 +139,158 @@ bool Session::prefill(const std::vector<int32_t>& prompt) {
   return true;
 }
 
+// One step: draft up to `most` tokens, run them through the target behind the pending one, keep those that the target
+// agrees with and the token it chose next. Without drafts that is plain decoding.
+Step Session::step(const Request& request, int32_t most) {
+  Clock clock;
+  Step step;
+  step.position = static_cast<int32_t>(cached_.size()) + 1;
+  step.proposal = &proposal_;
+  propose(request, most, step);
+  step.mask_us = clock.lap() - step.draft_us;
+
+  decoder_->place(pending_, proposal_, step.position - 1, step.rows);
+  decoder_->control()[EDGE_CONTROL_FLAGS] = selection_->verify_flags();
+  step.embed_us = clock.lap();
+  decoder_->run();
+  step.verify_us = clock.lap();
+
+  const Selected selected = selection_->select(step.rows, step.position, proposal_);
+  step.tokens = selected.tokens;
+  step.count = selected.count;
+  step.accepted = selected.accepted;
+  step.ended = selected.ended;
+  if (request.logprobs) {
+    for (int32_t j = 0; j < step.count; ++j) {
+      chosen_[static_cast<size_t>(j)] = describe_choice(decoder_->logits(j), engine_.vocabulary(), step.tokens[j]);
+    }
+    step.chosen = chosen_.data();
+  }
+  decoder_->keep_hidden(step.accepted);
+  hidden_known_ = true;
+  step.select_us = clock.lap();
+  step.total_us = clock.elapsed();
+  return step;
+}
+
+// Fills the proposal from the sources, cheapest first, and chooses the graph.
+void Session::propose(const Request& request, int32_t most, Step& step) {
+  Clock clock;
+  const int32_t position = step.position - 1;
+  // Near the end of the context a graph of the needed width may no longer fit.
+  while (most > 0 && position + width_for(most) > engine_.context_length()) --most;
+  proposal_.count = proposed_ = 0;
+  step.plan = Plan{};
+  step.plan.drafts = most;
+  if (most <= 0) return;
+  if (!request.use_drafter && !request.use_lookup && !request.use_grammar) {
+    // Blanks, in the graphs that drafts would take.
+    step.rows = hidden_known_ ? width_for(most) : 1;
+    return;
+  }
+  // A drafter that has no hidden state yet can neither draft nor be looked at.
+  if (request.adaptive) step.plan = controller_->plan(position, hidden_known_ ? most : 0);
+
+  Bounds* const bounds = selection_->bounds();
+  if (bounds != nullptr && request.use_grammar) {
+    bounds->forced(most, forced_);
+    for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
+  }
+  if (proposal_.count == 0 && looks_up_) lookup_.propose(kLeastMatch, most, proposal_);
+  int32_t asked = 0;  // of the drafter
+  if (drafter_ != nullptr && request.use_drafter && hidden_known_ && !suffices(request, step.plan)) {
+    const std::vector<int32_t>& lengths = drafter_->lengths();
+    const auto above = std::upper_bound(lengths.begin(), lengths.end(), step.plan.drafts);
+    if (above != lengths.begin()) {
+      asked = *std::prev(above);
+      proposal_.count = 0;
+      decoder_->control()[EDGE_CONTROL_FLAGS] = selection_->draft_flags();
+      clock.lap();
+      drafter_->draft(pending_, position, asked, bounds, proposal_);
+      replay(request, step.position);
+      step.draft_us = clock.lap();
+    }
+  }
+  step.plan.drafts = asked;
+  constrain(request.use_grammar ? most : 0);
+  proposed_ = proposal_.count;
+  if (proposal_.count == 0) return;
+  if (request.adaptive) proposal_.count = controller_->trim(position, proposal_);
+  if (proposal_.count > 0) step.rows = width_for(proposal_.count);
+}
+
+// Replaces the drafter's tokens, which stand first in the proposal, by those of the tape from `position` on.
+void Session::replay(const Request& request, int32_t position) {
+  const auto first = static_cast<size_t>(position) - request.prompt.size();
+  for (size_t i = 0; i < static_cast<size_t>(proposal_.count) && first + i < request.draft_tape.size(); ++i) {
+    if (proposal_.source[i] != Source::kDrafter) continue;
+    proposal_.tokens[i] = request.draft_tape[first + i];
+    proposal_.confidence[i] = kTapeConfidence;
+  }
+}
+
+// Whether the free drafts are better than the drafter's would be.
+bool Session::suffices(const Request& request, const Plan& plan) const {
+  if (proposal_.count >= plan.drafts) return true;
+  if (proposal_.count == 0) return false;
+  if (request.adaptive) return controller_->rate(static_cast<int32_t>(cached_.size()), proposal_) >= plan.tokens_per_ms;
+  return proposal_.source[0] == Source::kLookup && proposal_.confidence[0] >= kTrustedLookup;
+}
+
+// Walks the bounds along the proposal: cuts it at the first token that is not allowed, and appends the tokens that are
+// forced from there, up to `most`.
+void Session::constrain(int32_t most) {
+  Bounds* const bounds = selection_->bounds();
+  if (bounds == nullptr) return;
+  int32_t taken = 0;
+  const auto is_allowed = [&] {
+    return taken < proposal_.count && bounds->accept(proposal_.tokens[static_cast<size_t>(taken)]);
+  };
+  while (!bounds->finished()) {
+    if (!is_allowed()) {
+      proposal_.count = taken;
+      if (taken >= most) break;
+      bounds->forced(most - taken, forced_);
+      for (const int32_t token : forced_) proposal_.add(token, 1.0f, Source::kGrammar);
+      if (!is_allowed()) break;
+    }
+    ++taken;
+  }
+  proposal_.count = taken;
+  bounds->rollback(taken);
+}
+
+// Moves the text on by the step's tokens, and tells the controller how the step went.
+void Session::commit(const Step& step) {
+  for (int32_t i = 0; i < step.count; ++i) {
+    cached_.push_back(pending_);
+    pending_ = step.tokens[i];
+    if (looks_up_) lookup_.push(pending_);
+  }
+  if (!controller_) return;
+  // Drafts that were cut away teach too: the last token of the step shows whether the next one was right. Those behind
+  // the text's end are neither right nor wrong.
+  const int32_t shown = step.ended ? std::min(proposed_, step.count) : proposed_;
+  const int32_t verified = std::exchange(proposal_.count, shown);
+  int32_t right = 0;
+  while (right < std::min(shown, step.count) &&
+         proposal_.tokens[static_cast<size_t>(right)] == step.tokens[right]) {
+    ++right;
+  }
+  controller_->observe(step.position - 1, step.plan.drafts, step.rows, proposal_, right, step.draft_us,
+                       step.total_us - step.draft_us);
+  proposal_.count = verified;
+}
+
 // The narrowest graph with a row for each draft and the one after them.
 int32_t Session::width_for(int32_t drafts) const {
   const std::vector<int32_t>& widths = decoder_->widths();
   return *std::lower_bound(widths.begin(), widths.end(), drafts + 1);
 }
 
-// Times what a step is made of, so that a first reply need not pay for learning it: once, to see whether what is
-// remembered holds, and more often where it does not. Runs on an empty cache, whose entries are written again before
-// anything sees them.
+// Times the invocations of a step, so that the first reply does not pay for learning their costs: once to check the
+// remembered costs, and more often if those do not hold. Runs on an empty cache, whose entries are written again before
+// anything reads them.
 void Session::calibrate() {
   const std::vector<int32_t> lengths = draft_lengths(drafter_.get());
   const auto timed = [](int32_t times, const auto& body) {
@@ -505,7 +331,7 @@ void Session::calibrate() {
     }
     for (const Controller::Timing& timing : timings) controller_->calibrate(0, timing.rows, timing.k, timing.us);
   } catch (const Error&) {
-    // A graph that fails says so when a request needs it; the others serve theirs.
+    // A request that needs the failing graph is told so; the others do not notice.
   }
   remember();  // for the next session of this process too
 }

@@ -49,7 +49,7 @@ struct Constant {
   size_t size = 0;
 };
 
-// The bytes of a constant tensor; empty for a computed one. Large models keep them past the flatbuffer, by offset.
+// The bytes of a constant tensor; empty for a computed one. Large models store them after the flatbuffer, by offset.
 Constant constant_of(const Bytes& model, const Table& root, const Table& tensor) {
   const Table buffer = root.vector(kBuffers).table(tensor.scalar<uint32_t>(kBuffer, 0));
   if (const auto offset = buffer.scalar<uint64_t>(kOffset, 0); offset > 1) {
@@ -60,7 +60,7 @@ Constant constant_of(const Bytes& model, const Table& root, const Table& tensor)
   return data.size() == 0 ? Constant{} : Constant{data.data(1), data.size()};
 }
 
-// The constant table of an EMBEDDING_LOOKUP; nothing where LiteRT's own kernel is better asked.
+// The constant table of an EMBEDDING_LOOKUP; nothing for a table that only LiteRT's own kernel should read.
 std::optional<EmbeddingTable> table_of(const Bytes& model, const Table& root, const Vector& tensors,
                                        const Table& tensor) {
   const Vector shape = tensor.vector(kShape);
@@ -134,7 +134,7 @@ float half_to_float(uint16_t half) {
 }
 
 // `count` packed integers times `scale` times `multiplier`, rounded after each product as the graph's operators do.
-// A value is brought to the top of a byte, from where an arithmetic shift carries its sign down again.
+// Each value is shifted to the top of a byte and arithmetically back, which extends its sign.
 template <int kBits>
 void unpack(const uint8_t* in, size_t count, float scale, float multiplier, float* out) {
   constexpr size_t kPerByte = 8 / kBits;
@@ -163,12 +163,12 @@ size_t claim_composites(uint8_t* model, size_t size, const char* name) {
   const Vector subgraphs = root.vector(kSubgraphs);
   for (size_t g = 0; g < subgraphs.size(); ++g) {
     const Vector operators = subgraphs.table(g).vector(kOperators);
-    // Subgraphs of a damaged file may share one vector, and all of it would be read for each.
+    // The subgraphs of a damaged file may share one vector, which would be read again for each.
     if ((listed += operators.size()) > size / sizeof(uint32_t)) throw Error("flatbuffer: more operators than bytes");
     for (size_t o = 0; o < operators.size(); ++o) {
       const Table op = operators.table(o);
       const size_t opcode_at = op.field(kOpcodeIndex);
-      // Opcode 0 is the default and then has no bytes to rewrite; the exporter's composites never are opcode 0.
+      // Opcode 0, the default, has no bytes to rewrite; the exporter's composites never have opcode 0.
       if (opcode_at == 0 || builtin_code(codes, bytes.read<uint32_t>(opcode_at)) != kStablehloComposite) continue;
       const Table composite = op.table(kBuiltinOptions2);
       if (!composite || composite.string(0) != name) continue;
@@ -210,7 +210,7 @@ std::optional<EmbeddingTable> find_embedding_table(Bytes model) {
         if (found || inputs.size() != 2) return std::nullopt;
         found = table_of(model, root, tensors, tensors.table(inputs.scalar<uint32_t>(1)));
         if (!found) return std::nullopt;
-        // Integers that become halves are rounded once more, by LiteRT.
+        // LiteRT would round integers once more to make them float16.
         if (output_type != (found->type == EmbeddingTable::Type::kFloat16 ? kFloat16 : kFloat32)) return std::nullopt;
         break;
       }

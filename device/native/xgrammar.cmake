@@ -134,7 +134,7 @@ static void AddRunEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t max) 
 add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_files})
 target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/include ${xgrammar_source}/3rdparty/picojson
                                                   ${xgrammar_source}/3rdparty/dlpack/include)
-# constraint.cc reads compiled grammars and receives messages.
+# grammar_compiler.cc reads compiled grammars and receives messages.
 target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/cpp)
 target_compile_definitions(xgrammar PUBLIC XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0
                                            XGRAMMAR_ENABLE_INTERNAL_CHECK=0)

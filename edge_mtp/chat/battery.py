@@ -1,7 +1,7 @@
-"""Small conversations that a chat template of a model with tools must be able to write down.
+"""Small conversations that the chat template of a model with tools must be able to render.
 
-Every template that a bundle carries is tried on them, once when it is exported and in the tests: what it refuses is
-known before the first run. They are canonical: see `ChatFormat.render`.
+Every template of a bundle is tried on them, once at export and in the tests, so its refusals are known before the first
+run. The messages are canonical: see `ChatFormat.render`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Conversation:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
     def prompts(self) -> Iterator[Conversation]:
-        """This conversation up to each of its places where the model's turn comes, its end included."""
+        """This conversation cut at each place where the model's turn comes, including its end."""
         for end, message in enumerate(self.messages, 1):
             following = self.messages[end]["role"] if end < len(self.messages) else "assistant"
             if message["role"] in ("user", "tool") and following == "assistant":

@@ -1,14 +1,12 @@
 """Conversations to token ids and back: a bundle's tokenizer and its chat template.
 
-Both come out of a bundle as they were exported (`tokenizer.json`, a jinja template), so any Gemma 4 checkpoint brings
-its own.
+A bundle has both as the export found them in the checkpoint (`tokenizer.json`, a jinja template).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,29 +16,24 @@ from typing import Any
 
 from edge_mtp.chat.control_text import new_mark
 from edge_mtp.chat.declarations import declarations
-from edge_mtp.chat.messages import Form, Message, canonical
+from edge_mtp.chat.form import Form
+from edge_mtp.chat.messages import SYSTEM_ROLES, Message, canonical
+from edge_mtp.chat.rendered import Rendered, in_wire_format
 from edge_mtp.chat.template import ChatTemplate
 from edge_mtp.chat.tokenizer import Tokenizer, special_tokens
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import (
-    CALL_CLOSE,
-    CALL_OPEN,
     CHANNEL_CLOSE,
     CHANNEL_OPEN,
-    RESPONSE_CLOSE,
-    RESPONSE_OPEN,
-    ToolCall,
-    format_calls,
-    format_response,
 )
 
 
 @dataclass(frozen=True)
 class Written:
-    """A reply of the model in a conversation, as the model wrote it.
+    """A reply in a conversation, as the model wrote it.
 
-    `prompt` and `tokens` are ids, without the stop token. `context` is of what the prompt was made; `thoughts` are the
-    messages whose thoughts stand in prompt and tokens.
+    `prompt` and `tokens` are ids, without the stop token. `context` identifies the conversation, tools and options
+    behind the prompt; `thoughts` are the places of the messages whose thoughts stand in prompt and tokens.
     """
 
     prompt: Sequence[int]
@@ -51,20 +44,11 @@ class Written:
 
 @dataclass(frozen=True)
 class Composed:
-    """A prompt's ids, with what `Written` wants to know of it."""
+    """A prompt's ids, with its `context` and `thoughts` as `Written` has them."""
 
     ids: list[int]
     context: str
     thoughts: frozenset[int]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a reply stands in a rendered conversation, and whether the template keeps its thought."""
-
-    begin: int
-    end: int
-    thought: bool
 
 
 @dataclass(frozen=True)
@@ -117,8 +101,8 @@ class ChatFormat:
         """The prompt's text.
 
         `messages` and `tools` are in OpenAI's form (`edge_mtp.chat.messages`,
-        `edge_mtp.formats.tool_calls.load_tools`). Calls and answers stand in Gemma 4's wire format even where the
-        template would write them otherwise. `variables` are the template's, such as `enable_thinking`.
+        `edge_mtp.formats.tool_calls.load_tools`). Calls and answers are in Gemma 4's wire format, even if the
+        template writes them otherwise. `variables` are the template's, such as `enable_thinking`.
 
         Raises `EdgeMtpError` where the template refuses the conversation or is itself wrong.
         """
@@ -135,8 +119,8 @@ class ChatFormat:
     ) -> list[int]:
         """The prompt's token ids; options as for `render`.
 
-        The control tokens in it are the template's. What looks like one in `messages` and `tools` is spelled in
-        ordinary tokens, unless `control_tokens`.
+        The control tokens in it are the template's. Text of `messages` and `tools` that looks like a control token is
+        spelled in ordinary tokens, unless `control_tokens`.
         """
         rendered = self._rendered(canonical(messages), tools, add_generation_prompt, control_tokens, variables)
         return self._encoded(rendered, 0, len(rendered.marked))
@@ -152,17 +136,18 @@ class ChatFormat:
     ) -> Composed:
         """The prompt of a conversation in which the model wrote the messages `written`, by their place.
 
-        The template says what stands between those replies, and the ids that the model wrote stand as they are: so the
-        runner's cache serves to the end of the last one, whatever the template would make of its white space, of text
-        before a call, or of a number. A thought goes where the template drops it, but not before the turn is over:
-        a model that thinks, calls and is answered goes on from its thought. Raises as `render`.
+        The template writes the text between those replies; the replies themselves are the ids that the model wrote.
+        So the runner's cache serves to the end of the last reply, even if the template would change its white space,
+        the text before a call, or a number. A thought is left out if the template drops it and its turn is over:
+        within a turn a model that thought, called a tool and got the answer goes on from its thought. Raises as
+        `render`.
         """
         clean = canonical(messages)
         context = self._context(clean, tools, variables, control_tokens)
         turn = max((n for n, message in enumerate(clean) if message["role"] in ("user", "system")), default=-1)
         stand_ins = self._with_stand_ins(clean, written, tools)
         rendered = self._rendered(stand_ins, tools, True, control_tokens, variables)
-        places = _places(rendered.marked, stand_ins, written)
+        places = rendered.places(stand_ins, written.keys())
         if places is None:  # a template that drops or rearranges messages
             rendered = self._rendered(clean, tools, True, control_tokens, variables)
             places = {}
@@ -191,12 +176,12 @@ class ChatFormat:
         tools: Sequence[Mapping[str, Any]] = (),
         **options: Any,
     ) -> int:
-        """Leading ids of `prompt` that every conversation with the same system message and `tools` begins with.
+        """The number of leading ids of `prompt` that all conversations with this system message and `tools` share.
 
-        `prompt` is the encoded `messages`; `options` are those of `encode`. 0 where there is neither a system message
-        nor a tool: a few control tokens are not worth keeping.
+        `prompt` is the encoded `messages`; `options` are those of `encode`. 0 without a system message and tools: a few
+        control tokens are not worth keeping.
         """
-        system = [m for m in messages[:1] if m["role"] in ("system", "developer")]
+        system = [m for m in messages[:1] if m["role"] in SYSTEM_ROLES]
         if not system and not tools:
             return 0
         others = [self.encode([*system, {"role": "user", "content": text}], tools, **options) for text in ("a", "Z")]
@@ -241,9 +226,10 @@ class ChatFormat:
 
     @cached_property
     def _declared_with(self) -> dict[str, Any]:
-        """How `declarations` works around what the template does wrong, found by a probe.
+        """The arguments of `declarations` that work around the template's faults, which a probe finds.
 
-        Two of Google's leave out properties whose names are keywords, and misplace a comma in a list undescribed.
+        Two of Google's templates leave out properties whose names are keywords, and misplace a comma in a list without
+        a description.
         """
         names = ("description", "type", "properties", "required", "nullable", "items", "enum")
         properties: dict[str, Any] = {name: {"type": "string", "description": f"probe of {name}"} for name in names}
@@ -264,7 +250,7 @@ class ChatFormat:
         generation_prompt: bool,
         control_tokens: bool,
         variables: Mapping[str, Any],
-    ) -> _Rendered:
+    ) -> Rendered:
         """Canonical messages as marked text (`edge_mtp.chat.control_text`)."""
         tools = declarations(tools, **self._declared_with)
         mark = new_mark(self.template + _json([clean, tools]))
@@ -276,11 +262,11 @@ class ChatFormat:
             given = self._variables(self.form.dressed(messages), tools or None, generation_prompt, variables)
             return self._template.render(given)
 
-        # Models write first the text and then the calls; most templates have it the other way round.
-        text = _in_wire_format(rendered([{**m, "content": ""} if "tool_calls" in m else m for m in clean]), clean)
-        return _Rendered(rendered(clean) if text is None else text, mark)
+        # Models write the text before the calls; most templates write it after them.
+        text = in_wire_format(rendered([{**m, "content": ""} if "tool_calls" in m else m for m in clean]), clean)
+        return Rendered(rendered(clean) if text is None else text, mark)
 
-    def _encoded(self, rendered: _Rendered, begin: int, end: int) -> list[int]:
+    def _encoded(self, rendered: Rendered, begin: int, end: int) -> list[int]:
         """Ids of a part of a rendered conversation."""
         text, mark = rendered.marked[begin:end], rendered.mark
         if mark not in text:
@@ -293,7 +279,7 @@ class ChatFormat:
     def _with_stand_ins(
         self, clean: Sequence[Message], written: Mapping[int, Written], tools: Sequence[Mapping[str, Any]]
     ) -> list[Message]:
-        """The messages with something that can be found in place of each reply: its calls, or else a number."""
+        """The messages with a text in place of each reply that can be found again: its calls, or else a number."""
         everything = self.template + _json([clean, tools])
         stand_ins: list[Message] = []
         for n, message in enumerate(clean):
@@ -312,12 +298,12 @@ class ChatFormat:
         variables: Mapping[str, Any],
         control_tokens: bool,
     ) -> str:
-        """Tells what a prompt is made of from all else."""
+        """A digest of all that a prompt is made from."""
         return _digest([self.identity, clean, tools, variables, control_tokens])
 
     @cached_property
     def identity(self) -> str:
-        """Tells this tokenizer and template from all others."""
+        """A digest of tokenizer and template."""
         return hashlib.sha256(
             _json([self.tokenizer.source, self.template]).encode("utf-8", "surrogatepass")
         ).hexdigest()
@@ -329,85 +315,6 @@ class ChatFormat:
             kept += reply.tokens[end:begin]
             end = behind
         return [*kept, *reply.tokens[end:]]
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    """A conversation's text with marks in what looks like a control token and is none."""
-
-    marked: str
-    mark: str
-
-    @property
-    def text(self) -> str:
-        return self.marked.replace(self.mark, "")
-
-
-_BLOCK = re.compile(
-    "|".join(
-        f"{re.escape(begin)}(?:(?!{re.escape(begin)}|<turn\\|>).)*?{re.escape(end)}"
-        for begin, end in ((CALL_OPEN, CALL_CLOSE), (RESPONSE_OPEN, RESPONSE_CLOSE))
-    ),
-    re.DOTALL,
-)
-
-
-def _in_wire_format(text: str, clean: Sequence[Message]) -> str | None:
-    """A rendered conversation with its calls, the text before them and the answers as `tool_calls` spells them.
-
-    Templates spell null as None, or the name of the last call beside every answer. None where the text has not the
-    calls and the answers that the conversation has.
-    """
-    calls: list[str] = []
-    answers: list[str] = []
-    for message in clean:
-        if message["role"] == "tool":
-            answers.append(format_response(message["name"], message["content"]))
-        before = _plain(message["content"]) if "tool_calls" in message else ""
-        for call in message.get("tool_calls", ()):
-            calls.append(before + format_calls([ToolCall(**call["function"])], is_read=False))
-            before = ""
-    found = [each[0].startswith(CALL_OPEN) for each in _BLOCK.finditer(text)]
-    if found.count(True) != len(calls) or found.count(False) != len(answers):
-        return None
-    right = {True: iter(calls), False: iter(answers)}
-    text = _BLOCK.sub(lambda each: next(right[each[0].startswith(CALL_OPEN)]), text)
-    # One template asks for the rest of a turn without its beginning, and then writes it there again.
-    return text.replace(f"{RESPONSE_CLOSE}<|turn>model\n", RESPONSE_CLOSE)
-
-
-def _plain(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
-
-
-def _places(text: str, stand_ins: Sequence[Message], written: Mapping[int, Written]) -> dict[int, _Place] | None:
-    """Where each reply that the model wrote stands; None if one cannot be found."""
-    places: dict[int, _Place] = {}
-    end = 0
-    for n, message in enumerate(stand_ins):
-        if message["role"] != "assistant":
-            continue
-        before, calls = end, message.get("tool_calls", ())
-        if calls:
-            begin = end = text.find(CALL_OPEN, before)
-            for _ in calls:
-                end = text.find(CALL_CLOSE, end) + len(CALL_CLOSE) if end >= 0 else -1
-                if end < len(CALL_CLOSE):
-                    return None
-        elif n in written:
-            begin = text.find(message["content"], before)
-            end = begin + len(message["content"])
-        else:
-            continue
-        if begin < 0:
-            return None
-        thought = text.find(message["reasoning"], before, begin) if n in written and "reasoning" in message else -1
-        if thought >= 0:
-            opened = text.rfind(CHANNEL_OPEN, before, thought)
-            begin = opened if opened >= 0 else thought
-        if n in written:
-            places[n] = _Place(begin, end, thought >= 0)
-    return places
 
 
 def _digest(value: Any) -> str:

@@ -1,15 +1,15 @@
-"""Tool declarations in the words that a chat template has.
+"""Rewrites tool declarations with only the keywords that a chat template writes.
 
-Gemma's templates write of a parameter one `type`, its `description`, `enum` (of strings), `nullable`, `items`,
-`properties` and `required`, and nothing else; where one of them finds a list of types or none at all, it writes
-nonsense. `declarations` says a schema in those words, and what else it says as short text in the descriptions:
+For a parameter, Gemma's templates write one `type`, its `description`, `enum` (of strings), `nullable`, `items`,
+`properties` and `required`, and nothing else. Given a list of types, or no type, they write nonsense. `declarations`
+expresses a schema with those keywords, and the rest as short text in the descriptions:
 
     {"type": ["integer", "string"], "minimum": 1, "description": "Line."}
     -> {"type": "integer", "description": "Line. Either an integer (At least 1.), or a string."}
 
-A reference is replaced by what it leads to; inside itself once more by its name alone. Keywords without words of their
-own are quoted as JSON. Not told: `$comment`, `$id`, `x-...` and other words that JSON schema gives no meaning, and
-`additionalProperties: false`, which is what a model expects.
+A reference is replaced by its target, but inside that target only by its name. Keywords without a wording here are
+quoted as JSON. Left out are `$comment`, `$id`, `x-...` and other keywords without a meaning in JSON schema, and
+`additionalProperties: false`, which a model assumes anyway.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from edge_mtp.formats.tool_calls import check_tools, resolve
+from edge_mtp.formats.json_schema import is_of_type, resolve, type_of
+from edge_mtp.formats.tool_calls import check_tools
 
 Told = dict[str, Any]
 
-_LARGEST = 1000  # schemas that one tool's references may unfold to; then they are told by name
+_LARGEST = 1000  # schemas to which one tool's references may expand; further references are named only
 _PLAINLY = {"array": "A list.", "object": "An object."}
 _NOUNS = {
     **{"string": "a string", "number": "a number", "integer": "an integer", "boolean": "true or false"},
@@ -39,18 +40,18 @@ _ARRAY_KEYWORDS = (
 )
 _STRING_KEYWORDS = ("minLength", "maxLength", "pattern", "contentEncoding", "contentMediaType", "contentSchema")
 _NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_QUOTED = (  # told as JSON, for want of words
+_QUOTED = (  # quoted as JSON, since there is no wording for them
     *("if", "then", "else", "dependentSchemas", "dependencies", "unevaluatedProperties", "unevaluatedItems"),
     *("contentSchema", "$dynamicRef", "$recursiveRef"),
 )
 
 
 def declarations(tools: Any, *, untold: Collection[str] = (), described: bool = False) -> list[dict[str, Any]]:
-    """Tools as `check_tools` takes them, in the words of a chat template. Raises `EdgeMtpError` as that does.
+    """Rewrites tools, given as for `check_tools`, for a chat template. Raises `EdgeMtpError` like `check_tools`.
 
-    `untold` are names of properties that the template at hand leaves out (two of Google's take `type` and
-    `description` for keywords wherever they stand): those are told in the description of what has them. `described`
-    gives every list and object a description, without which the same two misplace a comma.
+    `untold` are property names that the template leaves out (two of Google's take `type` and `description` for keywords
+    everywhere); the description of the containing object mentions them instead. `described` gives every list and object
+    a description, without which the same two templates misplace a comma.
     """
     told = []
     for tool in check_tools(tools):
@@ -77,7 +78,7 @@ class _Teller:
         self._count = 0
 
     def tell(self, schema: Any, key: str = "") -> Told:
-        """The schema of the property `key` with one type, and text for what else it says."""
+        """The schema of the property `key` with one type, and the rest of it as text in the description."""
         self._count += 1
         if isinstance(schema, bool):
             return {"type": "string", "description": "Any JSON value." if schema else "No value is allowed."}
@@ -95,7 +96,7 @@ class _Teller:
     # -- one flat schema
 
     def _flat(self, schema: Mapping[str, Any], followed: list[str]) -> dict[str, Any] | str:
-        """The schema with its reference and its `allOf` merged into it, or the name of the schema that it is in."""
+        """The schema with its `$ref` and `allOf` merged into it; for a recursive reference, the name of its target."""
         flat = {keyword: value for keyword, value in schema.items() if keyword not in ("$ref", "allOf", "also")}
         parts = list(schema.get("allOf", []))
         if "$ref" in schema:
@@ -122,7 +123,7 @@ class _Teller:
         return flat
 
     def _merge(self, flat: dict[str, Any], other: Mapping[str, Any]) -> None:
-        """Adds to a schema what another one says; what it cannot take is told beside it."""
+        """Merges another schema into `flat`; keywords that cannot be merged become text."""
         rest: dict[str, Any] = {}
         for keyword, value in other.items():
             mine: Any = flat.get(keyword)
@@ -153,7 +154,7 @@ class _Teller:
             flat.setdefault("also", []).append(f"Also: {_json(rest)}.")
 
     def _kinds(self, schema: Any, followed: frozenset[str] = frozenset()) -> list[str]:
-        """The types that a schema names, in its order."""
+        """The types that a schema names, in the same order."""
         if not isinstance(schema, Mapping):
             return []
         if "type" in schema:
@@ -161,7 +162,7 @@ class _Teller:
         if "$ref" in schema and schema["$ref"] not in followed:
             return self._kinds(resolve(schema["$ref"], self._root), followed | {schema["$ref"]})
         if "const" in schema or "enum" in schema:
-            return list(dict.fromkeys(map(_kind, schema.get("enum", [schema.get("const")]))))
+            return list(dict.fromkeys(map(type_of, schema.get("enum", [schema.get("const")]))))
         branches = [*schema.get("anyOf", []), *schema.get("oneOf", []), *schema.get("allOf", [])]
         kinds = list(dict.fromkeys(kind for branch in branches for kind in self._kinds(branch, followed)))
         return kinds or _hinted(schema)
@@ -202,12 +203,12 @@ class _Teller:
             yield self._typed(schema, kind, words), words
 
     def _title(self, schema: Mapping[str, Any], key: str) -> str:
-        """A title that says more than the property's name does."""
+        """The title, if it says more than the property's name."""
         title = schema.get("title") or ""
         return "" if _letters(title) == _letters(key) or not key else title
 
     def _always(self, schema: Mapping[str, Any]) -> list[str]:
-        """What is said of a value of any type."""
+        """Text for the keywords that apply to values of any type."""
         words = list(schema.get("also", []))
         if "format" in schema:
             words.append(f"Format: {_plain(schema['format'])}.")
@@ -230,7 +231,7 @@ class _Teller:
     # -- choices
 
     def _choice(self, schema: dict[str, Any], keyword: str, words: list[str]) -> Told | None:
-        """A schema with alternatives; None where these say nothing of types, and `schema` without them does."""
+        """A schema with alternatives; None if they only list required properties, which then become text."""
         base = {k: v for k, v in schema.items() if k not in (keyword, "description", "title", "also", *_ALWAYS)}
         options = schema[keyword]
         if other := base.pop("oneOf" if keyword == "anyOf" else "anyOf", None):
@@ -263,7 +264,7 @@ class _Teller:
         else:
             first.pop("description", None)
             if len({each["type"] for each in told}) == 1 and first["type"] == "string":
-                # An enum beside other strings would rule them out.
+                # An enum of one alternative would exclude the strings of the others.
                 enums = [each.get("enum") for each in told]
                 first.pop("enum", None)
                 if all(enums):
@@ -274,7 +275,7 @@ class _Teller:
         return first
 
     def _one_object(self, options: Sequence[Any], told: Sequence[Told], words: list[str]) -> Told:
-        """Objects of several forms as one with the properties of all."""
+        """Merges objects of several forms into one with all their properties."""
         schemas: dict[str, list[Any]] = {}
         followed: list[str] = []
         for option in options:
@@ -302,7 +303,7 @@ class _Teller:
         return {"type": "object", "properties": properties, **({"required": required} if required else {})}
 
     def _constants(self, base: Mapping[str, Any], options: Sequence[Mapping[str, Any]], words: list[str]) -> Told:
-        """A choice among values, some of which may have a title."""
+        """A choice among values, some of which may have titles."""
         values, titles = [], []
         for option in options:
             text = option.get("title") or option.get("description")
@@ -321,14 +322,12 @@ class _Teller:
             values = [schema["const"]]
         allowed = _listed(schema.get("type", []))
         fitting = [
-            value
-            for value in values
-            if not allowed or _kind(value) in allowed or (_kind(value) == "integer" and "number" in allowed)
+            value for value in values if not allowed or any(is_of_type(value, name) for name in allowed)
         ] or list(values)
         rest = [value for value in fitting if value is not None]
         if not rest:
             return {"type": "null"}
-        kinds = list(dict.fromkeys(map(_kind, rest)))
+        kinds = list(dict.fromkeys(map(type_of, rest)))
         kind = "number" if set(kinds) == {"integer", "number"} else kinds[0]
         told: Told = {"type": kind}
         if kinds == ["string"]:
@@ -415,7 +414,7 @@ class _Teller:
         return {"properties": told, **({"required": required} if required else {})}
 
     def _finished(self, told: Told, words: Iterable[str]) -> Told:
-        """The keywords in a settled order, with a type's own ones there even if empty: some templates look for them."""
+        """The keywords in a fixed order, including a type's own even if empty, since some templates expect them."""
         description = _joined(words) or (_PLAINLY.get(told["type"], "") if self._described else "")
         told = {**told, **({"description": description} if description else {})}
         if told["type"] == "object":
@@ -498,7 +497,7 @@ def _counted(schema: Mapping[str, Any], least: str, most: str, noun: str) -> lis
 
 
 def _joined(words: Iterable[str]) -> str:
-    """Texts as sentences, none twice."""
+    """Joins texts as sentences, without duplicates."""
     kept = list(dict.fromkeys(text for word in words if (text := word.strip())))
     return " ".join([*map(_sentence, kept[:-1]), *kept[-1:]])
 
@@ -527,16 +526,8 @@ def _listed(kinds: Any) -> list[str]:
     return [kinds] if isinstance(kinds, str) else list(kinds)
 
 
-def _kind(value: Any) -> str:
-    """The type of a JSON value, as a schema names it."""
-    if isinstance(value, bool):
-        return "boolean"
-    kinds = {str: "string", int: "integer", float: "number", type(None): "null", list: "array", dict: "object"}
-    return kinds[type(value)]
-
-
 def _hinted(schema: Mapping[str, Any]) -> list[str]:
-    """The type that a schema without one speaks of."""
+    """The types that a schema without `type` implies by its keywords."""
     hints = {
         "object": _OBJECT_KEYWORDS, "array": _ARRAY_KEYWORDS, "string": _STRING_KEYWORDS, "number": _NUMBER_KEYWORDS,
     }  # fmt: skip
@@ -544,7 +535,7 @@ def _hinted(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _constants(option: Any) -> list[Any] | None:
-    """The values of an option that lists them and says nothing else; None of any other."""
+    """The values of an option that only lists values; None for any other option."""
     if not isinstance(option, Mapping) or not option.keys() & {"const", "enum"}:
         return None if not isinstance(option, Mapping) or not _kinds_of_null(option) else [None]
     if option.keys() - {"const", "enum", "type", "title", "description"}:

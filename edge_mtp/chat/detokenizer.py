@@ -1,4 +1,4 @@
-"""Token ids to text as they come, and where a stop string ends it."""
+"""Token ids to text as they come, up to a stop string."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from edge_mtp.safe_text import utf8
 
 
 class Detokenizer:
-    """Ids to text as they come: never half a character, and nothing of the stop string that ends the text.
+    """Ids to text as they come: whole characters, and nothing of the stop string that ends the text.
 
-    The pieces returned by `push` and the last one by `finish`, joined, are the UTF-8 text of the tokens' bytes, up to
-    where the first of `stop_texts` begins; bytes that are no UTF-8 become U+FFFD. Stop strings are looked for in the
-    bytes as the runner does (device/native/stop_text.h): of several, the one that ends first, then the longest.
+    The pieces from `push` and the last one from `finish`, joined, are the UTF-8 text of the tokens' bytes, up to the
+    beginning of the first of `stop_texts`; bytes that are no UTF-8 become U+FFFD. The search for stop strings is the
+    runner's (device/native/stop_text.h; tests/helpers/stop_cases.json tries both): of several, the string that ends
+    first counts, and of those that end together the longest.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_texts: Sequence[str] = ()) -> None:
@@ -26,15 +27,15 @@ class Detokenizer:
         self._stops = [utf8(text, f"the stop string {text!r}") for text in stop_texts]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = b""  # may be the beginning of a stop string
-        self.stopped = False  # a stop string is complete: what follows is no part of the text
+        self.stopped = False  # a stop string is complete, and the text is over
 
     @property
     def holds(self) -> bool:
-        """Whether bytes are held back that `finish` may still give out."""
+        """Whether `finish` may still give out bytes."""
         return bool(self._held or self._decoder.getstate()[0])
 
     def push(self, token: int) -> str:
-        """The text that `token` completes: empty while a character's bytes are still missing."""
+        """The text that `token` completes; empty while bytes of a character are missing."""
         if self.stopped:
             return ""
         text = self._held + self._tokenizer.token_bytes(token)
@@ -48,7 +49,7 @@ class Detokenizer:
         return self._decoder.decode(text[: len(text) - held])
 
     def finish(self) -> str:
-        """What was held back; the detokenizer can then be used for another text."""
+        """The rest of the text; afterwards the detokenizer can take another text."""
         rest = self._decoder.decode(self._held, final=True)
         self._decoder.reset()
         self._held, self.stopped = b"", False

@@ -1,46 +1,40 @@
-"""Messages of a conversation, and the form in which a chat template takes them.
-
-Everything here speaks OpenAI's form: roles, `tool_calls` with ids, tool answers with the id that they answer. Gemma 4's
-published templates differ in where they look for a tool's answer, and refuse or garble the other places. `Form.of`
-finds out once, by rendering a small conversation whose right text is known.
-"""
+"""Messages of a conversation in OpenAI's form: roles, `tool_calls` with ids, answers with the id of their call."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.tool_calls import CHANNEL_OPEN, ToolCall, format_calls, format_response, split_thoughts
+from edge_mtp.formats.tool_calls import CHANNEL_OPEN, split_thoughts
 
 Message = Mapping[str, Any]
-Render = Callable[[Sequence[Message]], str]
 
-ROLES = ("system", "developer", "user", "assistant", "model", "tool")
+SYSTEM_ROLES, MODEL_ROLES = ("system", "developer"), ("assistant", "model")  # each two names of one role
+ROLES = (*SYSTEM_ROLES, "user", *MODEL_ROLES, "tool")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 
 
 def canonical(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages in one form, whatever client they come from.
+    """Converts the messages of any client to one form.
 
-    `developer` is `system` and `model` is `assistant`; a thought stands under `reasoning`; `arguments` are objects;
-    every call has an id; every answer has the id and the name of its call, and stands behind the message of the calls,
-    in their order. An answer that fits no call keeps its name.
+    `developer` becomes `system` and `model` becomes `assistant`; a thought stands under `reasoning`; `arguments` are
+    objects; every call has an id; every answer has the id and the name of its call, and stands behind the message with
+    the calls, in their order. An answer that fits no call keeps its name.
 
-    Raises EdgeMtpError naming the message that is none.
+    Raises EdgeMtpError that names the first wrong message.
     """
     made: list[dict[str, Any]] = []
     numbers = itertools.count()
-    waiting: list[dict[str, Any]] = []  # calls of the last model message that have no answer yet
+    waiting: list[dict[str, Any]] = []  # calls of the last model message without an answer so far
     order: dict[str, int] = {}
     for n, message in enumerate(messages):
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ROLES:
             raise EdgeMtpError(f"message {n} has the role {role!r}; use {', '.join(ROLES)}")
-        if role in ("assistant", "model"):
+        if role in MODEL_ROLES:
             made.append(_of_model(message, n, numbers))
             waiting = list(made[-1].get("tool_calls", ()))
             order = {call["id"]: place for place, call in enumerate(waiting)}
@@ -66,7 +60,7 @@ def _content(message: Message, n: int) -> str | list[Any]:
 def _of_model(message: Message, n: int, numbers: Iterable[int]) -> dict[str, Any]:
     content = _content(message, n)
     thought = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), "")
-    if isinstance(content, str) and CHANNEL_OPEN in content:  # from a client that does not tell them apart
+    if isinstance(content, str) and CHANNEL_OPEN in content:  # from a client that does not separate thoughts
         thought, content = split_thoughts(content) if not thought else (thought, split_thoughts(content)[1])
     made: dict[str, Any] = {"role": "assistant", "content": content}
     if thought:
@@ -80,13 +74,23 @@ def _of_model(message: Message, n: int, numbers: Iterable[int]) -> dict[str, Any
     return {**made, "tool_calls": made_calls} if made_calls else made
 
 
+def is_call(call: Any) -> bool:
+    """Whether a call names a function and has its arguments as an object."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    return (
+        isinstance(function, Mapping)
+        and isinstance(function.get("name"), str)
+        and isinstance(function.get("arguments"), Mapping)
+    )
+
+
 def _call(call: Any, n: int, names: Iterable[str]) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not isinstance(function, Mapping):
         raise EdgeMtpError(f"message {n} has the call {call!r}; give a function with a name and arguments")
     arguments = function.get("arguments")
-    if isinstance(arguments, str):  # as OpenAI's clients have them
+    if isinstance(arguments, str):  # OpenAI's clients send a JSON text
         try:
             arguments = json.loads(arguments or "{}")
         except ValueError:
@@ -104,7 +108,7 @@ def _call(call: Any, n: int, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _answer(message: Message, n: int, waiting: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answer with the id and the name of the call that it answers, which waits no more."""
+    """The answer with the id and the name of its call, which leaves `waiting`."""
     identity, name = message.get("tool_call_id"), message.get("name")
     matches = [call for call in waiting if call["id"] == identity] or [
         call for call in waiting if identity is None and (name is None or call["function"]["name"] == name)
@@ -120,7 +124,7 @@ def _answer(message: Message, n: int, waiting: list[dict[str, Any]]) -> dict[str
 
 
 def check_json(value: Any, what: str) -> None:
-    """Raises EdgeMtpError, which calls the value `what`, for one that JSON does not have."""
+    """Raises EdgeMtpError for a value that JSON does not have; the message calls it `what`."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -128,112 +132,8 @@ def check_json(value: Any, what: str) -> None:
 
 
 def _put_in_order(made: list[dict[str, Any]], order: Mapping[str, int]) -> None:
-    """Sorts the answers at the end by their calls."""
+    """Sorts the answers at the end by the order of their calls."""
     begin = len(made)
     while begin and made[begin - 1]["role"] == "tool":
         begin -= 1
     made[begin:] = sorted(made[begin:], key=lambda answer: order.get(answer["tool_call_id"], len(order)))
-
-
-# -- forms ----------------------------------------------------------------------------------------------------------
-
-Answers = Literal["on the calls", "as parts", "as values", "as text"]
-_ANSWERS: tuple[Answers, ...] = get_args(Answers)
-
-
-@dataclass(frozen=True)
-class Form:
-    """Where a template looks for things.
-
-    `answers` are "on the calls": in `tool_responses` of the message that calls; "as parts": in a message of the role
-    `tool` whose content lists `{"name", "response"}`; "as values": each in a message of the role `tool`, with an object
-    or a text as content; or "as text": the same with text alone. `parts` are the roles whose content may be a list of
-    parts; elsewhere their texts are joined.
-    """
-
-    answers: Answers
-    parts: frozenset[str]
-
-    @classmethod
-    def of(cls, render: Render) -> Form:
-        """The form that `render`, the template on raw messages with a generation prompt, understands best."""
-        parts = frozenset(role for role in ("system", "user", "assistant") if _takes_parts(render, role))
-        best, most = cls("as text", parts), -1
-        for answers in _ANSWERS:
-            form = cls(answers, parts)
-            understood = form._understood(render)
-            if understood > most:
-                best, most = form, understood
-            if most == len(_PROBES):
-                break
-        return best
-
-    def dressed(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Canonical messages as the template takes them."""
-        dressed: list[dict[str, Any]] = []
-        for message in messages:
-            if message["role"] == "tool":
-                self._add_answer(dressed, message)
-            else:
-                made = dict(message)
-                if isinstance(made["content"], list) and made["role"] not in self.parts:
-                    made["content"] = "".join(str(part.get("text", "")) for part in made["content"])
-                if "reasoning" in made:
-                    made["reasoning_content"] = made["reasoning"]
-                dressed.append(made)
-        return dressed
-
-    def _add_answer(self, dressed: list[dict[str, Any]], answer: Message) -> None:
-        last = dressed[-1] if dressed else {}
-        named = {"name": answer["name"], "response": answer["content"]}
-        if self.answers == "on the calls":
-            if last.get("role") != "assistant":
-                dressed.append(last := {"role": "assistant", "content": ""})
-            last.setdefault("tool_responses", []).append(named)
-        elif self.answers == "as parts":
-            if last.get("role") != "tool":
-                dressed.append(last := {"role": "tool", "content": []})
-            last["content"].append(named)
-        elif self.answers == "as values":
-            content = answer["content"]
-            dressed.append({**answer, "content": content if isinstance(content, Mapping | str) else _as_text(content)})
-        else:
-            dressed.append({**answer, "content": _as_text(answer["content"])})
-
-    def _understood(self, render: Render) -> int:
-        """How many of the probe's answers stand behind their calls as the wire format has them."""
-        understood = 0
-        for content in _PROBES:
-            calls = [ToolCall("first", {"a": "b"}), ToolCall("second", {})]
-            asked = canonical(
-                [
-                    {"role": "user", "content": "Hi"},
-                    {"role": "assistant", "content": "", "tool_calls": [{"function": c.to_json()} for c in calls]},
-                    {"role": "tool", "name": "first", "content": content},
-                    {"role": "tool", "name": "second", "content": content},
-                ]
-            )
-            right = format_calls(calls) + "".join(format_response(call.name, content) for call in calls)
-            try:
-                understood += right in render(self.dressed(asked))
-            except EdgeMtpError:
-                continue
-        return understood
-
-
-_PROBES: tuple[Any, ...] = ({"k": "v", "n": 3}, "some text", 20, [1, "x"])
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _takes_parts(render: Render, role: str) -> bool:
-    begin = [{"role": "user", "content": "Hi"}] if role == "assistant" else []
-    parts = [{"type": "text", "text": "first part"}, {"type": "text", "text": "second part"}]
-    end = [{"role": "user", "content": "Hi"}] if role != "user" else []
-    try:
-        text = render([*begin, {"role": role, "content": parts}, *end])
-    except EdgeMtpError:
-        return False
-    return "first part" in text and "second part" in text and "'text'" not in text and '"text"' not in text

@@ -1,10 +1,10 @@
-"""A chat template: jinja, as transformers runs it, on text that a stranger wrote.
+"""Renders untrusted chat templates: jinja, as transformers runs it.
 
 The environment is that of `transformers.utils.chat_template_utils`: its `tojson`, `strftime_now`, `raise_exception`,
-loop controls and `{% generation %}`, its rules of white space. So a template renders here as where it was trained.
+loop controls, `{% generation %}` and white-space rules. So a template renders here just as in training.
 
-A template is a program. It runs in jinja2's sandbox, in a thread of its own, with limits on time, on memory and on the
-single operations that could pass both at once (`'a' * 10**10`). Whatever goes wrong in it is one `EdgeMtpError`.
+A template is a program. It runs in jinja2's sandbox, in its own thread, with limits on time, on memory and on single
+operations that could exceed both at once (`'a' * 10**10`). Every error in it becomes an `EdgeMtpError`.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from edge_mtp.errors import EdgeMtpError
 T = TypeVar("T")
 
 LONGEST_TEMPLATE = 1 << 20  # characters; Google's have 20,000
-TIME_LIMIT_S = 10.0  # for one rendering, which takes milliseconds
-MEMORY_LIMIT = 1 << 30  # bytes that the process may grow by meanwhile
-_LARGEST = 1 << 24  # characters or items that one operation makes
+TIME_LIMIT_S = 10.0  # for one rendering, which usually takes milliseconds
+MEMORY_LIMIT = 1 << 30  # bytes by which the process may grow meanwhile
+_LARGEST = 1 << 24  # most characters or items that one operation may make
 _MOST_BITS = 1 << 14  # of a number
-_PATIENCE_S = 5.0  # for a thread to notice that it is over
-_STACK = 64 << 20  # of that thread: deep recursion is Python's error, not a crash
-_starting = threading.Lock()  # the size of stacks is the whole process's, and several threads may render
+_PATIENCE_S = 5.0  # for a thread to react to being stopped
+_STACK = 64 << 20  # bytes for that thread, so that deep recursion raises Python's error instead of crashing
+_starting = threading.Lock()  # the stack size is a setting of the whole process, and several threads may render
 
 
 class ChatTemplate:
     """A compiled template.
 
-    Raises EdgeMtpError for one that is no jinja, or too long.
+    Raises EdgeMtpError for a source that is not valid jinja, or is too long.
     """
 
     def __init__(self, source: str) -> None:
@@ -58,9 +58,9 @@ class ChatTemplate:
             )
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """The text that it makes of `variables`, which are plain JSON values.
+        """Renders the template with `variables`, which are plain JSON values.
 
-        Raises EdgeMtpError where it refuses them, fails, or passes a limit.
+        Raises EdgeMtpError if the template refuses them, fails, or exceeds a limit.
         """
         template = self._compiled
         return _bounded("refuses this conversation", lambda: template.render(variables))
@@ -74,7 +74,7 @@ class ChatTemplate:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks the model's own text for training. Here it is its content."""
+    """`{% generation %}` marks the model's own text for training. Here only its content counts."""
 
     tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
@@ -85,7 +85,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """jinja's, without names that begin with an underscore."""
+    """jinja's namespace, without names that begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         values = dict(*args[1:], **kwargs)
@@ -99,7 +99,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 
 class _Code(jinja2.compiler.CodeGenerator):
-    """`~` through `_Environment.joined`: doubling a text again and again is the quickest way to fill the memory."""
+    """Compiles `~` to `_Environment.joined`, which limits the size: repeated doubling would quickly fill the memory."""
 
     def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
         self.write("environment.joined((")
@@ -117,7 +117,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
         self.filters["tojson"] = _tojson
         self.filters = {name: _modest(name, function) for name, function in self.filters.items()}
-        # minijinja's, for templates that were written for the stock engine, such as ours (edge_mtp.export.minijinja).
+        # From minijinja, for templates written for the stock engine, such as ours (edge_mtp.export.minijinja).
         self.filters |= {"split": _split, "lstrip": str.lstrip, "rstrip": str.rstrip}
         self.tests |= {"startingwith": str.startswith, "endingwith": str.endswith}
         self.globals["raise_exception"] = _raise_exception
@@ -135,7 +135,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # as jinja2 has it
-        # The sandbox wraps a text's own `format`.
+        # The sandbox wraps the method `format` of strings.
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str | bytes):
@@ -169,11 +169,11 @@ def _strftime_now(pattern: str) -> str:
 
 
 class _TooMuchError(Exception):
-    """A template did what no chat template needs."""
+    """A template exceeded a limit that no real chat template needs to exceed."""
 
 
 class _OverrunError(BaseException):
-    """Thrown into the thread of a template that has run for too long; not an Exception, so nothing there catches it."""
+    """Raised in the thread of a template that ran too long. Not an Exception, so that nothing there catches it."""
 
 
 def _check_name(name: Any) -> None:
@@ -182,7 +182,7 @@ def _check_name(name: Any) -> None:
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:
-    """Refuses an operation whose result would be huge, before it is made."""
+    """Refuses an operation whose result would be huge, before computing it."""
     if operator == "%" and isinstance(left, str):
         _check_widths(left)
     elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
@@ -208,16 +208,16 @@ def _check_method(name: str, text: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _modest(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that takes no huge number."""
+    """A version of a filter that refuses huge numbers as arguments."""
 
-    @wraps(function)  # with the marks that jinja2 reads
+    @wraps(function)  # copies the attributes that jinja2 reads
     def checked(*args: Any, **kwargs: Any) -> Any:
         _check_numbers((*args, *kwargs.values()) if name != "tojson" else tuple(kwargs.values()))
         if name == "format":
             _check_widths(str(args[0]))
         return function(*args, **kwargs)
 
-    # Values are piped into these as well, and a value may be a large number.
+    # Only filters that count: a value piped into any other filter may be a large number.
     return checked if name in _COUNTING else function
 
 
@@ -242,13 +242,13 @@ def _check_bits(bits: int) -> None:
 
 def _check_widths(pattern: str) -> None:
     if re.search(r"\d{6}|\*", pattern):
-        raise _TooMuchError("it formats to a width that is no text's")
+        raise _TooMuchError("it formats text to a huge width")
 
 
 def _bounded(trouble: str, work: Callable[[], T]) -> T:
-    """What `work` returns, done in a thread that is stopped at a limit.
+    """Runs `work` in a thread that is stopped at a limit, and returns its result.
 
-    Raises EdgeMtpError "the chat template ...", with `trouble` where `work` raised.
+    Raises EdgeMtpError "the chat template ...", with `trouble` if `work` raised an exception.
     """
     done: list[T] = []
     failed: list[BaseException] = []
@@ -294,7 +294,7 @@ def _started(run: Callable[[], None]) -> threading.Thread:
 
 
 def _stop(thread: threading.Thread) -> None:
-    """Ends a thread at its next line of Python, of which a template's loops are made."""
+    """Ends a thread at its next line of Python. A template's loops are compiled to Python, so they end too."""
     end = time.monotonic() + _PATIENCE_S
     while thread.is_alive() and thread.ident is not None and time.monotonic() < end:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_OverrunError))
@@ -302,14 +302,14 @@ def _stop(thread: threading.Thread) -> None:
 
 
 def _memory() -> int:
-    """Bytes that this process has resident; 0 where that cannot be told, and memory is then not limited."""
+    """The resident memory of this process in bytes; 0 if unknown, in which case memory is not limited."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     return 0
 
 
 def _told(error: BaseException) -> str:
-    """An error of a template in one line."""
+    """A template's error as one line."""
     place = f" in line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
     if isinstance(error, RecursionError):
         return "it calls itself without end"

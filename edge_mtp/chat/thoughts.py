@@ -1,12 +1,12 @@
-"""Thoughts: what Gemma 4 writes in a channel of its own, before its answer or between its calls.
+"""Thoughts, which Gemma 4 writes in a channel of their own, before its answer or between its calls.
 
     <|channel>thought
     TEXT
     <channel|>ANSWER
 
-The marks are control tokens, known by id: text in their likeness is text. A thought's own text begins behind the
-header and ends before the mark that closes it, or before a line break there, which the templates write. A channel of
-another name is no answer either; its name stays in its text.
+The marks are control tokens, and only their ids count: text that looks like a mark is text. A thought's text begins
+behind the header and ends before the closing mark; templates write a line break before the mark, which is no part of
+the text. A channel of another name is a thought too, and its name stays in the text.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from edge_mtp.formats.tool_calls import CHANNEL_CLOSE, CHANNEL_OPEN, THOUGHT_HEA
 
 Channel = Literal["text", "reasoning"]
 
-# What a channel that is left open ends with, in a prompt.
+# A prompt ends an open channel with one of these.
 _BORDERS = ("<|turn>", "<turn|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>")
 
 
 def thoughts_in(tokenizer: Tokenizer) -> Thoughts | None:
-    """How the model marks thoughts; None where the vocabulary has no marks."""
+    """The marks of thoughts; None where the vocabulary has none."""
     try:
         opening, closing = tokenizer.token_id(CHANNEL_OPEN), tokenizer.token_id(CHANNEL_CLOSE)
     except EdgeMtpError:
@@ -36,7 +36,7 @@ def thoughts_in(tokenizer: Tokenizer) -> Thoughts | None:
 
 
 def is_opened(prompt: Sequence[int], thoughts: Thoughts, tokenizer: Tokenizer) -> bool:
-    """Whether the prompt ends inside a thought, so that the reply begins there."""
+    """Whether the prompt ends inside a thought, so that the reply starts there."""
     borders = {thoughts.open, thoughts.close}
     for token in prompt[::-1]:
         if token in borders or tokenizer.token_text(token) in _BORDERS:
@@ -45,9 +45,9 @@ def is_opened(prompt: Sequence[int], thoughts: Thoughts, tokenizer: Tokenizer) -
 
 
 class Channels:
-    """Ids of a reply to its text and its reasoning, as they come: the pieces of each, joined, are the whole of it.
+    """Ids of a reply to its text and its reasoning, as they come. The joined pieces of each are the whole.
 
-    Stop strings end the text: in a thought they are not looked for, and none reaches across one.
+    Stop strings end the text. A thought may contain them, and none continues across a thought.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Channels:
         thoughts: Thoughts | None = None,
         prompt: Sequence[int] = (),
     ) -> None:
-        """`prompt`: the ids before the reply, read where `thoughts` says that they end inside a thought.
+        """`prompt`: the ids before the reply, needed if `thoughts` says that they end inside a thought.
 
         Raises EdgeMtpError for an empty stop string.
         """
@@ -65,25 +65,25 @@ class Channels:
         self._text = Detokenizer(tokenizer, stop_texts)
         self._thought = _Thought(tokenizer)
         self._inside = thoughts is not None and thoughts.opened
-        self.channel: Channel = "reasoning" if self._inside else "text"  # of the token pushed last
+        self.channel: Channel = "reasoning" if self._inside else "text"  # of the last token pushed
         if thoughts is not None and thoughts.opened:
             mark = next((i for i in reversed(range(len(prompt))) if prompt[i] == thoughts.open), len(prompt) - 1)
             self._thought.open(tokenizer.decode(prompt[mark + 1 :]))
 
     @property
     def holds(self) -> bool:
-        """Whether text is held back that the next call may still give out."""
+        """Whether the next call may still give out text of earlier tokens."""
         return self._thought.holds if self._inside else self._text.holds
 
     def push(self, token: int) -> tuple[str, str]:
-        """What was held back and belongs to the token before, since `token` ends its channel; and what `token` adds."""
+        """The rest of the text before `token`, if it ends the channel; and the text that `token` adds."""
         marks = self._marks
         if marks is not None and token == marks.open:
             rest = self._thought.close() if self._inside else self._text.finish()
             self._thought.open()
             self._inside, self.channel = True, "reasoning"
             return rest, ""
-        if marks is not None and token == marks.close:  # one that closes nothing is no text either
+        if marks is not None and token == marks.close:  # a mark that closes nothing is no text either
             rest = self._thought.close() if self._inside else ""
             self.channel = "reasoning" if self._inside else "text"
             self._inside = False
@@ -92,12 +92,12 @@ class Channels:
         return "", self._thought.push(token) if self._inside else self._text.push(token)
 
     def finish(self) -> str:
-        """What was held back, and is the last token's, at the end of the reply."""
+        """The rest of the text, at the end of the reply; it belongs to the last token."""
         return self._thought.finish() if self._inside else self._text.finish()
 
 
 class _Thought:
-    """The text of thoughts, one after another, without headers and line breaks at their ends."""
+    """The joined text of thoughts, without headers and final line breaks."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._bytes = Detokenizer(tokenizer)
@@ -109,17 +109,17 @@ class _Thought:
         return bool(self._head or self._break or self._bytes.holds)
 
     def open(self, begun: str = "") -> None:
-        """A thought begins; or goes on, behind what the prompt has `begun`."""
+        """Begins a thought; `begun` is its beginning in the prompt."""
         self._header = THOUGHT_HEADER[len(begun) :] if THOUGHT_HEADER.startswith(begun) else ""  # still to come
-        self._head = ""  # of the header, so far
-        self._break = ""  # a line break that may be the last
+        self._head = ""  # the part of the header that has arrived
+        self._break = ""  # a line break that may be the final one
         self._begun = False
 
     def push(self, token: int) -> str:
         return self._given(self._bytes.push(token))
 
     def close(self) -> str:
-        """What was held back, of a thought that is closed."""
+        """The rest of a thought that is closed."""
         rest = self._given(self._bytes.finish())
         name = self._header.removesuffix("\n")
         head, self._head, self._header, self._break = self._head, "", "", ""
@@ -129,13 +129,13 @@ class _Thought:
         return rest
 
     def finish(self) -> str:
-        """What was held back, of a thought that never closed. What may have become a header is none of its text."""
+        """The rest of a thought that stays open, without what may be the beginning of a header."""
         rest = self._given(self._bytes.finish()) + self._break
         self._head = self._break = ""
         return rest
 
     def _given(self, text: str) -> str:
-        """`text` without what is held back of it, with what was held back before it."""
+        """The text to give out now: `text` behind what was held back before, without what is held back now."""
         if self._header:
             self._head += text
             if len(self._head) < len(self._header) and self._header.startswith(self._head):

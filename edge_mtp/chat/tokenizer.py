@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +11,12 @@ import tokenizers
 
 from edge_mtp.chat.control_text import ControlTokens, looks_special
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.token_bytes import piece_to_bytes
 from edge_mtp.safe_text import utf8
-
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte of Gemma's byte fallback
 
 
 class Tokenizer:
-    """A `tokenizer.json`: text to ids, ids to text, with control tokens as text on both ways."""
+    """A `tokenizer.json`: text to ids and ids to text, control tokens included."""
 
     def __init__(self, source: str | bytes) -> None:
         """`source` is the content of a tokenizer.json. Raises `EdgeMtpError` if it is not one."""
@@ -27,7 +25,8 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(self.source)
         except Exception as error:  # the library raises bare Exception
             raise EdgeMtpError(f"tokenizer.json is not valid ({error}); export the bundle again") from None
-        self._bytes: dict[int, bytes] = {}  # of the tokens met so far: whole conversations are spelled every turn
+        decoder = self._tokenizer.decoder
+        self._to_bytes = piece_to_bytes(None if decoder is None else json.loads(decoder.__getstate__()))
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -48,18 +47,18 @@ class Tokenizer:
         return _ids(self._tokenizer, text)
 
     def spell(self, text: str) -> list[int]:
-        """Ids of a text in ordinary tokens alone: what looks like a control token is the characters that it has."""
+        """Ids of a text in ordinary tokens alone: text that looks like a control token is spelled by characters."""
         return _ids(self._speller, text)
 
     @cached_property
     def control_tokens(self) -> ControlTokens:
-        """The special tokens, and others of their looks: `<unused7>` need not be marked as special."""
+        """The special tokens, and tokens that look like them: `<unused7>` need not be marked as special."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         return ControlTokens(token.content for token in added if token.special or looks_special(token.content))
 
     @cached_property
     def _speller(self) -> tokenizers.Tokenizer:
-        """The tokenizer without eyes for control tokens. Few conversations need it."""
+        """The tokenizer that treats control tokens as ordinary text. Few conversations need it."""
         parsed = json.loads(self.source)
         for token in parsed.get("added_tokens", []):
             token["special"] = token["content"] in self.control_tokens.texts
@@ -86,16 +85,11 @@ class Tokenizer:
         return str(found)
 
     def token_bytes(self, token: int) -> bytes:
-        """What an id adds to a text: one byte for a byte token, else UTF-8 (a control token's own text included).
+        """What an id adds to a text, as in a bundle's token-bytes table: a control token adds its own text.
 
         Raises `EdgeMtpError` if the id is outside the vocabulary.
         """
-        if (known := self._bytes.get(token)) is not None:
-            return known
-        byte = _BYTE.fullmatch(self.token_text(token))
-        found = bytes([int(byte[1], 16)]) if byte else self.decode([token]).encode()
-        self._bytes[token] = found
-        return found
+        return self._to_bytes(self.token_text(token))
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:

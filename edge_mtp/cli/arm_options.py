@@ -159,10 +159,11 @@ class ArmChoice:
 def tiny_bundles(recipes: Sequence[str]) -> list[Path]:
     """The built-in tiny model in these recipes, exported now where they are not there yet."""
     from edge_mtp.cli.progress import export_progress
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
     with export_progress() as progress:
-        return [cached_bundle(recipe, progress=progress) for recipe in recipes]
+        return [cached_bundle(recipe, widths=VERIFY_WIDTHS, progress=progress) for recipe in recipes]
 
 
 def homely(path: Path) -> str:

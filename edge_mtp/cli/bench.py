@@ -16,20 +16,22 @@ from edge_mtp.cli.measuring import (
     are_tiny,
     by_id,
     command_line,
-    open_contenders,
+    open_answerers,
     open_results,
     results_path,
     resumable,
     tell,
 )
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
+from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from edge_mtp.harness.ask.arm import Arm
     from edge_mtp.harness.ask.item import Item
     from edge_mtp.harness.record.results import Results, ResultsWriter
-    from edge_mtp.harness.run.bench import Progress, Schedule
+    from edge_mtp.harness.run.bench import Schedule
     from edge_mtp.harness.run.cool_down import Limits
+    from edge_mtp.harness.run.progress import RunProgress
 
 DEFAULT_ROUNDS = 4
 LEVELS = ("light", "moderate", "severe", "off")
@@ -37,7 +39,7 @@ LINE_EVERY_S = 10.0
 
 _work = option_group("Workload")
 _order = option_group("Schedule")
-_gate = option_group("Heat")
+_heat = option_group("Heat")
 _output = option_group("Output")
 
 
@@ -62,7 +64,7 @@ def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     " (docs/suites.md); may be repeated. Default: all, or tiny for the built-in tiny model, which knows no other.",
 )  # fmt: skip
 @_work("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts of each.")
-@_work("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
+@_work("--max-tokens", type=click.IntRange(1), default=DEFAULT_MAX_TOKENS, show_default=True, metavar="N",
        help="Most tokens of a reply.")  # fmt: skip
 @arm_options(mtp="off,auto")
 @_order("--rounds", type=click.IntRange(1), default=DEFAULT_ROUNDS, show_default=True, metavar="N",
@@ -73,11 +75,11 @@ def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
         help="Instead of rounds: over and over without a pause, until so much time is over.")  # fmt: skip
 @_order("--simulate-acceptance", "acceptance", type=click.FloatRange(0, 1), metavar="A",
         help="Replay plain text as drafts, this share of them right: the gain of a drafter that good.")  # fmt: skip
-@_gate("--thermal", type=click.Choice(LEVELS), default="light", show_default=True,
+@_heat("--thermal", type=click.Choice(LEVELS), default="light", show_default=True,
        help="Wait while the device's thermal status is this or worse.")  # fmt: skip
-@_gate("--max-temperature", callback=_limit, metavar="[SENSOR=]CELSIUS",
+@_heat("--max-temperature", callback=_limit, metavar="[SENSOR=]CELSIUS",
        help="Wait while it is hotter; without SENSOR its skin, else its processor.")  # fmt: skip
-@_gate("--cool-down", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS",
+@_heat("--cool-down", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS",
        help="Pause before every answer.")  # fmt: skip
 @_output("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
          help="Where the results go, a JSONL file; default: bench-DATE-TIME.jsonl.")  # fmt: skip
@@ -154,30 +156,29 @@ def _measure(
     acceptance: float | None,
     old: Results | None,
 ) -> None:
-    from edge_mtp.harness.ask.simulated_drafts import Tapes
+    from edge_mtp.harness.ask.simulated_drafts import SimulatedDrafts
     from edge_mtp.harness.run import bench as harness
-    from edge_mtp.harness.run.clock import Clock
-    from edge_mtp.harness.run.cool_down import Gate
-    from edge_mtp.harness.run.sensor_log import Watch, reader
+    from edge_mtp.harness.run.cool_down import CoolDown
+    from edge_mtp.harness.run.sensor_log import Clock, SensorLog, reader
 
     with ExitStack() as stack:
         clock = Clock(_last_moment(old))
-        opened = open_contenders(stack, [*arms, *plain], margins=False, began=clock.began)
-        contenders, siblings = opened[: len(arms)], opened[len(arms) :]
-        devices = dict.fromkeys(contender.arm.device for contender in contenders)
-        readers = {name: reader([each for each in contenders if each.arm.device == name]) for name in devices}
-        watches = [stack.enter_context(Watch(name, read, clock)) for name, read in readers.items()]
+        opened = open_answerers(stack, [*arms, *plain], margins=False, began=clock.began)
+        answerers, siblings = opened[: len(arms)], opened[len(arms) :]
+        devices = dict.fromkeys(answerer.arm.device for answerer in answerers)
+        readers = {name: reader([each for each in answerers if each.arm.device == name]) for name in devices}
+        sensor_logs = [stack.enter_context(SensorLog(name, read, clock)) for name, read in readers.items()]
         prepared: dict[str, Any] = {}
         if acceptance is not None:
-            prepared["prepare"] = Tapes(siblings, acceptance, max_tokens=schedule.max_tokens).give
+            prepared["prepare"] = SimulatedDrafts(siblings, acceptance, max_tokens=schedule.max_tokens).give
         harness.bench(
-            contenders,
+            answerers,
             list(items.values()),
             writer,
             schedule,
             clock=clock,
-            gates=[Gate(watch.device, limits, watch.latest, clock) for watch in watches],
-            watches=watches,
+            cool_downs=[CoolDown(log.device, limits, log.latest, clock) for log in sensor_logs],
+            sensor_logs=sensor_logs,
             answered=old.answers if old is not None else (),
             progress=stack.enter_context(_shown_progress()),
             **prepared,
@@ -208,18 +209,17 @@ def _last_moment(old: Results | None) -> float:
 
 
 @contextmanager
-def _shown_progress() -> Iterator[Progress]:
+def _shown_progress() -> Iterator[RunProgress]:
     """A bar on a terminal, now and then a line elsewhere; both on stderr."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from edge_mtp.harness.run.bench import Progress
+    from edge_mtp.harness.run.progress import RunProgress
 
     console = Console(stderr=True, highlight=False)
 
-    class Lines(Progress):
+    class Lines(RunProgress):
         def __init__(self) -> None:
             self._due = 0.0
 
@@ -231,8 +231,8 @@ def _shown_progress() -> Iterator[Progress]:
         def note(self, line: str) -> None:
             click.echo(line, err=True)
 
-    class Bar(Progress):
-        def __init__(self, bars: Bars) -> None:
+    class Bar(RunProgress):
+        def __init__(self, bars: Progress) -> None:
             self._bars = bars
             self._task = bars.add_task("", total=None)
 
@@ -246,5 +246,5 @@ def _shown_progress() -> Iterator[Progress]:
         yield Lines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         yield Bar(bars)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
-from edge_mtp.cli.run import parse_mtp
+from edge_mtp.cli.lines import InterruptedTwice, Lines
+from edge_mtp.cli.tool_responses import Responses
 from edge_mtp.cli.transcript import (
     CLOSE,
     COLOURS,
@@ -31,11 +28,13 @@ from edge_mtp.cli.transcript import (
 )
 from edge_mtp.device import Outcome, Step
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import ContextOverflowError, Reply, ReplyOptions
+from edge_mtp.engine import ContextOverflowError
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.drafting import parse_draft_length
 from edge_mtp.formats.tool_calls import ToolCall, ToolCallSyntaxError
-from edge_mtp.json_file import read_json
 from edge_mtp.output_file import refuse_inputs
+from edge_mtp.reply import Reply
+from edge_mtp.reply_options import ReplyOptions
 from edge_mtp.safe_text import shown
 from edge_mtp.summary import summarize_all
 
@@ -55,10 +54,10 @@ HELP = {
 
 
 class Chat:
-    """A dialogue with whoever writes to standard input.
+    """A dialogue with the person or program that writes to standard input.
 
-    At a terminal a failed turn is told and the chat goes on; in a pipe it goes on too, and ends with exit status 1.
-    With `as_json` standard output carries one JSON object a reply, and all else goes to standard error.
+    After a failed turn the chat writes the error and goes on; in a pipe it then ends with exit status 1. With `as_json`
+    standard output has one JSON object a reply, and everything else goes to standard error.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class Chat:
         }
 
     def run(self) -> None:
-        """Talks until the input ends. Raises EdgeMtpError when the runner is gone, and SystemExit(1) as said above."""
+        """Chats until the input ends. Raises EdgeMtpError if the runner is gone, or SystemExit(1) as said above."""
         if self._lines.terminal:
             _note("/help for commands, Ctrl-C stops a reply, Ctrl-D ends")
         while not self._over and (line := self._lines.read("> ")) is not None:
@@ -115,7 +114,7 @@ class Chat:
     # -- turns ----------------------------------------------------------------------------------------------------
 
     def _turn(self, text: str) -> None:
-        """A message and all that follows from it: a reply, or calls, their responses and the reply to these."""
+        """A message and its reply; after calls also the tools' responses and the reply to them."""
         dialogue = self._dialogue
         dialogue.say(text)
         rounds = 0
@@ -125,7 +124,7 @@ class Chat:
                 raise EdgeMtpError(f"{MOST_ROUNDS} rounds of tool calls after one message; not answered any more")
 
     def _reply(self) -> bool:
-        """One reply of the model. Whether tools answered it, so that the model has to go on."""
+        """One reply of the model. True if tools answered its calls, so that the model has to go on."""
         dialogue = self._dialogue
         try:
             reply = dialogue.reply(self._options)
@@ -171,7 +170,7 @@ class Chat:
             click.echo("\n".join(logprob_lines(reply)))
 
     def _answer(self, calls: list[ToolCall]) -> bool:
-        """Gives the tools' responses to the dialogue; whether there was one."""
+        """Adds the tools' responses to the dialogue. True if there was one."""
         answered = False
         for call in calls:
             if self._responses is not None:
@@ -189,7 +188,7 @@ class Chat:
         return answered
 
     def _typed(self, tool: str) -> tuple[bool, Any]:
-        """What the person answers for a tool: whether anything, and what."""
+        """A tool's response from standard input: whether there is one, and the response."""
         while not self._over and (line := self._lines.read(shown(f"response of {tool}> "))) is not None:
             if line.startswith("/"):
                 with self._told():
@@ -221,7 +220,7 @@ class Chat:
             self._say("\n  ".join([title, *summary_lines(summary), *controller_lines(summary)]))
 
     def _mtp(self, argument: str) -> None:
-        options = replace(self._options, draft_length=parse_mtp(argument), draft_policy=None)
+        options = replace(self._options, draft_length=parse_draft_length(argument), draft_policy=None)
         self._dialogue.engine.check(options, self._dialogue.tools)
         self._options = options
 
@@ -258,7 +257,7 @@ class Chat:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Tells a refusal in one line and goes on, unless the runner is gone."""
+        """Writes an error in one line and goes on, unless the runner is gone."""
         try:
             yield
         except EdgeMtpError as error:
@@ -270,75 +269,5 @@ class Chat:
 
 
 def _note(text: str) -> None:
-    """Says what is no result."""
+    """Writes a note to standard error."""
     click.echo(text, err=True)
-
-
-class Responses:
-    """What tools answer, from a file."""
-
-    def __init__(self, path: Path, tools: list[str]) -> None:
-        """`tools`: the declared names. Raises EdgeMtpError for a file that is no list and no object of their names."""
-        self._responses = read_json(path, "tool responses")
-        if not isinstance(self._responses, dict | list):
-            raise EdgeMtpError(f"tool responses '{path}' are neither {{name: response}} nor a list; make them one")
-        unknown = [name for name in self._responses if name not in tools] if isinstance(self._responses, dict) else []
-        if unknown:
-            declared = ", ".join(tools) or "none"
-            raise EdgeMtpError(f"tool responses '{path}' name '{unknown[0]}', no declared tool; declared: {declared}")
-
-    def take(self, tool: str) -> tuple[bool, Any]:
-        """Whether there is a response to the next call, of `tool`, and the response."""
-        if isinstance(self._responses, Mapping):
-            return tool in self._responses, self._responses.get(tool)
-        return (True, self._responses.pop(0)) if self._responses else (False, None)
-
-
-class InterruptedTwice(KeyboardInterrupt):
-    """Ctrl-C once more, while a reply was stopping."""
-
-
-class Lines:
-    """Standard input by lines; at a terminal, and if `decorated`, with prompts, history and a Ctrl-C of its own."""
-
-    def __init__(self, *, decorated: bool) -> None:
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="replace")
-        self.terminal = decorated and sys.stdin.isatty() and sys.stdout.isatty()
-        if self.terminal:
-            with suppress(ImportError):  # not everywhere; then lines cannot be edited
-                import readline  # noqa: F401
-
-    def read(self, prompt: str) -> str | None:
-        """The next line, None at the end. At a terminal Ctrl-C drops what is being typed."""
-        if not self.terminal:
-            line = sys.stdin.readline()
-            return line.rstrip("\r\n") if line else None
-        while True:
-            try:
-                return input(prompt)
-            except EOFError:
-                click.echo()
-                return None
-            except KeyboardInterrupt:
-                click.echo()
-
-    @contextmanager
-    def interruptible(self) -> Iterator[Callable[[], bool]]:
-        """At a terminal: Ctrl-C is noted, for the function given out to tell, and a second one interrupts."""
-        noted = False
-
-        def note(number: int, frame: FrameType | None) -> None:
-            nonlocal noted
-            if noted:
-                raise InterruptedTwice
-            noted = True
-
-        if not self.terminal:
-            yield lambda: False
-            return
-        previous = signal.signal(signal.SIGINT, note)
-        try:
-            yield lambda: noted
-        finally:
-            signal.signal(signal.SIGINT, previous)

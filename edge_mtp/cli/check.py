@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from edge_mtp.harness.run.check import Choice, Report
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
 
 DEFAULT_PROMPTS = 50
 BUILT_IN = "built-in"  # what --numerics stands for without a FILE
@@ -24,7 +22,13 @@ BUILT_IN = "built-in"  # what --numerics stands for without a FILE
 @click.option("--device", default="host", show_default=True, help="Where to run: host is this machine.")
 @click.option("--draft-length", type=click.IntRange(1), metavar="K", help="Tokens to draft a step; default 4.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most tokens of a reply.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=DEFAULT_MAX_TOKENS,
+    show_default=True,
+    help="Most tokens of a reply.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT's choice.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where rounding alone changed a text, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -58,10 +62,12 @@ def check(
         raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
     from edge_mtp.cli.measuring import measured_engine
     from edge_mtp.cli.progress import count_progress, export_progress
-    from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
+    from edge_mtp.harness.analyse.numerics import numerics_of
+    from edge_mtp.harness.ask.runner_engine import answerers_on
     from edge_mtp.harness.ask.suites import read_items
-    from edge_mtp.harness.run.check import measure
-    from edge_mtp.harness.run.quality import TINY
+    from edge_mtp.harness.ask.tiny_pair import TINY
+    from edge_mtp.harness.run.check import ask_numerics_arms, numerics_arms
+    from edge_mtp.harness.tell.numerics_lines import numerics_lines
 
     built_in = numerics == BUILT_IN
     if built_in and bundle is not None:
@@ -69,41 +75,26 @@ def check(
     path = TINY / "splits" / "iid.jsonl" if built_in else Path(numerics)
     items = read_items(path, limit or (DEFAULT_PROMPTS if built_in else None))
     if bundle is None:
+        from edge_mtp.export.defaults import VERIFY_WIDTHS
         from edge_mtp.export.tiny.bundle import cached_bundle
 
         with export_progress() as progress:
-            bundle = cached_bundle(progress=progress)
+            bundle = cached_bundle("fp32", widths=VERIFY_WIDTHS, progress=progress)
     with measured_engine(bundle, device, threads=threads) as engine, count_progress("prompts, three arms") as advance:
-        report = measure(
-            engine.runner,
+        k = draft_length or min(DEFAULT_DRAFT_LENGTH, max(1, engine.max_draft_length))
+        answers = ask_numerics_arms(
+            answerers_on(engine, numerics_arms(str(bundle), k), margins=True),
             engine.chat_format,
+            engine.runner.ready,
             items,
-            draft_length=draft_length or min(DEFAULT_DRAFT_LENGTH, max(1, engine.max_draft_length)),
+            draft_length=k,
             max_tokens=max_tokens,
             progress=advance,
         )
+        report = numerics_of(answers, engine.chat_format, draft_length=k, max_tokens=max_tokens)
     if as_json:
         click.echo(json.dumps({"bundle": str(bundle), "device": device, "source": path.name, **report.to_json()}))
     else:
-        _show(report)
+        click.echo("\n".join(numerics_lines(report)))
     if report.verdict == "accept or rollback" or (strict and report.verdict != "same"):
         ctx.exit(1)
-
-
-def _show(report: Report) -> None:
-    click.echo(report.explanation)
-    for cause, share in report.shares.items():
-        if any(each.cause == cause for each in report.divergences):
-            click.echo(f"{cause}: {share.value:.1%} of prompts (95% interval {share.low:.1%} to {share.high:.1%})")
-    for each in report.divergences:
-        one, other = (_described(arm, choice) for arm, choice in zip(each.arms, each.choices, strict=True))
-        click.echo(f"  prompt {each.prompt}, token {each.index}, {each.cause}: {one}; {other}")
-    if report.divergences and report.median_margin is not None:
-        click.echo(f"median margin of all tokens {report.median_margin:.3g}")
-
-
-def _described(arm: str, choice: Choice) -> str:
-    if choice.id is None:
-        return f"{arm} had ended"
-    margin = "" if choice.margin is None else f", margin {choice.margin:.3g}"
-    return f"{arm} {choice.text!r} ({choice.kind}{margin})"

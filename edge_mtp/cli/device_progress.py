@@ -1,4 +1,4 @@
-"""What a person sees of files on their way to devices."""
+"""Progress of files on their way to devices, on stderr."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LINE_EVERY_S = 10.0
 
 @contextmanager
 def device_progress(names: int) -> Iterator[Callable[[str], Report]]:
-    """Gives each device, of so many, a Report. On stderr: a bar for one device at a terminal; else, now and then, a
-    line labelled with the device's name.
+    """Makes a Report for each device by its name; `names` is the number of devices. One device has a bar at a terminal;
+    otherwise there is a line every 10 s with the device's name.
     """
     import sys
 
@@ -73,5 +73,5 @@ def _lines(name: str) -> Report:
 
 
 def notice_for(name: str) -> Callable[[str], None]:
-    """Says on stderr what a device waits for."""
+    """Writes to stderr what a device waits for."""
     return lambda line: click.echo(shown(line if name in line else f"[{name}] {line}"), err=True)

@@ -95,8 +95,8 @@ def _rows(results: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
-    from edge_mtp.cli.table import table
     from edge_mtp.harness.stats.figures import size
+    from edge_mtp.harness.tell.text_tables import aligned
 
     shown = [["device", "model", "SoC", "system", "ABI", "free", "memory", "battery", "accelerators"]]
     for row in rows:
@@ -110,7 +110,7 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
                 ", ".join(told["accelerators"]) or "-",
             ])  # fmt: skip
     if len(shown) > 1:
-        click.echo("\n".join(table(shown)))
+        click.echo("\n".join(aligned(shown)))
     for row in rows:
         if row["error"]:
             click.echo(f"{row['device']}: {row['error']}")
@@ -127,10 +127,10 @@ def clean(name: str, everything: bool, dry_run: bool, as_json: bool) -> None:
     Kept are the bundle and the runner that were put there last, and what runners keep between runs; --all removes those
     too. Nothing outside that folder is touched, and what is gone is put there again when it is needed.
     """
-    from edge_mtp.cli.table import table
     from edge_mtp.device.find import find_device
     from edge_mtp.device.remote import RemoteDevice
     from edge_mtp.harness.stats.figures import size
+    from edge_mtp.harness.tell.text_tables import aligned
 
     device = find_device(name, notice=_notice)
     if not isinstance(device, RemoteDevice):
@@ -155,7 +155,7 @@ def clean(name: str, everything: bool, dry_run: bool, as_json: bool) -> None:
     for e in entries:
         changed = time.strftime("%Y-%m-%d %H:%M", time.gmtime(e.changed_s))
         rows.append([gone if e.name in removed else "kept", size(e.bytes), changed, e.name])
-    click.echo("\n".join(table(rows)) if entries else "nothing of edge-mtp's is there")
+    click.echo("\n".join(aligned(rows)) if entries else "nothing of edge-mtp's is there")
     click.echo(f"{size(freed)} {'would be ' if dry_run else ''}freed on {device.name}")
 
 

@@ -14,7 +14,7 @@ from edge_mtp.cli.measuring import (
     are_tiny,
     by_id,
     command_line,
-    open_contenders,
+    open_answerers,
     open_results,
     results_path,
     resumable,
@@ -22,6 +22,7 @@ from edge_mtp.cli.measuring import (
 )
 from edge_mtp.cli.option_groups import GroupedCommand, option_group
 from edge_mtp.cli.progress import count_progress
+from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
 
 _items = option_group("Suites")
 _output = option_group("Output")
@@ -35,7 +36,7 @@ _output = option_group("Output")
     " model, else phone.",
 )  # fmt: skip
 @_items("--limit", type=click.IntRange(1), metavar="N", help="Only the first N items of each suite.")
-@_items("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N",
+@_items("--max-tokens", type=click.IntRange(1), default=DEFAULT_MAX_TOKENS, show_default=True, metavar="N",
         help="Most tokens of a reply.")  # fmt: skip
 @arm_options(mtp="off,auto")
 @_output("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
@@ -78,7 +79,7 @@ def evaluate(
     writer, old = open_results(path, run, items, resume=resume)
     answered = harness.answered_questions(old) if old else set()
     with resumable(path), writer, ExitStack() as stack:
-        contenders = open_contenders(stack, arms, margins=True)
+        answerers = open_answerers(stack, arms, margins=True)
         progress = stack.enter_context(count_progress("questions"))
-        harness.evaluate(contenders, items, writer, max_tokens=max_tokens, answered=answered, progress=progress)
+        harness.evaluate(answerers, items, writer, max_tokens=max_tokens, answered=answered, progress=progress)
     tell(path, as_json=as_json)

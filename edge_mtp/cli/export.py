@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_mtp.cli.progress import export_progress, stage_progress
-from edge_mtp.cli.quality import chosen_items, show
+from edge_mtp.cli.quality import chosen_items
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export import defaults
 from edge_mtp.json_file import write_text
 from edge_mtp.output_file import destination, refuse_inputs
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
+    from edge_mtp.export.checkpoint import Pair
     from edge_mtp.export.pipeline import Summary
-    from edge_mtp.harness.run.quality import Report
-
-# Wider ones cost every runtime that loads the bundle, and gained nothing in what benchmarks/full_size.py measured.
-DEFAULT_WIDTHS = tuple(range(2, 7))
+    from edge_mtp.export.verify import Verification
+    from edge_mtp.harness.analyse.quality import QualityReport
 
 
 class Lengths(click.ParamType[Any]):
@@ -45,8 +47,8 @@ class Lengths(click.ParamType[Any]):
     "--model",
     required=True,
     metavar="NAME|DIR|HF-ID",
-    help="E2B, E4B, 12B, 31B, 26B-A4B or another repository on the Hugging Face Hub; a checkpoint directory; or `tiny`,"
-    " the trained pair that comes with edge-mtp.",
+    help="E2B, E4B, 12B, 31B, 26B-A4B, a quantized form of one (E2B-QAT, E2B-W4A16, E2B-mobile) or another repository on"
+    " the Hugging Face Hub; a checkpoint directory; or `tiny`, the trained pair that comes with edge-mtp.",
 )
 @click.option("--drafter", metavar="DIR|HF-ID", help="The drafter; default the one that matches the model.")
 @click.option("--adapter", metavar="DIR|HF-ID", help="LoRA adapter (PEFT), merged into the model.")
@@ -69,11 +71,14 @@ class Lengths(click.ParamType[Any]):
 @click.option(
     "--recipe",
     metavar="NAME|FILE.toml",
-    default="int8",
+    default=defaults.RECIPE,
     show_default=True,
-    help="How weights are stored: fp32, fp16, int8, int4, int4-block, mixed, or your own (docs/recipes.md).",
+    help="How weights are stored: fp32, fp16, int8, int4, int4-block, mixed, or your own (docs/recipes.md). Weights that"
+    " the checkpoint stores as integers stay as they are.",
 )
-@click.option("--kv", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="KV cache's type.")
+@click.option(
+    "--kv", type=click.Choice(defaults.KV_TYPES), default=defaults.KV, show_default=True, help="KV cache's type."
+)
 @click.option("--context", type=click.IntRange(min=1), help="Positions in the KV cache; the default suits the model.")
 @click.option(
     "--prefill",
@@ -85,7 +90,7 @@ class Lengths(click.ParamType[Any]):
     "--widths",
     type=Lengths(),
     metavar="WIDTHS",
-    default=DEFAULT_WIDTHS,
+    default=defaults.WIDTHS,
     help="Rows of the verify graphs, comma-separated, each one more than a draft length; default 2 to 6, at most 8.",
 )
 @click.option(
@@ -110,6 +115,11 @@ class Lengths(click.ParamType[Any]):
     metavar="BUNDLE",
     help="For --report, a bundle of the same pair to measure against; default: one exported for it in fp32.",
 )
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Then compare the bundle with a quantized checkpoint: each tensor must hold the same integers and scales.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print path, section sizes and seconds as JSON.")
 def export(
     model: str,
@@ -129,6 +139,7 @@ def export(
     report: bool,
     prompts: Path | None,
     reference: Path | None,
+    verify: bool,
     as_json: bool,
 ) -> None:
     """Export a Gemma 4 checkpoint and its MTP drafter to a .litertlm bundle.
@@ -144,19 +155,17 @@ def export(
     if seed is not None and (drafter or adapter or revision or drafter_revision):
         raise click.UsageError("--random-weights needs a named model and goes with no other checkpoint")
     _check_report(report, prompts, reference, model, recipe, kv)
-    from edge_mtp.export import tiny
     from edge_mtp.export.catalogue import model as named
     from edge_mtp.export.checkpoint import open_pair, random_pair
-    from edge_mtp.export.pipeline import DEFAULT_CONTEXT, default_prefill, export_bundle
-    from edge_mtp.export.source import TINY, find
+    from edge_mtp.export.pipeline import export_bundle
+    from edge_mtp.export.source import find
     from edge_mtp.quiet import quiet
 
     with export_progress() as progress, tempfile.TemporaryDirectory() as scratch:
         if seed is not None:
-            known = named(model)
-            name, usual_context, origins = known.name, known.context, {}
+            name, origins = named(model).name, {}
             with quiet():
-                pair = random_pair(known.name, seed, Path(scratch))
+                pair = random_pair(name, seed, Path(scratch))
         else:
             source = find(
                 model,
@@ -168,9 +177,12 @@ def export(
                 report=progress,
             )
             name, origins = source.name, source.origins
-            usual_context = tiny.CONTEXT if model == TINY else source.context or DEFAULT_CONTEXT
             with quiet():
                 pair = open_pair(source.target, source.drafter, adapter=source.adapter)
+
+        is_quantized = bool(pair.target.weights.encodings or pair.drafter.weights.encodings)
+        if verify and not is_quantized:
+            raise EdgeMtpError(f"--verify compares with a quantized checkpoint, and {model} is none: drop it")
 
         def exported(path: Path, recipe: str, kv: str) -> Summary:
             return export_bundle(
@@ -178,8 +190,8 @@ def export(
                 None,
                 path,
                 recipe=recipe,
-                context=context or usual_context,
-                prefill=prefill or default_prefill(pair),
+                context=context,
+                prefill=prefill,
                 kv=kv,
                 lean=lean,
                 widths=widths,
@@ -187,11 +199,12 @@ def export(
                 progress=progress,
             )
 
-        path = output or Path(f"{name}-{Path(recipe).stem}.litertlm")
+        path = output or Path(f"{name}.litertlm" if is_quantized else f"{name}-{Path(recipe).stem}.litertlm")
         if report:
             inputs = (prompts, reference, pair.target.directory, pair.drafter.directory, pair.tokenizer.parent)
             refuse_inputs([path, *_report_files(path)], [*inputs, *pair.target.files])
         summary = exported(path, recipe, kv)
+        verified = _verified(summary.path, pair) if verify else None
         measured = None
         if report and reference is not None:
             measured = _report(reference, path, prompts)
@@ -217,7 +230,9 @@ def export(
                         "reason": summary.templates.stock.reason,
                     },
                     "int8_instead": summary.int8_instead,
+                    "kept": summary.kept,
                 }
+                | ({} if verified is None else {"verified": asdict(verified)})
                 | ({} if measured is None else {"report": measured.to_json()})
             )
         )
@@ -230,10 +245,31 @@ def export(
         click.echo(shown(line))
     if summary.int8_instead:
         click.echo(shown(f"stored as int8, for its rows are too short for blocks: {', '.join(summary.int8_instead)}"))
+    if summary.kept:
+        counts = ", ".join(f"{count} in {encoding}" for encoding, count in summary.kept.items())
+        click.echo(f"as the checkpoint stores them: {counts} tensors; recipe {recipe} stores the others")
+    for line in verified.lines() if verified is not None else ():
+        click.echo(shown(line))
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())
     click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {seconds:.0f} s")
     if measured is not None:
+        from edge_mtp.harness.tell.quality_tables import show
+
         show(measured)
+
+
+def _verified(bundle: Path, pair: Pair) -> Verification:
+    """Raises EdgeMtpError where a tensor differs."""
+    from edge_mtp.export.verify import verify
+    from edge_mtp.formats.bundle import Bundle
+
+    found = verify(Bundle(bundle), pair)
+    if found.missing:
+        raise EdgeMtpError(
+            f"{len(found.missing)} tensors of {bundle} differ from the checkpoint, first {found.missing[0]}: export it"
+            " again"
+        )
+    return found
 
 
 def _check_report(report: bool, prompts: Path | None, reference: Path | None, model: str, recipe: str, kv: str) -> None:
@@ -256,15 +292,19 @@ def _check_report(report: bool, prompts: Path | None, reference: Path | None, mo
         Bundle(reference)
 
 
-def _report(reference: Path, bundle: Path, prompts: Path | None) -> Report:
+def _report(reference: Path, bundle: Path, prompts: Path | None) -> QualityReport:
     """Measure `bundle` against `reference` and write the report beside it, as Markdown and JSON."""
-    from edge_mtp.harness.run.quality import measure
+    from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
+    from edge_mtp.harness.analyse.quality import quality_of
+    from edge_mtp.harness.run.quality import ask_bundles
+    from edge_mtp.harness.tell.quality_tables import markdown
 
     items, source = chosen_items(reference, prompts, None)
     with stage_progress() as progress:
-        measured = measure({reference.stem: reference, bundle.stem: bundle}, items, source=source, progress=progress)
+        answers = ask_bundles({reference.stem: reference, bundle.stem: bundle}, items, progress=progress)
+    measured = quality_of(answers, items, source=source, max_tokens=DEFAULT_MAX_TOKENS)
     page, values = _report_files(bundle)
-    write_text(page, measured.markdown())
+    write_text(page, markdown(measured))
     write_text(values, json.dumps(measured.to_json(), indent=1) + "\n")
     return measured
 

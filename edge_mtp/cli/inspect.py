@@ -37,7 +37,7 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 def as_dict(bundle: Bundle) -> dict[str, Any]:
-    """Everything that `inspect` knows, as JSON types."""
+    """All that `inspect` shows, as JSON types."""
     known = recall(Path(bundle.path))
     has_metadata = bundle.section("LlmMetadata") is not None
     return {
@@ -137,7 +137,7 @@ def _mtp(bundle: Bundle) -> Iterator[str]:
 
 
 def _templates(bundle: Bundle) -> Iterator[str]:
-    """Which chat template who renders with; nothing where there is only the metadata's."""
+    """The chat template of each runtime; nothing if the bundle has only the metadata's."""
     if bundle.chat_template in (None, bundle.metadata.chat_template):
         return
     yield f"chat template: the checkpoint's own, {len(bundle.chat_template or '')} characters"
@@ -157,7 +157,7 @@ def _metadata(metadata: LlmMetadata) -> Iterator[str]:
 
 
 def _groups(signatures: Iterable[Signature]) -> Iterable[list[Signature]]:
-    """Those whose names differ in the last number only, and whose tensors in sizes only."""
+    """Groups of signatures that differ only in the last number of their names and in the sizes of their tensors."""
     groups: dict[Hashable, list[Signature]] = {}
     for signature in signatures:
         tensors = [*signature.inputs.items(), *signature.outputs.items()]

@@ -1,4 +1,4 @@
-"""What the verbs that measure arms have in common: contenders, the results file, progress."""
+"""What the verbs that measure arms have in common: answerers, the results file, progress."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edge_mtp.safe_text import shown
 if TYPE_CHECKING:
     from edge_mtp.device.put import Report
     from edge_mtp.engine import Engine
-    from edge_mtp.harness.ask.answerer import Contender
+    from edge_mtp.harness.ask.answerer import Answerer
     from edge_mtp.harness.ask.arm import Arm
     from edge_mtp.harness.ask.item import Item
     from edge_mtp.harness.record.results import Results, ResultsWriter, Run
@@ -80,12 +80,12 @@ def measured_engine(bundle: Path, device: str, *, threads: int | None) -> Iterat
         yield engine
 
 
-def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: float | None = None) -> list[Contender]:
-    """A contender for each arm, in their order; they end with `stack`. `began`: when the run did, in monotonic time;
+def open_answerers(stack: ExitStack, arms: list[Arm], *, margins: bool, began: float | None = None) -> list[Answerer]:
+    """An answerer for each arm, in their order; they end with `stack`. `began`: when the run did, in monotonic time;
     now, by default."""
     from edge_mtp.cli.device_progress import device_progress, notice_for
-    from edge_mtp.harness.ask.litert_lm_engine import open_stock
-    from edge_mtp.harness.ask.runner_engine import open_ours
+    from edge_mtp.harness.ask.litert_lm_engine import open_litert_lm_engines
+    from edge_mtp.harness.ask.runner_engine import open_runner_engines
 
     began = time.monotonic() if began is None else began
     ours = [arm for arm in arms if arm.engine == "ours"]
@@ -98,19 +98,21 @@ def open_contenders(stack: ExitStack, arms: list[Arm], *, margins: bool, began: 
             # An engine that is started again later finds its files there, and a bar of the run itself on the screen.
             return lambda progress: show(progress) if opening else None
 
-        contenders: list[Contender] = [
-            *stack.enter_context(open_ours(ours, margins=margins, began=began, notice=notice_for, report=report)),
-            *(stack.enter_context(open_stock(stock, began=began)) if stock else []),
+        answerers: list[Answerer] = [
+            *stack.enter_context(
+                open_runner_engines(ours, margins=margins, began=began, notice=notice_for, report=report)
+            ),
+            *(stack.enter_context(open_litert_lm_engines(stock, began=began)) if stock else []),
         ]
     opening = False
-    by_label = {contender.arm.label: contender for contender in contenders}
+    by_label = {answerer.arm.label: answerer for answerer in answerers}
     return [by_label[arm.label] for arm in arms]
 
 
 def are_tiny(arms: Iterable[Arm]) -> bool:
     """Whether all run the built-in tiny model, which knows no prompts but its own."""
     from edge_mtp.formats.bundle import Bundle
-    from edge_mtp.harness.run.quality import is_tiny
+    from edge_mtp.harness.ask.tiny_pair import is_tiny
 
     return all(is_tiny(Bundle(path)) for path in {arm.path for arm in arms})
 

@@ -13,13 +13,10 @@ from edge_mtp.cli.arm_options import words
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from edge_mtp.engine import Engine
     from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.harness.analyse.plan import Plan
     from edge_mtp.harness.ask.item import Item
-    from edge_mtp.harness.run.plan import Acceptance, Costs, Plan
-    from edge_mtp.harness.stats.statistics import Estimate
 
 DEFAULT_PROMPTS = 16
 DEFAULT_ROUNDS = 9
@@ -100,29 +97,30 @@ def plan(
     from edge_mtp.cli.measuring import command_line, measured_engine
     from edge_mtp.cli.progress import stage_progress
     from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.harness.analyse.plan import DrafterAcceptance, Plan, acceptance_of, costs_of
     from edge_mtp.harness.record.provenance import versions
-    from edge_mtp.harness.run import plan as harness
+    from edge_mtp.harness.run.first_replies import drafter_replies
+    from edge_mtp.harness.run.step_costs import check_drafter, chosen_contexts, measure_steps
 
     path = bundle or tiny_bundles(["fp32"])[0]
     items, label = chosen_items(Bundle(path), prompts, limit)
     with measured_engine(path, device, threads=threads) as engine, stage_progress() as progress:
         ready = engine.runner.ready
-        harness.check_drafter(ready, str(path), draft_lengths)
+        check_drafter(ready, str(path), draft_lengths)
         longest = max(draft_lengths, default=ready.max_draft_length)
         text = filling(engine, items)
         costs = [
-            harness.measure_costs(engine.runner, text, context, draft_lengths, rounds=rounds, progress=progress)
-            for context in harness.chosen_contexts(ready, contexts, longest)
+            costs_of(measure_steps(engine.runner, text, context, draft_lengths, rounds=rounds, progress=progress))
+            for context in chosen_contexts(ready, contexts, longest)
         ]
-        supposed = [harness.Acceptance(name, shares) for name, shares in acceptances]
+        supposed = [DrafterAcceptance(name, shares) for name, shares in acceptances]
         if items:
             k = max(step.draft_length for step in costs[0].steps)
-            supposed.append(
-                harness.measure_acceptance(engine, items, k, max_tokens=max_tokens, label=label, progress=progress)
-            )
+            replies = drafter_replies(engine, items, k, max_tokens=max_tokens, progress=progress)
+            supposed.append(acceptance_of(replies, k, label))
         assert engine.device is not None
         fingerprint = engine.device.fingerprint().to_json()
-    found = harness.Plan(costs, supposed)
+    found = Plan(costs, supposed)
     if as_json:
         made = {"command": command_line(), "versions": versions(), "device": fingerprint, "bundle": str(path)}
         click.echo(json.dumps({**made, "rounds": rounds, "threads": threads, **found.to_json()}))
@@ -133,7 +131,7 @@ def plan(
 def chosen_items(bundle: Bundle, prompts: Path | None, limit: int | None) -> tuple[list[Item], str]:
     """The prompts whose replies tell the acceptance, and what they are called; none for a bundle without its own."""
     from edge_mtp.harness.ask.suites import read_items
-    from edge_mtp.harness.run.quality import TINY, is_tiny
+    from edge_mtp.harness.ask.tiny_pair import TINY, is_tiny
 
     if prompts is not None:
         return read_items(prompts, limit), prompts.name
@@ -146,7 +144,7 @@ def chosen_items(bundle: Bundle, prompts: Path | None, limit: int | None) -> tup
 
 def filling(engine: Engine, items: Sequence[Item]) -> list[int]:
     """Token ids to fill contexts with: those of the prompts, where there are any."""
-    from edge_mtp.harness.run.plan import FILLER
+    from edge_mtp.harness.run.step_costs import FILLER
 
     encode = engine.chat_format.encode
     if not items:
@@ -158,9 +156,11 @@ def show(found: Plan, what: str) -> None:
     """The tables and their verdicts on standard output."""
     from rich.console import Console
 
+    from edge_mtp.harness.tell.plan_table import plan_table
+
     console = Console()
     for costs in found.costs:
-        console.print(table(costs, found.acceptances, f"{what}, {costs.context} tokens of context"))
+        console.print(plan_table(costs, found.acceptances, f"{what}, {costs.context} tokens of context"))
         for sentence in found.verdict(costs):
             click.echo(sentence)
         click.echo()
@@ -169,41 +169,3 @@ def show(found: Plan, what: str) -> None:
             shares = ", ".join(f"{s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for s in acceptance.measured)
             click.echo(f"acceptance of {acceptance.label} by draft position, {acceptance.prompts} prompts: {shares}")
     click.echo("gain: how many times as fast as plain decoding, in a long reply; * the best K. Intervals are 95%.")
-
-
-def table(costs: Costs, acceptances: Sequence[Acceptance], title: str) -> Table:
-    """What a step costs at each K, from which acceptance on it pays, and its gain at each of `acceptances`."""
-    from rich import box
-    from rich.table import Table
-
-    from edge_mtp.harness.run.plan import spoken_range
-
-    shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    heads = ["prompts" if acceptance.measured else f"at {acceptance.label}" for acceptance in acceptances]
-    for head in ("K", "draft\nms", "verify\nms", "plain\nsteps", "pays from\nacceptance"):
-        shown.add_column(head, justify="right", no_wrap=True)
-    for head in heads:
-        shown.add_column(f"gain\n{head}", justify="right", min_width=5, overflow="fold")
-    choices = [costs.best(acceptance.by_position) for acceptance in acceptances]
-    best = [choice.draft_length if choice.gain.value > 1.0 else 0 for choice in choices]
-
-    def gains(k: int, values: Sequence[float]) -> list[str]:
-        return [f"{value:.2f}{'*' if k == of else ' '}" for value, of in zip(values, best, strict=True)]
-
-    shown.add_row("0", "", _ms(costs.plain_us), "1", "", *gains(0, [1.0] * len(best)))
-    for step in costs.steps:
-        at = step.break_even
-        pays = "never" if at.value is None else f"{at.value:.2f}"
-        shown.add_row(
-            str(step.draft_length),
-            _ms(step.draft_us),
-            _ms(step.verify_us),
-            f"{step.cost.value:.2f}",
-            pays if spoken_range(at) == pays else f"{pays} ({spoken_range(at).replace(' to ', '-')})",
-            *gains(step.draft_length, [step.gain(acceptance.by_position).value for acceptance in acceptances]),
-        )
-    return shown
-
-
-def _ms(us: Estimate) -> str:
-    return f"{us.value / 1e3:.3g}"

@@ -1,4 +1,4 @@
-"""What a person sees of something long: a bar on a terminal, lines elsewhere; both on stderr."""
+"""Progress of long work on stderr: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINE_EVERY_S = 10.0
 
 @contextmanager
 def export_progress() -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal, now and then a line elsewhere; both on stderr, with percent and time left."""
+    """Takes the current work and the share done, 0 to 1. Elsewhere than on a terminal a line every 10 s."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -41,7 +41,7 @@ def export_progress() -> Iterator[Callable[[str, float], None]]:
 
 @contextmanager
 def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Of so many things so many are done. Elsewhere than on a terminal a line every tenth, and at the end."""
+    """Takes the number done and their total. Elsewhere than on a terminal a line every tenth, and at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -62,7 +62,7 @@ def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Of a stage so much is done, of so much. Elsewhere than on a terminal a line a stage."""
+    """Takes a stage, the number done in it and their total. Elsewhere than on a terminal a line a stage."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 

@@ -10,12 +10,11 @@ import click
 
 from edge_mtp.cli.progress import stage_progress
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
 from edge_mtp.output_file import refuse_inputs
-from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
     from edge_mtp.harness.ask.item import Item
-    from edge_mtp.harness.run.quality import Report
 
 DEFAULT_PROMPTS = 200
 
@@ -38,7 +37,13 @@ DEFAULT_PROMPTS = 200
     "--draft-length", "draft_lengths", type=click.IntRange(1), multiple=True, metavar="K",
     help="Tokens to draft a step; default 4. Can be given several times.",
 )  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Most tokens of a reply.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=DEFAULT_MAX_TOKENS,
+    show_default=True,
+    help="Most tokens of a reply.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT's choice.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
@@ -73,8 +78,11 @@ def quality(
         raise click.UsageError("--json and --markdown contradict each other; drop one.")
     if len(bundles) < 2:
         raise click.UsageError("a bundle is measured against another; give the reference first, then others.")
-    from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
-    from edge_mtp.harness.run.quality import measure
+    from edge_mtp.harness.analyse.quality import quality_of
+    from edge_mtp.harness.run.quality import ask_bundles
+    from edge_mtp.harness.tell.quality_plot import plot as draw
+    from edge_mtp.harness.tell.quality_tables import markdown as as_markdown
+    from edge_mtp.harness.tell.quality_tables import show
 
     labels = [path.stem for path in bundles]
     if len(set(labels)) < len(labels):
@@ -84,21 +92,21 @@ def quality(
     refuse_inputs([plot], [*bundles, prompts])
     items, source = chosen_items(bundles[0], prompts, limit)
     with stage_progress() as progress:
-        report = measure(
+        answers = ask_bundles(
             dict(zip(labels, bundles, strict=True)),
             items,
-            source=source,
             draft_lengths=draft_lengths or (DEFAULT_DRAFT_LENGTH,),
             max_tokens=max_tokens,
             threads=threads,
             progress=progress,
         )
+    report = quality_of(answers, items, source=source, max_tokens=max_tokens)
     if plot is not None:
-        report.plot(plot)
+        draw(report, plot)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     elif markdown:
-        click.echo(report.markdown(), nl=False)
+        click.echo(as_markdown(report), nl=False)
     else:
         show(report)
 
@@ -110,28 +118,10 @@ def chosen_items(bundle: Path, prompts: Path | None, limit: int | None) -> tuple
     """
     from edge_mtp.formats.bundle import Bundle
     from edge_mtp.harness.ask.suites import read_items
-    from edge_mtp.harness.run.quality import TINY, is_tiny
+    from edge_mtp.harness.ask.tiny_pair import TINY, is_tiny
 
     if prompts is not None:
         return read_items(prompts, limit), prompts.name
     if not is_tiny(Bundle(bundle)):
         raise EdgeMtpError(f"{bundle} is not of the tiny pair, which has prompts of its own; give --prompts FILE.jsonl")
     return read_items(TINY / "splits" / "iid.jsonl", limit or DEFAULT_PROMPTS), "split iid"
-
-
-def show(report: Report) -> None:
-    """The tables on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    for table in report.tables():
-        # As Text: the names of files and prompts are no markup.
-        grid = Table(title=Text(shown(table.title)), title_justify="left", title_style="bold")
-        for column in table.header:
-            grid.add_column(Text(shown(column)), overflow="fold")
-        for row in table.rows:
-            grid.add_row(*(Text(shown(cell)) for cell in row))
-        console.print(grid)
-    console.print(Text(shown(report.caption)), highlight=False)

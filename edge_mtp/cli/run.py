@@ -1,4 +1,4 @@
-"""`edge-mtp run`: a prompt, or without one a chat, on a device, with what MTP did to it."""
+"""`edge-mtp run`: a prompt, or without one a chat, on a device, with the figures of MTP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_mtp.cli.option_groups import GroupedCommand, option_group
+from edge_mtp.cli.option_groups import GroupedCommand
+from edge_mtp.cli.run_options import read_files, reply_options, run_options
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.safe_text import shown
 
@@ -22,157 +23,14 @@ if TYPE_CHECKING:
     from edge_mtp.cli.several import Result
     from edge_mtp.device.put import Report
     from edge_mtp.dialogue import Dialogue
-    from edge_mtp.engine import Engine, Reply, ReplyOptions, Token
-    from edge_mtp.harness.stats.pairs import Ratio
-
-_SOURCES = ("drafter", "lookup", "grammar")
-
-
-def parse_mtp(text: str) -> int | None:
-    """`ReplyOptions.draft_length` by the word for it: auto (None), off (0) or K. Raises EdgeMtpError for another."""
-    if text in ("auto", "off"):
-        return None if text == "auto" else 0
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise EdgeMtpError(f"'{text}' is no way to draft; use auto, off, or K, a number of tokens from 1")
-
-
-def _mtp(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
-    try:
-        return parse_mtp(value)
-    except EdgeMtpError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _sources(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    names = tuple(name.strip() for name in value.split(","))
-    for name in names:
-        if name not in _SOURCES:
-            raise click.BadParameter(f"'{name}' is no source; use {', '.join(_SOURCES)}")
-    return names
-
-
-def _biases(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, float]]:
-    pairs = []
-    for value in values:
-        token, _, bias = value.rpartition("=")
-        try:
-            pairs.append((token, float(bias)))
-        except ValueError:
-            token = ""
-        if not token:
-            raise click.BadParameter(f"'{value}' is not TOKEN=BIAS, such as 106=-2.5")
-    return pairs
-
-
-def _variables(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    variables: dict[str, Any] = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not equals or not name.isidentifier():
-            raise click.BadParameter(f"'{value}' is not NAME=VALUE, such as enable_thinking=true")
-        if name in variables:
-            raise click.BadParameter(f"'{name}' is given twice; drop one")
-        try:
-            variables[name] = json.loads(text)
-        except (ValueError, RecursionError):
-            variables[name] = text
-    return variables
-
-
-_model = option_group("Model and device")
-_talk = option_group("Conversation")
-_draft = option_group("Drafting (never changes the text)")
-_choice = option_group("Sampling")
-_limits = option_group("Constraints and ends")
-_output = option_group("Output")
-_FILE = click.Path(path_type=Path)
+    from edge_mtp.engine import Engine
+    from edge_mtp.reply import Reply, Token
+    from edge_mtp.reply_options import ReplyOptions
 
 
 @click.command(cls=GroupedCommand)
 @click.argument("prompt", required=False)
-@_model("--bundle", type=_FILE, metavar="FILE", help="The .litertlm file; default: the built-in tiny model.")
-@_model(
-    "--device", "devices", multiple=True, default=("host",), show_default="host", metavar="NAME",
-    help="Where to run: host (this machine), pixel, emulator, SERIAL, HOST:PORT or ssh://user@board. Given several"
-    " times, PROMPT runs on all of them at once.",
-)  # fmt: skip
-@_model("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice.")
-@_talk("--system", metavar="TEXT|@FILE", help="System prompt.")
-@_talk("--tools", type=_FILE, metavar="FILE", help="JSON file of tools that the model may call.")
-@_talk(
-    "--tool-responses", type=_FILE, metavar="FILE",
-    help="In a chat: JSON, what the tools answer, {name: response} or a list in order of the calls.",
-)  # fmt: skip
-@_talk("--load", type=_FILE, metavar="FILE", help="Go on with a conversation that /save wrote.")
-@_talk("--keep-prefix", is_flag=True, help="Keep the cache of system prompt and tools on disk, for the next run.")
-@_talk("--thinking/--no-thinking", default=None, help="Let the model think first, or not; default: the template's.")
-@_talk(
-    "--template-var", "template_variables", multiple=True, callback=_variables, metavar="NAME=VALUE",
-    help="Give the chat template a variable; VALUE is JSON, or else text. Can be given several times.",
-)  # fmt: skip
-@_talk(
-    "--control-tokens", is_flag=True,
-    help="Read control tokens in messages, tools and answers as such; without it they are text.",
-)  # fmt: skip
-@_draft(
-    "--mtp", "draft_length", default="auto", show_default=True, callback=_mtp, metavar="auto|off|K",
-    help="A controller picks each step's drafts; plain decoding; or K drafts in every step.",
-)  # fmt: skip
-@_draft(
-    "--draft-sources", callback=_sources, metavar="LIST",
-    help="Of drafter,lookup,grammar; default: drafter,grammar, or without a drafter lookup,grammar.",
-)  # fmt: skip
-@_choice("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, metavar="T", help="0 is greedy.")
-@_choice("--top-k", type=click.IntRange(0), default=0, metavar="N", help="Keep the N likeliest tokens; 0 keeps all.")
-@_choice(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, metavar="P",
-    help="Keep the likeliest tokens that make up this share; 1 keeps all.",
-)  # fmt: skip
-@_choice(
-    "--min-p", type=click.FloatRange(0, 1, max_open=True), default=0.0, metavar="P",
-    help="Keep tokens at least this likely, the likeliest being 1; 0 keeps all.",
-)  # fmt: skip
-@_choice("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Same seed, same text.")
-@_choice(
-    "--repetition-penalty", type=click.FloatRange(0, min_open=True), default=1.0, metavar="X",
-    help="Divide the logits of tokens of prompt and reply; 1 is none.",
-)  # fmt: skip
-@_choice("--presence-penalty", type=float, default=0.0, metavar="X", help="Take X from tokens of the reply so far.")
-@_choice("--frequency-penalty", type=float, default=0.0, metavar="X", help="The same, for each time they occur.")
-@_choice(
-    "--logit-bias", multiple=True, callback=_biases, metavar="TOKEN=BIAS",
-    help="Add to a token's logit; TOKEN is an id or a token's exact text. Can be given several times.",
-)  # fmt: skip
-@_choice("--suppress", multiple=True, metavar="TOKEN", help="Never choose it. Can be given several times.")
-@_limits("--max-tokens", type=click.IntRange(1), default=256, show_default=True, metavar="N", help="Most of a reply.")
-@_limits(
-    "--thinking-budget", type=click.IntRange(0), metavar="N", help="Most tokens of thoughts; then they are closed."
-)
-@_limits(
-    "--stop", "stop_texts", multiple=True, metavar="TEXT",
-    help="End the answer before it. Can be given several times.",
-)  # fmt: skip
-@_limits(
-    "--tool-choice", metavar="CHOICE",
-    help="auto: text or calls; required: calls; none: text; or the name of the tool to call.",
-)  # fmt: skip
-@_limits(
-    "--constrained/--unconstrained", default=None,
-    help="Whether calls must fit the tools' schemas; default: where there are tools and the bundle can.",
-)  # fmt: skip
-@_limits("--parallel-calls/--single-call", default=True, help="Several calls in a reply, or one at most.")
-@_limits("--strict-tools", is_flag=True, help="Refuse a tool whose schema cannot be enforced whole.")
-@_limits("--response-schema", type=_FILE, metavar="FILE", help="JSON schema that the reply must fit.")
-@_limits("--grammar", type=_FILE, metavar="FILE", help="EBNF grammar that the reply must fit.")
-@_output("--logprobs", is_flag=True, help="Show the log-probability of every token.")
-@_output("--compare", is_flag=True, help="Run with and without MTP, interleaved, and show the speed-up.")
-@_output(
-    "--rounds", type=click.IntRange(1), default=10, show_default=True, metavar="N", help="Paired runs of --compare."
-)
-@_output("--json", "as_json", is_flag=True, help="Print one JSON object a reply instead of text.")
+@run_options
 def run(
     prompt: str | None,
     bundle: Path | None,
@@ -214,13 +72,14 @@ def run(
     declared = load_tools(tools) if tools is not None else []
     prompted = system[1:] if system is not None and system.startswith("@") else None
     inputs = (tools, prompted, reply["response_schema"], reply["grammar"])
-    read = _read_files(system, reply)
+    read = read_files(system, reply)
     if bundle is None:
         from edge_mtp.cli.progress import export_progress
+        from edge_mtp.export.defaults import VERIFY_WIDTHS
         from edge_mtp.export.tiny import bundle as tiny
 
         with export_progress() as progress:
-            bundle = tiny.cached_bundle(progress=progress)
+            bundle = tiny.cached_bundle("fp32", widths=VERIFY_WIDTHS, progress=progress)
         if tools is None and load is None:
             declared = load_tools(tiny.TOOLS)
 
@@ -236,7 +95,7 @@ def run(
                 f"{bundle}: no verify graph (exported with --lean?), so it cannot draft and there is nothing to"
                 " compare; export it again, or drop --compare"
             )
-        dialogue, options = _dialogue(engine, load, read, declared), _options(engine, reply)
+        dialogue, options = _dialogue(engine, load, read, declared), reply_options(engine, reply)
         if not as_json:
             for report in engine.tool_reports(dialogue.tools, options):
                 if report.enforced != "whole":
@@ -288,41 +147,15 @@ def run(
 
 @contextmanager
 def _sparing_children() -> Iterator[None]:
-    """Ctrl-C at a terminal reaches every process there; those started in here do not see it, this one does later.
+    """Hides Ctrl-C from processes that are started inside, which a terminal would interrupt too.
 
-    So the chat can stop a reply with it and keep the runner.
+    So the chat can stop a reply with it and keep the runner. This process gets a Ctrl-C afterwards.
     """
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-def _read_files(system: str | None, reply: dict[str, Any]) -> str | None:
-    """Puts the contents of schema and grammar files in their names' places in `reply`; returns the system prompt."""
-    from edge_mtp.json_file import read_json, read_text
-
-    if reply["response_schema"] is not None:
-        reply["response_schema"] = read_json(reply["response_schema"], "response schema")
-    if reply["grammar"] is not None:
-        reply["grammar"] = read_text(reply["grammar"], "grammar")
-    if system is not None and system.startswith("@"):
-        return read_text(system[1:], "system prompt")
-    return system
-
-
-def _options(engine: Engine, given: dict[str, Any]) -> ReplyOptions:
-    """The options of a reply from those of the command line."""
-    from edge_mtp.device import Sampling
-    from edge_mtp.engine import ReplyOptions
-
-    given = dict(given)
-    given["logit_bias"] = {engine.token(token): bias for token, bias in given["logit_bias"]}
-    given["suppress"] = [engine.token(token) for token in given["suppress"]]
-    names = Sampling.__dataclass_fields__.keys()
-    sampling = Sampling(**{name: given.pop(name) for name in names & given.keys()})
-    return ReplyOptions(sampling=sampling, **given)
 
 
 def _dialogue(engine: Engine, load: Path | None, system: str | None, tools: list[dict[str, Any]]) -> Dialogue:
@@ -340,7 +173,7 @@ def _dialogue(engine: Engine, load: Path | None, system: str | None, tools: list
 
 @dataclass(frozen=True)
 class _Answer:
-    """A reply with what there is to show of it; `streamed` where its text and its calls have been shown."""
+    """A reply with its JSON form; `streamed`: its text and its calls have been written already."""
 
     reply: Reply
     tokens: list[Token]
@@ -376,7 +209,7 @@ def _answer(
 
 
 def _print(answer: _Answer) -> None:
-    """What of an answer has not been shown yet."""
+    """Writes the parts of an answer that have not been written yet."""
     from edge_mtp.cli.transcript import Writer, logprob_lines, show_calls, summary_lines
 
     if not answer.streamed:
@@ -398,7 +231,8 @@ def _compare(
     """Decode speed of both arms over `rounds` interleaved pairs; `reply` was the warm-up of the first."""
     from dataclasses import replace
 
-    from edge_mtp.harness.stats.pairs import interleave, paired_ratio
+    from edge_mtp.harness.run.loop import interleave
+    from edge_mtp.harness.stats.ratios import paired_ratio
 
     plain_options = replace(options, draft_length=0)
     texts: set[tuple[int, ...]] = {tuple(reply.tokens), tuple(dialogue.reply(plain_options).wait().tokens)}
@@ -415,9 +249,8 @@ def _compare(
 
     arms: list[Callable[[], float]] = [lambda: speed(options), lambda: speed(plain_options)]
     mtp, plain = interleave(arms, rounds)
-    ratio: Ratio = paired_ratio(mtp, plain)
     return {
-        "speed_up": ratio.to_json(),
+        "speed_up": paired_ratio(mtp, plain).to_json(),
         "mtp_tokens_per_s": sorted(mtp)[len(mtp) // 2],
         "plain_tokens_per_s": sorted(plain)[len(plain) // 2],
         "same_text": len(texts) == 1,
@@ -426,9 +259,10 @@ def _compare(
 
 def _print_comparison(comparison: dict[str, Any]) -> None:
     ratio = comparison["speed_up"]
+    high = "∞" if ratio["high"] is None else f"{ratio['high']:.2f}"
     click.echo(
         f"\nspeed-up {ratio['median']:.2f}x with MTP ({ratio['coverage']:.0%} interval {ratio['low']:.2f} to"
-        f" {ratio['high']:.2f}, {ratio['pairs']} pairs): {comparison['mtp_tokens_per_s']:,.0f} against"
+        f" {high}, {ratio['pairs']} pairs): {comparison['mtp_tokens_per_s']:,.0f} against"
         f" {comparison['plain_tokens_per_s']:,.0f} tokens/s"
     )
     click.echo("same text with and without MTP" if comparison["same_text"] else "the texts with and without MTP differ")

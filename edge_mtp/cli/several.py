@@ -16,7 +16,7 @@ STOP_S = 10.0  # for jobs to notice that they should stop
 
 @dataclass(frozen=True)
 class Result(Generic[T]):
-    """What became of the job on `device`: its `value`, or the `error` that it ended with, one line."""
+    """The result of the job on `device`: its `value`, or the `error` that ended it, one line."""
 
     device: str
     value: T | None
@@ -30,9 +30,8 @@ def on_each(
 ) -> list[Result[T]]:
     """Runs `job(device, stop)` for all of `devices`, each in a thread of its own; results in the order of `devices`.
 
-    An EdgeMtpError ends the job on its device only. `done` is told of each result as it comes, one at a time. When
-    this is interrupted, or a job fails in another way, `stop` is set, jobs have `STOP_S` to end, and the exception is
-    raised.
+    An EdgeMtpError ends the job on its device only. `done` gets each result as it comes, one at a time. After an
+    interrupt, or another failure of a job, `stop` is set, the jobs have `STOP_S` to end, and the exception is raised.
     """
     stop = threading.Event()
     telling = threading.Lock()

@@ -1,4 +1,4 @@
-"""What a person sees of a reply: thoughts and text with the accepted drafts marked, calls, figures."""
+"""A reply for people: thoughts and text with marked drafts, calls, figures; and as JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from edge_mtp.acceptance import remember, warning
 from edge_mtp.safe_text import shown, shown_lines
 
 if TYPE_CHECKING:
-    from edge_mtp.engine import Reply, Token
     from edge_mtp.formats.bundle import Bundle
+    from edge_mtp.reply import Reply, Token
     from edge_mtp.summary import Summary
 
 Marks = Literal["colour", "brackets"]
@@ -25,8 +25,7 @@ OPEN, CLOSE = "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", "\N{SINGLE RIGHT-
 class Writer:
     """Writes tokens to standard output as they come, accepted drafts in their source's colour or in brackets.
 
-    Thoughts have lines of their own, dimmed and each behind a bar. Colours are left out where standard output is no
-    terminal.
+    Thoughts have their own lines, dim and behind a bar. Without a terminal there are no colours.
     """
 
     def __init__(self, marks: Marks) -> None:
@@ -84,7 +83,7 @@ def call_lines(reply: Reply) -> list[str]:
 
 
 def show_calls(reply: Reply) -> None:
-    """Writes the reply's calls; if they cannot be read, why, on standard error."""
+    """Writes the reply's calls; or to standard error why they cannot be read."""
     from edge_mtp.formats.tool_calls import ToolCallSyntaxError
 
     try:
@@ -121,13 +120,13 @@ def summary_lines(summary: Summary) -> list[str]:
 
 
 def remember_drafts(bundle: Bundle, reply: Reply) -> None:
-    """For `inspect`: how often the drafter was right so far, as the device tells."""
+    """Keeps the device's count of right drafts for `edge-mtp inspect`."""
     if reply.outcome is not None and reply.outcome.first_drafts:
         remember(Path(bundle.path), reply.outcome.first_drafts, reply.outcome.first_accepted)
 
 
 def controller_lines(summary: Summary) -> list[str]:
-    """What was asked of the drafter, and what a grammar's masks took."""
+    """The drafts that the controller asked for, and the time of a grammar's masks."""
     planned = ", ".join(f"{k} in {steps} steps" for k, steps in summary.planned.items())
     lines = [f"drafts asked of the drafter: {planned or 'none'}; {summary.explored} steps to learn"]
     if summary.mask_ms:

@@ -1,4 +1,4 @@
-"""A bundle: one `.litertlm` file, mapped into memory and read where asked.
+"""A bundle: one `.litertlm` file, mapped into memory and read on demand.
 
 Container: 8 bytes `LITERTLM`, three u32 of version, 4 of padding, u64 end of header, then a FlatBuffers
 header from byte 32 that lists the sections, each aligned to 16 KiB (LiteRT-LM `litertlm_header_schema.fbs`).
@@ -6,7 +6,6 @@ header from byte 32 that lists the sections, each aligned to 16 KiB (LiteRT-LM `
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 import struct
@@ -16,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike, fspath
-from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.manifest import EDGE_KEY, MANIFEST_VERSION, Manifest, read_manifest
 from edge_mtp.formats.metadata import LlmMetadata
 from edge_mtp.formats.tflite import Model, Signature
-from edge_mtp.formats.wire import MalformedError, Table, protobuf_fields
+from edge_mtp.formats.token_bytes import TokenBytes
+from edge_mtp.formats.wire import MalformedError, Table, json_value, protobuf_fields
 
 MAGIC = b"LITERTLM"
 MAJOR_VERSION = 1
@@ -36,12 +36,6 @@ SECTION_TYPES = {
 VALUE_CODES = {1: "B", 2: "b", 3: "H", 4: "h", 5: "I", 6: "i", 7: "f", 8: "?", 10: "Q", 11: "q", 12: "d"}
 STRING_VALUE = 9
 
-# The item that marks our own GenericBinaryData sections, and the one manifest version there is.
-EDGE_KEY = "edge_mtp"
-MANIFEST_VERSION = 1
-
-TOKEN_BYTES_MAGIC = 0x42544D45  # b"EMTB"
-TOKEN_BYTES_VERSION = 1
 
 # Bytes of tokenizer.json for each one stored. Gemma's of 33 MB has 7, a text of zeros 1,000; parsing takes ten more.
 MOST_INFLATED = 32
@@ -69,49 +63,13 @@ class Section:
         return f"section {self.index} ({self.model_type or self.type})"
 
 
-class TokenBytes:
-    """The bytes that each token id stands for; a special token stands for its own text.
-
-    Layout, little endian: u32 magic `EMTB`, u32 version, u32 V, u32 offsets[V + 1] counted from the first
-    byte of text, the text, then u8 flags[V] with bit 0 = special.
-    """
-
-    def __init__(self, data: memoryview) -> None:
-        """Raises MalformedError if `data` does not have the layout above."""
-        if len(data) < 12:
-            raise MalformedError(f"{len(data)} bytes are too few for a token table")
-        magic, version, count = struct.unpack_from("<III", data)
-        if magic != TOKEN_BYTES_MAGIC or version != TOKEN_BYTES_VERSION:
-            raise MalformedError(f"token table magic {magic:#x}, version {version}")
-        text = 12 + 4 * (count + 1)
-        if text + count > len(data):
-            raise MalformedError(f"token table of {count} tokens in {len(data)} bytes")
-        self._offsets = struct.unpack_from(f"<{count + 1}I", data, 12)
-        rising = all(a <= b for a, b in zip(self._offsets, self._offsets[1:], strict=False))
-        if not rising or self._offsets[0] or text + self._offsets[-1] + count != len(data):
-            raise MalformedError("token table offsets do not fit its text")
-        self._text = data[text : text + self._offsets[-1]]
-        self._flags = data[len(data) - count :]
-
-    def __len__(self) -> int:
-        return len(self._flags)
-
-    def __getitem__(self, token: int) -> bytes:
-        if not 0 <= token < len(self):
-            raise IndexError(token)
-        return bytes(self._text[self._offsets[token] : self._offsets[token + 1]])
-
-    def is_special(self, token: int) -> bool:
-        return bool(self._flags[token] & 1)
-
-
 @dataclass(frozen=True)
 class Mtp:
     """Whether the bundle can decode speculatively, and if not, why.
 
-    `missing` holds the reasons for which the stock LiteRT-LM runtime could not draft with it, `edge_missing`
-    those for which our runner could not use its own signatures; each is one line, and none means complete.
-    `draft_length` is the stock K (verify width - 1), `edge_widths` the T of each `edge_verify_T`.
+    `missing` lists the reasons why the stock LiteRT-LM runtime cannot draft with it, `edge_missing` the reasons why our
+    runner cannot use its own signatures; each is one line, and an empty list means complete. `draft_length` is the
+    stock K (verify width - 1), `edge_widths` the T of each `edge_verify_T`.
     """
 
     present: bool
@@ -130,13 +88,13 @@ class Mtp:
 
 
 class Bundle:
-    """A `.litertlm` file. Opening it reads the header; everything else is read when first asked for.
+    """A `.litertlm` file. Opening it reads the header; everything else is read on first use.
 
     Args:
         path: the file; it stays mapped while the bundle or any of its memoryviews lives.
 
     Raises:
-        EdgeMtpError: here and from every property: the file is absent, no bundle, truncated or damaged.
+        EdgeMtpError: here and from every property, if the file is missing, not a bundle, truncated or damaged.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -238,7 +196,7 @@ class Bundle:
 
     @cached_property
     def vocab_size(self) -> int | None:
-        """Number of tokens in the tokenizer, added ones included; the logits may be wider."""
+        """The number of tokens in the tokenizer, including added ones; the logits may be wider."""
         section = self.section("HF_Tokenizer") or self.section("SP_Tokenizer")
         if section is None:
             return None
@@ -248,15 +206,13 @@ class Bundle:
             return _hf_vocab_size(self.tokenizer_json)
 
     @cached_property
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Manifest | None:
         """What `edge-mtp export` recorded; None if something else made the bundle."""
         section = self._edge_section("manifest")
         if section is None:
             return None
         with self._reading(str(section)):
-            manifest = _json(bytes(section.data))
-            if not isinstance(manifest, dict) or not isinstance(manifest.get(EDGE_KEY), int):
-                raise MalformedError(f"the manifest states no {EDGE_KEY} version")
+            manifest = read_manifest(bytes(section.data))
         if manifest[EDGE_KEY] != MANIFEST_VERSION:
             raise EdgeMtpError(
                 f"{self.path}: manifest version {manifest[EDGE_KEY]} is not {MANIFEST_VERSION}; update edge-mtp"
@@ -274,7 +230,8 @@ class Bundle:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The checkpoint's own. The metadata's can be another, for the stock engine; it counts where no own is kept."""
+        """The checkpoint's own chat template. The metadata may have another one for the stock engine; it counts only
+        where the bundle has no section for the checkpoint's own."""
         section = self._edge_section("chat_template")
         if section is None:
             return self.metadata.chat_template
@@ -286,7 +243,7 @@ class Bundle:
 
     @cached_property
     def mtp(self) -> Mtp:
-        """Whether MTP is present and complete, with the reasons if not."""
+        """Whether MTP is present and complete, and if not, why."""
         signatures = self.models["prefill_decode"].signatures if "prefill_decode" in self.models else {}
         verify = signatures.get("verify")
         positions = verify.inputs.get("input_pos") if verify else None
@@ -349,7 +306,7 @@ class Bundle:
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Turn malformed bytes into a refusal that names this file and `what` was being read."""
+        """Turn a MalformedError into an EdgeMtpError that names this file and `what` was being read."""
         try:
             yield
         except MalformedError as error:
@@ -372,16 +329,9 @@ def _item(pair: Table) -> tuple[str, Value]:
     return pair.string(0), value.scalar(0, VALUE_CODES[kind]) if kind in VALUE_CODES else None
 
 
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {error}") from error
-
-
 def _hf_vocab_size(tokenizer_json: bytes) -> int:
     """Distinct ids in the vocabulary (a mapping, or for Unigram a list) and the added tokens."""
-    tokenizer = _json(tokenizer_json)
+    tokenizer = json_value(tokenizer_json)
     try:
         vocab = tokenizer["model"]["vocab"]
         ids = set(vocab.values() if isinstance(vocab, dict) else range(len(vocab)))

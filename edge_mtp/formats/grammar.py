@@ -1,8 +1,8 @@
-"""Grammars of replies as EBNF (docs/grammar.md): of tool calls, of JSON by a schema, and with thoughts before them.
+"""Grammars of replies as EBNF (docs/grammar.md): for tool calls, for JSON with a schema, and for thoughts before them.
 
-The grammar of a declaration generates calls in the wire format of `tool_calls`, keys in the order in which the chat
-template writes them, so that every text it generates parses strictly and satisfies the declared schema. Schemas are
-compiled by `edge_mtp.formats.schema`.
+The grammar of a declaration generates calls in the wire format of `tool_calls`, with keys in the order in which the
+chat template writes them. Every text that it generates parses strictly and satisfies the declared schema.
+`edge_mtp.formats.schema` compiles the schemas.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _THOUGHT_OPEN, _THOUGHT_CLOSE = "<|channel>thought\\n", "<channel|>"
 
 
 def response_grammar(schema: Any, *, thinking: Thinking = "no") -> str:
-    """The grammar of a JSON value of a schema, as EBNF.
+    """The grammar of a schema's JSON values, as EBNF.
 
-    Raises `EdgeMtpError` naming place and keyword for what is no schema and for what a grammar cannot hold.
+    Raises `EdgeMtpError` naming place and keyword if the schema is invalid or a grammar cannot enforce it.
     """
     rules = Rules()
     try:
@@ -39,7 +39,7 @@ def response_grammar(schema: Any, *, thinking: Thinking = "no") -> str:
 
 
 def with_thought(grammar: str, thinking: Thinking) -> str:
-    """An EBNF grammar, with a thought before its texts: "may" allows one, "open" begins inside one that is open.
+    """Adds a thought before the texts of an EBNF grammar: "may" allows one, "open" starts inside one.
 
     Raises `EdgeMtpError` for a grammar without a rule `root`.
     """
@@ -47,7 +47,7 @@ def with_thought(grammar: str, thinking: Thinking) -> str:
         return grammar
     if re.search(r"(?m)^[ \t]*root(?=[ \t]*::=)", grammar) is None:
         raise EdgeMtpError("the grammar has no rule `root`; name its first rule so")
-    # Every rule of the grammar gets a name that none of a thought's has.
+    # Renames every rule of the grammar, so that none has the name of a thought's rule.
     rules = Rules()
     root = f"{_thought(rules, thinking)} user_root"
     defined = set(re.findall(r"(?m)^[ \t]*([\w.\-]+)(?=[ \t]*(?:\[[^\]\n]*\][ \t]*)?::=)", grammar))
@@ -55,12 +55,12 @@ def with_thought(grammar: str, thinking: Thinking) -> str:
     return f"{rules.text(root)}{renamed}\n"
 
 
-# Names in a grammar, and what has to be passed over: literals, classes and comments.
+# Matches names in a grammar, and the literals, classes and comments to skip.
 _NAMES = re.compile(r'"(?:\\.|[^"\\\n])*"|\[(?:\\.|[^\]\\\n])*\]|#[^\n]*|(?P<name>[A-Za-z_][\w.\-]*)')
 
 
 def _thought(rules: Rules, thinking: Thinking) -> str:
-    """A thought: any text without control tokens, nor their likeness."""
+    """A thought: any text without control tokens or text that looks like one."""
     thought = f'{rules.language(_THOUGHTS, _plain)} "{_THOUGHT_CLOSE}"'
     return thought if thinking == "open" else f'("{_THOUGHT_OPEN}" {thought})?'
 
@@ -74,9 +74,10 @@ def _plain(ranges: Ranges) -> list[str]:
 
 @dataclass(frozen=True)
 class ToolReport:
-    """How far a grammar holds calls of one tool to its schema.
+    """How far a grammar enforces the schema of one tool.
 
-    `unenforced` are the keywords that it does not hold to; `trouble` says why it holds to nothing but an object.
+    `unenforced` are the keywords that it does not enforce. `trouble` says why it enforces nothing but that the
+    arguments are an object.
     """
 
     name: str
@@ -102,7 +103,7 @@ class ToolReport:
 
 @dataclass(frozen=True)
 class ToolGrammar:
-    """A grammar of replies as EBNF, and for each tool that it can call how far its schema is enforced."""
+    """A grammar of replies as EBNF, with a report for each tool of how far its schema is enforced."""
 
     text: str
     reports: tuple[ToolReport, ...] = ()
@@ -119,11 +120,12 @@ def tool_grammar(
     """The grammar of a reply that calls some tools, as EBNF in the dialect of docs/grammar.md.
 
     `tools` are as for `tool_calls.check_tools`. `choice`: "auto" (text, calls, or text and then calls), "required"
-    (calls only), "none" (text only), or the name of the one tool that is to be called. `parallel` allows several calls
-    in one reply. `thinking`: "may" allows a thought before all that, "open" begins inside one that is open.
+    (calls only), "none" (text only), or the name of the one tool to call. `parallel` allows several calls in one reply.
+    `thinking`: "may" allows a thought before the reply, "open" starts inside one.
 
-    What a grammar cannot hold is left open and reported; `strict` refuses it, naming the tool, the place in its schema
-    and the keyword. Raises `EdgeMtpError` for that, for what is no declaration, and for a choice that is none.
+    A keyword that a grammar cannot enforce is left out and reported; with `strict`, it is refused. Raises
+    `EdgeMtpError` naming the tool, the place in its schema and the keyword for that, and also for an invalid
+    declaration or choice.
     """
     functions = {tool["function"]["name"]: tool["function"]["parameters"] for tool in check_tools(tools)}
     if choice not in ("auto", "none"):

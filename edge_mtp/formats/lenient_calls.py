@@ -1,24 +1,24 @@
-"""A forgiving parser of Gemma 4's tool calls: what a reply says where the strict parser refuses it.
+"""A forgiving parser of Gemma 4's tool calls, for replies that the strict parser refuses.
 
-Servers differ in what they forgive. This reads the union of it, so that what even it cannot read no server can:
+Servers differ in what they forgive. This parser forgives all that any of them does, so no server reads a reply that it
+cannot read:
 
 - calls without an end: no closing mark, no brackets, no quote mark at the end of a string (vLLM);
-- strings between `"`, `'` or backticks, with JSON's escapes; strings without any mark, or without their first
+- strings between `"`, `'` or backticks, with JSON's escapes; strings without any mark, or without the first one
   (vllm-project/vllm#51284, sgl-project/sglang#39240);
 - quoted keys, `=` for `:`, `(` for `{` (ollama/ollama#17882, jundot/omlx#1886);
 - white space anywhere, commas too many or too few (hybridgroup/yzma#243);
 - numbers as `+1`, `.5` or `007`; `True`, `None`;
-- several calls behind one mark; calls as JSON objects with a name and arguments;
-- names with colons, which are kept; of a key that comes twice, the last.
+- several calls after one mark; calls as JSON objects with a name and arguments;
+- names with colons, which are kept; duplicate keys, of which the last counts.
 
-It invents nothing. A name, a key and a value are each a piece of the text, in a place that has one reading; where there
-are two, the argument is left out, and what follows it in the call too. So a string that has lost the mark at its end
-is read where it is the last of its call, and not where the text in it could be further arguments. Where the call of the
-strict format that lost a mark, or has one twice, can be more than one (`repairs`), only that is read in which all of
-them agree. Where the text ends before the call does, the value that it ends in is read so far as it goes; a name is
-not.
+It invents nothing. Each name, key and value is a piece of the text, in a place that has one reading. Where there are
+two readings, it leaves out the argument and the rest of the call. So it reads a string without its end mark if the
+string is the last of its call, and not if the text in it could be further arguments. A call that lost a mark, or has
+one twice, may have come from several calls of the strict format (`repairs`); the parser then reads only the part in
+which all of them agree. Where the text ends inside a call, the last value is read as far as it goes; a name is not.
 
-The opening mark alone is not forgiven: it is one token, and text without it is text.
+The opening mark is never forgiven: it is one token, and text without it is text.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any
 from edge_mtp.formats.repairs import Repairs, TooManyError
 from edge_mtp.formats.tool_calls import (
     CALL_OPEN,
+    IDENTIFIER,
     PLAIN_KEY,
     PLAIN_NAME,
     QUOTE,
@@ -43,7 +44,7 @@ from edge_mtp.formats.tool_calls import (
     parse_call,
 )
 
-# Control tokens, but for the quote mark.
+# Control tokens, except the quote mark.
 MARK = re.compile(r"<\|[a-z_]+\|?>|<[a-z_]+\|>|<(?:bos|eos|pad|unk|unused[0-9]+)>")
 
 _SPACE = re.compile(r"\s*")
@@ -51,18 +52,17 @@ _FILLING = re.compile(r"[\s,;]*")
 _HEAD = re.compile(r"call\s*:\s*")
 _BARE_KEY = re.compile(r"[^:={}()\[\],\"'`<>]*")
 _SEPARATOR = re.compile(r"\s*(?::|=>?)[\s:]*")
-_IDENTIFIER = r"[^\W\d][\w.\-]*"
-_KEY = "(?:" + "|".join(q + _IDENTIFIER + q for q in ("", r"<\|\"\|>", '"', "'", "`")) + r")\s*[:=]"
+_KEY = "(?:" + "|".join(q + IDENTIFIER.pattern + q for q in ("", r"<\|\"\|>", '"', "'", "`")) + r")\s*[:=]"
 _NEXT = re.compile(_KEY)
 _NEXT_KEY = re.compile(rf",\s*{_KEY}")
 _KEY_INSIDE = re.compile(r"(?<![\w.\-])[\w.\-]*[^\W\d][\w.\-]*\s*(?::(?!//)|=)")
-# What is behind the end of a string; anything else is still the string. In other quotes than Gemma's own a comma ends
-# it in an object only before a key: such text has commas too.
+# What may follow the end of a string; otherwise the string continues. With quotes other than Gemma's, a comma ends a
+# string in an object only before a key, since such strings contain commas too.
 _BEHIND = re.compile(rf"\s*(?:[,\]}})]|\Z|{_KEY})")
 _ENDS_IN_OBJECT = {q: re.compile(rf"(?<!\\){q}(?=\s*(?:[\]}})]|\Z|,\s*(?:[\]}})]|\Z)|,?\s*{_KEY}))") for q in "\"'`"}
 _ENDS_IN_ARRAY = {q: re.compile(rf"(?<!\\){q}(?=\s*(?:[,\]}})]|\Z))") for q in "\"'`"}
-_BEFORE_QUOTE = re.compile(r"[:=\[,({]\s*\Z")  # what stands before the beginning of a string, and seldom in its end
-_LAST_STRING = re.compile(r"([^{}()\[\]]*?)([\s\]})]*)")  # to the end of a call: its text, its closing brackets
+_BEFORE_QUOTE = re.compile(r"[:=\[,({]\s*\Z")  # stands before the start of a string, and rarely at its end
+_LAST_STRING = re.compile(r"([^{}()\[\]]*?)([\s\]})]*)")  # to the end of a call: text, then closing brackets
 _CUT_QUOTE = re.compile(r"<(?:\|(?:\"(?:\|)?)?)?\Z")
 _BEGINS_VALUE = re.compile(rf"\s*(?:[{{\[\"'`]|{re.escape(QUOTE)}|[\w+\-.]+\s*(?:[,\]}})]|\Z))")
 _EMPTY_BEFORE_COMMA = re.compile(r"\s*,(?![\s,]*[}\])])")
@@ -80,14 +80,14 @@ _PLAIN = Declared([])
 
 
 class _UnclearError(Exception):
-    """Text that has two readings."""
+    """The text has two possible readings."""
 
 
 def parse_leniently(text: str, tools: Sequence[Mapping[str, Any]] | None = None) -> list[ToolCall]:
-    """The calls that a reply makes; where it is in the strict format, those of `parse_calls`. Never raises.
+    """The calls that a reply makes. A reply in the strict format gives the calls of `parse_calls`. Never raises.
 
-    With the declared `tools`, their names and keys are known, whatever characters they hold. Without, strict are calls
-    with plain names and keys: quotation marks around a key are damage.
+    With the declared `tools`, their names and keys are known, whatever characters they hold. Without them, only calls
+    with plain names and keys are strict: quotation marks around a key are damage.
     """
     declared = _PLAIN if tools is None else Declared(tools)
     calls: list[ToolCall] = []
@@ -132,10 +132,10 @@ def _has(call: ToolCall, key: str, value: Value) -> bool:
 
 
 class _Reader:
-    """Descent through the text of a call that takes what comes.
+    """Recursive descent through the text of a call that accepts any text.
 
-    Every loop moves `position` on. What ends a value without marks is told by `closer`: that of the object it is in, or
-    `_IN_ARRAY`. What has two readings raises `_UnclearError`, which ends the reading of the call.
+    Every loop advances `position`. `closer` says what ends a value without marks: the closing bracket of its object, or
+    `_IN_ARRAY`. Text with two possible readings raises `_UnclearError`, which ends the reading of the call.
     """
 
     def __init__(self, text: str, declared: Declared, is_cut: bool = False) -> None:
@@ -145,9 +145,9 @@ class _Reader:
         self.keys: tuple[str, ...] = ()
         self.position = 0
         self.depth = 0
-        self.unclosed = False  # an object went to the end of the text without its bracket
-        self.ended_inside = False  # the text was cut in a value
-        self.endless: set[re.Pattern[str]] = set()  # ends of strings that do not occur any more: searched for once
+        self.unclosed = False  # an object reached the end of the text without its bracket
+        self.ended_inside = False  # the text was cut inside a value
+        self.endless: set[re.Pattern[str]] = set()  # ends of strings that do not occur again, to search only once
 
     def calls(self) -> list[ToolCall]:
         calls: list[ToolCall] = []
@@ -167,7 +167,7 @@ class _Reader:
             if not name:
                 return calls
             if self._peek() not in ("{", "("):
-                # Without brackets a name is one if it is all there is.
+                # Without brackets, a name counts only if nothing else follows.
                 is_whole = self.position == len(self.text) and not self.is_cut
                 return [*calls, ToolCall(name)] if is_whole or self.text.startswith("call:", self.position) else calls
             self.keys, _ = self.declared.keys(name)
@@ -187,7 +187,7 @@ class _Reader:
             found = PLAIN_NAME.match(self.text, begin)
             name = found.group() if found else ""
             if name.endswith(":") or (not headed and name.startswith("call")):
-                return ""  # no telling where the name ends, or begins
+                return ""  # unclear where the name ends or begins
             begin = found.end() if found else begin
         else:
             begin += len(name)
@@ -197,12 +197,12 @@ class _Reader:
         return name
 
     def _arguments(self, arguments: dict[str, Value]) -> None:
-        """The arguments of a call, added as they are read; taken out is what the text behind it puts in doubt."""
+        """Adds the arguments of a call as they are read, and removes one that later text makes ambiguous."""
         self.unclosed = False
         self._object(arguments)
         if self.unclosed and not self.is_cut and arguments:
             last = next(reversed(arguments))
-            # The bracket that is missing may be the one inside.
+            # The missing bracket may belong to the inner object.
             if _most_pairs(arguments[last]) > 1:
                 del arguments[last]
 
@@ -221,7 +221,7 @@ class _Reader:
         closer = ")" if self._peek() == "(" else "}"
         self.position += 1
         if self.depth and self._skip(_EMPTY_BEFORE_COMMA):
-            raise _UnclearError  # it may have been empty, and what follows an argument of its own
+            raise _UnclearError  # the object may be empty, and the following pair an argument of the call
         latest = None
         while True:
             self._skip(_FILLING)
@@ -250,7 +250,7 @@ class _Reader:
                 elif self.depth:
                     raise _UnclearError
                 continue
-            # Belongs to nothing. It may be a part of the argument before it.
+            # Stray text, which may be part of the argument before it.
             if self.position == begin:
                 self.position += 1
             if self._peek() == "" and self.is_cut:
@@ -269,13 +269,13 @@ class _Reader:
                 self.position += 1
                 return result
             if self._peek() in ("", "}", ")") or _NEXT.match(self.text, self.position):
-                # Its own bracket is missing.
+                # The array's own bracket is missing.
                 cut = self._peek() == "" and self.is_cut
                 key = _NEXT.match(self.text, self.position)
                 if not cut and any(isinstance(item, list) for item in result):
                     raise _UnclearError
                 if self._peek() in ("}", ")") and self.text.find("]", self.position) >= 0:
-                    raise _UnclearError  # a bracket too many, or the list's own is behind it
+                    raise _UnclearError  # this bracket may be one too many, with the array's own after it
                 if key and not _BEGINS_VALUE.match(self.text, key.end()):
                     raise _UnclearError
                 return result
@@ -285,7 +285,7 @@ class _Reader:
                 continue
 
     def _key(self) -> str | None:
-        """The key that is next, or None for what can be none."""
+        """The next key, or None for text that cannot be one."""
         begin, quote = self.position, self._quote()
         inner = begin + len(quote)
         for key in self.keys:
@@ -305,7 +305,7 @@ class _Reader:
             return None
         if self._peek() in (":", "=", "{", "[", "") or self._quote():
             return found.group()
-        # Words that end in a separator are no key.
+        # Several words before a separator are no key.
         rest = _BARE_KEY.match(self.text, self.position)
         self.position = rest.end() if rest else self.position
         return None
@@ -330,7 +330,7 @@ class _Reader:
         return self._unclosed_string(quote, closer)
 
     def _unclosed_string(self, quote: str, closer: str) -> str:
-        """A string without its last mark."""
+        """A string without its closing mark."""
         rest = self.text[self.position :]
         if self.is_cut:
             self.ended_inside = True
@@ -338,7 +338,7 @@ class _Reader:
                 raise _UnclearError
             self.position = len(self.text)
             return _CUT_QUOTE.sub("", rest)
-        # Another mark than that it began with, if there is no other.
+        # The string may end with another kind of mark than it began with, if that occurs only once.
         others = [mark for mark in (QUOTE, '"', "'", "`") if mark != quote and mark in rest]
         if len(others) == 1 and rest.count(others[0]) == 1:
             end = rest.index(others[0])
@@ -356,7 +356,7 @@ class _Reader:
         return found.group(1).rstrip()
 
     def _bare(self, closer: str) -> Value:
-        """A value without marks: a number or a literal, or else a string, which may have its second mark."""
+        """A value without an opening mark: a number, a literal, or else a string, which may have its closing mark."""
         begin = self.position
         if found := _SCALAR.match(self.text, begin):
             try:
@@ -399,25 +399,25 @@ class _Reader:
         return True
 
     def _quote(self) -> str:
-        """The quotation mark that is next, or nothing."""
+        """The quotation mark at the current position; empty if there is none."""
         if self.text.startswith(QUOTE, self.position):
             return QUOTE
         return self._peek() if self._peek() in ('"', "'", "`") else ""
 
 
 class _NoValueError(Exception):
-    """Nothing where a value was to be."""
+    """A value is missing."""
 
 
 def _most_pairs(value: Value) -> int:
-    """The pairs of a value's largest object."""
+    """The number of pairs in a value's largest object."""
     if isinstance(value, Mapping):
         return max([len(value), *map(_most_pairs, value.values())])
     return max(map(_most_pairs, value), default=0) if isinstance(value, list) else 0
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is a whole JSON object or list."""
+    """Whether a text is a complete JSON object or list."""
     if text.strip()[:1] not in ("{", "["):
         return False
     try:
@@ -428,12 +428,12 @@ def _is_json(text: str) -> bool:
 
 
 def _is_begun(text: str) -> bool:
-    """Whether a text is the beginning of a number or literal, and none yet."""
+    """Whether a text is an incomplete number or literal."""
     return text == "-" or any(literal.startswith(text) for literal in ("true", "false", "null"))
 
 
 def _scalar(text: str) -> int | float | bool | None:
-    """A number or a literal. Raises ValueError for what is neither."""
+    """Parses a number or a literal. Raises ValueError for any other text."""
     if text.lower() in _LITERALS:
         return _LITERALS[text.lower()]
     if _INTEGER.fullmatch(text):
@@ -449,9 +449,9 @@ def _unescaped(escape: re.Match[str]) -> str:
 
 
 def _calls_of_json(value: Value, *, is_cut: bool) -> list[ToolCall]:
-    """Calls as JSON has them: {"name": ..., "arguments": {...}}, perhaps within "function", or a list of such.
+    """Calls in JSON form: {"name": ..., "arguments": {...}}, perhaps within "function", or a list of these.
 
-    `is_cut`: the text ended with it, so that what it ends in may not be whole.
+    `is_cut`: the text ended inside the value, so its last part may be incomplete.
     """
     if isinstance(value, list):
         return [

@@ -1,4 +1,4 @@
-"""LlmMetadata: what a bundle tells every runtime about tokens, template and limits.
+"""LlmMetadata: a bundle's tokens, template and limits, for every runtime.
 
 Field numbers: LiteRT-LM `runtime/proto/llm_metadata.proto`, `llm_model_type.proto` and `token.proto`.
 """
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from edge_mtp.formats.wire import MalformedError, protobuf_fields, varints
 
-# A token is a string to be tokenized, or the ids themselves.
+# A token is a string to tokenize, or the ids themselves.
 Token = str | tuple[int, ...]
 
-MOST_STOPS = 256  # each is looked for at every token of a reply
+MOST_STOPS = 256  # each is searched for at every token of a reply
 
 MODEL_TYPES = {
     1: "generic_model", 2: "gemma3n", 3: "function_gemma", 4: "gemma3", 5: "qwen3", 7: "qwen2p5",
@@ -31,7 +31,7 @@ GEMMA4_TOOL_MARKS = {
 
 @dataclass
 class LlmMetadata:
-    """The fields that decoding needs; None or empty where the bundle does not say.
+    """The fields that decoding needs; None or empty if the bundle lacks them.
 
     `max_num_tokens` counts prompt and reply; `chat_template` is Jinja; `tool_marks` is Gemma 4's tool syntax.
     """
@@ -104,13 +104,13 @@ def _ids(fields: Iterable[tuple[int, int | bytes]]) -> Iterable[int]:
 
 
 def _id(number: int) -> int:
-    if number >= 1 << 31:  # an int32 below 0 is a varint of 64 bits
+    if number >= 1 << 31:  # a negative int32 is a 64-bit varint
         raise MalformedError(f"{number} is no token id")
     return number
 
 
 def _model_type(data: bytes) -> tuple[str | None, dict[str, str] | None]:
-    """The name of the one-of that is set, and Gemma 4's tool-call marks."""
+    """The name of the field that is set in the one-of, and Gemma 4's tool-call marks."""
     name, marks = None, None
     for number, value in protobuf_fields(data):
         name = MODEL_TYPES.get(number, f"type {number}")

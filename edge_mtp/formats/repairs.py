@@ -1,8 +1,8 @@
-"""What a damaged tool call can have been: each well-formed text that one lost or doubled mark turns into it.
+"""Finds the repairs of a damaged tool call: every well-formed text from which it differs by one lost or doubled mark.
 
 The marks are those of Gemma's format: `call:`, brackets, commas, colons and `<|"|>`. White space between them is
-allowed, and so are the ways in which calls go astray as a whole: another quotation mark instead of `<|"|>`, around keys
-too, `=` for `:`, `(` for `{`. Where two repairs differ, nobody can tell which of them the model meant.
+allowed, and so are consistent deviations: another quotation mark instead of `<|"|>`, also around keys, `=` for `:`, `(`
+for `{`. If two repairs differ, it is unknown which one the model meant.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _LETTERS = re.compile(r"[\w+\-.]+", re.ASCII)
 _SCALAR = re.compile(rf"true|false|null|none|{NUMBER.pattern}", re.ASCII | re.IGNORECASE)
 _END_OF_STRING = re.compile(r"(?=\s*(?:[,\]})]|\Z))")
 _BEGINS_OR_ENDS = {q: re.compile(rf"[:=\[,({{]\s*{q}|{q}\s*(?:[:=,\]}})]|\Z)") for q in QUOTES[1:]}
-_STEPS_A_CHARACTER = 32  # what a search may take: lists of some hundred numbers without their bracket take more
+_STEPS_A_CHARACTER = 32  # limit of a search; lists of some hundred numbers without their bracket exceed it
 
 
 class TooManyError(Exception):
-    """A text with more repairs than can be looked at."""
+    """The text has more repairs than can be examined."""
 
 
 class _State(NamedTuple):
-    """Where a reader of the format is: what comes next, the brackets that are open, and the tool that is called."""
+    """The state of a reader of the format: what must come next, the open brackets, and the called tool."""
 
     due: str  # head, name, open, key, key or end, key string, colon, value, value or end, string, end of value, end
     brackets: str = ""
@@ -39,10 +39,10 @@ class _State(NamedTuple):
 
 
 class Repairs:
-    """Iterates over the repaired texts of `text`, the inside of a call; over none where it needs no repair.
+    """Iterates over the repaired texts of `text`, the inside of a call; empty if it needs no repair.
 
-    Their strings stand between `<|"|>`. A text with several kinds of quotation marks has no repairs, since which of
-    them are marks is not known. Raises `TooManyError` when the search has taken too many steps for the text's length.
+    In repaired texts, strings stand between `<|"|>`. A text with several kinds of quotation marks has no repairs, since
+    it is unknown which kind are marks. Raises `TooManyError` after too many steps for the text's length.
     """
 
     def __init__(self, text: str, declared: Declared) -> None:
@@ -59,12 +59,12 @@ class Repairs:
         if self._is_end(*trail[-1]):
             return
         for position, state in trail:
-            # A mark twice.
+            # A doubled mark.
             for mark in self.marks:
                 doubled = self.text.startswith(mark, position) and self.text.endswith(mark, 0, position)
                 if doubled and self._is_whole(position + len(mark), state):
                     yield self._in_format(position, "", position + len(mark))
-            # A mark lost: before the text that is next, within it or behind it.
+            # A lost mark: before the next piece of text, inside it or after it.
             for cut, before in self._cuts(position, state):
                 for mark in (HEAD,) if before.due == "head" else self.marks:
                     after = self._behind(before, mark)
@@ -88,7 +88,7 @@ class Repairs:
             yield begin + len(word), after
 
     def _read(self, position: int, state: _State) -> Iterator[tuple[int, _State]]:
-        """The places and states of a reader that goes on from a place, as far as the text is in the format."""
+        """The positions and states of a reader that continues from `position`, until the text leaves the format."""
         yield position, state
         while (step := self._step(position, state)) is not None:
             self._take_step()
@@ -116,7 +116,7 @@ class Repairs:
         return None if after is None else (position + len(mark), after)
 
     def _words(self, position: int, state: _State) -> Iterator[tuple[str, _State]]:
-        """The names, keys or scalars that can be next, and the state behind each; the last is what the text has."""
+        """The names, keys or scalars that can come next, with the state after each; the last is the whole word."""
         due, brackets, name = state
         if due == "name":
             known = [n for n in reversed(self.declared.names) if self.text.startswith(n, position)]
@@ -137,7 +137,7 @@ class Repairs:
             yield whole[:length]
 
     def _behind(self, state: _State, mark: str) -> _State | None:
-        """The state behind a mark, or None where the format has no such mark."""
+        """The state after a mark, or None if the format does not allow the mark here."""
         due, brackets, name = state
         mark = _LIKE.get(mark, mark)
         values = due in ("value", "value or end")
@@ -176,7 +176,7 @@ class Repairs:
 
 
 def _quotation_mark(text: str) -> str:
-    """What strings stand between; empty where that is unclear."""
+    """The quotation mark of the strings; empty if that is unclear."""
     others = [quote for quote, place in _BEGINS_OR_ENDS.items() if place.search(text.replace(QUOTE, ""))]
     if QUOTE in text:
         return "" if others and text.count(QUOTE) % 2 else QUOTE

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-DraftPolicy = Literal["auto", "fixed"]
-DraftSource = Literal["drafter", "lookup", "grammar"]
+from edge_mtp.formats.drafting import DraftPolicy, DraftSource
 
 
 @dataclass(frozen=True)
@@ -50,76 +49,105 @@ class Thoughts:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One text to generate: token ids in, at most `max_tokens` token ids out.
-
-    `prompt` is the whole context; what the runner's cache holds of it already (an earlier turn) is not computed again.
-    `stop` tokens end the text and are the last one given out; so does the token that completes one of `stop_texts`.
-
-    `draft_length` is K, the most tokens drafted in a step; 0 is plain decoding. Under the policy "auto" the controller
-    chooses each step's own K up to it (docs/controller.md), under "fixed" every step drafts K. `draft_sources` is where
-    drafts may come from; with none, K blank rows are verified, which match no token (`edge-mtp check --numerics`).
-    `couple_drafts` makes a sampled request draft the token that the target's own random number picks from the
-    drafter's probabilities, instead of the likeliest one; it changes acceptance, never the text.
-
-    `grammar` (EBNF, docs/grammar.md) constrains the output. `logprobs` asks for the log-probability of every chosen
-    token. `keep_prefix` is the number of leading prompt tokens whose cache is kept on the device's disk, and read from
-    there by the next request that starts with them. In `thoughts` no stop string is looked for, and they can be
-    limited.
-
-    Two are for measurements. `fresh`: nothing of the runner's cache is used, so that requests do not profit from one
-    another. `draft_tape`: entry i is proposed in place of whatever the drafter drafts as the reply's token i (from 0);
-    the drafter runs all the same. It sets the acceptance (`edge_mtp.harness.ask.simulate`), never the text.
-    """
+class _Prompted:
+    """The first fields of a `Request`: its prompt, and what ends its text."""
 
     prompt: Sequence[int]
     max_tokens: int
     stop: Sequence[int] = ()
-    draft_length: int = 0
-    draft_policy: DraftPolicy = "fixed"
-    draft_sources: Sequence[DraftSource] = ("drafter", "grammar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How a text is generated. `Request` and `edge_mtp.ReplyOptions` share these fields.
+
+    `stop_texts` end the text; in thoughts they are not looked for.
+
+    Drafting never changes the text. `draft_length` is K, the most tokens drafted in a step; 0 is plain decoding. Under
+    the policy "auto" the controller chooses each step's own K up to it (docs/controller.md), under "fixed" every step
+    drafts K. `draft_sources` is where drafts may come from. `couple_drafts` makes a sampled text draft the token that
+    the target's own random number picks from the drafter's probabilities, instead of the likeliest one.
+
+    `grammar` (EBNF, docs/grammar.md) constrains the text.
+    """
+
+    stop_texts: Sequence[str] = ()
+    draft_length: int | None = None
+    draft_policy: DraftPolicy | None = None
+    draft_sources: Sequence[DraftSource] | None = None
     couple_drafts: bool = False
     sampling: Sampling = field(default_factory=Sampling)
-    stop_texts: Sequence[str] = ()
     grammar: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Marked:
+    """The field of a `Request` between those of `Generation` and `Extras`."""
+
     thoughts: Thoughts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What the runner reports, keeps and measures beside the text; nothing here changes the text. `Request` and
+    `edge_mtp.ReplyOptions` share these fields.
+
+    `logprobs` asks for the log-probability of every chosen token. `keep_prefix` is the number of leading prompt tokens
+    whose cache is kept on the device's disk, and read from there by the next request that starts with them.
+
+    Two are for measurements. `fresh`: the runner uses nothing of its cache, so that requests do not profit from one
+    another. `draft_tape`: entry i replaces the drafter's proposal for the reply's token i (from 0); the drafter runs
+    all the same. The tape sets the acceptance (`edge_mtp.harness.ask.simulate`).
+    """
+
     logprobs: bool = False
     keep_prefix: int = 0
     fresh: bool = False
     draft_tape: Sequence[int] = ()
 
+
+# The bases stand so that the fields come in the protocol's order: a dataclass has those of its last base first.
+@dataclass(frozen=True)
+class Request(Extras, _Marked, Generation, _Prompted):
+    """One text to generate: token ids in, at most `max_tokens` token ids out. Other fields: `Generation`, `Extras`.
+
+    `prompt` is the whole context; the runner does not compute again what its cache holds of it. A token of `stop` ends
+    the text and is the last one given out, and so is the token that completes one of `stop_texts`. Without
+    `draft_sources` the runner verifies K blank rows, which match no token (`edge-mtp check --numerics`). `thoughts`
+    tells how the model marks its thoughts, and limits them.
+    """
+
+    draft_length: int = 0
+    draft_policy: DraftPolicy = "fixed"
+    draft_sources: Sequence[DraftSource] = ("drafter", "grammar")
+
     def to_json(self, name: str) -> dict[str, Any]:
-        """The request record of the runner's protocol (docs/trace.md)."""
-        sampling, thoughts = self.sampling, self.thoughts
-        limit = {} if thoughts is None or thoughts.budget is None else {"thought_budget": thoughts.budget}
-        return {
-            "op": "generate",
-            "request": name,
-            "prompt": list(self.prompt),
-            "max_tokens": self.max_tokens,
-            "stop": list(self.stop),
-            "stop_texts": list(self.stop_texts),
-            "draft_length": self.draft_length,
-            "draft_policy": self.draft_policy,
-            "draft_sources": list(self.draft_sources),
-            "couple_drafts": self.couple_drafts,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
-            "seed": sampling.seed,
-            "repetition_penalty": sampling.repetition_penalty,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],
-            "suppress": list(sampling.suppress),
-            "grammar": self.grammar or "",
-            "thought_marks": [] if thoughts is None else [thoughts.open, thoughts.close],
-            "thought_header": [] if thoughts is None else list(thoughts.header),
-            "thought_opened": thoughts is not None and thoughts.opened,
-            **limit,
-            "logprobs": self.logprobs,
-            "keep_prefix": self.keep_prefix,
-            "fresh": self.fresh,
-            "draft_tape": list(self.draft_tape),
-        }
+        """The request record of the runner's protocol (docs/trace.md), with every field under its own name."""
+        return {"op": "generate", "request": name, **_record(self)}
+
+
+def _record(group: object) -> dict[str, Any]:
+    """The fields of a dataclass in JSON, as their declared types say; those of its groups stand beside its own."""
+    record: dict[str, Any] = {}
+    for each in fields(group):  # type: ignore[arg-type]  # every group is a dataclass
+        value, declared = getattr(group, each.name), str(each.type)
+        if isinstance(value, Sampling):
+            record |= _record(value)
+        elif each.name == "thoughts":
+            record |= _thoughts_record(value)
+        elif declared.startswith("Sequence"):
+            record[each.name] = list(value)
+        elif declared.startswith("Mapping"):
+            record[each.name] = [list(pair) for pair in value.items()]
+        else:
+            record[each.name] = "" if value is None else value
+    return record
+
+
+def _thoughts_record(thoughts: Thoughts | None) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "thought_marks": [] if thoughts is None else [thoughts.open, thoughts.close],
+        "thought_header": [] if thoughts is None else list(thoughts.header),
+        "thought_opened": thoughts is not None and thoughts.opened,
+    }
+    return record if thoughts is None or thoughts.budget is None else {**record, "thought_budget": thoughts.budget}

@@ -1,4 +1,4 @@
-"""What a TFLite model says of itself: signatures and op names. Weights are never read.
+"""The signatures and op names of a TFLite model. Weights are never read.
 
 Slots and enumerations: TensorFlow Lite `schema.fbs`, schema version 3.
 """
@@ -38,9 +38,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Signature:
-    """A named entry point; `inputs` and `outputs` map names to tensors, in the model's order.
+    """A named entry point. `inputs` and `outputs` map names to tensors, in the model's order.
 
-    `custom_ops` names the composites and custom ops that its graph calls, sorted.
+    `custom_ops` are the sorted names of the composites and custom ops that its graph calls.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Model:
-    """One TFLite section; `subgraph_ops` counts the ops of each subgraph, decompositions included."""
+    """One TFLite section. `subgraph_ops` is the number of ops in each subgraph, decompositions included."""
 
     signatures: dict[str, Signature]
     subgraph_ops: tuple[int, ...]
@@ -62,7 +62,7 @@ class Model:
         """Read the model at the start of `data`.
 
         Raises:
-            MalformedError: not a TFLite model, or a damaged one.
+            MalformedError: `data` is not a TFLite model, or is damaged.
         """
         if bytes(data[4:8]) != b"TFL3":
             raise MalformedError("no TFL3 identifier")
@@ -97,7 +97,7 @@ def _tensor(table: Table) -> Tensor:
 
 
 def _op_name(code: Table) -> str | int:
-    """The name of a custom op, the number of a builtin one (old models have it in the first field only)."""
+    """The name of a custom op, or the number of a builtin one (which old models store only in the first field)."""
     builtin: int = max(code.scalar(0, "b"), code.scalar(3, "i"))
     return code.string(1) if builtin == CUSTOM else builtin
 

@@ -1,4 +1,4 @@
-"""The token-bytes table of a bundle: which bytes each token id stands for.
+"""Which bytes each token id stands for: by a tokenizer.json, and as the token-bytes table of a bundle.
 
 Layout, little endian: u32 magic `EMTB`, u32 version, u32 V, u32 offsets[V + 1] counted from the first byte of
 text, the text, u8 flags[V] with bit 0 = special. A special token stands for its own text.
@@ -9,15 +9,49 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.wire import MalformedError
 
 MAGIC = b"EMTB"
 VERSION = 1
 SPECIAL = 1
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class TokenBytes:
+    """The table, read: the bytes of each token id."""
+
+    def __init__(self, data: memoryview) -> None:
+        """Raises MalformedError if `data` does not have the layout above."""
+        if len(data) < 12:
+            raise MalformedError(f"{len(data)} bytes are too few for a token table")
+        magic, version, count = struct.unpack_from("<4sII", data)
+        if magic != MAGIC or version != VERSION:
+            raise MalformedError(f"token table magic {int.from_bytes(magic, 'little'):#x}, version {version}")
+        text = 12 + 4 * (count + 1)
+        if text + count > len(data):
+            raise MalformedError(f"token table of {count} tokens in {len(data)} bytes")
+        self._offsets = struct.unpack_from(f"<{count + 1}I", data, 12)
+        rising = all(a <= b for a, b in zip(self._offsets, self._offsets[1:], strict=False))
+        if not rising or self._offsets[0] or text + self._offsets[-1] + count != len(data):
+            raise MalformedError("token table offsets do not fit its text")
+        self._text = data[text : text + self._offsets[-1]]
+        self._flags = data[len(data) - count :]
+
+    def __len__(self) -> int:
+        return len(self._flags)
+
+    def __getitem__(self, token: int) -> bytes:
+        if not 0 <= token < len(self):
+            raise IndexError(token)
+        return bytes(self._text[self._offsets[token] : self._offsets[token + 1]])
+
+    def is_special(self, token: int) -> bool:
+        return bool(self._flags[token] & SPECIAL)
 
 
 def token_table(tokenizer: Path, vocab: int) -> bytes:
@@ -30,7 +64,7 @@ def token_table(tokenizer: Path, vocab: int) -> bytes:
         parsed = json.loads(tokenizer.read_text(encoding="utf-8"))
         pieces: dict[str, int] = parsed["model"]["vocab"]
         added: list[dict[str, Any]] = parsed.get("added_tokens", [])
-        to_bytes = _byte_level if _uses(parsed, "ByteLevel") else _byte_fallback
+        to_bytes = piece_to_bytes(parsed.get("decoder"))
         # A decoder makes no difference between added tokens and others: Gemma 3 adds its runs of spaces, as `▁▁`.
         texts = {token: to_bytes(piece) for piece, token in pieces.items()}
         texts |= {entry["id"]: to_bytes(entry["content"]) for entry in added}
@@ -56,9 +90,10 @@ def token_table(tokenizer: Path, vocab: int) -> bytes:
     )
 
 
-def _uses(tokenizer: dict[str, Any], kind: str) -> bool:
-    decoder = tokenizer.get("decoder") or {}
-    return any(step.get("type") == kind for step in [decoder, *decoder.get("decoders", [])])
+def piece_to_bytes(decoder: Mapping[str, Any] | None) -> Callable[[str], bytes]:
+    """The function from a token's piece, as the vocabulary spells it, to its bytes; `decoder` is tokenizer.json's."""
+    steps = [decoder, *decoder.get("decoders", [])] if decoder else []
+    return _byte_level if any(step.get("type") == "ByteLevel" for step in steps) else _byte_fallback
 
 
 def _byte_fallback(piece: str) -> bytes:

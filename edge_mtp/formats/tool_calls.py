@@ -5,11 +5,11 @@
 Calls follow one another without a separator. Names and keys are bare, strings stand between `<|"|>` marks and have no
 escapes, numbers are JSON numbers. The strict grammar has no white space between tokens and no trailing comma.
 
-A name or key may hold any character, so where it ends is a rule. A name ends at the first `{`. A key ends at the first
-`:` behind which a value begins: `{`, `[`, `<|"|>`, or a number or literal that a `,` or `}` follows. Nothing holds the
-text of a control token. A parser that is told the declared tools knows their names and keys, whatever they hold, and
-takes others only where they are identifiers, or a schema allows keys of any name: so `{"city":..}` has no key with
-quotation marks unless one was declared.
+A name or key may hold any character, so a rule says where it ends. A name ends at the first `{`. A key ends at the
+first `:` behind which a value begins: `{`, `[`, `<|"|>`, or a number or literal that a `,` or `}` follows. Nothing
+holds the text of a control token. A parser that has the declared tools knows their names and keys, whatever they hold.
+It takes other names and keys only if they are identifiers, or if a schema allows keys of any name: `{"city":..}` has a
+key with quotation marks only if a tool declares one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import unquote
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.json_schema import TYPES, resolve
 
 CALL_OPEN = "<|tool_call>"
 CALL_CLOSE = "<tool_call|>"
@@ -35,12 +35,12 @@ CHANNEL_CLOSE = "<channel|>"
 THOUGHT_HEADER = "thought\n"
 THOUGHT_SEPARATOR = "\n\n"  # between the thoughts of one reply
 
-# The texts of control tokens: what no name and no key can hold.
+# The texts of control tokens, which no name or key can contain.
 CONTROL = re.compile(r"<\|\"\|>|<\|[a-z_]+\|?>|<[a-z_]+\|>|<(?:bos|eos|pad|unk|unused[0-9]+)>")
 SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a character in UTF-16; a Python string can hold one, UTF-8 cannot
 
 IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
-# What cannot be damage: without white space, quotation marks, separators and most brackets.
+# A key that cannot be damaged text: no white space, quotation marks, separators or most brackets.
 PLAIN_KEY = re.compile(r"[^\s:={}()\[\],\"'`<>|;][^\s:={}(),\"'`<>|;]*")
 PLAIN_NAME = re.compile(r"[^\s={}()\[\],\"'`<>|;][^\s={}(),\"'`<>|;]*")
 
@@ -50,7 +50,7 @@ Tools: TypeAlias = "Sequence[Mapping[str, Any]]"
 _DIGITS = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"
 NUMBER = re.compile(_DIGITS, re.ASCII)
 _BEGINS_VALUE = re.compile(rf":(?:[{{\[]|{re.escape(QUOTE)}|(?:true|false|null|{_DIGITS})(?=[,}}]))", re.ASCII)
-_DEEPEST = 64  # nesting that the parser follows
+_DEEPEST = 64  # levels of nesting that the parser accepts
 _LONGEST_INTEGER = 1000  # digits
 _LITERALS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
@@ -58,8 +58,8 @@ _LITERALS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 class ToolCallSyntaxError(ValueError):
     """Text that is not in the wire format; `position` is the offset of the first offending character.
 
-    `expected` is what the grammar has there: its literal text, or "a tool name", "a key", "a value", "a new key" (the
-    one there is a duplicate), "the end of a string"; empty where a limit of the parser was met.
+    `expected` is what the grammar requires there: its literal text, or "a tool name", "a key", "a value", "a new key"
+    (the key is a duplicate), "the end of a string"; empty if a limit of the parser was exceeded.
     """
 
     def __init__(self, message: str, position: int, expected: str = "") -> None:
@@ -72,7 +72,7 @@ class ToolCallSyntaxError(ValueError):
 class ToolCall:
     """One call: the tool's name and its arguments by parameter name.
 
-    `id` tells calls of one tool apart, and is what its answer names; two calls are equal whatever their ids.
+    `id` distinguishes calls of one tool; the tool's answer names it. Equality ignores ids.
     """
 
     name: str
@@ -91,27 +91,27 @@ class ToolCall:
 
 
 class Declared:
-    """The names and keys of declared tools, as a parser asks for them."""
+    """The names and keys of declared tools, as a parser needs them."""
 
     def __init__(self, tools: Tools) -> None:
         functions = [tool.get("function", tool) for tool in tools]
         self._keys: dict[str, tuple[tuple[str, ...], bool]] = {}
         for function in functions:
             keys = set(schema_keys(schema := _schema_of(function)))
-            # The longest first: of `a` and `a:b`, `a:b:` begins with both.
+            # Longest first: with keys `a` and `a:b`, the text `a:b:` begins with both.
             ordered = tuple(sorted(keys, key=len, reverse=True))
             self._keys[function["name"]] = ordered, _is_open(schema)
         self.names = tuple(sorted(self._keys, key=len, reverse=True))
 
     def keys(self, name: str) -> tuple[tuple[str, ...], bool]:
-        """The keys that a tool declares anywhere, and whether there is a place in it for keys of any name."""
+        """All keys that a tool's schema declares, and whether some object in it allows keys of any name."""
         return self._keys.get(name, ((), False))
 
 
 def parse_calls(text: str, tools: Tools | None = None) -> list[ToolCall]:
     """The calls in a reply, in order; text outside `<|tool_call>..<tool_call|>` is ignored.
 
-    `tools` are those declared (as for `check_tools`); without them, names and keys end as the module's rule says.
+    `tools` are the declared ones (as for `check_tools`); without them, names and keys end by the module's rules.
     Raises `ToolCallSyntaxError` for a call that is not closed or not in the strict grammar, and for a duplicate key.
     """
     calls = []
@@ -125,7 +125,7 @@ def parse_calls(text: str, tools: Tools | None = None) -> list[ToolCall]:
 
 
 def parse_call(text: str, position: int, declared: Declared | None = None) -> tuple[ToolCall, int]:
-    """The call whose `<|tool_call>` is at `position`, and the offset behind it. Raises `ToolCallSyntaxError`."""
+    """The call whose `<|tool_call>` is at `position`, and the offset after it. Raises `ToolCallSyntaxError`."""
     parser = _Parser(text, position, declared)
     return parser.call(), parser.position
 
@@ -182,7 +182,7 @@ class _Parser:
         return self._match(IDENTIFIER, "a key")
 
     def _mark(self, behind: str = "") -> int:
-        """Where the next control token begins, or, where that is `behind`, ends."""
+        """The offset of the next control token, or of its end if the token is `behind`."""
         found = CONTROL.search(self.text, self.position)
         return len(self.text) if found is None else found.end() if found.group() == behind else found.start()
 
@@ -224,7 +224,7 @@ class _Parser:
                 self._expect(",")
             start = self.position
             key = self.key()
-            # A grammar cannot keep keys of any name from coming twice; as in JSON, the last counts.
+            # A grammar cannot prevent duplicates among keys of any name; as in JSON, the last one counts.
             is_free = self.declared is not None and self.any_key
             if key in result and not is_free:
                 raise ToolCallSyntaxError(f"duplicate key {key!r}", start, "a new key")
@@ -263,11 +263,11 @@ class _Parser:
 
 
 def split_thoughts(text: str, *, opened: bool = False) -> tuple[str, str]:
-    """A reply's wire text as its reasoning (`edge_mtp.chat.thoughts`) and the rest: the texts between the marks.
+    """Splits a reply's wire text into its reasoning (`edge_mtp.chat.thoughts`) and the rest, without the marks.
 
-    `opened`: the prompt ended inside a thought, behind its header. An unfinished thought is one too.
+    `opened`: the prompt ended inside a thought, after its header. An unfinished thought counts as reasoning too.
     """
-    pieces = _CHANNEL_MARKS.split(text)  # texts and marks in turn
+    pieces = _CHANNEL_MARKS.split(text)  # texts and marks alternate
     thoughts: list[str] = []
     rest = ""
     inside, has_header = opened, False
@@ -294,26 +294,27 @@ _CHANNEL_MARKS = re.compile(f"({re.escape(CHANNEL_OPEN)}|{re.escape(CHANNEL_CLOS
 def format_calls(calls: Iterable[ToolCall], tools: Tools | None = None, *, is_read: bool = True) -> str:
     """The wire text of some calls: `parse_calls(format_calls(calls, tools), tools) == calls`.
 
-    Raises `EdgeMtpError` for what the format cannot carry: a name or key that holds a control token's text or that
-    would be read as something else (see the module; with the declared `tools` there is more that can be told apart), a
-    string that holds the quote mark, a number that is not finite or too long, values nested too deep. A history, which
-    nobody parses again, is not `is_read`: its names and keys may read as anything.
+    Raises `EdgeMtpError` for calls that the format cannot represent: a name or key that contains a control token's text
+    or would be parsed as something else (see the module; the declared `tools` make more names unambiguous), a string
+    with the quote mark, a number that is not finite or too long, values nested too deep. Text that is never parsed
+    again, such as a history, needs no `is_read`: its names and keys may be ambiguous.
     """
     formatter = _Formatter(None if tools is None else Declared(tools), is_read=is_read)
     return "".join(map(formatter.call, calls))
 
 
 def format_response(name: str, answer: Value) -> str:
-    """The wire text of what a tool answered: an object's own keys, or else `value`.
+    """The wire text of a tool's answer: an object's own keys, or any other answer under `value`.
 
-    Raises as `format_calls`, but for names and keys that would be read as something else: nobody reads answers.
+    Raises like `format_calls`, but accepts names and keys that would be parsed as something else, since answers are
+    never parsed.
     """
     body = answer if isinstance(answer, Mapping) else {"value": answer}
     return f"{RESPONSE_OPEN}response:{name}{_Formatter(None, is_read=False).value(dict(body), name)}{RESPONSE_CLOSE}"
 
 
 class _Formatter:
-    """`is_read`: the text is to be parsed again."""
+    """`is_read`: the text will be parsed again."""
 
     def __init__(self, declared: Declared | None, *, is_read: bool = True) -> None:
         self._declared = declared
@@ -346,7 +347,7 @@ class _Formatter:
         if depth > _DEEPEST:
             raise EdgeMtpError(f"tool-call values are nested deeper than {_DEEPEST}; flatten them")
         if isinstance(value, Mapping):
-            # The order of the chat template's `dictsort`, so that a call reads the same in a reply and in the history.
+            # The order of the chat template's `dictsort`, so that a call is the same in a reply and in the history.
             items = sorted(value.items(), key=lambda item: item[0].lower())
             return "{" + ",".join(self._pair(key, inner, tool, depth) for key, inner in items) + "}"
         return "[" + ",".join(self.value(inner, tool, depth + 1) for inner in value) + "]"
@@ -386,22 +387,21 @@ def _check_carried(what: str, name: str) -> None:
 def exact_match(predicted: Sequence[ToolCall], gold: Sequence[ToolCall]) -> bool:
     """Whether two lists hold the same calls.
 
-    Arguments compare without order and with their types (1 is neither 1.0 nor true). Calls compare as a multiset:
-    parallel calls have no order between them.
+    The order of arguments does not matter, but their types do (1 is neither 1.0 nor true). Calls compare as a multiset,
+    since parallel calls have no order.
     """
     return sorted(canonical(c.to_json()) for c in predicted) == sorted(canonical(c.to_json()) for c in gold)
 
 
 def canonical(value: Value) -> str:
-    """Text that is the same for equal values only: 1, 1.0 and true are three values, the order of keys is none."""
+    """Text that is the same only for equal values. 1, 1.0 and true differ; the order of keys does not matter."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 # -- tools files ----------------------------------------------------------------------------------------------------
 
-_TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 _SCHEMA_KEYS = ("parameters", "inputSchema", "input_schema", "parametersJsonSchema")
-# Keywords by what they hold, so far as a declaration goes into them.
+# Keywords that contain schemas, by the form in which they do.
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLES = (
@@ -413,9 +413,9 @@ _SINGLES = (
 def load_tools(path: str | Path) -> list[dict[str, Any]]:
     """Tool declarations from a JSON file, in OpenAI's form `[{"type": "function", "function": {...}}]`.
 
-    Accepted too: a bare list of functions `[{"name": .., "parameters": ..}]`, and what an MCP server answers to
-    `tools/list` (`{"tools": [{"name": .., "inputSchema": ..}]}`, or its list). Raises `EdgeMtpError` for a file that
-    cannot be read or that holds what is no declaration (see `check_tools`).
+    Also accepts a bare list of functions `[{"name": .., "parameters": ..}]`, and an MCP server's response to
+    `tools/list` (`{"tools": [{"name": .., "inputSchema": ..}]}`, or only its list). Raises `EdgeMtpError` if the file
+    cannot be read or contains an invalid declaration (see `check_tools`).
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -434,13 +434,13 @@ def load_tools(path: str | Path) -> list[dict[str, Any]]:
 
 
 def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
-    """The tools in OpenAI's form, or `EdgeMtpError` naming the first value that is wrong.
+    """The tools in OpenAI's form. Raises `EdgeMtpError` naming the first value that is wrong.
 
-    A schema may be any JSON schema whose values are objects. It is kept whole; types in capitals and `nullable`, which
-    other APIs have, are put into JSON schema's own words. Refused is what is no JSON schema, a name that is used
-    twice, and a name or key that a call cannot carry: one with a control token's text or half of a surrogate pair, and
-    one that cannot be told from another declared beside it. Of a tool's other fields `title` stands in for a missing
-    description; the rest (`annotations`, `strict`, `outputSchema`, ...) says nothing of a call and is left out.
+    A schema may be any JSON schema whose values are objects. It is kept whole, but types in capitals and `nullable`,
+    which other APIs use, are translated to standard JSON schema. Refuses an invalid schema, a duplicate name, and a
+    name or key that a call cannot represent: one with a control token's text or half of a surrogate pair, and one that
+    is ambiguous next to another declared one. `title` replaces a missing description; a tool's other fields
+    (`annotations`, `strict`, `outputSchema`, ...) do not affect calls and are left out.
     """
     if isinstance(tools, Mapping) and isinstance(tools.get("tools"), list):
         tools = tools["tools"]
@@ -478,29 +478,11 @@ def check_tools(tools: Any, source: str = "tools") -> list[dict[str, Any]]:
     return checked
 
 
-def resolve(reference: Any, root: Any) -> Any:
-    """What a schema's `$ref` leads to within `root`, or None."""
-    if reference == "#":
-        return root
-    if not isinstance(reference, str) or not reference.startswith("#/"):
-        return None
-    found = root
-    for part in unquote(reference[2:]).split("/"):
-        part = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, Mapping):
-            found = found.get(part)
-        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-            found = found[int(part)]
-        else:
-            return None
-    return found
-
-
 _SAYS_NOTHING = {"type", "title", "description", "$schema", "$id", "$comment"}
 
 
 class _Checker:
-    """A tool's schema, checked to be one and copied in JSON schema's own words. `where` names the tool in errors."""
+    """Checks a tool's schema, and copies it as standard JSON schema. `where` names the tool in errors."""
 
     def __init__(self, root: Any, where: str) -> None:
         self._root = root
@@ -513,7 +495,7 @@ class _Checker:
         kinds = self._kinds(self._root)
         if "object" not in kinds:
             self._wrong(self._where, f"{self._root!r} is not a schema of type object; give it properties")
-        if not schema.keys() - _SAYS_NOTHING:  # how servers declare a tool without parameters
+        if not schema.keys() - _SAYS_NOTHING:  # servers declare a tool without parameters like this
             schema = {**schema, "properties": {}}
         return {"type": "object", **schema, **({"type": "object"} if schema.get("type") else {})}
 
@@ -556,9 +538,9 @@ class _Checker:
             if (
                 not isinstance(names, list)
                 or not names
-                or not all(isinstance(name, str) and name.lower() in _TYPES for name in names)
+                or not all(isinstance(name, str) and name.lower() in TYPES for name in names)
             ):
-                self._wrong(at, f"type {declared!r} is none; use {', '.join(_TYPES)}")
+                self._wrong(at, f"type {declared!r} is none; use {', '.join(TYPES)}")
             schema["type"] = declared.lower() if isinstance(declared, str) else [name.lower() for name in names]
         if not isinstance(schema.get("enum", [None]), list) or not schema.get("enum", [None]):
             self._wrong(at, f"enum {schema['enum']!r} lists nothing; list at least one value")
@@ -590,15 +572,15 @@ class _Checker:
     def _kinds(self, schema: Any, followed: frozenset[str] = frozenset()) -> set[str]:
         """The types that a schema may allow."""
         if not isinstance(schema, Mapping):
-            return set(_TYPES) if schema else set()
-        kinds = set(_TYPES)
+            return set(TYPES) if schema else set()
+        kinds = set(TYPES)
         if "type" in schema:
             names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
             kinds &= {name.lower() for name in names}
         reference = schema.get("$ref")
         if reference is not None and reference not in followed:
             found = resolve(reference, self._root)
-            kinds &= set(_TYPES) if found is None else self._kinds(found, followed | {reference})
+            kinds &= set(TYPES) if found is None else self._kinds(found, followed | {reference})
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 kinds &= set().union(*(self._kinds(option, followed) for option in schema[keyword]))
@@ -611,7 +593,7 @@ class _Checker:
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema with OpenAPI's `nullable` said in JSON schema's words."""
+    """A schema with OpenAPI's `nullable` translated to standard JSON schema."""
     if not isinstance(schema.get("nullable"), bool):
         return schema
     nullable = schema.pop("nullable")
@@ -632,7 +614,7 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_name(what: str, name: str, where: str) -> None:
-    """Refuses a name that a call cannot carry."""
+    """Refuses a name that a call cannot represent."""
     if found := CONTROL.search(name):
         raise EdgeMtpError(f"{where}: {what} {name!r} holds the control token {found.group()}; rename it")
     if what == "property" and name.startswith("}"):
@@ -642,7 +624,7 @@ def _check_name(what: str, name: str, where: str) -> None:
 
 
 def _check_told_apart(names: Sequence[str], end: str, where: str) -> None:
-    """Refuses a name of which a call could be one of another name, which is its beginning and ends with `end`."""
+    """Refuses a name that begins with another name and `end`, since a call of it could be read as one of the other."""
     known = set(names)
     for name in names:
         for found in re.finditer(re.escape(end), name):
@@ -654,7 +636,7 @@ def _check_told_apart(names: Sequence[str], end: str, where: str) -> None:
 
 
 def schema_keys(schema: Any) -> Iterator[str]:
-    """The names of the properties that a schema declares anywhere, and the keys in the values that it lists."""
+    """All property names that a schema declares, and all keys in the values that it lists."""
     if isinstance(schema, Mapping):
         for keyword, inner in schema.items():
             if keyword == "properties" and isinstance(inner, Mapping):
@@ -684,7 +666,7 @@ def _value_keys(value: Any) -> Iterator[str]:
 
 
 def _is_open(schema: Any) -> bool:
-    """Whether a schema has a place for an object of any keys."""
+    """Whether some object in a schema allows keys of any name."""
     if schema is True:
         return True
     if isinstance(schema, list):

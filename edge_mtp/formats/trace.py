@@ -1,9 +1,11 @@
-"""The trace: what a runner reports of every step. Schema and versions: docs/trace.md."""
+"""The trace: a runner's report of every step. Schema and versions: docs/trace.md."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from edge_mtp.formats.codec import Integer, Real, WrongError, decode
 
 PROTOCOL = 2
 
@@ -12,7 +14,7 @@ PROTOCOL = 2
 class Ready:
     """First record of a runner: the bundle is loaded. Lengths in tokens, `load_us` in microseconds.
 
-    `max_draft_length` is 0 where no verify graph is; without `has_drafter` only other sources can draft.
+    `max_draft_length` is 0 for a bundle without verify graphs. Without `has_drafter` only the other sources draft.
     """
 
     protocol: int
@@ -27,12 +29,13 @@ class Ready:
 class Step:
     """One step: a plain decode, or one draft and its verification. Times in microseconds.
 
-    `tokens` are those given out, the first at context position `position`; the first `accepted` of them (or all,
-    when the text ended inside the step) were drafted. `draft` and `confidence` are the proposals that were verified,
-    `source` their origins, a letter each: d(rafter), l(ook-up), g(rammar). A verify step without drafts ran blank rows.
-    `planned` is the K asked of the drafter, `explore` whether to learn its worth, `expected_per_ms` and `plain_per_ms`
-    the tokens that the controller expected of that and of plain decoding (0 where it did not choose). `logprobs` and
-    `margins` (largest logit minus the second largest) are those of `tokens`, where the request asked for them.
+    `tokens` are the tokens that the step gave out, the first at context position `position`. The first `accepted` of
+    them were drafted (all of them, when the text ended inside the step). `draft` and `confidence` are the drafts that
+    the step verified, `source` their origins, a letter each: d(rafter), l(ook-up), g(rammar). A verify step without
+    drafts ran blank rows. `planned` is the K asked of the drafter, `explore` whether the controller tried it to learn
+    its worth; `expected_per_ms` and `plain_per_ms` are the tokens that it expected of this K and of plain decoding (0
+    where it did not choose). `logprobs` and `margins` (largest logit minus the second largest) belong to `tokens`, and
+    are there if the request asked for them.
     """
 
     request: str
@@ -62,9 +65,9 @@ class Step:
 class Outcome:
     """Last record of a request. `total_us` is prefill, all steps, and the writing of their records.
 
-    Of the prompt, `reused_tokens` were in the cache already and `restored_tokens` were read from a kept prefix. Of the
-    drafter's first drafts in this and all remembered requests, `first_drafts` were judged by a text and
-    `first_accepted` were right; 0 where drafts came from a tape.
+    `reused_tokens` of the prompt were in the cache already, `restored_tokens` were read from a kept prefix.
+    `first_drafts` counts the drafter's first drafts that a text judged, in this and all remembered requests, and
+    `first_accepted` those that were right; both are 0 where drafts came from a tape.
     """
 
     request: str
@@ -81,25 +84,25 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sensors:
-    """The device's state at one moment of a request, read over the link and not by the runner.
+    """The device's state at one moment of a request. The host reads it over the link, not the runner.
 
     `at_us`: host clock since the request was sent, negative before. `thermal_status`: Android's, 0 (none) to 6
     (shutdown). `temperatures_c` by the sensor's name, `frequencies_mhz` by cpufreq policy or `gpu`. The battery's
-    current is as reported (microampere by the kernel's contract; the sign is the vendor's choice) and says little of
-    the run while `battery_charging`. `rss_bytes` counts mapped files, `anonymous_bytes` does not. What the device does
-    not tell is None or empty, and named in `absent`.
+    current is as reported (microampere by the kernel's contract; the vendor chooses the sign) and says little of the
+    run while `battery_charging`. `rss_bytes` counts mapped files, `anonymous_bytes` does not. Where the device does not
+    tell a figure, it is None or empty, and `absent` names it.
     """
 
-    at_us: float
-    thermal_status: int | None = None
-    temperatures_c: dict[str, float] = field(default_factory=dict)
-    frequencies_mhz: dict[str, float] = field(default_factory=dict)
-    battery_current_ua: int | None = None
-    battery_voltage_v: float | None = None
+    at_us: Real
+    thermal_status: Integer | None = None
+    temperatures_c: dict[str, Real] = field(default_factory=dict)
+    frequencies_mhz: dict[str, Real] = field(default_factory=dict)
+    battery_current_ua: Integer | None = None
+    battery_voltage_v: Real | None = None
     battery_charging: bool | None = None
-    rss_bytes: int | None = None
-    anonymous_bytes: int | None = None
-    gpu_bytes: int | None = None
+    rss_bytes: Integer | None = None
+    anonymous_bytes: Integer | None = None
+    gpu_bytes: Integer | None = None
     absent: list[str] = field(default_factory=list)
 
 
@@ -125,11 +128,12 @@ _EVENTS: dict[type, str] = {kind: event for event, kind in _KINDS.items()} | {Se
 def parse_record(record: dict[str, Any]) -> Record:
     """The typed form of one JSON record; fields this version does not know are ignored.
 
-    Raises KeyError for an unknown event and TypeError for a missing field.
+    Raises ValueError for an event that is unknown, and for a field that is missing or of another type.
     """
-    kind = _KINDS[record["event"]]
-    known = {f.name for f in fields(kind)}
-    return kind(**{name: value for name, value in record.items() if name in known})
+    kind = _KINDS.get(record["event"])
+    if kind is None:
+        raise WrongError("event: no such event is known")
+    return decode(kind, record)
 
 
 def to_json(record: Record | Sensors) -> dict[str, Any]:

@@ -1,30 +1,40 @@
-"""Read the two encodings inside a bundle, FlatBuffers and protobuf, in place and with every offset checked.
+"""Read the encodings inside a bundle. FlatBuffers and protobuf are read in place, with every offset checked.
 
-A bundle may be damaged, and its sections may be gigabytes. The generated readers of these formats trust their
-input; these touch only the bytes asked for and answer a bad offset with `MalformedError`.
+A bundle may be damaged, and its sections may be gigabytes. The generated readers of these formats trust their input;
+these read only the requested bytes, and raise `MalformedError` for a bad offset.
 Formats: https://flatbuffers.dev/internals/ and https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 
 class MalformedError(ValueError):
-    """The bytes are not what their format allows; the caller knows the file and says so."""
+    """The bytes violate their format. The caller catches this and names the file."""
+
+
+def json_value(data: bytes) -> Any:
+    """The value that `data` has as JSON. Raises MalformedError."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"not JSON: {error}") from error
 
 
 # How often a reader may come by the same byte: writers share equal strings and vtables, and a table is asked twice.
 SHARED = 8
-TABLE_BYTES = 16  # that a table and its place in a vector take at least
+TABLE_BYTES = 16  # least size of a table and its offset in a vector
 
 
 class Budget:
-    """Bytes that may still be read of a buffer.
+    """The number of bytes of a buffer that may still be read.
 
-    Tables and vectors may overlap, so that a small file can list endless ones: a list of n entries, each the same list.
+    Tables and vectors may overlap, so a small file can describe an endless structure, such as a list whose n entries
+    are all the same list.
     """
 
     __slots__ = ("_left", "_size")
@@ -39,9 +49,9 @@ class Budget:
 
 
 class Table:
-    """One FlatBuffers table in `buffer`. A slot is a field's place in the schema, counted from 0.
+    """One FlatBuffers table in `buffer`. A slot is a field's index in the schema, from 0.
 
-    All tables that are reached from one root share a `budget`, which bounds the work by the size of the buffer.
+    All tables reached from one root share a `budget`, which bounds the work by the size of the buffer.
     """
 
     __slots__ = ("_budget", "_buffer", "_position", "_slots")
@@ -59,7 +69,7 @@ class Table:
 
     @classmethod
     def root(cls, buffer: memoryview) -> Table:
-        """The table that a finished FlatBuffer starts from."""
+        """The root table of a FlatBuffer."""
         if len(buffer) < 8:
             raise MalformedError(f"{len(buffer)} bytes hold no table")
         return cls(buffer, struct.unpack_from("<I", buffer)[0], Budget(len(buffer)))
@@ -92,11 +102,11 @@ class Table:
         return Table(self._buffer, at + self._read("I", at), self._budget) if at else None
 
     def tables(self, slot: int) -> Tables:
-        """The vector of tables in `slot`; each is read when it is asked for."""
+        """The vector of tables in `slot`; each table is read on demand."""
         return Tables(self._buffer, *self._vector(slot, 4), self._budget)
 
     def _at(self, slot: int) -> int:
-        """Where the field's value lies; 0 if absent."""
+        """The position of the field's value; 0 if absent."""
         offset = self._slots[slot] if slot < len(self._slots) else 0
         return self._position + offset if offset else 0
 
@@ -173,7 +183,7 @@ def varints(data: bytes) -> Iterator[int]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint that starts at `at`, and where it ends."""
+    """The varint at `at`, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

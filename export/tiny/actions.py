@@ -1,8 +1,8 @@
-"""The phone actions that the tiny pair learns: how people ask for them, how tools describe them.
+"""The phone actions that the tiny pair learns: how people ask for them, and how tools describe them.
 
 An action is a concept, not a tool. A conversation dresses each action it offers as a tool: a name (natural or made
-up), one of the descriptions, and parameters whose names and descriptions are drawn per conversation. What stays
-constant is the meaning, so a model that answers well reads the declarations rather than remembers the names.
+up), one of the descriptions, and parameters whose names and descriptions are drawn per conversation. Only the meaning
+stays the same, so a model must read the declarations instead of remembering names.
 
 `phrasings` are seen in training; `held_out` phrasings appear only in the new-templates split. `bare` requests lack
 the required value, and `question` is the reply to them.
@@ -24,7 +24,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Action:
-    """A phone action: natural tool names, descriptions, slots in the order in which they are asked for."""
+    """A phone action: natural tool names, descriptions, and slots in the order in which people name them."""
 
     names: tuple[str, ...]
     descriptions: tuple[str, ...]
@@ -66,7 +66,7 @@ SLOTS: dict[str, Slot] = {
     "on": Slot("boolean", ("on", "enabled", "state"), ("true to turn on", "on or off", "wanted state")),
 }
 
-# Parameters that some tools offer and no request ever uses: the model must leave them out.
+# Parameters that some tools offer but no request uses: the model must leave them out.
 UNUSED: tuple[Slot, ...] = (
     Slot("boolean", ("silent", "quiet"), ("without sound", "no sound")),
     Slot("boolean", ("repeat", "daily"), ("every day", "repeat daily")),
@@ -502,7 +502,7 @@ JOINS: tuple[str, ...] = (" and ", " and then ", ", then ", ". Also ", ", and ")
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a blank-separated list."""
+    """Splits a blank-separated list into words."""
     return tuple(text.split())
 
 

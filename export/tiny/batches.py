@@ -1,4 +1,4 @@
-"""Batches of training examples, and both models run over a whole batch in the conventions of decoding."""
+"""Makes batches of training examples, and runs both models over a whole batch with the conventions of decoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_mtp.formats.tool_calls import ToolCall, format_calls
 BATCH_TOKENS = 6144
 POOL = 1024  # conversations that are sorted by length together
 
-# Short prompts full of made-up words come first: copying is learned within a few hundred steps there.
+# Short prompts full of made-up words come first: on those, copying is learned within a few hundred steps.
 WARM_UP_KINDS = {"single": 0.5, "parallel": 0.1, "repeat": 0.3, "no_call": 0.05, "ask_back": 0.05}
 
 
@@ -43,14 +43,14 @@ class Batch:
 
 
 def reply_text(item: Conversation) -> str:
-    """The gold reply on the wire: calls end by opening a tool response, text ends the turn."""
+    """The gold reply in wire format: calls end with the start of a tool response, text with the end of the turn."""
     if "calls" in item.gold:
         return format_calls(ToolCall.from_json(c) for c in item.gold["calls"]) + "<|tool_response>"
     return f"{item.gold['text']}<turn|>"
 
 
 def examples(chat: ChatFormat, default_tools: list[dict[str, Any]], seed: int, warm_up: int) -> Iterator[Example]:
-    """Training examples without end; the first `warm_up` come from the easier mix."""
+    """An endless stream of training examples; the first `warm_up` come from the easier mix."""
     index = 0
     while True:
         easy = index < warm_up
@@ -67,7 +67,7 @@ def examples(chat: ChatFormat, default_tools: list[dict[str, Any]], seed: int, w
 
 
 def batches(stream: Iterator[Example], seed: int) -> Iterator[Batch]:
-    """Batches of sequences of like length, in random order within a pool."""
+    """Batches of sequences of similar length, in random order within a pool."""
     rng = random.Random(seed)
     while True:
         pool = sorted((next(stream) for _ in range(POOL)), key=lambda e: (len(e.prompt) + len(e.reply), len(e.reply)))
@@ -100,7 +100,7 @@ def collate(group: list[Example]) -> Batch:
 
 @dataclass(frozen=True)
 class TargetOutput:
-    """What the target makes of a batch: logits [B,R,V] and states after the final norm [B,R,H] of the R positions that
+    """The target's output for a batch: logits [B,R,V] and states after the final norm [B,R,H] at the R positions that
     predict a reply, and the KV that the drafter reads, by layer type, [B,1,L-1,D] each."""
 
     logits: torch.Tensor
@@ -109,7 +109,7 @@ class TargetOutput:
 
 
 def target_forward(target: Gemma4ForCausalLM, batch: Batch) -> TargetOutput:
-    """The target over all but the last token.
+    """Runs the target over all tokens but the last.
 
     KV-shared layers write no KV, so they run on those R positions only.
     """
@@ -140,7 +140,7 @@ def drafter_step(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One draft step of many rounds: inputs [B,R,2H] to the state before the head [B,R,h] and its projection [B,R,H].
 
-    `Gemma4AssistantForCausalLM.forward` for R = 1; its own masks allow no more.
+    Does the same as `Gemma4AssistantForCausalLM.forward`, whose own masks allow only R = 1.
     """
     state = drafter.model(
         inputs_embeds=drafter.pre_projection(inputs),

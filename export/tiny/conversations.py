@@ -1,8 +1,8 @@
 """Generated tool-call conversations about phone actions, with gold replies.
 
-Every conversation is a pure function of (split, index, seed). What makes a split hard is kept out of the others by a
-rule rather than by a list: a word belongs to the held-out world if its CRC-32 is 0 modulo 8, so made-up words obey it
-too, and the splits are disjoint by construction.
+Every conversation is a pure function of (split, index, seed). A rule instead of a list keeps the words that make a
+split hard out of the others: a word is held out if its CRC-32 is 0 modulo 8. Made-up words follow the rule too, so the
+splits are disjoint by construction.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def held_out(word: str) -> bool:
 
 @dataclass
 class Conversation:
-    """One item: `messages` and `tools` make the prompt, `gold` is either `{"calls": [...]}` or `{"text": ...}`."""
+    """One item. `messages` and `tools` make the prompt; `gold` is either `{"calls": [...]}` or `{"text": ...}`."""
 
     id: str
     kind: str
@@ -65,7 +65,7 @@ class Dressed:
 
 @dataclass
 class Draw:
-    """The random choices of one conversation and the world that they are drawn from."""
+    """The random choices of one conversation, and the kinds of words that they are drawn from."""
 
     rng: random.Random
     new_templates: bool = False
@@ -101,7 +101,7 @@ class Draw:
     # -- names ------------------------------------------------------------------------------------------------------
 
     def identifier(self, natural: Sequence[str], p_natural: float, new: bool = False, widest: int = 3) -> str:
-        """A name not used yet in this conversation: one of the natural ones, or words in a usual case style."""
+        """A name not yet used in this conversation: one of the natural ones, or words in a common case style."""
         while True:
             if not new and self.chance(p_natural):
                 name = self.rng.choice(natural)
@@ -125,7 +125,7 @@ class Draw:
     # -- values -----------------------------------------------------------------------------------------------------
 
     def value(self, slot: str) -> tuple[str, Any]:
-        """A value for a slot: (how the user says it, what the call carries)."""
+        """A value for a slot: (the user's words, the argument in the call)."""
         r = self.rng
         if slot == "time":
             return self._time()
@@ -288,14 +288,14 @@ def _user(text: str) -> list[dict[str, Any]]:
 
 
 def _open_actions(draw: Draw) -> list[str]:
-    """Actions that can carry what makes this split new."""
+    """The actions that can take the new values of this split."""
     if not draw.new_values:
         return list(ACTIONS)
     return [k for k, a in ACTIONS.items() if set(a.slots) - CLOSED_SLOTS]
 
 
 def _offer(draw: Draw, keys: Sequence[str], widest: int) -> list[Dressed]:
-    """Tools for these actions among others, shuffled."""
+    """Tools for these actions and some others, shuffled."""
     count = max(len(keys), draw.rng.choices((1, 2, 3, 4), (3, 4, 4, 3))[0])
     others = [k for k in ACTIONS if k not in keys]
     chosen = [*keys, *draw.rng.sample(others, max(0, min(count, widest) - len(keys)))]
@@ -334,7 +334,7 @@ def conversation(
         new_names=split == "new_names",
     )
     hard = draw.new_templates or draw.new_values or draw.new_names
-    # The hard splits ask for calls only: there the novelty must be copied or understood.
+    # The hard splits ask only for calls, in which the model must copy or understand what is new.
     mix = {k: KINDS[k] for k in CALL_KINDS} if hard else (kinds or KINDS)
     kind = rng.choices(list(mix), list(mix.values()))[0]
     shipped = dress_default(default_tools) if default_tools and split == "train" and draw.chance(1 / 16) else []
@@ -390,7 +390,7 @@ def conversation(
 
 
 def _outcome(draw: Draw) -> tuple[dict[str, Any], str]:
-    """What a tool answered, and the reply to it."""
+    """A tool's response, and the reply to it."""
     r = draw.rng.random()
     if r < 0.4:
         return {"status": "ok"}, "Done."

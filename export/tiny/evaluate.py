@@ -1,4 +1,4 @@
-"""What the pair reaches on the frozen splits: exact calls, and tokens per verify of the drafter alone.
+"""Evaluates the pair on the frozen splits: exact calls, and tokens per verify of the drafter alone.
 
 python -m edge_mtp.export.tiny.evaluate DIR
 """
@@ -36,9 +36,9 @@ def load_split(directory: str | Path, split: str) -> list[dict[str, Any]]:
 def generate(
     target: Gemma4ForCausalLM, prompts: Sequence[list[int]], batch_size: int = 64, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> list[list[int]]:
-    """Greedy replies, stop token included, in the order of the prompts."""
+    """Greedy replies, including the stop token, in the order of the prompts."""
     replies: dict[int, list[int]] = {}
-    model: Any = target  # transformers types `generate` for a protocol of its own
+    model: Any = target  # transformers annotates `generate` for its own protocol
     stops = set(model.generation_config.eos_token_id)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(by_length), batch_size):
@@ -74,7 +74,7 @@ def accepted_drafts(
     examples: Sequence[Example],
     longest: int = LONGEST_DRAFT,
 ) -> list[list[int]]:
-    """For each reply and each of its positions but the last: how many of `longest` drafts made there would be accepted.
+    """How many of `longest` drafts would be accepted, for each reply and each of its positions but the last.
 
     The replies must be the target's greedy ones. All rounds of a batch run at once, each on its own drafts.
     """
@@ -103,7 +103,7 @@ def accepted_drafts(
 
 
 def tokens_per_verify(accepted: Sequence[Sequence[int]], draft_length: int) -> float:
-    """Tokens after the first over verify steps, walking each reply as a decoder with this draft length would."""
+    """Tokens after the first divided by verify steps, when a decoder with this draft length generates the replies."""
     tokens = steps = 0
     for reply in accepted:
         tokens += len(reply)
@@ -115,7 +115,7 @@ def tokens_per_verify(accepted: Sequence[Sequence[int]], draft_length: int) -> f
 
 
 def evaluate(directory: str | Path, limit: int | None = None) -> dict[str, Any]:
-    """Figures of the pair under `directory` on its splits (on the first `limit` items of each, if given)."""
+    """The results of the pair under `directory` on its splits (on the first `limit` items of each, if given)."""
     directory = Path(directory)
     chat = ChatFormat.from_directory(directory / "target")
     target, drafter = load_pair(directory)

@@ -1,4 +1,4 @@
-"""Configurations of the tiny pair, and how a pair is built, saved and loaded with transformers."""
+"""The configurations of the tiny pair; builds, saves and loads a pair with transformers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def drafter_config() -> Gemma4AssistantConfig:
 def new_pair(seed: int) -> tuple[Gemma4ForCausalLM, Gemma4AssistantForCausalLM]:
     """A pair with fresh weights.
 
-    Attention scores have no 1/sqrt(d) in Gemma 4; the norms of queries and keys carry the scale, so they start there.
+    Gemma 4 does not scale attention scores by 1/sqrt(d): the norms of queries and keys do, so they start at that scale.
     """
     torch.manual_seed(seed)
     target = Gemma4ForCausalLM(target_config())
@@ -119,7 +119,7 @@ def centroid_head(drafter: Gemma4AssistantForCausalLM) -> Any:
 def load_pair(
     directory: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[Gemma4ForCausalLM, Gemma4AssistantForCausalLM]:
-    """The pair saved under `directory/target` and `directory/drafter`, ready to evaluate."""
+    """The pair saved under `directory/target` and `directory/drafter`, in eval mode."""
     directory = Path(directory)
     with drafters_allowed(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

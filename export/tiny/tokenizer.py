@@ -1,7 +1,7 @@
 """The tiny pair's tokenizer: Gemma 4's control tokens at their own ids, byte fallback, and merges that copy well.
 
-Words, spaces, digits and runs of punctuation are separate pieces before any merge, so a name or a value is spelled
-with the same tokens in a declaration, in a request and in a call, whatever stands before it. The fixed phrases of
+Words, spaces, digits and runs of punctuation are separate pieces before any merge. So a name or a value has the same
+tokens in a declaration, in a request and in a call, regardless of the text before it. The fixed phrases of
 declarations are single tokens, which keeps prompts short.
 """
 
@@ -57,12 +57,12 @@ PHRASES: tuple[str, ...] = (
     "ARRAY",
     "OBJECT",
 )
-# What is between the matches (runs of anything else) is a piece too.
+# The text between matches is a piece too.
 PIECE = tokenizers.Regex(r" |[A-Z]?[a-z]+|[0-9]")
 
 
 def build_tokenizer(corpus: Iterable[str]) -> tokenizers.Tokenizer:
-    """Train merges on a corpus of rendered conversations and lay the vocabulary out. Deterministic."""
+    """Train merges on a corpus of rendered conversations, and lay out the vocabulary. Deterministic."""
     alphabet = ["\n", *map(chr, range(32, 127))]
     room = VOCAB_SIZE - len(CONTROL_TOKENS) - 256 - len(PHRASES)
     learner = tokenizers.Tokenizer(models.BPE())
@@ -93,7 +93,7 @@ def build_tokenizer(corpus: Iterable[str]) -> tokenizers.Tokenizer:
 
 
 def _without_phrases(corpus: Iterable[str]) -> Iterable[str]:
-    """The text between control tokens and phrases: what the merges have to spell."""
+    """The text between control tokens and phrases, which the merges must cover."""
     fixed = sorted((*CONTROL_TOKENS, *PHRASES), key=len, reverse=True)
     for text in corpus:
         for token in fixed:
@@ -102,7 +102,7 @@ def _without_phrases(corpus: Iterable[str]) -> Iterable[str]:
 
 
 def tokenizer_config() -> dict[str, Any]:
-    """What transformers reads beside tokenizer.json."""
+    """The contents of tokenizer_config.json, which transformers reads beside tokenizer.json."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<bos>",

@@ -44,7 +44,7 @@ UNROLL = 7  # draft steps that the drafter is trained for
 
 
 def assets_directory() -> Path:
-    """Where the committed pair lies: `edge_mtp/tiny`."""
+    """The folder of the committed pair, `edge_mtp/tiny`."""
     import edge_mtp
 
     return Path(edge_mtp.__file__).resolve().parent / "tiny"
@@ -61,12 +61,12 @@ def target_loss(target: Gemma4ForCausalLM, batch: Batch) -> torch.Tensor:
 
 
 class NameRecall(torch.nn.Module):
-    """A training-only head: the tokens of a tool's description must know how the tool's name begins.
+    """A training-only head that predicts the start of a tool's name from the tokens of its description.
 
-    A declaration names its tool before it describes it, so nothing at the name can tell what the tool does. To call
-    the tool that a request fits, attention has to find the name through the description; small models learn by
-    themselves to find what comes after a description (the parameters) but hardly what comes before. The head reads
-    the state that enters the last full-attention layer with KV of its own.
+    A declaration names its tool before describing it, so the state at the name does not know what the tool does. To
+    call the tool that fits a request, attention must find the name through the description. Small models easily learn
+    to find what follows a description (the parameters), but hardly what precedes it. The head reads the state that
+    enters the last full-attention layer with its own KV.
     """
 
     def __init__(self, target: Gemma4ForCausalLM, tokenizer: Tokenizer) -> None:
@@ -113,10 +113,10 @@ def drafter_loss(
 ) -> torch.Tensor:
     """Distillation of the frozen target's next-token distributions, UNROLL steps from every reply position at once.
 
-    A round starts at a reply position P with the token there, not cached yet, and the hidden state that produced it.
-    All its steps sit at position P and see the KV of 0..P-1, as in transformers'
-    `SinglePositionMultiTokenCandidateGenerator`; later steps feed on the drafter's own projected state and on the
-    reply's tokens. Full logits and, once there are clusters, the clusters' logits are trained.
+    A round starts at a reply position P with the token there, which is not cached yet, and the hidden state that
+    produced it. All its steps use position P and see the KV of 0..P-1, as in transformers'
+    `SinglePositionMultiTokenCandidateGenerator`. Later steps take the drafter's own projected state and the reply's
+    tokens. The loss covers the full logits and, once there are clusters, the clusters' logits.
     """
     with torch.no_grad():
         out = target_forward(target, batch)
@@ -159,7 +159,7 @@ def cluster_tokens(drafter: Gemma4AssistantForCausalLM) -> None:
         similarity = rows @ centroids.T
         assigned = torch.full((len(rows),), -1)
         room = [size] * count
-        # The surest tokens choose first; a full cluster turns later ones away to their next best.
+        # The tokens with the highest similarity choose first; if a cluster is full, later ones take their next best.
         for token in similarity.max(-1).values.argsort(descending=True, stable=True).tolist():
             for cluster in similarity[token].argsort(descending=True, stable=True).tolist():
                 if room[cluster]:
@@ -208,7 +208,7 @@ class Optimizer:
 
 
 class Progress:
-    """One line every so many steps: loss since the last line, time per step."""
+    """Prints a line every `every` steps: the loss since the last line, and the time per step."""
 
     def __init__(self, name: str, steps: int, every: int = 25) -> None:
         self.name, self.steps, self.every = name, steps, every
@@ -225,7 +225,7 @@ class Progress:
 
 
 def train_target(target: Gemma4ForCausalLM, stream: Iterator[Batch], steps: int, horizon: int) -> None:
-    """Replies alone. A `horizon` beyond `steps` leaves the cosine while the rate is still high."""
+    """Train on replies only. With a `horizon` beyond `steps`, training ends while the learning rate is still high."""
     optimizer = Optimizer(target, horizon, muon_lr=6e-3, adam_lr=4e-3)
     progress = Progress("target", steps)
     target.train()
@@ -237,7 +237,7 @@ def train_target(target: Gemma4ForCausalLM, stream: Iterator[Batch], steps: int,
 
 
 def train_selection(target: Gemma4ForCausalLM, tokenizer: Tokenizer, stream: Iterator[Batch], steps: int) -> None:
-    """Replies, and recall of names from descriptions."""
+    """Train on replies, and on recalling names from descriptions."""
     recall = NameRecall(target, tokenizer)
     both = torch.nn.ModuleDict({"target": target, "recall": recall})
     optimizer = Optimizer(both, steps, muon_lr=5e-3, adam_lr=3e-3)
@@ -256,7 +256,7 @@ def train_selection(target: Gemma4ForCausalLM, tokenizer: Tokenizer, stream: Ite
 def train_drafter(
     target: Gemma4ForCausalLM, drafter: Gemma4AssistantForCausalLM, stream: Iterator[Batch], steps: int
 ) -> None:
-    """Train the drafter against the frozen target; the clusters are made from its own head, a third of the way."""
+    """Train the drafter against the frozen target; after a third of the steps, make the clusters from its own head."""
     target.requires_grad_(False)
     optimizer = Optimizer(drafter, steps, muon_lr=6e-3, adam_lr=4e-3)
     progress = Progress("drafter", steps)
@@ -275,7 +275,7 @@ def train_drafter(
 
 
 def write_formats(out: Path, seed: int) -> ChatFormat:
-    """Write tools, chat template, tokenizer and splits; the chat format that they make."""
+    """Write tools, chat template, tokenizer and splits; return the chat format that they define."""
     assets = assets_directory()
     (out / "target").mkdir(parents=True, exist_ok=True)
     (out / "drafter").mkdir(parents=True, exist_ok=True)
@@ -303,10 +303,10 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of each stage, and how many conversations of the easier mix come first.
+    """The steps of each stage, and how many conversations of the easier mix come first.
 
-    The target learns replies at a high rate (`steps`), to recall names from descriptions (`selection_steps`), and
-    replies again down to a rate of zero (`final_steps`); then the drafter learns.
+    The target learns replies at a high rate (`steps`), then to recall names from descriptions (`selection_steps`), then
+    replies again while the rate falls to zero (`final_steps`). Then the drafter learns.
     """
 
     steps: int = 1500
@@ -325,7 +325,7 @@ def train(out: Path, seed: int, schedule: Schedule) -> None:
     stream = batches(examples(chat, tools, seed, schedule.warm_up), seed)
 
     def rounded() -> Gemma4ForCausalLM:
-        """The target as saved: each stage starts from rounded weights, a fresh optimizer and the same seed."""
+        """The target as saved and loaded: each stage starts with rounded weights, a new optimizer and the same seed."""
         save_pair(out, target, drafter)
         saved, _ = load_pair(out)
         torch.manual_seed(seed)

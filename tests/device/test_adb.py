@@ -531,6 +531,9 @@ def test_a_garbled_byte_does_not_hang(proxy: FaultProxy, at: int) -> None:
         proxy.faults = Faults(garble_down=at)
         with one_line_at_most(), connect(proxy, lambda line: None) as link:
             link.run(["echo", "x" * 1000], timeout_s=0.5)
+    proxy.faults = Faults()
+    with connect(proxy) as link:  # the device is there for the next one
+        assert link.run(["echo", "again"]).output == b"again\n"
 
 
 def test_a_slow_link_in_small_pieces_loses_nothing(proxy: FaultProxy, tmp_path: Path) -> None:

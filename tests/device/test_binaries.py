@@ -354,7 +354,9 @@ def test_a_repository_that_moved(repository: Repository, library: Path, tmp_path
     repository.publish(archive(library, tmp_path), "sha1")
     repository.files["/moved"] = repository.files[AAR]
     repository.redirects[AAR] = f"{repository.url}/moved"
-    setup("android", "--maven", repository.url)
+    told = setup("android", "--maven", repository.url)
+    assert all(LITERT in state["files"] for state in told["targets"])
+    assert repository.requests.count("/moved") == 1
 
 
 @needs_cc

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import emulated_board
 import pytest
 
 from edge_mtp.device import Request, Sampling
@@ -111,14 +112,10 @@ def test_a_runner_for_boards_brings_its_c_plus_plus(tmp_path: Path, unpacked: li
 @pytest.mark.skipif(QEMU is None, reason="no qemu-aarch64 (qemu-user-static)")
 @pytest.mark.skipif(is_this_machine(find_target("linux", "aarch64")), reason="this is an aarch64 machine")
 def test_an_aarch64_runner_gives_the_tokens_of_this_machine(
-    tmp_path: Path, unpacked: list[str], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Built by the preset, checked and kept as `edge-mtp setup` does, and emulated, with LiteRT's aarch64 wheel."""
-    out = tmp_path / "out"
-    assert configure("linux-aarch64", out, *unpacked).returncode == 0
-    build = ["cmake", "--build", str(out), "--target", RUNNER, "--parallel", "2"]
-    subprocess.run(build, check=True, timeout=1500, stdout=subprocess.DEVNULL)
-    runner = out / "device" / "native" / RUNNER
+    runner = emulated_board.runner()
     assert set(read_elf(runner).needed) <= {"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1"}
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -20,7 +20,6 @@ import edge_mtp.engine
 from edge_mtp.cli import main, several
 from edge_mtp.cli.devices import latest
 from edge_mtp.cli.several import on_each
-from edge_mtp.cli.table import table
 from edge_mtp.device import Device, HostDevice, find
 from edge_mtp.device.find import Candidate
 from edge_mtp.device.link import Link
@@ -29,6 +28,7 @@ from edge_mtp.device.put import Entry
 from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.stats.figures import size
+from edge_mtp.harness.tell.text_tables import aligned
 
 
 def command(*arguments: str) -> Result:
@@ -302,4 +302,4 @@ def test_sizes(count: int | None, text: str) -> None:
 
 
 def test_columns_line_up() -> None:
-    assert table([["a", "bbb"], ["cc", "d"]]) == ["a   bbb", "cc  d"]
+    assert aligned([["a", "bbb"], ["cc", "d"]]) == ["a   bbb", "cc  d"]

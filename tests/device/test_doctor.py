@@ -218,8 +218,9 @@ def test_storage_rates_come_from_the_devices_own_clock() -> None:
 @given(st.text(), st.text())
 def test_no_answer_breaks_a_finding(text: str, other: str) -> None:
     lines = f"{text}\nload /vendor/lib64/libOpenCL.so {other}\nran {other}"
-    of(iter([doctor.folder_finding(lines, "/x", other), doctor.storage_finding(text)]))
-    of(doctor.library_findings(lines))
+    findings = of(iter([doctor.folder_finding(lines, "/x", other), doctor.storage_finding(text)]))
+    assert len(findings) == 2
+    assert of(doctor.library_findings(lines))
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:

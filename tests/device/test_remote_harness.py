@@ -53,7 +53,7 @@ from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.record.results import Results, read_results
 from edge_mtp.harness.run import cool_down
-from edge_mtp.harness.run.sensor_log import Watch, reader
+from edge_mtp.harness.run.sensor_log import SensorLog, reader
 
 BOUND_S = 120.0  # of every wait
 Command = Callable[..., Result]
@@ -276,8 +276,8 @@ END
 @pytest.fixture
 def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
     """Read as often as it can be, and looked at as soon."""
-    assert Watch.__init__.__kwdefaults__
-    monkeypatch.setitem(Watch.__init__.__kwdefaults__, "period_s", 0.01)
+    assert SensorLog.__init__.__kwdefaults__
+    monkeypatch.setitem(SensorLog.__init__.__kwdefaults__, "period_s", 0.01)
     monkeypatch.setattr(cool_down, "LOOK_EVERY_S", 0.01)
     return Phone(tmp_path / "phone", monkeypatch)
 
@@ -348,14 +348,14 @@ def test_a_battery_that_charges_tells_nothing_of_a_run(
 def test_sensors_are_read_by_whichever_engine_lives() -> None:
     """An arm that was given up leaves a link that is gone, and the others' devices are the same."""
 
-    def contender(*, lives: bool) -> runner_engine.Ours:
+    def answerer(*, lives: bool) -> runner_engine.RunnerEngine:
         link = LocalLink() if lives else FakeLost()
         engine = SimpleNamespace(device=SimpleNamespace(link=link), runner=SimpleNamespace(pid=os.getpid()))
-        return runner_engine.Ours(
+        return runner_engine.RunnerEngine(
             Arm("a", "a.litertlm"), cast(runner_engine.SharedEngine, SimpleNamespace(engine=engine, is_alive=lives))
         )
 
-    dead, alive = contender(lives=False), contender(lives=True)
+    dead, alive = answerer(lives=False), answerer(lives=True)
     assert reader([dead, alive])().rss_bytes
     assert reader([alive, dead])().rss_bytes
     with pytest.raises(EdgeMtpError, match="the link broke"):

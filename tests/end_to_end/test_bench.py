@@ -27,12 +27,13 @@ from edge_mtp.cli.progress import count_progress
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analyse.analysis import analyse
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.record.results import Results, ResultsWriter, Run, read_results
-from edge_mtp.harness.run.bench import MOST_DEATHS, WARM_UP_TOKENS, Progress, Schedule, bench, shape
-from edge_mtp.harness.run.clock import Clock
+from edge_mtp.harness.run.bench import MOST_DEATHS, WARM_UP_TOKENS, Schedule, bench, shape
+from edge_mtp.harness.run.progress import RunProgress
+from edge_mtp.harness.run.sensor_log import Clock
 
 Asked = tuple[str, str, int]  # arm, item, round
 
@@ -50,7 +51,7 @@ class FakeClock(Clock):
         self.at_s += seconds
 
 
-class Fake(Contender):
+class Fake(Answerer):
     """Dies of the questions in `deadly`; `stillborn` from then on it cannot be started again."""
 
     def __init__(
@@ -75,7 +76,7 @@ class Fake(Contender):
         self._alive = True
 
     def answer(self, item: Item, round: int, *, max_tokens: int) -> Generator[Answer, None, None]:
-        assert self._alive, "a dead contender was asked"
+        assert self._alive, "a dead answerer was asked"
         most = item.max_tokens or max_tokens
         self.log.append((item.id, round, most))
         for turn in range(len(item.turns)):
@@ -105,7 +106,7 @@ class Bench:
         self.path = folder / "results.jsonl"
         self.items = items
         self.clock = FakeClock()
-        self.contenders = [Fake(label, self.clock, deadly) for label in labels]
+        self.answerers = [Fake(label, self.clock, deadly) for label in labels]
 
     def run(self, schedule: Schedule, **options: Any) -> Results:
         answered: list[Answer] = []
@@ -113,10 +114,10 @@ class Bench:
             answered = read_results(self.path).answers
             writer = ResultsWriter.resume(self.path)
         else:
-            run = run_of([contender.arm for contender in self.contenders])
+            run = run_of([answerer.arm for answerer in self.answerers])
             writer = ResultsWriter.create(self.path, run, {item.id: item for item in self.items})
         with writer:
-            bench(self.contenders, self.items, writer, schedule, clock=self.clock, answered=answered, **options)
+            bench(self.answerers, self.items, writer, schedule, clock=self.clock, answered=answered, **options)
         return read_results(self.path)
 
 
@@ -174,14 +175,14 @@ def test_a_run_that_was_cut_goes_on_to_the_same_records(
         return Counter((a.arm, a.item, a.turn, a.round, a.finish) for a in results.answers)
 
     assert records(resumed) == records(whole)
-    assert all(len(contender.log) <= len(turns) * rounds for contender in again.contenders)
+    assert all(len(answerer.log) <= len(turns) * rounds for answerer in again.answerers)
 
 
 def test_a_run_that_is_complete_asks_nothing(tmp_path: Path) -> None:
     Bench(tmp_path, ["a", "b"], items_of([1, 2]), frozenset()).run(Schedule(2, 64))
     again = Bench(tmp_path, ["a", "b"], items_of([1, 2]), frozenset())
     again.run(Schedule(2, 64))
-    assert [contender.log for contender in again.contenders] == [[], []]
+    assert [answerer.log for answerer in again.answerers] == [[], []]
 
 
 @given(LABELS, TURNS, st.data())
@@ -193,9 +194,9 @@ def test_a_crash_is_an_answer_and_the_run_goes_on(labels: list[str], turns: list
         found = run.run(Schedule(2, 64, warm_up=0))
     assert sorted(asked(found.answers)) == sorted(questions)
     assert {(a.arm, a.item, a.round) for a in found.answers if a.finish == "crash"} == deadly
-    for contender in run.contenders:
-        mine = sum(question[0] == contender.arm.label for question in deadly)
-        assert mine - 1 <= contender.revivals <= mine  # after the last question nobody needs it
+    for answerer in run.answerers:
+        mine = sum(question[0] == answerer.arm.label for question in deadly)
+        assert mine - 1 <= answerer.revivals <= mine  # after the last question nobody needs it
 
 
 def test_an_arm_that_dies_again_and_again_is_given_up_alone(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_an_arm_that_dies_again_and_again_is_given_up_alone(tmp_path: Path) -> N
     run = Bench(tmp_path, ["good", "bad"], items, deadly)
     told: list[str] = []
 
-    class Told(Progress):
+    class Told(RunProgress):
         def note(self, line: str) -> None:
             told.append(line)
 
@@ -224,7 +225,7 @@ def test_a_run_whose_arms_all_die_ends(tmp_path: Path, warm_up: int) -> None:
 
 def test_an_engine_that_cannot_be_started_again_is_bounded(tmp_path: Path) -> None:
     run = Bench(tmp_path, ["good"], items_of([1] * 8), frozenset())
-    run.contenders.append(Fake("bad", run.clock, frozenset({("bad", "i0", 0)}), stillborn=True))
+    run.answerers.append(Fake("bad", run.clock, frozenset({("bad", "i0", 0)}), stillborn=True))
     found = run.run(Schedule(1, 64, warm_up=0))
     assert len(found.of("good")) == 8
     assert [answer.error for answer in found.of("bad")] == ["it ended"]  # the others were never asked
@@ -235,9 +236,9 @@ def test_warm_up_is_a_short_answer_to_each_shape_that_nobody_counts(tmp_path: Pa
     assert len({shape(item) for item in items}) == 2
     run = Bench(tmp_path, ["a", "b"], items, frozenset())
     found = run.run(Schedule(1, 100, warm_up=3))
-    for contender in run.contenders:
-        assert Counter(contender.log[:6]) == {("i0", 0, WARM_UP_TOKENS): 3, ("t0", 0, WARM_UP_TOKENS): 3}
-        assert [most for _, _, most in contender.log[6:]] == [100] * 4
+    for answerer in run.answerers:
+        assert Counter(answerer.log[:6]) == {("i0", 0, WARM_UP_TOKENS): 3, ("t0", 0, WARM_UP_TOKENS): 3}
+        assert [most for _, _, most in answerer.log[6:]] == [100] * 4
     assert len(found.answers) == 8
 
 
@@ -275,8 +276,8 @@ def test_what_prepares_a_question_comes_before_it(tmp_path: Path) -> None:
     run = Bench(tmp_path, ["a", "b"], items_of([1, 2]), frozenset())
     prepared: list[Asked] = []
 
-    def prepare(contender: Contender, item: Item, round: int) -> None:
-        prepared.append((contender.arm.label, item.id, round))
+    def prepare(answerer: Answerer, item: Item, round: int) -> None:
+        prepared.append((answerer.arm.label, item.id, round))
         assert item.max_tokens is None  # the whole prompt, in warm-up too
 
     found = run.run(Schedule(2, 64), prepare=prepare)
@@ -406,7 +407,7 @@ def test_progress_ends_at_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
 def test_progress_of_a_run_ends_at_all_of_it(labels: list[str], turns: list[int]) -> None:
     told: list[tuple[float, float]] = []
 
-    class Told(Progress):
+    class Told(RunProgress):
         def step(self, done: float, total: float, what: str) -> None:
             told.append((done, total))
 

@@ -416,7 +416,7 @@ def test_a_thought_is_shown_and_given_apart(command: Command) -> None:
 
 def test_a_thought_is_dimmed_where_there_are_colours() -> None:
     from edge_mtp.cli.transcript import Writer
-    from edge_mtp.engine import Token
+    from edge_mtp.reply import Token
 
     with CliRunner().isolation(color=True) as (output, *_):
         writer = Writer("colour")
@@ -617,7 +617,7 @@ def test_ctrl_c_between_the_line_and_the_reply_stops_the_turn(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as while the conversation is made into tokens."""
-    from edge_mtp.cli.chat import InterruptedTwice, Lines
+    from edge_mtp.cli.lines import InterruptedTwice, Lines
     from edge_mtp.dialogue import Dialogue
 
     reply, interrupts = Dialogue.reply, [KeyboardInterrupt, InterruptedTwice]

@@ -23,12 +23,13 @@ from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import Engine, ReplyOptions, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.grammar import response_grammar
 from edge_mtp.harness.run.logits import Logits
-from edge_mtp.harness.stats.pairs import Ratio
+from edge_mtp.harness.stats.ratios import PairedRatio
+from edge_mtp.reply_options import ReplyOptions
 from edge_mtp.summary import Summary
 
 DRAFT_LENGTHS = range(1, 8)
@@ -380,8 +381,8 @@ def test_a_loss_of_speed_is_reported_with_its_interval(tiny_bundle: Path) -> Non
     result = CliRunner().invoke(main, [*arguments, "Wake me at 6:40"])
     assert result.exit_code == 0, result.output
     comparison = json.loads(result.stdout)["comparison"]
-    ratio = Ratio(**comparison["speed_up"])
-    assert ratio.pairs == 6
+    ratio = PairedRatio(**comparison["speed_up"])
+    assert (ratio.pairs, ratio.coverage) == (6, 0.95)
     assert 0 < ratio.low <= ratio.median <= ratio.high
     assert comparison["same_text"]
     assert comparison["mtp_tokens_per_s"] > 0

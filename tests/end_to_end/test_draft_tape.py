@@ -13,10 +13,10 @@ from scipy.stats import binomtest
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.harness.ask.simulate import draft_tape
+from edge_mtp.harness.ask.simulated_drafts import draft_tape
 
 TOKENS = 40
-BUCKETS, KINDS = 32, 3  # of device/native/controller.h
+BUCKETS, KINDS = 32, 3  # of device/native/cost_model.h
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -13,14 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_mtp.chat.bundle_chat import chat_format_of
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.device import Outcome, Request, Sampling, Step
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import ContextOverflowError, Engine, Reply, ReplyOptions, chat_format_of, open_engine
+from edge_mtp.engine import ContextOverflowError, Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.grammar import response_grammar, tool_grammar
 from edge_mtp.formats.tool_calls import ToolCall, load_tools
+from edge_mtp.reply import Reply
+from edge_mtp.reply_options import ReplyOptions
 
 # A template that renders every turn as it was written: what the model saw stays the beginning of the next prompt.
 FAITHFUL = (

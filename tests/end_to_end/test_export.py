@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -16,17 +17,27 @@ import tiny_checkpoints
 from click.testing import CliRunner
 
 from edge_mtp.cli import main
+from edge_mtp.cli.export import export as export_verb
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 
 pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
-from edge_mtp.export import pipeline
-from edge_mtp.export.pipeline import VERIFY_WIDTHS, export_bundle
+from edge_mtp.export import resources
+from edge_mtp.export.defaults import VERIFY_WIDTHS
+from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.formats.token_bytes import token_table
 
-SMALL: dict[str, Any] = {"context": 64, "prefill": (4,)}
+SMALL: dict[str, Any] = {"recipe": "fp32", "context": 64, "prefill": (4,)}
+
+
+def test_the_command_line_and_the_library_make_the_same_bundle() -> None:
+    """Where nothing is chosen: what the verb passes on is what the function takes by itself."""
+    taken = {name: each.default for name, each in inspect.signature(export_bundle).parameters.items()}
+    passed = export_verb.make_context("export", ["--model", "tiny"]).params
+    shared = ("recipe", "context", "prefill", "kv", "lean", "widths")
+    assert [passed[name] for name in shared] == [taken[name] for name in shared]
 
 
 class Copy(NamedTuple):
@@ -166,9 +177,9 @@ class TestRefusals:
         assert message in refusal(pair, folder, **{option: value})
 
     def test_memory_too_small(self, pair: Copy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline, "available_memory", lambda: 1 << 30)
+        monkeypatch.setattr(resources, "available_memory", lambda: 1 << 30)
         assert "1024 MiB of memory are available, the export needs" in refusal(pair, folder)
-        monkeypatch.setattr(pipeline, "available_memory", lambda: None)
+        monkeypatch.setattr(resources, "available_memory", lambda: None)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
         assert "of memory" not in refusal(pair, folder)
 
@@ -216,7 +227,7 @@ class TestCommandLine:
 
 
 def test_token_table(pair: Copy) -> None:
-    from edge_mtp.formats.bundle import TokenBytes
+    from edge_mtp.formats.token_bytes import TokenBytes
 
     table = TokenBytes(memoryview(token_table(pair.target / "tokenizer.json", 512)))
     ids = json.loads((pair.target / "tokenizer.json").read_text())["model"]["vocab"]
@@ -234,7 +245,7 @@ def test_token_table_of_a_byte_level_tokenizer(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.BPE({"Ġ": 0, "a": 1, "Ã": 2, "©": 3, "Ċ": 4}, []))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    from edge_mtp.formats.bundle import TokenBytes
+    from edge_mtp.formats.token_bytes import TokenBytes
 
     table = TokenBytes(memoryview(token_table(tmp_path / "tokenizer.json", 7)))
     assert [table[token] for token in range(7)] == [b" ", b"a", b"\xc3", b"\xa9", b"\n", b"", b""]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from edge_mtp.device.host import HostDevice
 from edge_mtp.device.runner import Runner
-from edge_mtp.engine import ReplyOptions
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.request import Request
+from edge_mtp.reply_options import ReplyOptions
 
 GRAMMARS = [
     '\ufeffroot ::= "a"',

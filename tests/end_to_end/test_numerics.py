@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 import edge_mtp
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.cli import main
-from edge_mtp.device import Outcome, Ready, Request, Step
+from edge_mtp.device import Ready
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.analyse.numerics import NumericsReport, numerics_of
+from edge_mtp.harness.ask.answer import Answer, StepFigures
+from edge_mtp.harness.ask.answerer import Answerer
+from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
-from edge_mtp.harness.run.check import Arm, Report, measure
+from edge_mtp.harness.run.check import ask_numerics_arms, numerics_arms
 from edge_mtp.harness.score.partings import token_kind
 
 FORMAT = ChatFormat.from_directory(Path(edge_mtp.__file__).parent / "tiny" / "target")
@@ -27,35 +31,55 @@ STOP = min(FORMAT.stop_token_ids)
 HELLO = Item("hello", "chat", "hello", [Turn([{"role": "user", "content": "hello"}])])
 
 
+READY = Ready(2, 512, 1024, 7, True, 1.0)
+
+
 @dataclass
-class Scripted:
-    """A runner that answers each arm with given tokens, one reply a prompt; every margin is its token's id."""
+class Scripted(Answerer):
+    """Answers with given tokens, one reply a prompt; every margin is its token's id."""
 
-    replies: dict[Arm, list[list[int]]]
-    ready: Ready = field(default=Ready(2, 512, 1024, 7, True, 1.0))
-    drafts: int | None = None  # that the drafter gives; None = as many as asked
-    asked: list[Request] = field(default_factory=list)
+    arm: Arm
+    replies: list[list[int]]
+    drafts: int  # that its drafter gives
+    asked: list[tuple[Item, int]] = field(default_factory=list)  # and most tokens
 
-    def generate(self, request: Request) -> Iterator[Step | Outcome]:
-        self.asked.append(request)
-        arm: Arm = "plain" if request.draft_length == 0 else "mtp" if request.draft_sources else "blank"
-        tokens = self.replies[arm].pop(0)[: request.max_tokens]
-        drafts = [0] * (request.draft_length if self.drafts is None else self.drafts) if arm == "mtp" else []
-        for start in range(0, len(tokens), 3 if drafts else 1):
-            given = tokens[start : start + (3 if drafts else 1)]
-            yield Step(
-                request="", step=start, kind="verify" if arm != "plain" else "plain", position=start, tokens=given,
-                draft=drafts, confidence=[], source="", accepted=0, planned=0, explore=False, draft_us=0, mask_us=0,
-                embed_us=0, verify_us=0, select_us=0, total_us=0, margins=[float(token) for token in given],
-            )  # fmt: skip
-        yield Outcome("", "stop", 1, 0, 0, len(tokens), 0, 0)
+    is_alive = True
+
+    def revive(self) -> None:
+        raise AssertionError("it never dies")
+
+    def answer(self, item: Item, round: int, *, max_tokens: int) -> Generator[Answer, None, None]:
+        most = item.max_tokens or max_tokens
+        self.asked.append((item, most))
+        tokens = self.replies.pop(0)[:most]
+        drafts = "d" * self.drafts if self.arm.label == "mtp" else ""
+        width = 3 if drafts else 1
+        steps = [
+            StepFigures("v", len(tokens[start : start + width]), drafts, 0, 0, 0, 0, 0, 0)
+            for start in range(0, len(tokens), width)
+        ]
+        margins = [float(token) for token in tokens]
+        yield Answer(self.arm.label, item.id, 0, round, 0.0, "", "stop", tokens=tokens, margins=margins, steps=steps)
+
+
+def scripted(replies: Sequence[Sequence[Sequence[int]]], k: int, drafts: int | None = None) -> list[Answerer]:
+    """The arms; `replies` of each to every prompt. The drafter gives `drafts` instead of `k`."""
+    arms = numerics_arms("b.litertlm", k)
+    return [Scripted(arm, [list(each) for each in of], drafts or k) for arm, of in zip(arms, replies, strict=True)]
+
+
+def measure(
+    answerers: list[Answerer], items: Sequence[Item], *, draft_length: int, max_tokens: int, ready: Ready = READY
+) -> NumericsReport:
+    most = {"draft_length": draft_length, "max_tokens": max_tokens}
+    return numerics_of(ask_numerics_arms(answerers, FORMAT, ready, items, **most), FORMAT, **most)
 
 
 def run(
     plain: Sequence[int], blank: Sequence[int], mtp: Sequence[int], *, draft_length: int = 4, max_tokens: int = 64
-) -> Report:
-    runner = Scripted({"plain": [list(plain)], "blank": [list(blank)], "mtp": [list(mtp)]})
-    return measure(runner, FORMAT, [HELLO], draft_length=draft_length, max_tokens=max_tokens)
+) -> NumericsReport:
+    answerers = scripted([[plain], [blank], [mtp]], draft_length)
+    return measure(answerers, [HELLO], draft_length=draft_length, max_tokens=max_tokens)
 
 
 def test_equal_texts_are_the_same() -> None:
@@ -100,22 +124,31 @@ def test_a_text_that_ends_early_has_no_token_there() -> None:
 
 
 def test_what_lies_behind_the_compared_tokens_is_generated_and_ignored() -> None:
-    runner = Scripted({"plain": [[5] * 20], "blank": [[5] * 8 + [6] * 12], "mtp": [[5] * 8 + [7] * 12]})
-    report = measure(runner, FORMAT, [HELLO], draft_length=3, max_tokens=8)
+    answerers = scripted([[[5] * 20], [[5] * 8 + [6] * 12], [[5] * 8 + [7] * 12]], 3)
+    report = measure(answerers, [HELLO], draft_length=3, max_tokens=8)
     assert report.verdict == "same"
     assert report.tokens == 8
-    assert [request.max_tokens for request in runner.asked] == [12, 12, 12]
-    assert [(request.draft_length, *request.draft_sources) for request in runner.asked[1:]] == [(3,), (3, "drafter")]
-    assert runner.asked[0].draft_length == 0
-    assert all(request.logprobs and request.stop == sorted(FORMAT.stop_token_ids) for request in runner.asked)
+    for answerer in answerers:
+        assert isinstance(answerer, Scripted)
+        assert [(item.id, len(item.turns), most) for item, most in answerer.asked] == [("hello", 1, 12)]
+
+
+def test_the_arms_differ_in_their_drafts_alone() -> None:
+    plain, blank, mtp = numerics_arms("b.litertlm", 3)
+    assert [arm.draft_length for arm in (plain, blank, mtp)] == [0, 3, 3]
+    assert (blank.draft_sources, mtp.draft_sources) == ((), ("drafter",))
+    assert not any(arm.constrained or arm.temperature for arm in (plain, blank, mtp))
+    assert plain.is_sibling(mtp)
+    assert blank.is_sibling(mtp)
 
 
 @settings(max_examples=300, deadline=None)
 @given(texts=st.lists(st.tuples(*[st.lists(st.integers(5, 7), min_size=1, max_size=6)] * 3), min_size=1, max_size=5))
 def test_every_divergence_is_the_first_of_its_pair(texts: list[tuple[list[int], list[int], list[int]]]) -> None:
-    arms: tuple[Arm, ...] = ("plain", "blank", "mtp")
-    replies = {arm: [list(text[i]) for text in texts] for i, arm in enumerate(arms)}
-    report = measure(Scripted(replies), FORMAT, [HELLO] * len(texts), draft_length=2, max_tokens=50)
+    arms = ("plain", "blank", "mtp")
+    items = [replace(HELLO, id=f"hello {number}") for number in range(len(texts))]
+    answerers = scripted([[text[i] for text in texts] for i in range(3)], 2)
+    report = measure(answerers, items, draft_length=2, max_tokens=50)
     expected = []
     for prompt, text in enumerate(texts):
         for one, other in ((0, 1), (1, 2)):
@@ -140,9 +173,8 @@ def test_every_divergence_is_the_first_of_its_pair(texts: list[tuple[list[int], 
     ],
 )
 def test_what_cannot_be_checked_is_refused(ready: Ready, drafts: int | None, message: str) -> None:
-    runner = Scripted({"plain": [[5]], "blank": [[5]], "mtp": [[5]]}, ready, drafts)
     with pytest.raises(EdgeMtpError, match=message):
-        measure(runner, FORMAT, [HELLO], draft_length=4, max_tokens=8)
+        measure(scripted([[[5]]] * 3, 4, drafts), [HELLO], draft_length=4, max_tokens=8, ready=ready)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +229,7 @@ def test_the_exit_status_is_the_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     report = run(*texts)
-    monkeypatch.setattr("edge_mtp.harness.run.check.measure", lambda *_, **__: report)
+    monkeypatch.setattr("edge_mtp.harness.analyse.numerics.numerics_of", lambda *_, **__: report)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "hello"}\n')
     command = ["check", "--numerics", str(prompts), "--bundle", str(tiny_bundle), *["--strict"] * strict]

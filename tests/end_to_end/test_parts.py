@@ -27,10 +27,13 @@ from edge_mtp.formats.bundle import Bundle
 pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
+from edge_mtp.export import identity as identities
 from edge_mtp.export import pipeline, store
 from edge_mtp.export.checkpoint import open_pair, random_pair, tiny_pair
-from edge_mtp.export.pipeline import Options, disk_room, export_bundle
+from edge_mtp.export.options import Options
+from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.recipes import RECIPES
+from edge_mtp.export.resources import disk_room
 from edge_mtp.export.unfinished import Parts
 from edge_mtp.export.weights import Weights
 
@@ -179,7 +182,7 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
 
 def identity(target: Path, drafter: Path, **options: Any) -> str:
     chosen: dict[str, Any] = {"context": 64, "prefill": (4,), "widths": (), "kv": "fp32", "recipe": RECIPES["fp32"]}
-    return pipeline._identity(open_pair(target, drafter), Options(**(chosen | options)))
+    return identities.identity(open_pair(target, drafter), Options(**(chosen | options)))
 
 
 def test_changes_make_another_export(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_changes_make_another_export(tmp_path: Path) -> None:
 def test_random_weights_are_known_by_their_seed(tmp_path: Path) -> None:
     options = Options(64, (4,), (), "fp32", RECIPES["fp32"])
     one, same, other = (
-        pipeline._identity(random_pair("E2B", seed, tmp_path / name), options)
+        identities.identity(random_pair("E2B", seed, tmp_path / name), options)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert one == same != other

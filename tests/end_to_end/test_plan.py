@@ -20,14 +20,28 @@ from hypothesis import strategies as st
 
 from edge_mtp.cli import main
 from edge_mtp.device import Outcome, Request, Step
-from edge_mtp.engine import Engine, Reply, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Ready
+from edge_mtp.harness.analyse import plan
+from edge_mtp.harness.analyse.plan import (
+    BestDraftLength,
+    ContextCosts,
+    DrafterAcceptance,
+    Plan,
+    StepCost,
+    acceptance_of,
+    break_even,
+    costs_of,
+    expected_tokens,
+)
 from edge_mtp.harness.ask.suites import read_items
-from edge_mtp.harness.run import plan
-from edge_mtp.harness.run.plan import Acceptance, Choice, Costs, Plan, StepCost, break_even, expected_tokens
-from edge_mtp.harness.run.quality import TINY
+from edge_mtp.harness.ask.tiny_pair import TINY
+from edge_mtp.harness.run import step_costs
+from edge_mtp.harness.run.first_replies import drafter_replies
+from edge_mtp.harness.run.step_costs import check_drafter, chosen_contexts, measure_steps, tokens_needed
 from edge_mtp.harness.stats.statistics import Estimate
+from edge_mtp.reply import Reply
 
 shares = st.floats(0.0, 1.0)
 
@@ -110,7 +124,7 @@ def test_the_gain_is_that_of_a_simulated_text(
 def test_the_best_k_gains_most_and_break_even_is_where_plain_decoding_is_level(
     costs: dict[int, float], acceptance: list[float]
 ) -> None:
-    measured = Costs(128, sure(100.0), [step_cost(k, cost) for k, cost in sorted(costs.items())])
+    measured = ContextCosts(128, sure(100.0), [step_cost(k, cost) for k, cost in sorted(costs.items())])
     gains = {k: expected_tokens(acceptance, k) / cost for k, cost in costs.items()}
     best = measured.best(acceptance)
     assert best.gain.value == max(gains.values())
@@ -140,14 +154,14 @@ def test_intervals_follow_from_the_costs(k: int, cost: list[float], acceptance: 
 # --- in words --------------------------------------------------------------------------------------------------------
 
 
-def words(steps: list[StepCost], *acceptances: Acceptance) -> list[str]:
-    costs = Costs(128, sure(100.0), steps)
+def words(steps: list[StepCost], *acceptances: DrafterAcceptance) -> list[str]:
+    costs = ContextCosts(128, sure(100.0), steps)
     return Plan([costs], acceptances).verdict(costs)
 
 
 def test_a_device_whose_verify_costs_too_much_is_told_so() -> None:
     """LiteRT-LM issue 2227: a step of seven plain ones at K = 3."""
-    said = words([step_cost(3, 7.0), step_cost(1, 2.4)], Acceptance("0.9", [0.9]))
+    said = words([step_cost(3, 7.0), step_cost(1, 2.4)], DrafterAcceptance("0.9", [0.9]))
     assert said[0].startswith("MTP cannot pay: even where every draft is right")
     assert said[1] == "At 0.9: decode plainly; the best that drafts is K = 1, 0.79x (0.79x to 0.79x)."
 
@@ -155,7 +169,10 @@ def test_a_device_whose_verify_costs_too_much_is_told_so() -> None:
 def test_a_device_that_gains_is_told_from_where_and_with_which_k() -> None:
     steps = [step_cost(1, 1.3, 1.2, 1.4), step_cost(3, 1.6, 1.5, 1.7), step_cost(7, 3.5, 3.4, 9.0)]
     said = words(
-        steps, Acceptance("0.2", [0.2]), Acceptance("0.9", [0.9]), Acceptance("x.jsonl", [0.8, 0.6], [sure(0.8)], 5)
+        steps,
+        DrafterAcceptance("0.2", [0.2]),
+        DrafterAcceptance("0.9", [0.9]),
+        DrafterAcceptance("x.jsonl", [0.8, 0.6], [sure(0.8)], 5),
     )
     assert said == [
         "MTP can pay: from an acceptance of 0.30 on (0.20 to 0.40), with 1 draft a step.",
@@ -176,7 +193,7 @@ def test_an_interval_may_reach_beyond_every_acceptance() -> None:
 
 @pytest.mark.parametrize(("low", "high", "pays"), [(1.01, 1.2, "yes"), (0.8, 0.99, "no"), (0.99, 1.01, "unclear")])
 def test_what_pays_is_what_the_interval_says(low: float, high: float, pays: str) -> None:
-    assert Choice(3, Estimate((low + high) / 2, low, high)).pays == pays
+    assert BestDraftLength(3, Estimate((low + high) / 2, low, high)).pays == pays
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -219,7 +236,7 @@ class SimulatedDevice:
     def step(self, index: int, k: int, position: int) -> Step:
         draft, rest = self.costs[k]
         self.ran += 1
-        speed = (1 + self.drift * self.ran) * (1.5 if index < plan.WARM_UP else 1.0)
+        speed = (1 + self.drift * self.ran) * (1.5 if index < step_costs.WARM_UP else 1.0)
         if self.rng.random() < self.interrupted:
             speed *= 8
         accepted = next((j for j in range(k) if self.rng.random() >= self.acceptance), k)
@@ -236,7 +253,7 @@ PHONE = {0: (0.0, 100.0), 1: (6.0, 118.0), 2: (11.0, 121.0), 3: (16.0, 124.0), 5
 @pytest.mark.parametrize("acceptance", [0.0, 0.6, 1.0])
 def test_costs_are_measured_whatever_is_accepted(acceptance: float) -> None:
     device = SimulatedDevice(PHONE, acceptance=acceptance)
-    costs = plan.measure_costs(device, [5, 6, 7], 10, rounds=6)
+    costs = costs_of(measure_steps(device, [5, 6, 7], 10, rounds=6))
     assert costs.plain_us == sure(100.0)
     assert [step.draft_length for step in costs.steps] == [1, 2, 3, 5]  # its drafter gives no 4
     for step in costs.steps:
@@ -250,7 +267,7 @@ def test_costs_are_measured_whatever_is_accepted(acceptance: float) -> None:
 def test_a_device_that_slows_down_and_is_interrupted_has_the_same_plan() -> None:
     """By the end of this it takes 1.6 times as long; one step in ten takes 8 times as long."""
     device = SimulatedDevice(PHONE, acceptance=0.5, drift=1e-3, interrupted=0.1)
-    costs = plan.measure_costs(device, [5], 64, rounds=9)
+    costs = costs_of(measure_steps(device, [5], 64, rounds=9))
     assert device.ran * device.drift > 0.5
     for step in costs.steps:
         expected = sum(PHONE[step.draft_length]) / 100
@@ -261,14 +278,14 @@ def test_a_device_that_slows_down_and_is_interrupted_has_the_same_plan() -> None
 
 def test_only_the_lengths_that_are_asked_for_are_measured() -> None:
     device = SimulatedDevice(PHONE)
-    costs = plan.measure_costs(device, [5], 64, [3, 1, 3], rounds=6)
+    costs = costs_of(measure_steps(device, [5], 64, [3, 1, 3], rounds=6))
     assert [step.draft_length for step in costs.steps] == [1, 3]
     assert {request.draft_length for request in device.requests} == {0, 1, 3}
 
 
 def test_progress_is_told_and_ends() -> None:
     told: list[tuple[str, int, int]] = []
-    plan.measure_costs(SimulatedDevice(PHONE), [5], 64, rounds=6, progress=lambda *what: told.append(what))
+    measure_steps(SimulatedDevice(PHONE), [5], 64, rounds=6, progress=lambda *what: told.append(what))
     for stage in {what for what, _, _ in told}:
         done = [(at, total) for what, at, total in told if what == stage]
         assert done[0][0] == 0
@@ -278,10 +295,10 @@ def test_progress_is_told_and_ends() -> None:
 
 def test_a_drafter_that_does_not_give_what_is_asked_is_named() -> None:
     with pytest.raises(EdgeMtpError, match="does not give 4 drafts"):
-        plan.measure_costs(SimulatedDevice(PHONE), [5], 64, [4], rounds=6)
+        measure_steps(SimulatedDevice(PHONE), [5], 64, [4], rounds=6)
     silent = SimulatedDevice({0: (0.0, 100.0), 3: (1.0, 2.0)}, offers={0})
     with pytest.raises(EdgeMtpError, match="proposes nothing"):
-        plan.measure_costs(silent, [5], 64, rounds=6)
+        measure_steps(silent, [5], 64, rounds=6)
 
 
 READY = Ready(2, 512, 99, 7, True, 1.0)
@@ -297,30 +314,30 @@ READY = Ready(2, 512, 99, 7, True, 1.0)
 )
 def test_a_bundle_that_cannot_draft_so_is_refused(ready: Ready, lengths: list[int], message: str) -> None:
     with pytest.raises(EdgeMtpError, match=message):
-        plan.check_drafter(ready, "x.litertlm", lengths)
-    plan.check_drafter(READY, "x.litertlm", [1, 7])
+        check_drafter(ready, "x.litertlm", lengths)
+    check_drafter(READY, "x.litertlm", [1, 7])
 
 
 @given(st.integers(1, 5000), st.integers(1, 8), st.lists(st.integers(1, 5000), max_size=3))
 def test_every_context_that_is_measured_fits(length: int, k: int, wanted: list[int]) -> None:
     ready = replace(READY, context_length=length)
-    fits = [context + plan.tokens_needed(k) <= length for context in wanted]
-    if length <= plan.tokens_needed(k):
+    fits = [context + tokens_needed(k) <= length for context in wanted]
+    if length <= tokens_needed(k):
         with pytest.raises(EdgeMtpError, match="too short to measure"):
-            plan.chosen_contexts(ready, wanted or None, k)
+            chosen_contexts(ready, wanted or None, k)
     elif not all(fits):
         with pytest.raises(EdgeMtpError, match=f"context {wanted[fits.index(False)]} .* use 1 to"):
-            plan.chosen_contexts(ready, wanted, k)
+            chosen_contexts(ready, wanted, k)
     else:
-        chosen = plan.chosen_contexts(ready, wanted or None, k)
-        assert all(1 <= context <= length - plan.tokens_needed(k) for context in chosen)
+        chosen = chosen_contexts(ready, wanted or None, k)
+        assert all(1 <= context <= length - tokens_needed(k) for context in chosen)
         assert chosen == (sorted(set(wanted)) if wanted else chosen)
         assert chosen
 
 
 @given(st.integers(1200, 10000))
 def test_contexts_are_those_of_a_short_and_a_long_prompt_where_nobody_says(length: int) -> None:
-    assert plan.chosen_contexts(replace(READY, context_length=length), None, 7) == [128, 1024]
+    assert chosen_contexts(replace(READY, context_length=length), None, 7) == [128, 1024]
 
 
 # --- on the tiny pair ------------------------------------------------------------------------------------------------
@@ -330,15 +347,15 @@ def test_acceptance_is_counted_on_real_replies(tiny_bundle: Path, monkeypatch: p
     """Against the drafts held to the reply's own tokens, which nothing of the trace's `accepted` goes into."""
     items = read_items(TINY / "splits" / "iid.jsonl", 12)
     replies: list[Reply] = []
-    chat = Engine.chat
+    answer = Engine.answer
 
     def spied(self: Engine, *args: Any, **kwargs: Any) -> Reply:
-        replies.append(chat(self, *args, **kwargs))
+        replies.append(answer(self, *args, **kwargs))
         return replies[-1]
 
-    monkeypatch.setattr(Engine, "chat", spied)
+    monkeypatch.setattr(Engine, "answer", spied)
     with open_engine(tiny_bundle) as engine:
-        found = plan.measure_acceptance(engine, items, 4, max_tokens=90, label="these")
+        found = acceptance_of(drafter_replies(engine, items, 4, max_tokens=90), 4, "these")
     reached, right = [0] * 4, [0] * 4
     for reply in replies:
         at = 0

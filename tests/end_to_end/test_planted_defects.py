@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,32 +16,34 @@ from safetensors.numpy import load_file, save_file
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.device import Outcome, Request, Step
 from edge_mtp.engine import Engine, open_engine
+from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.tiny import CONTEXT
 from edge_mtp.formats.tool_calls import QUOTE
 from edge_mtp.harness.analyse.analysis import Analysis, analyse
 from edge_mtp.harness.analyse.pairwise import Comparison
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
-from edge_mtp.harness.ask.runner_engine import Ours, SharedEngine, open_ours
+from edge_mtp.harness.ask.runner_engine import RunnerEngine, SharedEngine, open_runner_engines
 from edge_mtp.harness.ask.suites import read_items
+from edge_mtp.harness.ask.tiny_pair import TINY
 from edge_mtp.harness.record.provenance import new_run
 from edge_mtp.harness.record.results import ResultsWriter, read_results
 from edge_mtp.harness.run.evaluate import evaluate
-from edge_mtp.harness.run.quality import TINY
 
 ITEMS = {item.id: item for item in read_items(TINY / "splits" / "iid.jsonl", 150)}
 MAX_TOKENS = 128
+LIKE_TINY_BUNDLE: dict[str, Any] = {"recipe": "fp32", "context": CONTEXT, "widths": VERIFY_WIDTHS}
 EMBEDDING = "model.embed_tokens.weight"
 Weights = dict[str, np.ndarray]  # type: ignore[type-arg]
 
 
-def evaluated(path: Path, contenders: Sequence[Contender], items: dict[str, Item] = ITEMS) -> Analysis:
-    arms = [contender.arm for contender in contenders]
+def evaluated(path: Path, answerers: Sequence[Answerer], items: dict[str, Item] = ITEMS) -> Analysis:
+    arms = [answerer.arm for answerer in answerers]
     run = new_run("eval", arms, arms[0].label, command="", suite="iid", settings={})
     with ResultsWriter.create(path, run, items) as writer:
-        evaluate(contenders, items, writer, max_tokens=MAX_TOKENS)
+        evaluate(answerers, items, writer, max_tokens=MAX_TOKENS)
     return analyse(read_results(path))
 
 
@@ -82,11 +85,11 @@ def digits_merged(weights: Weights) -> None:
 
 def test_a_corrupted_drafter_costs_drafts_and_no_text(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "drafter.litertlm"
-    export_bundle(TINY / "target", damaged(tmp_path, "drafter", shuffled), bundle, context=CONTEXT)
+    export_bundle(TINY / "target", damaged(tmp_path, "drafter", shuffled), bundle, **LIKE_TINY_BUNDLE)
     free = Arm("plain", str(tiny_bundle), mtp="off", threads=1, constrained=False)
     arms = [free, replace(free, label="good", mtp=4), replace(free, label="bad", bundle=str(bundle), mtp=4)]
-    with open_ours(arms, margins=True) as contenders:
-        analysis = evaluated(tmp_path / "r.jsonl", contenders)
+    with open_runner_engines(arms, margins=True) as answerers:
+        analysis = evaluated(tmp_path / "r.jsonl", answerers)
     for label in ("good", "bad"):
         found = comparison(analysis, label, "plain")
         assert (found.partings, found.verdict) == ([], "same")
@@ -101,11 +104,11 @@ def test_a_corrupted_drafter_costs_drafts_and_no_text(tiny_bundle: Path, tmp_pat
 
 def test_a_model_that_confuses_digits_is_worse_and_for_that_reason(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "digits.litertlm"
-    export_bundle(damaged(tmp_path, "target", digits_merged), TINY / "drafter", bundle, context=CONTEXT)
+    export_bundle(damaged(tmp_path, "target", digits_merged), TINY / "drafter", bundle, **LIKE_TINY_BUNDLE)
     fp32 = Arm("fp32", str(tiny_bundle), mtp=4, threads=1)
     numeric = {name: item for name, item in ITEMS.items() if any(map(str.isdigit, str(item.turns[0].messages)))}
-    with open_ours([fp32, replace(fp32, label="damaged", bundle=str(bundle))], margins=True) as contenders:
-        analysis = evaluated(tmp_path / "r.jsonl", contenders, numeric)
+    with open_runner_engines([fp32, replace(fp32, label="damaged", bundle=str(bundle))], margins=True) as answerers:
+        analysis = evaluated(tmp_path / "r.jsonl", answerers, numeric)
     found = comparison(analysis, "damaged", "fp32")
     assert found.verdict == "worse"
     assert found.p_adjusted < 0.001
@@ -142,8 +145,8 @@ def test_a_token_lost_at_rollback_is_no_matter_of_rounding(tiny_bundle: Path, tm
     plain = Arm("plain", str(tiny_bundle), mtp="off", threads=1)
     broken = SharedEngine(opener)
     try:
-        with open_ours([plain, replace(plain, label="blank", mtp="blank")], margins=True) as whole:
-            lossy = Ours(replace(plain, label="lossy", mtp=4), broken, margins=True)
+        with open_runner_engines([plain, replace(plain, label="blank", mtp="blank")], margins=True) as whole:
+            lossy = RunnerEngine(replace(plain, label="lossy", mtp=4), broken, margins=True)
             analysis = evaluated(tmp_path / "r.jsonl", [*whole, lossy])
     finally:
         broken.close()
@@ -154,10 +157,10 @@ def test_a_token_lost_at_rollback_is_no_matter_of_rounding(tiny_bundle: Path, tm
     assert comparison(analysis, "blank", "plain").cause in (None, "numerics")
 
 
-class Requoting(Contender):
+class Requoting(Answerer):
     """Puts plain quotation marks where Gemma's stand, as a detokenizer does that does not know them."""
 
-    def __init__(self, inner: Ours) -> None:
+    def __init__(self, inner: RunnerEngine) -> None:
         self.inner, self.arm = inner, replace(inner.arm, label="requoted", mtp="off")
 
     @property
@@ -173,7 +176,7 @@ class Requoting(Contender):
 
 
 def test_a_quote_that_breaks_parsers_is_syntax_and_readable_all_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
-    with open_ours([Arm("plain", str(tiny_bundle), mtp="off", threads=1)], margins=True) as [plain]:
+    with open_runner_engines([Arm("plain", str(tiny_bundle), mtp="off", threads=1)], margins=True) as [plain]:
         analysis = evaluated(tmp_path / "r.jsonl", [plain, Requoting(plain)])
     by_label = errors(analysis, "requoted")
     quoted = sum(QUOTE in answer.text for answer in read_results(tmp_path / "r.jsonl").of("plain"))
@@ -188,8 +191,8 @@ def test_a_quote_that_breaks_parsers_is_syntax_and_readable_all_the_same(tiny_bu
 @pytest.mark.parametrize("mtp", ["off", 4])
 def test_two_arms_that_are_one_are_the_same(tiny_bundle: Path, tmp_path: Path, mtp: str | int) -> None:
     arms = [Arm(label, str(tiny_bundle), mtp=mtp, threads=1) for label in ("one", "other")]  # type: ignore[arg-type]
-    with open_ours(arms, margins=True) as contenders:
-        analysis = evaluated(tmp_path / "r.jsonl", contenders)
+    with open_runner_engines(arms, margins=True) as answerers:
+        analysis = evaluated(tmp_path / "r.jsonl", answerers)
     found = comparison(analysis, "other", "one")
     assert (found.verdict, found.partings, found.lost, found.gained) == ("same", [], 0, 0)
     assert found.p_value == 1

@@ -1,8 +1,9 @@
-"""The README's agent, run as it stands there."""
+"""The Python in README and docs/python.md, run as it stands there."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import edge_mtp
 from edge_mtp.engine import Engine
 from edge_mtp.formats.tool_calls import parse_calls
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def program() -> dict[str, Any]:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = PYTHON.findall((ROOT / "docs" / "python.md").read_text("utf-8"))
     (source,) = [block for block in blocks if "def agent(" in block]
     assert len([line for line in source.splitlines() if line.strip()]) <= 40
     names: dict[str, Any] = {}
@@ -62,3 +64,21 @@ def test_the_agent_calls_and_answers(
         answer = engine.chat_format.tokenizer.decode(replies[1].prompt[len(first) :])
         assert answer == "<|tool_response>response:set_brightness{ok:true}<tool_response|>"
         program["brightness"] = 70
+
+
+@pytest.mark.parametrize(("page", "shows"), [("README.md", "set_alarm"), ("docs/python.md", '{"celsius": ')])
+def test_the_first_program_of_a_page_runs(
+    page: str,
+    shows: str,
+    tiny_int8_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = PYTHON.findall((ROOT / page).read_text("utf-8"))[0]
+    for name in ("my.litertlm", "tiny-int8.litertlm"):
+        shutil.copy(tiny_int8_bundle, tmp_path / name)
+    shutil.copy(Path(edge_mtp.__file__).parent / "tiny" / "tools.json", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(source, {})
+    assert shows in capsys.readouterr().out

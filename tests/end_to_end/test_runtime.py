@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from native_build import part
 from numpy.typing import NDArray
 
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
@@ -208,11 +209,12 @@ def test_int8_text_is_the_same_at_every_draft_length(tiny_int8_bundle: Path, pro
 
 @pytest.mark.slow
 def test_int8_caches_give_the_same_text_at_every_draft_length(prompts: list[list[int]], engine: Engine) -> None:
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.tiny.bundle import cached_bundle
 
     stops = sorted(engine.chat_format.stop_token_ids)
     accepted = verifies = 0
-    with HostDevice().start(cached_bundle("int8", kv="int8")) as runner:
+    with HostDevice().start(cached_bundle("int8", kv="int8", widths=VERIFY_WIDTHS)) as runner:
         for prompt in prompts[:12]:
             plain, _, _ = generate(runner, Request(prompt, 64, stops))
             for k in (1, 3, 7):
@@ -372,7 +374,6 @@ def test_the_sanitizers_find_nothing(
 # --- embedding tables ------------------------------------------------------------------------------------------------
 
 ROWS, WIDTH = 37, 512
-SOURCES = Path(__file__).parents[2] / "device" / "native"
 
 
 def embedder(encoding: Encoding, *, factor: float | None, seed: int) -> bytes:
@@ -435,14 +436,9 @@ def embedder(encoding: Encoding, *, factor: float | None, seed: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def embedding_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def embedding_rows() -> Path:
     """The reader of embedding tables alone, built with sanitizers."""
-    program = tmp_path_factory.mktemp("native") / "embedding_rows"
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
-    sources = [SOURCES / "tests" / "embedding_rows.cc", SOURCES / "tflite_file.cc"]
-    command = [os.environ.get("CXX", "c++"), *flags, "-fno-sanitize-recover=all", f"-I{SOURCES}", *sources]
-    subprocess.run([*command, "-o", program], check=True)
-    return program
+    return part("embedding_rows")
 
 
 @pytest.mark.parametrize("factor", [None, 39.191835, 16.0])

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from official_bundle import DRAFTS, Variant, write
 from stock_engine import replies
 
+from edge_mtp.chat.bundle_chat import chat_format_of
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import HostDevice, Outcome, Request, Runner, Sampling, Step
 from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import LocalProcess
-from edge_mtp.engine import chat_format_of
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.grammar import response_grammar

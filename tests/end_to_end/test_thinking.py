@@ -18,11 +18,12 @@ from published_templates import gemma4
 
 from edge_mtp.device import Outcome, Request, Runner, Sampling, Step, Thoughts
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import Engine, ReplyOptions, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.tiny.bundle import TOOLS
 from edge_mtp.formats.grammar import tool_grammar
 from edge_mtp.formats.tool_calls import load_tools, split_thoughts
+from edge_mtp.reply_options import ReplyOptions
 
 OPEN, CLOSE = 100, 101
 ARMS: tuple[dict[str, Any], ...] = (

@@ -25,9 +25,10 @@ from edge_mtp.chat.detokenizer import Detokenizer
 from edge_mtp.device import Request, Runner
 from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.device.process import Process
-from edge_mtp.engine import Engine, Reply, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
+from edge_mtp.reply import Reply
 
 TOLD = "the reply was cancelled, because another one began"
 CLOSED = (

@@ -80,13 +80,18 @@ def pair(name: str) -> tuple[Path, Path]:
     if name == "E2B":
         return tiny_checkpoints.random_pair()
     family = FAMILIES.get(name, UNUSUAL)
-    return tiny_checkpoints.write_pair(
-        tiny_checkpoints.workspace() / name,
-        target=family.target,
-        drafter_text=family.drafter_text,
-        drafter=family.drafter,
-        unified=family.unified,
-    )
+
+    def write(folder: Path) -> None:
+        tiny_checkpoints.write_pair(
+            folder,
+            target=family.target,
+            drafter_text=family.drafter_text,
+            drafter=family.drafter,
+            unified=family.unified,
+        )
+
+    folder = tiny_checkpoints.once_a_run(name, write)
+    return folder / "target", folder / "drafter"
 
 
 @cache
@@ -96,8 +101,9 @@ def bundle(name: str, recipe: str = "fp32", kv: str = "fp32", lean: bool = False
 
     if (name, kv) == ("E2B", "fp32"):
         return tiny_checkpoints.random_bundle(recipe)  # has every width, and other tests want it too
-    path = tiny_checkpoints.workspace() / f"{name}-{recipe}-{kv}.litertlm"
-    export_bundle(
-        *pair(name), path, recipe=recipe, kv=kv, lean=lean, context=CONTEXT, prefill=(PREFILL,), widths=WIDTHS
-    )
-    return path
+
+    def export(folder: Path) -> None:
+        sizes: dict[str, Any] = {"context": CONTEXT, "prefill": (PREFILL,), "widths": WIDTHS}
+        export_bundle(*pair(name), folder / "few.litertlm", recipe=recipe, kv=kv, lean=lean, **sizes)
+
+    return tiny_checkpoints.once_a_run(f"{name}-{recipe}-{kv}", export) / "few.litertlm"

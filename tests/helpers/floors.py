@@ -25,6 +25,8 @@ FLOORS: list[list[str]] = [
     ["chat"],
     ["device", "export"],
     ["acceptance", "summary", "turns"],
+    ["reply", "reply_options"],
+    ["reply_grammar"],
     ["engine"],
     ["dialogue"],
     ["harness.score"],
@@ -91,6 +93,20 @@ def upward() -> list[str]:
             elif here != there and FLOOR_OF[there] >= FLOOR_OF[here]:
                 wrong.append(f"{name} imports {imported} from above")
     return wrong
+
+
+def module_graph() -> dict[str, set[str]]:
+    """The modules that each module imports, even inside a function or for types alone."""
+    paths = modules()
+
+    def module_of(imported: str) -> str | None:
+        parts = imported.split(".")
+        return next((name for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in paths), None)
+
+    return {
+        name: {module for each in imports(path) if (module := module_of(each)) not in (None, name)}
+        for name, path in paths.items()
+    }
 
 
 # -- the picture ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import CONTROL, workspace
+from tiny_checkpoints import CONTROL, once_a_run
 
 from edge_mtp.cache import cache_folder
 
@@ -40,10 +40,12 @@ def tokenizer_json() -> Path:
         source = fetch()
     except UnavailableError as error:
         pytest.skip(f"no real vocabulary: {error}")
-    made = workspace() / "gemma-vocabulary" / "tokenizer.json"
-    made.parent.mkdir()
-    made.write_text(as_gemma4(source.read_text(encoding="utf-8")), encoding="utf-8")
-    return made
+
+    def write(folder: Path) -> None:
+        text = as_gemma4(source.read_text(encoding="utf-8"))
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+
+    return once_a_run("gemma-vocabulary", write) / "tokenizer.json"
 
 
 def fetch() -> Path:

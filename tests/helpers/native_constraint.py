@@ -1,50 +1,27 @@
-"""device/native/constraint.h through ctypes: a test library that CMake builds with the engine, once per checkout."""
+"""device/native/constraint.h through ctypes: a test library that is built with the grammar engine."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+from native_build import BUILD, ROOT, built
 from numpy.typing import NDArray
-
-from edge_mtp.cache import exclusive
-
-ROOT = Path(__file__).parents[2]
-TARGET = "edge_mtp_constraint_test_lib"
 
 
 class RefusalError(Exception):
     """An `Error` of the native code."""
 
 
-def build(folder: Path, *options: str) -> Path:
-    """The test library, built in `folder`; a folder that has it already is brought up to date."""
-    if not (folder / "CMakeCache.txt").exists():
-        # The interpreter that builds is the one whose pip finds packages.
-        settings = ["-DCMAKE_BUILD_TYPE=Release", "-DEDGE_MTP_TESTS=ON", f"-DPython3_EXECUTABLE={sys.executable}"]
-        subprocess.run(["cmake", "-S", ROOT, "-B", folder, *settings, *options], check=True, timeout=300)
-    jobs = str(os.cpu_count() or 1)
-    subprocess.run(["cmake", "--build", folder, "--target", TARGET, "--parallel", jobs], check=True, timeout=1800)
-    return next(folder.rglob(f"lib{TARGET}.so"))
-
-
-def library(config: pytest.Config) -> Native:
-    """The test library, built where pytest keeps what a later run can use again."""
-    return _loaded(Path(config.cache.mkdir("native-constraint")))
-
-
 @cache
-def _loaded(folder: Path) -> Native:
-    with exclusive(folder):
-        return Native(build(folder))
+def library() -> Native:
+    """The test library. The engine takes a minute or two to build, and its sources come over the network."""
+    options = ("-DCMAKE_BUILD_TYPE=Release", "-DEDGE_MTP_TESTS=ON")
+    return Native(built(ROOT, BUILD / "constraint", "edge_mtp_constraint_test_lib", *options))
 
 
 class Native:

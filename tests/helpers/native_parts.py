@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from native_build import part
 from numpy.typing import NDArray
 from synthetic_bundle import token_bytes
 
-NATIVE = Path(__file__).parents[2] / "device" / "native"
-SOURCES = ["processors.cc", "stop_text.cc", "lookup.cc", "token_bytes.cc"]
-SHIM = Path(__file__).parent / "native_parts.cc"
-# The undefined-behaviour sanitizer ends the process; the address sanitizer cannot be loaded into Python.
-FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover=all"]
 REFUSED = -2
 
 
@@ -29,15 +21,8 @@ class Refused(Exception):  # noqa: N818
 
 @cache
 def library() -> ctypes.CDLL:
-    """The parts and their shim, compiled once a session."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "parts.so"
-        sources = [str(NATIVE / name) for name in SOURCES]
-        compiler = os.environ.get("CXX", "c++")
-        subprocess.run(
-            [compiler, *FLAGS, "-shared", "-fPIC", f"-I{NATIVE}", str(SHIM), *sources, "-o", str(target)], check=True
-        )
-        loaded = ctypes.CDLL(str(target))
+    """The parts behind the C functions of device/native/tests/python/native_parts.cc."""
+    loaded = ctypes.CDLL(str(part("native_parts")))
     for name in ("processors_create", "stops_create", "lookup_create"):
         getattr(loaded, name).restype = ctypes.c_void_p
     loaded.parts_error.restype = ctypes.c_char_p

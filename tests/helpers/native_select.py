@@ -1,26 +1,15 @@
-"""device/native/select.c, compiled by itself and called through ctypes."""
+"""device/native/select.c, by itself and called through ctypes."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from native_build import part
 from numpy.typing import NDArray
-
-SOURCES = Path(__file__).parents[2] / "device" / "native"
-FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
-
-
-def compile_c(target: Path, *arguments: str) -> None:
-    subprocess.run(
-        [os.environ.get("CC", "cc"), *FLAGS, f"-I{SOURCES}", *arguments, "-o", str(target), "-lm"], check=True
-    )
 
 
 class Core:
@@ -89,9 +78,6 @@ def _pointer(array: NDArray[Any] | None) -> ctypes.c_void_p:
 
 
 @cache
-def core(*flags: str) -> Core:
-    """The core, compiled once per set of flags; a C compiler is all it needs."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "select.so"
-        compile_c(library, "-shared", "-fPIC", *flags, str(SOURCES / "select.c"))
-        return Core(library)
+def core(build: str = "select") -> Core:
+    """The core as built, or without the scans that only some machines run: `select_baseline`."""
+    return Core(part(build))

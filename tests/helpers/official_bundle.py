@@ -22,6 +22,7 @@ from edge_mtp.cache import cache_folder, exclusive
 from edge_mtp.export import flatbuffer
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.compact import compact
+from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.layers import HIDDEN
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.tiny import CONTEXT
@@ -82,7 +83,7 @@ def write(variant: Variant, path: Path) -> Path:
 def _source(kv: str) -> Path:
     """A bundle of the exporter that has the graphs wanted, among others."""
     if kv == "fp32":
-        return cached_bundle("fp32")
+        return cached_bundle("fp32", widths=VERIFY_WIDTHS)
     path = cache_folder() / f"tiny-stock-kv8-{_version(*tiny_pair())}.litertlm"
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path.parent):

@@ -118,7 +118,7 @@ def lattice(folder: Path) -> Path:
 def _quantized(
     values: Tensor, bits: int, block: int, *, half: bool = False, kind: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Integers [n,k] and scales float32 [n, k / block] by min/max; `half`, `kind`: types that hold the scales exactly."""
+    """Integers [n,k] and scales float32 [n, k / block] by min/max, which float16 (`half`) or `kind` holds exactly."""
     rows = values.float().reshape(len(values), -1, block)
     scales = rows.abs().amax(-1).clamp_min(1e-6) / 2 ** (bits - 1) * 1.05
     scales = scales.to(torch.float16 if half else kind or torch.float32).float()

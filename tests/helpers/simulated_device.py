@@ -1,4 +1,4 @@
-"""Devices and texts for the draft-length controller: simulated_device.cc compiled with it, and the profiles.
+"""Devices and texts for the draft-length controller: device/native/tests/python/simulated_device.cc, and profiles.
 
 docs/controller.md says where each profile's figures come from. Costs are shares of a plain step.
 """
@@ -6,21 +6,14 @@ docs/controller.md says where each profile's figures come from. Costs are shares
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from native_build import part
 
-ROOT = Path(__file__).parents[2]
-SOURCES = [ROOT / "tests" / "helpers" / "simulated_device.cc", ROOT / "device" / "native" / "controller.cc"]
-FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{ROOT / 'device' / 'native'}"]
-FLAGS += ["-Wl,-Bsymbolic"]  # it has an operator new of its own, which counts
-CHECKS = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS")
 MOST_DRAFTS, SEGMENTS, POSITIONS = 31, 4, 8
 PLAIN_US = 50_000.0
 DRAFTER, LOOKUP, GRAMMAR = 0, 1, 2
@@ -176,10 +169,10 @@ class Profile:
             device.lengths[i], device.draft_us[i] = k, self.slow[2] * cost * PLAIN_US
         for i, (rows, cost) in enumerate(self.verifies.items()):
             device.widths[i], device.verify_us[i] = rows, self.slow[1] * cost * PLAIN_US
-        for part, accept in enumerate(self.acceptance):
-            device.segment_end[part] = (part + 1) / len(self.acceptance)
+        for segment, accept in enumerate(self.acceptance):
+            device.segment_end[segment] = (segment + 1) / len(self.acceptance)
             for j in range(POSITIONS):
-                device.difficulty[part][j] = mean_logit(accept[min(j, len(accept) - 1)], self.spread)
+                device.difficulty[segment][j] = mean_logit(accept[min(j, len(accept) - 1)], self.spread)
         return device
 
 
@@ -285,12 +278,9 @@ class Library:
 
 
 @cache
-def library(*flags: str) -> Library:
-    """Compiled once per set of flags; a C++ compiler is all it needs."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "simulated_device.so"
-        subprocess.run([os.environ.get("CXX", "c++"), *FLAGS, *flags, *map(str, SOURCES), "-o", str(path)], check=True)
-        return Library(path)
+def library(checked: bool = False) -> Library:
+    """`checked`: with the undefined-behaviour sanitizer and the checks of the standard library."""
+    return Library(part("simulated_device_checked" if checked else "simulated_device"))
 
 
 class Controller:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edge_mtp.cache import exclusive
 from edge_mtp.export.shapes import drafters_allowed, model_class
 
 VOCAB = 512
@@ -145,23 +148,39 @@ def write_pair(
 
 @cache
 def workspace() -> Path:
-    """A folder for what is made once a run; it is removed at the end."""
+    """A folder for what is made once a run, for all its workers; it is removed at the end."""
+    if shared := os.environ.get("EDGE_MTP_TESTS_WORKSPACE"):  # by conftest.py
+        return Path(shared)
     folder = Path(tempfile.mkdtemp(prefix="edge-mtp-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def once_a_run(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of `workspace`, filled by the first worker that asks for it; others wait for that one."""
+    folder = workspace() / name
+    folder.mkdir(exist_ok=True)
+    with exclusive(folder):
+        done = folder / "done"
+        if not done.exists():
+            make(folder)
+            done.touch()
     return folder
 
 
 @cache
 def random_pair() -> tuple[Path, Path]:
     """One random pair for all tests of a run."""
-    return write_pair(workspace())
+    folder = once_a_run("E2B", write_pair)
+    return folder / "target", folder / "drafter"
 
 
 @cache
 def random_bundle(recipe: str) -> Path:
     """`random_pair` exported with every signature and prefill 16, once a run."""
+    from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.pipeline import export_bundle
 
     path = workspace() / f"{recipe}.litertlm"
-    export_bundle(*random_pair(), path, recipe=recipe, context=CONTEXT, prefill=(16,))
+    export_bundle(*random_pair(), path, recipe=recipe, context=CONTEXT, prefill=(16,), widths=VERIFY_WIDTHS)
     return path

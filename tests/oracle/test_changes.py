@@ -1,15 +1,27 @@
-"""Changes between estimates: against Newcombe's method as `statistics` has it, and against themselves turned round."""
+"""Changes between estimates: against Newcombe's method drawn as a triangle, and against themselves turned round."""
 
 from __future__ import annotations
 
+import cmath
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edge_mtp.harness.stats.changes import Parts, complement, correlation, difference, negated, quotient, reciprocal
-from edge_mtp.harness.stats.statistics import Estimate, share, share_difference
+from edge_mtp.harness.stats.changes import (
+    Parts,
+    complement,
+    correlation,
+    difference,
+    negated,
+    quotient,
+    reciprocal,
+    share_difference,
+)
+from edge_mtp.harness.stats.statistics import Estimate, share
 
 PARTS = st.lists(
     st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(1, 9), st.integers(0, 9)), min_size=2, max_size=40
@@ -41,12 +53,25 @@ def test_related_shares_are_newcombes(drawn: list[tuple[int, int, int, int]]) ->
     def parts(top: list[int], bottom: list[int]) -> Parts:
         return {str(i): (float(x), float(y)) for i, (x, y) in enumerate(zip(top, bottom, strict=True))}
 
+    def residuals(top: list[int], bottom: list[int]) -> Any:
+        return np.array(top) * sum(bottom) - np.array(bottom) * sum(top)
+
+    def third_side(a: float, b: float) -> float:
+        """Of the triangle whose angle between `a` and `b` has the correlation as its cosine."""
+        return abs(complex(a, 0) - b * cmath.exp(1j * math.acos(max(-1.0, min(1.0, r)))))
+
+    x, y = residuals(right, trials), residuals(base_right, base_trials)
+    r = float(np.corrcoef(x, y)[0, 1]) if x.any() and y.any() else 0.0
+    p, q = share(right, trials), share(base_right, base_trials)
+    value = sum(right) / sum(trials) - sum(base_right) / sum(base_trials)
+    low = value - third_side(p.value - p.low, q.high - q.value)
+    high = value + third_side(p.high - p.value, q.value - q.low)
+
     related = correlation(parts(right, trials), parts(base_right, base_trials))
-    found = ends(difference(share(right, trials), share(base_right, base_trials), related))
-    expected = share_difference(right, trials, base_right, base_trials)
-    assert found[0] == pytest.approx(expected.value, abs=1e-9)
-    # The oracle ends at -1 and 1.
-    assert (max(-1.0, found[1]), min(1.0, found[2])) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert related == pytest.approx(r, abs=1e-9)
+    assert ends(difference(p, q, related)) == pytest.approx((value, low, high), abs=1e-6)
+    found = share_difference(right, trials, base_right, base_trials)
+    assert ends(found) == pytest.approx((value, max(-1.0, low), min(1.0, high)), abs=1e-6)
 
 
 @given(estimates(), estimates(), st.floats(-1, 1))

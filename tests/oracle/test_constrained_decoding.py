@@ -55,10 +55,10 @@ def items(engine: Engine, tiny_split: list[dict[str, Any]]) -> list[tuple[list[i
 
 
 @pytest.fixture(scope="module")
-def compiler(pytestconfig: pytest.Config, tiny_bundle: Path, stops: list[int]) -> Compiler:
+def compiler(tiny_bundle: Path, stops: list[int]) -> Compiler:
     """The native constraint on its own, as the oracle's source of masks."""
     section = next(s for s in Bundle(tiny_bundle).sections if s.items.get("edge_mtp") == "token_bytes")
-    return library(pytestconfig).tokens(bytes(section.data)).compiler(stops)
+    return library().tokens(bytes(section.data)).compiler(stops)
 
 
 def generate(runner: Runner, request: Request) -> tuple[list[int], list[Step], Outcome]:

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_device import (
-    CHECKS,
     CODE,
     DRAFTER,
     GRAMMAR,
@@ -325,7 +324,7 @@ STEPS = st.lists(
 def bundle(lengths: list[int], widths: list[int]) -> Controller:
     """With the undefined-behaviour sanitizer and the checks of the standard library."""
     profile = replace(MIXED, drafts=dict.fromkeys(lengths, 0.1), verifies=dict.fromkeys(widths, 1.2))
-    return Controller(profile.device(), code=library(*CHECKS))
+    return Controller(profile.device(), code=library(checked=True))
 
 
 def tell(controller: Controller, step: dict[str, Any]) -> None:
@@ -409,7 +408,7 @@ def test_refuses_what_does_not_fit() -> None:
 def test_survives_garbage(garbage: bytes, at: int, whole: bool) -> None:
     text = saved_text()
     at %= len(text)
-    controller = Controller(MIXED.device(), code=library(*CHECKS))
+    controller = Controller(MIXED.device(), code=library(checked=True))
     if controller.restore(garbage if whole else text[:at] + garbage + text[at + len(garbage) :]):
         plan = controller.plan(200, 40)
         assert plan.drafts in {0, *MIXED.drafts}

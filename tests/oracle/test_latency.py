@@ -26,9 +26,9 @@ from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.record.results import Results, Run, Sample
-from edge_mtp.harness.run.quality import count_drafts
 from edge_mtp.harness.score.drafter_fit import first_drafts, misfit
 from edge_mtp.harness.stats import ratios
+from edge_mtp.summary import acceptance_counts
 
 PLAIN, AUTO, FIXED, SMALL_PLAIN, SMALL_AUTO, SMALL_FIXED = (arm.label for arm in ARMS)
 PHONE = [dataclasses.replace(arm, device="pixel") for arm in ARMS[:3]]
@@ -139,17 +139,15 @@ def as_step(step: StepFigures) -> Step:
 
 
 @pytest.mark.parametrize("arm", [AUTO, FIXED])
-def test_acceptance_is_that_of_quality(arm: str) -> None:
-    """`quality` counts the same drafts of other records; a sum over items is a sum over answers."""
+def test_acceptance_is_that_of_the_traces(arm: str) -> None:
+    """The summary of traces counts the same drafts of other records; a sum over items is a sum over answers."""
     results = synthetic_results(1, items=21)
-    answers = complete(results, arm)
-    drafts = count_drafts([[as_step(step) for step in each.steps] for each in answers], 3)
+    steps = [as_step(step) for each in complete(results, arm) for step in each.steps if step.kind == "v"]
     found = latency(results, arm)
-    assert [(p.position, p.reached, p.accepted) for p in found.acceptance] == [
-        (j + 1, drafts.reached[:, j].sum(), drafts.accepted[:, j].sum()) for j in range(3)
-    ]
+    assert [(p.reached, p.accepted) for p in found.acceptance] == list(zip(*acceptance_counts(steps), strict=True))
+    assert [p.position for p in found.acceptance] == [1, 2, 3]
     assert found.tokens_per_verify is not None
-    assert found.tokens_per_verify.value == pytest.approx(drafts.tokens.sum() / drafts.steps.sum())
+    assert found.tokens_per_verify.value == pytest.approx(sum(len(step.tokens) for step in steps) / len(steps))
     for position in found.acceptance:
         share = position.share
         assert share.value == pytest.approx(position.accepted / position.reached)

@@ -64,9 +64,9 @@ def test_googles_templates_take_all() -> None:
 
 
 @pytest.fixture(scope="module")
-def compiler(pytestconfig: pytest.Config) -> Compiler:
+def compiler() -> Compiler:
     tokenizer = Path(edge_mtp.__file__).parent / "tiny" / "target" / "tokenizer.json"
-    return library(pytestconfig).tokens(token_table(tokenizer, TOKENIZER.vocab_size)).compiler(STOP)
+    return library().tokens(token_table(tokenizer, TOKENIZER.vocab_size)).compiler(STOP)
 
 
 def drawn(compiler: Compiler, grammar: str, seed: int) -> str | None:

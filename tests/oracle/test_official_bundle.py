@@ -10,8 +10,8 @@ import pytest
 from official_bundle import DRAFTS, PREFILL, Variant, write
 from stock_engine import Replies, replies
 
+from edge_mtp.chat.bundle_chat import chat_format_of
 from edge_mtp.chat.chat_format import ChatFormat
-from edge_mtp.engine import chat_format_of
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.harness.run.logits import Logits

@@ -17,16 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_mtp.cli import main
-from edge_mtp.device import Request, Step
+from edge_mtp.device import Request
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
+from edge_mtp.harness.analyse import quality
+from edge_mtp.harness.analyse.drafts import Drafts, counted
+from edge_mtp.harness.ask.answer import StepFigures
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.suites import read_items
-from edge_mtp.harness.run import quality
-from edge_mtp.harness.run.logits import Logits
-from edge_mtp.harness.stats import statistics
+from edge_mtp.harness.ask.tiny_pair import TINY
+from edge_mtp.harness.run.logits import Logits, kl_divergence
+from edge_mtp.harness.run.quality import ask_bundles
+from edge_mtp.harness.stats import changes, statistics
 from edge_mtp.harness.stats.statistics import Estimate
+from edge_mtp.harness.tell.quality_plot import plot
+from edge_mtp.harness.tell.quality_tables import markdown, tables
 
 PROMPTS = 30
 
@@ -111,7 +117,7 @@ def test_difference_covers_where_arms_share_their_prompts(clusters: int, p: floa
         )
         new = generator.random(clusters) < redrawn
         found.append(
-            statistics.share_difference(np.where(new, other, base), np.where(new, other_sizes, sizes), base, sizes)
+            changes.share_difference(np.where(new, other, base), np.where(new, other_sizes, sizes), base, sizes)
         )
     assert np.mean([e.low <= -redrawn * drop <= e.high for e in found]) >= 0.93
     assert np.median([e.high - e.low for e in found]) < 2 * 2 * 1.96 * np.std([e.value for e in found])
@@ -121,9 +127,9 @@ def test_difference_of_unpaired_arms_is_wider() -> None:
     generator = np.random.default_rng(2)
     base, sizes = clustered(generator, 100, 0.9)
     other = np.clip(base - (generator.random(100) < 0.1), 0, None)
-    paired = statistics.share_difference(other, sizes, base, sizes)
+    paired = changes.share_difference(other, sizes, base, sizes)
     order = generator.permutation(100)
-    unpaired = statistics.share_difference(other[order], sizes[order], base, sizes)
+    unpaired = changes.share_difference(other[order], sizes[order], base, sizes)
     assert paired.value == pytest.approx(unpaired.value)
     assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
 
@@ -131,21 +137,18 @@ def test_difference_of_unpaired_arms_is_wider() -> None:
 # -- drafts ---------------------------------------------------------------------------------------------------------
 
 
-def step(kind: Any, tokens: Sequence[int], draft: Sequence[int] = (), accepted: int = 0) -> Step:
-    times = dict.fromkeys(("draft_us", "mask_us", "embed_us", "verify_us", "select_us", "total_us"), 0.0)
-    source, planned = "d" * len(draft), len(draft)
-    confidence = [1.0] * len(draft)
-    return Step("r", 0, kind, 0, list(tokens), list(draft), confidence, source, accepted, planned, False, **times)
+def step(kind: str, tokens: int, drafts: int = 0, accepted: int = 0) -> StepFigures:
+    return StepFigures(kind, tokens, "d" * drafts, accepted, drafts, 0.0, 0.0, 0.0, 0.0)
 
 
 def test_drafts_past_the_end_of_a_text_do_not_count() -> None:
     reply = [
-        step("plain", [1]),
-        step("verify", [2, 3, 9], [2, 3, 4], 2),  # two accepted, the third refused
-        step("verify", [7], [8, 8, 8], 0),
-        step("verify", [5, 6], [5, 6, 7], 3),  # the text ended with the second of three accepted
+        step("p", 1),
+        step("v", 3, 3, 2),  # two accepted, the third refused
+        step("v", 1, 3, 0),
+        step("v", 2, 3, 3),  # the text ended with the second of three accepted
     ]
-    drafts = quality.count_drafts([reply, [step("plain", [1])]], 3)
+    drafts = counted([reply, [step("p", 1)]], 3)
     assert drafts.reached.tolist() == [[3, 2, 1], [0, 0, 0]]
     assert drafts.accepted.tolist() == [[2, 2, 0], [0, 0, 0]]
     assert (drafts.tokens.tolist(), drafts.steps.tolist()) == ([6, 0], [3, 0])
@@ -154,7 +157,7 @@ def test_drafts_past_the_end_of_a_text_do_not_count() -> None:
     assert figures.tokens_per_verify.value == 2
 
 
-def drafted(chance: float, prompts: int, seed: int, redrawn: float = 1.0) -> quality.Drafts:
+def drafted(chance: float, prompts: int, seed: int, redrawn: float = 1.0) -> Drafts:
     """Replies of eight full steps at K = 4 whose drafts are each accepted with `chance`; those of all seeds alike but
     for the share of the prompts that is redrawn."""
     generator, same = np.random.default_rng(seed), np.random.default_rng(99)
@@ -165,9 +168,9 @@ def drafted(chance: float, prompts: int, seed: int, redrawn: float = 1.0) -> qua
             own, common = generator.random(4), same.random(4)
             drawn = own if same.random() < redrawn else common
             accepted = int(np.cumprod(drawn < chance).sum())
-            steps.append(step("verify", range(accepted + 1), range(4), accepted))
+            steps.append(step("v", accepted + 1, 4, accepted))
         replies.append(steps)
-    return quality.count_drafts(replies, 4)
+    return counted(replies, 4)
 
 
 def test_a_drafter_that_lost_is_said_to_drop_and_an_equal_one_to_hold() -> None:
@@ -208,7 +211,7 @@ def test_a_loss_of_the_margin_is_seldom_said_to_hold(failing: float, loss: float
     for _ in range(800):
         base, sizes = clustered(generator, 100, 0.9)
         lost = np.minimum(generator.binomial(sizes, loss) * (generator.random(100) < failing), base)
-        found.append(statistics.share_difference(base - lost, sizes, base, sizes))
+        found.append(changes.share_difference(base - lost, sizes, base, sizes))
     margin = -np.mean([e.value for e in found])
     assert margin == pytest.approx(0.02, abs=0.001)
     assert np.mean([quality.compare(e, margin, 100).verdict == "holds" for e in found]) <= rate
@@ -222,8 +225,8 @@ def test_kl_is_scipys(seed: int, scale: float) -> None:
     p, q = scale * np.random.default_rng(seed).standard_normal((2, 3, 50)).astype(np.float32)
     soft = scipy.special.softmax([p.astype(float), q.astype(float)], axis=-1)
     expected = scipy.special.rel_entr(*soft).sum(-1)
-    assert quality.kl_divergence(p, q) == pytest.approx(expected, rel=1e-6, abs=1e-12)
-    assert (quality.kl_divergence(p, p) == 0).all()
+    assert kl_divergence(p, q) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert (kl_divergence(p, p) == 0).all()
 
 
 @pytest.mark.parametrize(("prompt", "reply"), [(1, 1), (1, 30), (128, 9), (129, 17), (240, 25), (500, 12), (385, 128)])
@@ -249,6 +252,13 @@ def test_a_text_longer_than_the_cache_is_refused(tiny_bundle: Path) -> None:
 # -- the report -----------------------------------------------------------------------------------------------------
 
 
+def measure(
+    bundles: dict[str, Path], items: Sequence[Item], *, source: str = "given", max_tokens: int = 256, **options: Any
+) -> quality.QualityReport:
+    answers = ask_bundles(bundles, items, max_tokens=max_tokens, **options)
+    return quality.quality_of(answers, items, source=source, max_tokens=max_tokens)
+
+
 @pytest.fixture(scope="module")
 def damaged_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fp32 bundle with half of its embedding table one number further on."""
@@ -264,16 +274,16 @@ def damaged_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def items() -> list[Item]:
-    return read_items(quality.TINY / "splits" / "iid.jsonl", PROMPTS)
+    return read_items(TINY / "splits" / "iid.jsonl", PROMPTS)
 
 
 @pytest.fixture(scope="module")
-def report(tiny_bundle: Path, tiny_int8_bundle: Path, damaged_bundle: Path, items: list[Item]) -> quality.Report:
+def report(tiny_bundle: Path, tiny_int8_bundle: Path, damaged_bundle: Path, items: list[Item]) -> quality.QualityReport:
     bundles = {"fp32": tiny_bundle, "again": tiny_bundle, "int8": tiny_int8_bundle, "damaged": damaged_bundle}
-    return quality.measure(bundles, items, source="iid", draft_lengths=(3, 5), threads=1)
+    return measure(bundles, items, source="iid", draft_lengths=(3, 5), threads=1)
 
 
-def test_the_reference_equals_itself(report: quality.Report) -> None:
+def test_the_reference_equals_itself(report: quality.QualityReport) -> None:
     first, again = report.measurements[:2]
     assert first.divergence is None
     assert again.divergence is not None
@@ -286,7 +296,7 @@ def test_the_reference_equals_itself(report: quality.Report) -> None:
         assert "drops" not in ours.change.verdict
 
 
-def test_int8_is_smaller_and_a_little_different(report: quality.Report, tiny_int8_bundle: Path) -> None:
+def test_int8_is_smaller_and_a_little_different(report: quality.QualityReport, tiny_int8_bundle: Path) -> None:
     int8 = report.measurements[2]
     assert int8.divergence is not None
     assert 0 < int8.divergence.kl.low < int8.divergence.kl.value < 0.01
@@ -296,7 +306,7 @@ def test_int8_is_smaller_and_a_little_different(report: quality.Report, tiny_int
     assert 0 <= int8.bytes - sum(int8.sections.values()) < (len(int8.sections) + 2) * 16384
 
 
-def test_damage_shows(report: quality.Report) -> None:
+def test_damage_shows(report: quality.QualityReport) -> None:
     damaged, int8 = report.measurements[3], report.measurements[2]
     assert damaged.divergence is not None
     assert int8.divergence is not None
@@ -308,7 +318,7 @@ def test_damage_shows(report: quality.Report) -> None:
 
 
 def test_divergence_is_that_of_both_bundles_logits(
-    report: quality.Report, items: list[Item], tiny_bundle: Path, damaged_bundle: Path
+    report: quality.QualityReport, items: list[Item], tiny_bundle: Path, damaged_bundle: Path
 ) -> None:
     """By scipy, one call of each graph a prompt, on replies that are generated plainly here."""
     logits = [Logits(Bundle(path), threads=1) for path in (tiny_bundle, damaged_bundle)]
@@ -330,7 +340,7 @@ def test_divergence_is_that_of_both_bundles_logits(
 
 
 def test_calls_are_those_of_the_tiny_pairs_own_evaluation(
-    report: quality.Report, tiny_bundle: Path, tiny_split: list[dict[str, Any]]
+    report: quality.QualityReport, tiny_bundle: Path, tiny_split: list[dict[str, Any]]
 ) -> None:
     evaluate = pytest.importorskip("edge_mtp.export.tiny.evaluate")
     exact = 0
@@ -344,11 +354,11 @@ def test_calls_are_those_of_the_tiny_pairs_own_evaluation(
 
 
 def test_replies_that_are_cut_off_are_counted_and_wrong(tiny_bundle: Path, items: list[Item]) -> None:
-    cut = quality.measure({"a": tiny_bundle}, items[:5], max_tokens=6, threads=1).reference
+    cut = measure({"a": tiny_bundle}, items[:5], max_tokens=6, threads=1).reference
     assert (cut.unfinished, cut.calls and cut.calls.exact) == (5, 0)
 
 
-def test_acceptance_is_that_of_the_trace(report: quality.Report, items: list[Item], tiny_bundle: Path) -> None:
+def test_acceptance_is_that_of_the_trace(report: quality.QualityReport, items: list[Item], tiny_bundle: Path) -> None:
     tokens = steps = first = 0
     with open_engine(tiny_bundle, threads=1) as engine:
         for item in items:
@@ -361,26 +371,26 @@ def test_acceptance_is_that_of_the_trace(report: quality.Report, items: list[Ite
     assert (figures.positions[0].reached, figures.positions[0].accepted) == (steps, first)
 
 
-def test_every_form_of_the_report_says_what_it_is_about(report: quality.Report, tmp_path: Path) -> None:
+def test_every_form_of_the_report_says_what_it_is_about(report: quality.QualityReport, tmp_path: Path) -> None:
     caption = report.caption
     for part in ("the tiny pair", f"{PROMPTS} prompts (iid)", "reference fp32", "Conclusions are about this pair"):
         assert part in caption
-    assert caption in report.markdown()
+    assert caption in markdown(report)
     value = json.loads(json.dumps(report.to_json()))
     assert (value["schema"], value["caption"]) == (quality.SCHEMA, caption)
     assert [m["label"] for m in value["measurements"]] == ["fp32", "again", "int8", "damaged"]
-    for table in report.tables():
+    for table in tables(report):
         assert all(len(row) == len(table.header) for row in table.rows)
 
 
-def test_plots_are_drawn_alike_each_time(report: quality.Report, tmp_path: Path) -> None:
+def test_plots_are_drawn_alike_each_time(report: quality.QualityReport, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name in ("a.svg", "b.svg"):
-        report.plot(tmp_path / name)
+        plot(report, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert "Conclusions are about this pair" in (tmp_path / "a.svg").read_text("utf-8").replace("\n", " ")
     with pytest.raises(EdgeMtpError, match="cannot write plot"):
-        report.plot(tmp_path / "plot.nonsense")
+        plot(report, tmp_path / "plot.nonsense")
 
 
 def test_one_prompt_says_how_little_it_says(
@@ -388,25 +398,25 @@ def test_one_prompt_says_how_little_it_says(
 ) -> None:
     pytest.importorskip("matplotlib")
     bundles = {"fp32": tiny_bundle, "int8": tiny_int8_bundle}
-    report = quality.measure(bundles, items[:1], threads=1)
+    report = measure(bundles, items[:1], threads=1)
     value = json.loads(json.dumps(report.to_json(), allow_nan=False))
     divergence = value["measurements"][1]["divergence"]
     assert (divergence["kl"]["low"], divergence["kl"]["high"]) == (0, None)
     assert (divergence["agreement"]["low"], divergence["agreement"]["high"]) == (0, 1)
     assert report.measurements[1].acceptance[0].change is not None
     assert report.measurements[1].acceptance[0].change.verdict == "cannot tell at n=1"
-    report.plot(tmp_path / "plot.svg")
-    assert "cannot tell at n=1" in report.markdown()
+    plot(report, tmp_path / "plot.svg")
+    assert "cannot tell at n=1" in markdown(report)
 
 
 def test_bundles_of_different_pairs_are_refused(tiny_bundle: Path, synthetic_bundle: Path, items: list[Item]) -> None:
     with pytest.raises(EdgeMtpError, match="not of one pair"):
-        quality.measure({"a": tiny_bundle, "b": synthetic_bundle}, items)
+        measure({"a": tiny_bundle, "b": synthetic_bundle}, items)
 
 
 def test_a_draft_length_that_the_bundle_lacks_is_refused(tiny_bundle: Path, items: list[Item]) -> None:
     with pytest.raises(EdgeMtpError, match="drafts at most 7 tokens a step, not 9"):
-        quality.measure({"a": tiny_bundle}, items, draft_lengths=(9,))
+        measure({"a": tiny_bundle}, items, draft_lengths=(9,))
 
 
 # -- the verb -------------------------------------------------------------------------------------------------------

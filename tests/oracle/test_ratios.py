@@ -44,6 +44,22 @@ def test_item_figures_are_medians_of_the_rounds_that_are_there(items: list[list[
     assert ratios.item_figures(arm, base) == pytest.approx([-x for x in expected], rel=1e-9, abs=1e-9, nan_ok=True)
 
 
+@given(st.lists(st.tuples(times, times), min_size=1, max_size=40))
+def test_a_paired_ratio_is_the_median_of_its_pairs(
+    pairs: list[tuple[float, float]],
+) -> None:
+    found = ratios.paired_ratio(*zip(*pairs, strict=True))
+    logs = sorted(math.log(one / other) for one, other in pairs)
+    assert math.log(found.median) == pytest.approx(statistics.median(logs), abs=1e-9)
+    assert (found.coverage, found.pairs) == (0.95, len(pairs))
+    if len(pairs) < ratios.LEAST_ITEMS:
+        assert (found.low, found.high) == (0, math.inf)
+        assert found.to_json()["high"] is None
+        return
+    assert logs[0] - 1e-9 <= math.log(found.low) <= math.log(found.high) <= logs[-1] + 1e-9
+    assert found.to_json()["high"] == found.high
+
+
 @given(many_figures)
 def test_the_interval_lies_between_the_exact_ones_around_its_level(values: list[float]) -> None:
     """Order statistics of depth d hold the median unless fewer than d items lie on one side: scipy's binomial. Between

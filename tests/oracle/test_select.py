@@ -13,7 +13,8 @@ import numpy_select as reference
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_select import SOURCES, Core, compile_c
+from native_build import NATIVE, part
+from native_select import Core
 from native_select import core as native_core
 from numpy.typing import NDArray
 from scipy import stats
@@ -21,13 +22,13 @@ from scipy import stats
 SAMPLE, MASK = reference.SAMPLE, reference.MASK
 
 
-BUILDS = ["", "-DEDGE_SELECT_BASELINE"]
+BUILDS = ["select", "select_baseline"]
 
 
 @pytest.fixture(scope="session", params=BUILDS, ids=["native", "baseline"])
 def core(request: pytest.FixtureRequest) -> Core:
     """The core as built, and without the scans that only some machines run."""
-    return native_core(*filter(None, [request.param]))
+    return native_core(request.param)
 
 
 def words_of(vocab: int) -> int:
@@ -351,11 +352,8 @@ def test_drafting_leaves_sampled_text_unchanged(core: Core) -> None:
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=["native", "baseline"])
-def test_native_checks_are_clean_under_sanitizers(tmp_path: Path, build: str) -> None:
-    program = tmp_path / "select_test"
-    sanitize = [*filter(None, [build]), "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    compile_c(program, *sanitize, str(SOURCES / "select.c"), str(SOURCES / "tests" / "select_test.c"))
-    subprocess.run([program], check=True, timeout=300)
+def test_native_checks_are_clean_under_sanitizers(build: str) -> None:
+    subprocess.run([part(f"{build}_test")], check=True, timeout=300)
 
 
 # ---- the contract -----------------------------------------------------------------------------------------
@@ -363,7 +361,7 @@ def test_native_checks_are_clean_under_sanitizers(tmp_path: Path, build: str) ->
 
 def test_the_document_and_the_header_name_the_same_constants() -> None:
     document = (Path(__file__).parents[2] / "docs" / "verify-op.md").read_text()
-    header = (SOURCES / "select.h").read_text()
+    header = (NATIVE / "select.h").read_text()
     documented = re.findall(r"^\| `(EDGE_\w+)` \| (-?\d+) \|", document, re.MULTILINE)
     defined = re.findall(r"\b(EDGE_\w+) = (-?\d+)", header)
     assert documented == defined

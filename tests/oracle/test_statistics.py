@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from statsmodels.stats import contingency_tables, multitest, power, proportion
 
-from edge_mtp.harness.stats import statistics
+from edge_mtp.harness.stats import changes, statistics
 
 RUNS = 10_000
 Ints = npt.NDArray[np.int64]
@@ -140,7 +140,7 @@ def test_a_bootstrap_over_clusters_would_call_losses_none() -> None:
     above = 0
     for lost, gained, items in itertools.islice(zip(*drawn, strict=True), 4000):
         right = lost + generator.binomial(items - lost - gained, 0.85)
-        above += statistics.share_difference(right - lost + gained, items, right, items).low > truth
+        above += changes.share_difference(right - lost + gained, items, right, items).low > truth
     assert above / 4000 > 0.035
 
 

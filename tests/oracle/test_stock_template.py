@@ -16,9 +16,9 @@ from stock_engine import Turn, prompts
 
 import edge_mtp
 from edge_mtp.chat.battery import CONVERSATIONS, TOOLS, WEATHER, Conversation
+from edge_mtp.chat.bundle_chat import chat_format_of
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.chat.tokenizer import Tokenizer
-from edge_mtp.engine import chat_format_of
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.stock_template import StockTemplate, Trial, stock_message, tried
 from edge_mtp.formats.bundle import Bundle

@@ -24,12 +24,14 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from schema_pieces import Pieces
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export import compact, encodings, flatbuffer, layer_cache, pipeline, placeholders, recipes, store
+from edge_mtp.export import compact, encodings, flatbuffer, layer_cache, models, placeholders, recipes, store
 from edge_mtp.export.assemble import Assembly
+from edge_mtp.export.chat import Chat, llm_metadata
 from edge_mtp.export.checkpoint import Pair, open_pair
 from edge_mtp.export.encodings import ENCODINGS, Encoding, encode
+from edge_mtp.export.options import Options
 from edge_mtp.export.store import ALIGNMENT, Store
-from edge_mtp.export.writer import Chat, llm_metadata, write_bundle
+from edge_mtp.export.writer import write_bundle
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.token_bytes import token_table
 from edge_mtp.quiet import quiet
@@ -43,11 +45,11 @@ class Written(NamedTuple):
     """Sections of a pair, written to `folder`."""
 
     pair: Pair
-    options: pipeline.Options
+    options: Options
     folder: Path
 
     def assembly(self, section: str) -> Assembly:
-        graphs = pipeline.graphs_of(self.pair, self.options)
+        graphs = models.graphs_of(self.pair, self.options)
         made = graphs.sections()[section]
         pieces = layer_cache.converted(section, graphs, made.traced(), self.folder, lambda name: None)
         assembly = made.assemble(pieces)
@@ -57,7 +59,7 @@ class Written(NamedTuple):
     def streamed(self, section: str, recipe: str) -> Path:
         path = self.folder / f"{section}-{recipe}.tflite"
         written = Store(self.assembly(section), path)
-        pipeline.bind(self.pair, replace(self.options, recipe=recipes.RECIPES[recipe]), section, written)
+        models.bind(self.pair, replace(self.options, recipe=recipes.RECIPES[recipe]), section, written)
         written.write(lambda count: None)
         return path
 
@@ -84,7 +86,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     # Blocks of 32 must fit.
     sizes = {"hidden_size_per_layer_input": 32}
     pair = open_pair(*tiny_checkpoints.write_pair(folder, target=sizes, drafter_text={"intermediate_size": 64}))
-    options = pipeline.Options(64, (4,), (), "fp32", recipes.RECIPES["fp32"])
+    options = Options(64, (4,), (), "fp32", recipes.RECIPES["fp32"])
     return Written(pair, options, folder)
 
 

@@ -138,8 +138,8 @@ def test_streamed_ids_end_at_the_first_stop_string(ids: list[int], stops: list[s
 
 
 @pytest.fixture(scope="module")
-def compiler(pytestconfig: pytest.Config) -> Compiler:
-    return library(pytestconfig).tokens(table()).compiler([END])
+def compiler() -> Compiler:
+    return library().tokens(table()).compiler([END])
 
 
 GRAMMARS = [

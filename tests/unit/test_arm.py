@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.codec import decode
 from edge_mtp.harness.ask.arm import Arm, baseline_of, cross, distinct, parse_arm, parse_mtp
 
 LENGTHS = st.one_of(st.sampled_from(["off", "auto", "blank"]), st.integers(1, 31))
@@ -34,7 +35,7 @@ def test_an_arm_is_read_as_it_was_written(arm: Arm, sources: tuple[Any, ...] | N
     if arm.mtp not in ("off", "blank"):
         arm = replace(arm, draft_sources=sources)
     arm = replace(arm, parallel_calls=is_parallel or not arm.constrained)
-    assert Arm.from_json(json.loads(json.dumps(arm.to_json()))) == arm
+    assert decode(Arm, json.loads(json.dumps(arm.to_json()))) == arm
     switch = "on" if arm.constrained else "off"
     thinking = {None: "auto", True: "on", False: "off"}[arm.thinking]
     text = (

@@ -185,11 +185,14 @@ class TestOpen:
 
     def test_no_weight_is_read(self, folders: Folders) -> None:
         """Every number of the tensors may be replaced, without notice."""
+        before = folders.open()
         path = folders.target / "model.safetensors"
         data = path.read_bytes()
         header = 8 + int.from_bytes(data[:8], "little")
         path.write_bytes(data[:header] + b"\xff" * (len(data) - header))
-        folders.open()
+        after = folders.open()
+        assert after.target.weights.names == before.target.weights.names
+        assert after.kv_layers == before.kv_layers
 
 
 class TestChat:
@@ -212,7 +215,7 @@ class TestChat:
         assert str(folders.target / "chat_template.jinja") in folders.refusal()
 
     def test_an_added_token_with_an_id_of_the_vocabulary_is_carried(self, folders: Folders) -> None:
-        from edge_mtp.formats.bundle import TokenBytes
+        from edge_mtp.formats.token_bytes import TokenBytes
 
         def add(tokenizer: dict[str, Any]) -> None:
             vocab = tokenizer["model"]["vocab"]
@@ -393,13 +396,13 @@ class TestRandom:
 @pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id"])
 @pytest.mark.parametrize("value", ["x", 1.5, True, -1, 10**9, [[1]], {"a": 1}, ["x"]])
 def test_token_ids_that_are_none(folders: Folders, file: str, name: str, value: Any) -> None:
-    from edge_mtp.export.pipeline import _chat
+    from edge_mtp.export.chat import chat_of
 
     folders.edit(f"target/{file}", lambda config: config.update({name: value}))
     if file == "config.json":
         folders.edit("target/generation_config.json", lambda config: config.pop(name, None))
     with pytest.raises(EdgeMtpError) as raised:
-        _chat(folders.open())
+        chat_of(folders.open())
     assert "\n" not in str(raised.value)
     assert "target" in str(raised.value)
 

@@ -22,12 +22,16 @@ from synthetic_results import BUNDLES, synthetic_results
 from edge_mtp.cli import main
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Sensors
-from edge_mtp.harness.analyse import analysis, latency, pairwise
+from edge_mtp.harness.analyse import analysis, calls, latency, pairwise, partings
 from edge_mtp.harness.analyse.analysis import Analysis, analyse
 from edge_mtp.harness.analyse.analysis_file import read_summary
-from edge_mtp.harness.analyse.compare import Pair, Side, Versus
+from edge_mtp.harness.analyse.compare import Versus
+from edge_mtp.harness.analyse.judging import judge
+from edge_mtp.harness.analyse.matching import Pair
 from edge_mtp.harness.analyse.metrics import METRICS
+from edge_mtp.harness.analyse.notes import notes as notes_of
 from edge_mtp.harness.analyse.rules import Verdict, parse_rule
+from edge_mtp.harness.analyse.side import Side
 from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.ask.arm import Arm, cross
 from edge_mtp.harness.record.results import Pause, Results, ResultsWriter, Run, Sample
@@ -105,7 +109,7 @@ def failing(*rules: str) -> list[str]:
 
 def told(a: Results | Analysis, b: Results | Analysis, rule: str, arms: Sequence[str] = ()) -> dict[str, Verdict]:
     """The verdict on each arm."""
-    judged = Versus(Side("a", a), Side("b", b), arms).judge(parse_rule(rule))
+    judged = judge(Versus(Side("a", a), Side("b", b), arms), parse_rule(rule))
     return {each.arm: each.verdict for each in judged.judgements}
 
 
@@ -306,7 +310,7 @@ def test_a_drift_of_the_machine_is_in_speed_and_not_in_the_speed_up(bench: Resul
     assert told(bench, drifted, "speed < 0.9") == {OFF: HOLDS, AUTO: HOLDS}
     assert told(bench, drifted, "speedup < -2%") == {AUTO: NOT}
     versus = Versus(Side("a", bench), Side("b", drifted))
-    assert any("not interleaved" in note for note in versus.notes())
+    assert any("not interleaved" in note for note in notes_of(versus))
 
 
 def test_a_corrupted_drafter_is_slower_and_says_the_same(bench: Results) -> None:
@@ -339,7 +343,7 @@ def test_flipped_digits_are_found_and_named(suite: Results) -> None:
 
 def told_alone(results: Results | Analysis, rule: str, arms: Sequence[str] = ()) -> dict[str, Verdict]:
     side = Side("run", results)
-    return {each.arm: each.verdict for each in Versus(side, side, arms).judge(parse_rule(rule)).judgements}
+    return {each.arm: each.verdict for each in judge(Versus(side, side, arms), parse_rule(rule)).judgements}
 
 
 def test_crashes_are_found(suite: Results) -> None:
@@ -369,7 +373,7 @@ def test_answers_of_one_item_fail_together(bench: Results) -> None:
         for each in bench.answers
     ]
     side = Side("a", replace(bench, answers=answers))
-    (judged,) = Versus(side, side).judge(parse_rule(f"failed@{AUTO} > 0%")).judgements
+    (judged,) = judge(Versus(side, side), parse_rule(f"failed@{AUTO} > 0%")).judgements
     assert isinstance(judged.figure, Estimate)
     items = len({each.item for each in bench.of(AUTO)})
     of_items = statistics.share([1] + [0] * (items - 1), [1] * items)
@@ -382,12 +386,12 @@ def test_an_eval_has_no_speed(bench: Results, suite: Results, rule: str) -> None
     for a, b in ((suite, suite), (bench, suite)):
         versus = Versus(Side("a", a), Side("b", b))
         with pytest.raises(EdgeMtpError, match="eval does not measure speed; give results of edge-mtp bench"):
-            versus.judge(parse_rule(rule))
+            judge(versus, parse_rule(rule))
         shown = {row.metric for pair in versus.pairs for row in versus.rows(pair)}
         assert shown
         assert not [name for name in shown if METRICS[name.removesuffix("[1]")].is_speed]
-        assert [note for note in versus.notes() if "edge-mtp bench" in note]
-        assert not [note for note in versus.notes() if "interleaved" in note]
+        assert [note for note in notes_of(versus) if "edge-mtp bench" in note]
+        assert not [note for note in notes_of(versus) if "interleaved" in note]
     assert told(suite, suite, "failed > 99%") == told(suite, suite, "toolcall.error > +50pp") == {OFF: NOT, AUTO: NOT}
 
 
@@ -415,18 +419,18 @@ def test_nothing_changes_between_equal_results(equal: Versus, name: str) -> None
     else:
         unit = next(iter(metric.quantity.units))
         rules = [f"{text} < -0{unit}", f"{text} > +0{unit}", f"{text}.value < -0{unit}", f"{text}.value > +0{unit}"]
-        if equal.judge(parse_rule(f"{text}.value > 0{unit}")).verdict == HOLDS:  # relative to something
+        if judge(equal, parse_rule(f"{text}.value > 0{unit}")).verdict == HOLDS:  # relative to something
             rules += [f"{text} < -0%", f"{text} > +0%"]
     for rule in rules:
-        assert equal.judge(parse_rule(rule)).verdict != HOLDS, rule
+        assert judge(equal, parse_rule(rule)).verdict != HOLDS, rule
 
 
 def test_a_rule_that_a_single_arm_breaks_holds(bench: Results) -> None:
     side, slower = Side("a", bench), Side("b", noisy(bench, 1.03, [AUTO]))
     versus = Versus(side, slower)
-    assert versus.judge(parse_rule("speed < 0.99")).verdict == HOLDS
-    assert versus.judge(parse_rule("speed@mtp off < 0.99")).verdict == NOT
-    assert versus.judge(parse_rule("speed > 1.0")).verdict == UNTOLD
+    assert judge(versus, parse_rule("speed < 0.99")).verdict == HOLDS
+    assert judge(versus, parse_rule("speed@mtp off < 0.99")).verdict == NOT
+    assert judge(versus, parse_rule("speed > 1.0")).verdict == UNTOLD
 
 
 # -- what is held against what --------------------------------------------------------------------------------------
@@ -441,7 +445,7 @@ def test_items_that_are_not_shared(bench: Results) -> None:
     # Items that are not shared are ten times slower, which no figure of a change may tell.
     other = changed(other, lambda answer: slowed(answer, 10.0) if answer.item == names[0] else answer)
     versus = Versus(Side("a", bench), Side("b", other))
-    notes = [note for note in versus.notes() if "items are shared" in note]
+    notes = [note for note in notes_of(versus) if "items are shared" in note]
     assert notes == [
         "29 items are shared, of 42 in A and 30 in B; changes are of those alone. 1 more have the same name but "
         "other content."
@@ -459,7 +463,7 @@ def test_results_without_a_common_item_are_compared_unpaired(bench: Results) -> 
     )
     versus = Versus(Side("a", bench), Side("b", renamed))
     assert not versus.is_paired
-    assert any("nothing can be paired" in note for note in versus.notes())
+    assert any("nothing can be paired" in note for note in notes_of(versus))
     assert told(bench, renamed, "decode < -10%") == {OFF: NOT, AUTO: HOLDS}
     assert told(bench, renamed, "speed < 0.9") == {OFF: NOT, AUTO: HOLDS}
     with pytest.raises(EdgeMtpError, match="not measured in both"):
@@ -562,7 +566,7 @@ def test_no_arm_in_common(bench: Results) -> None:
         Versus(Side("a", bench), Side("b", renamed))
     versus = Versus(Side("a", bench), Side("b", renamed), [f"{AUTO}=new {AUTO}"])
     assert versus.pairs == [Pair(AUTO, f"new {AUTO}")]
-    assert [note for note in versus.notes() if note.startswith("Only in")] == [
+    assert [note for note in notes_of(versus) if note.startswith("Only in")] == [
         f"Only in A: '{OFF}'.",
         f"Only in B: 'new {OFF}'.",
     ]
@@ -572,7 +576,7 @@ def test_runs_that_differ_are_said_to(bench: Results) -> None:
     run = bench.run
     fingerprint = {name: {**told, "battery_percent": 3} for name, told in run.devices.items()}
     same = replace(bench, run=replace(run, devices=fingerprint, started="2026-01-01T00:00:00+00:00"))
-    assert len(Versus(Side("a", bench), Side("b", same)).notes()) == 1
+    assert len(notes_of(Versus(Side("a", bench), Side("b", same)))) == 1
     other = replace(
         bench,
         run=replace(
@@ -583,7 +587,7 @@ def test_runs_that_differ_are_said_to(bench: Results) -> None:
             simulated=0.5,
         ),
     )
-    notes = "\n".join(Versus(Side("a", bench), Side("b", other)).notes())
+    notes = "\n".join(notes_of(Versus(Side("a", bench), Side("b", other))))
     assert "differ in max_tokens: 256 in A, 7 in B" in notes
     assert "differ in version of edge-mtp: 0.1.0 in A, 9 in B" in notes
     assert "differ in simulated acceptance: None in A, 0.5 in B" in notes
@@ -706,7 +710,7 @@ DOCUMENTED = [
     *(Run, Arm, Answer, Sample, Sensors, Pause, StepFigures, Analysis, Estimate),
     *(latency.Latency, latency.Distribution, latency.DraftPosition, drafter_fit.FirstDrafts),
     *(latency.SpeedUp, latency.ItemSpeed),
-    *(pairwise.ArmCalls, pairwise.Errors, pairwise.Comparison, pairwise.Parting, score.Score, score.Finding),
+    *(calls.ArmCalls, calls.Errors, pairwise.Comparison, partings.Parting, score.Score, score.Finding),
 ]
 
 

@@ -41,8 +41,8 @@ def table(rows: list[bytes], special: set[int]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def native(pytestconfig: pytest.Config) -> Native:
-    return library(pytestconfig)
+def native() -> Native:
+    return library()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import ToolCall, format_calls
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.ask.judged import is_right
@@ -39,7 +39,7 @@ def item(number: int, turns: int = 1) -> Item:
     return Item(f"item-{number}", "single", "dim", [asked_for(number + turn) for turn in range(turns)], [TOOL])
 
 
-class Scripted(Contender):
+class Scripted(Answerer):
     """Says what is right, but for `wrong` (item, turn); dies at `deadly` items, each time that it is asked them."""
 
     def __init__(
@@ -74,13 +74,13 @@ class Scripted(Contender):
             yield replace(blank, text=format_calls([call]), finish="stop", error=None)
 
 
-def run_of(contenders: list[Scripted]) -> Run:
-    return Run("eval", "", "", {}, [c.arm for c in contenders], contenders[0].arm.label, {}, {}, "mine", {})
+def run_of(answerers: list[Scripted]) -> Run:
+    return Run("eval", "", "", {}, [c.arm for c in answerers], answerers[0].arm.label, {}, {}, "mine", {})
 
 
-def written(path: Path, contenders: list[Scripted], items: dict[str, Item]) -> set[object]:
-    with ResultsWriter.create(path, run_of(contenders), items) as writer:
-        evaluate(contenders, items, writer, max_tokens=9)
+def written(path: Path, answerers: list[Scripted], items: dict[str, Item]) -> set[object]:
+    with ResultsWriter.create(path, run_of(answerers), items) as writer:
+        evaluate(answerers, items, writer, max_tokens=9)
     return {(a.arm, a.item, a.turn, a.round, a.text, a.error) for a in read_results(path).answers}
 
 
@@ -88,8 +88,8 @@ ITEMS = {each.id: each for each in (item(0), item(10, 3), item(20), item(30, 2))
 
 
 def test_everyone_is_asked_everything_in_turned_order(tmp_path: Path) -> None:
-    contenders = [Scripted("a"), Scripted("b"), Scripted("c")]
-    written(tmp_path / "r.jsonl", contenders, ITEMS)
+    answerers = [Scripted("a"), Scripted("b"), Scripted("c")]
+    written(tmp_path / "r.jsonl", answerers, ITEMS)
     answers = read_results(tmp_path / "r.jsonl").answers
     assert len(answers) == 3 * sum(len(each.turns) for each in ITEMS.values())
     firsts = [answer.arm for answer in answers if answer.turn == 0]
@@ -99,26 +99,26 @@ def test_everyone_is_asked_everything_in_turned_order(tmp_path: Path) -> None:
 
 
 def test_after_a_wrong_turn_its_item_is_left(tmp_path: Path) -> None:
-    contender = Scripted("a", wrong={("item-10", 1)})
-    written(tmp_path / "r.jsonl", [contender], ITEMS)
-    assert [turn for name, turn, _ in contender.asked if name == "item-10"] == [0, 1]
-    assert [turn for name, turn, _ in contender.asked if name == "item-30"] == [0, 1]
+    answerer = Scripted("a", wrong={("item-10", 1)})
+    written(tmp_path / "r.jsonl", [answerer], ITEMS)
+    assert [turn for name, turn, _ in answerer.asked if name == "item-10"] == [0, 1]
+    assert [turn for name, turn, _ in answerer.asked if name == "item-30"] == [0, 1]
 
 
 def test_a_crash_is_an_answer_and_the_run_goes_on(tmp_path: Path) -> None:
-    contenders = [Scripted("a", deadly={"item-0", "item-20"}), Scripted("b")]
-    written(tmp_path / "r.jsonl", contenders, ITEMS)
+    answerers = [Scripted("a", deadly={"item-0", "item-20"}), Scripted("b")]
+    written(tmp_path / "r.jsonl", answerers, ITEMS)
     results = read_results(tmp_path / "r.jsonl")
     assert {(a.arm, a.item) for a in results.answers if a.error} == {("a", "item-0"), ("a", "item-20")}
     assert {a.item for a in results.of("a")} == set(ITEMS)
     assert len(results.of("b")) == sum(len(each.turns) for each in ITEMS.values())
-    assert contenders[0].lives == 97
+    assert answerers[0].lives == 97
 
 
 def test_one_that_cannot_be_started_again_ends_the_run_and_what_was_answered_stays(tmp_path: Path) -> None:
-    contenders = [Scripted("a", deadly={"item-10"}, lives=0)]
+    answerers = [Scripted("a", deadly={"item-10"}, lives=0)]
     with pytest.raises(EdgeMtpError, match="the device is gone"):
-        written(tmp_path / "r.jsonl", contenders, ITEMS)
+        written(tmp_path / "r.jsonl", answerers, ITEMS)
     assert [a.item for a in read_results(tmp_path / "r.jsonl").answers] == ["item-0", "item-10"]
 
 
@@ -127,24 +127,24 @@ def test_one_that_cannot_be_started_again_ends_the_run_and_what_was_answered_sta
 def test_a_run_that_was_cut_anywhere_ends_as_one_that_was_not(
     tmp_path: Path, share: float, wrong: Set[tuple[str, int]]
 ) -> None:
-    def contenders() -> list[Scripted]:
+    def answerers() -> list[Scripted]:
         return [Scripted("a", wrong), Scripted("b", deadly={"item-20"})]
 
     path = tmp_path / "r.jsonl"
     path.unlink(missing_ok=True)
-    whole = written(path, contenders(), ITEMS)
+    whole = written(path, answerers(), ITEMS)
     data = path.read_bytes()
     head = len(b"\n".join(data.split(b"\n")[: 1 + len(ITEMS)])) + 1
     path.write_bytes(data[: head + int(share * (len(data) - head))])
     old = read_results(path)
     answered = answered_questions(old)
-    again = contenders()
+    again = answerers()
     with ResultsWriter.resume(path) as writer:
         evaluate(again, ITEMS, writer, max_tokens=9, answered=answered)
     results = read_results(path)
     assert {(a.arm, a.item, a.turn, a.round, a.text, a.error) for a in results.answers} == whole
-    for contender in again:
-        assert not {(contender.arm.label, name) for name, _, _ in contender.asked} & answered
+    for answerer in again:
+        assert not {(answerer.arm.label, name) for name, _, _ in answerer.asked} & answered
 
 
 def test_without_gold_a_turn_is_right_if_it_was_answered(tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from waiting import until
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Sensors
-from edge_mtp.harness.run.clock import Clock
-from edge_mtp.harness.run.cool_down import LOOK_EVERY_S, MARGIN_C, Gate, Limits, temperature
-from edge_mtp.harness.run.sensor_log import GIVE_UP, Watch
+from edge_mtp.harness.run.cool_down import LOOK_EVERY_S, MARGIN_C, CoolDown, Limits, temperature
+from edge_mtp.harness.run.sensor_log import GIVE_UP, Clock, SensorLog
 
 
 class FakeClock(Clock):
@@ -39,7 +38,7 @@ def test_it_waits_while_the_status_is_bad_and_no_longer_than_its_patience(
     def latest() -> Sensors:
         return warm(course[min(int(clock.now()), len(course) - 1)])
 
-    gate = Gate("pixel", Limits(status=limit), latest, clock, patience_s=patience_s)
+    gate = CoolDown("pixel", Limits(status=limit), latest, clock, patience_s=patience_s)
     for _ in range(waits):
         begun, hot = clock.now(), (latest().thermal_status or 0) >= limit
         reasons: list[str] = []
@@ -60,7 +59,7 @@ def test_it_waits_while_the_status_is_bad_and_no_longer_than_its_patience(
 
 def test_a_device_that_does_not_cool_down_is_waited_for_once() -> None:
     clock, now = FakeClock(), [warm(2)]
-    gate = Gate("pixel", Limits(), lambda: now[0], clock, patience_s=60)
+    gate = CoolDown("pixel", Limits(), lambda: now[0], clock, patience_s=60)
     pause = gate.wait()
     assert pause is not None
     assert "did not cool down" in pause.reason
@@ -75,7 +74,7 @@ def test_a_device_that_does_not_cool_down_is_waited_for_once() -> None:
 
 def test_it_opens_a_little_below_the_temperature_at_which_it_closed() -> None:
     clock, limit = FakeClock(), 40.0
-    gate = Gate(
+    gate = CoolDown(
         "pixel", Limits(status=None, celsius=limit), lambda: warm(5, skin=41 - clock.now() / 100), clock, patience_s=999
     )
     pause = gate.wait()
@@ -99,7 +98,7 @@ def test_it_opens_a_little_below_the_temperature_at_which_it_closed() -> None:
     ],
 )
 def test_what_is_not_told_or_not_asked_for_closes_nothing(limits: Limits, sensors: Sensors | None) -> None:
-    assert Gate("pixel", limits, lambda: sensors, FakeClock()).wait() is None
+    assert CoolDown("pixel", limits, lambda: sensors, FakeClock()).wait() is None
 
 
 def test_which_sensor_counts() -> None:
@@ -121,7 +120,7 @@ def test_a_watch_samples_in_order_from_the_first_moment() -> None:
         count += 1
         return warm(count)
 
-    with Watch("pixel", read, Clock(), period_s=0.01) as watch:
+    with SensorLog("pixel", read, Clock(), period_s=0.01) as watch:
         first = watch.latest()
         until(lambda: count > 3)
         taken = watch.take()
@@ -148,7 +147,7 @@ def test_a_watch_gives_up_a_link_that_broke(good: int) -> None:
         raise EdgeMtpError("the link broke")
 
     before = threading.active_count()
-    with Watch("pixel", read, Clock(), period_s=0.01) as watch:
+    with SensorLog("pixel", read, Clock(), period_s=0.01) as watch:
         until(lambda: threading.active_count() == before)
         assert watch.latest() is None
         assert tries == good + GIVE_UP

@@ -27,8 +27,8 @@ QUICK = settings(deadline=None, max_examples=60, suppress_health_check=list(Heal
 
 
 @pytest.fixture(scope="module")
-def compiler(pytestconfig: pytest.Config) -> Compiler:
-    tokens = library(pytestconfig).tokens(token_table(TINY / "target" / "tokenizer.json", TOKENIZER.vocab_size))
+def compiler() -> Compiler:
+    tokens = library().tokens(token_table(TINY / "target" / "tokenizer.json", TOKENIZER.vocab_size))
     return tokens.compiler(STOP)
 
 

@@ -14,7 +14,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import ToolCall, check_tools
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.ask.suites import read_items
-from edge_mtp.harness.run.quality import TINY
+from edge_mtp.harness.ask.tiny_pair import TINY
 from edge_mtp.harness.score.gold import Gold, GoldCall
 
 NAMES = st.from_regex(r"[a-z_][a-zA-Z0-9_.\-]{0,8}", fullmatch=True)

@@ -83,8 +83,11 @@ def test_it_never_raises_and_is_strict_where_that_is_possible(text: str) -> None
 
 @given(st.text())
 def test_arbitrary_text_is_read_to_its_end(text: str) -> None:
-    parse_leniently(CALL_OPEN + "call:f{" + text)
-    read_calls(text)
+    """No text hides the call behind it, and what has no name is no call."""
+    behind = ToolCall("g", {"a": 1})
+    calls = parse_leniently(CALL_OPEN + "call:f{" + text + format_calls([behind]))
+    assert same(calls[-1:], [behind])
+    assert all(call.name for call in calls + read_calls(text))
 
 
 @given(plain_calls)

@@ -37,8 +37,14 @@ def test_an_output_that_is_an_input_is_refused(name: str, source: Path, tmp_path
 
 
 def test_other_outputs_are_not(source: Path, tmp_path: Path) -> None:
-    refuse_inputs([source / "new", tmp_path / "x", Path("/dev/null"), None], [source, tmp_path / "absent", None])
+    """An output that is allowed raises nothing, and asking makes and changes no file."""
+    before = {path: path.stat() for path in tmp_path.rglob("*")}
+    allowed = [source / "new", tmp_path / "x", Path("/dev/null"), None]
+    refuse_inputs(allowed, [source, tmp_path / "absent", None])
     refuse_inputs([source], [source / "config.json"])
+    assert {path: path.stat() for path in tmp_path.rglob("*")} == before
+    with pytest.raises(EdgeMtpError, match="is an input"):  # one among them is enough
+        refuse_inputs([*allowed, source / "config.json"], [source])
 
 
 def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:

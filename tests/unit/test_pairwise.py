@@ -16,7 +16,8 @@ from statsmodels.stats import contingency_tables, multitest
 from synthetic_results import ARMS, STOP, TOOLS, synthetic_results, token_ids
 
 from edge_mtp.formats.tool_calls import QUOTE, ToolCall, format_calls, parse_calls
-from edge_mtp.harness.analyse.pairwise import Comparison, arm_calls, comparisons, pairs_of, score_all
+from edge_mtp.harness.analyse.calls import arm_calls, score_all
+from edge_mtp.harness.analyse.pairwise import Comparison, comparisons, pairs_of
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn

@@ -1,26 +1,19 @@
 """Which prefill graphs cache a prompt, against trying everything."""
 
 import ctypes
-import subprocess
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from native_build import part
 
-NATIVE = Path(__file__).parents[2] / "device" / "native"
 OVERHEAD_ROWS = 12  # what a pass of a length that was never timed costs beside its rows
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    built = tmp_path_factory.mktemp("prefill_plan") / "prefill_plan.so"
-    sources = [str(Path(__file__).parents[1] / "helpers" / "prefill_plan.cc"), str(NATIVE / "prefill_plan.cc")]
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{NATIVE}"]
-    checks = ["-fsanitize=undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
-    subprocess.run(["g++", *flags, *checks, *sources, "-o", str(built)], check=True, timeout=120)
-    loaded = ctypes.CDLL(str(built))
+def library() -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(part("prefill_plan")))
     loaded.plan_new.restype = loaded.plan_copy.restype = ctypes.c_void_p
     loaded.plan_observe.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_double)
     return loaded

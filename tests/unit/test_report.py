@@ -37,8 +37,9 @@ from edge_mtp.harness.record.results import Results, ResultsWriter
 from edge_mtp.harness.stats import figures
 from edge_mtp.harness.stats.statistics import Estimate
 from edge_mtp.harness.tell.headline import headlines
-from edge_mtp.harness.tell.report import Source, charts, write_report
-from edge_mtp.harness.tell.report.page import Part, differences, pictures, render
+from edge_mtp.harness.tell.report import Source, charts, time_line, write_report
+from edge_mtp.harness.tell.report.calls_section import differences
+from edge_mtp.harness.tell.report.page import Part, pictures, render
 from edge_mtp.harness.tell.report.svg import COLOURS, SHAPES, arm_marker, arm_role, chart
 from edge_mtp.harness.tell.report.write import COLUMNS, answers_csv
 from edge_mtp.harness.tell.summary_table import summary
@@ -256,7 +257,7 @@ def test_partings_show_both_texts_with_what_differs_marked() -> None:
     assert parted
     part = Part(evaluation(), "")
     for comparison in parted:
-        views = part.partings(comparison)
+        views = part.calls.partings(comparison)
         assert len(views) == min(12, len(comparison.partings))
         changed = [(each.parting.primary[0] is None) != (each.parting.primary[1] is None) for each in views]
         assert changed == sorted(changed, reverse=True)  # those that made a difference first
@@ -312,15 +313,15 @@ def test_several_results_share_a_page() -> None:
 def test_charts_of_calls_leave_out_arms_that_repeat_others() -> None:
     found = Part(evaluation(), "")
     assert (
-        {each.arm for each in found.echoes}
+        {each.arm for each in found.calls.echoes}
         == {each.arm for each in found.analysis.calls if each.echoes is not None}
         != set()
     )
     drawn = page("eval").inside("calls")
-    for each in found.echoes:
+    for each in found.calls.echoes:
         assert f"What {each.arm} got wrong" not in drawn
         assert each.arm in drawn
-    assert f"What {found.own_calls[0].arm} got wrong" in drawn
+    assert f"What {found.calls.own_calls[0].arm} got wrong" in drawn
 
 
 def test_an_arm_without_one_source_of_drafts_has_a_dash_there() -> None:
@@ -336,11 +337,13 @@ def test_an_arm_without_one_source_of_drafts_has_a_dash_there() -> None:
 
 
 def test_time_line_draws_each_token_and_each_rejected_draft() -> None:
-    line = Part(bench(), "").time_line
+    line = Part(bench(), "").drafts.time_line
     assert line is not None
     answers = {(each.arm, each.item, each.turn, each.round): each for each in bench().results.answers}
     key = next(
-        key[1:] for key, answer in answers.items() if line.steps.get(key[0]) == charts.told(charts.Lane("", answer))
+        key[1:]
+        for key, answer in answers.items()
+        if line.steps.get(key[0]) == time_line.told(time_line.Lane("", answer))
     )
     steps = [step for arm in line.steps for step in answers[(arm, *key)].steps]
     accepted = Counter(letter for step in steps for letter in step.source[: min(step.accepted, step.tokens)])
@@ -363,7 +366,7 @@ def test_a_long_reply_is_cut_at_one_time_for_all() -> None:
     answers = [
         replace(each, steps=[step] * 100 if each.arm == PHONE[1].label else [plain] * 200) for each in results.answers
     ]
-    line = Part(source(replace(results, answers=answers)), "").time_line
+    line = Part(source(replace(results, answers=answers)), "").drafts.time_line
     assert line is not None
     assert [len(steps) for steps in line.steps.values()] == [58, 40]  # those that begin within 40 steps of 10 ms
     assert "the first 40 steps" in line.chart.title
@@ -378,7 +381,7 @@ def test_a_step_says_what_it_did() -> None:
             StepFigures("v", 1, "", 0, 4, 0.0, 0.0, 4e4, 4e4),
         ],
     )  # fmt: skip
-    assert charts.told(charts.Lane("", answer)) == [
+    assert time_line.told(time_line.Lane("", answer)) == [
         "Step 1 at 0.00 ms: plain, 1 token in 40.0 ms",
         "Step 2 at 40.0 ms: 3 drafts (2 from the drafter, 1 from the grammar), 2 accepted, 3 tokens in 45.0 ms, "
         "of which drafting 5.00 ms",
@@ -427,9 +430,11 @@ def test_acceptance_says_its_shares() -> None:
 def test_charts_hold_no_colour_but_roles() -> None:
     for each in (bench(), evaluation()):
         part = Part(each, "")
-        line = part.time_line
-        drawn = [*part.spreads, *part.acceptance_charts, *part.courses, *(c for c, _ in part.prompt_charts)]
-        drawn += [c for c in (part.speed_chart, part.planned_chart, part.error_chart, line and line.chart) if c]
+        speed, drafts, line = part.speed, part.drafts, part.drafts.time_line
+        drawn = [*speed.spreads, *drafts.acceptance_charts, *part.device.courses, *(c for c, _ in speed.prompt_charts)]
+        drawn += [
+            c for c in (speed.speed_chart, drafts.planned_chart, part.calls.error_chart, line and line.chart) if c
+        ]
         for one in drawn:
             assert not re.findall(r"#[0-9a-f]{6}", one.body), one.title
             assert "font-family" not in one.body

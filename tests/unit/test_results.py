@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_results import ARMS, synthetic_results
 
-from edge_mtp.cli.compare import text_lines
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analyse.analysis import analyse
-from edge_mtp.harness.analyse.compare import Side, Versus
+from edge_mtp.harness.analyse.compare import Versus
+from edge_mtp.harness.analyse.side import Side
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.record.results import Results, ResultsWriter, read_results
+from edge_mtp.harness.tell.comparison import text_lines
 from edge_mtp.harness.tell.summary_table import summary
 
 RESULTS = synthetic_results(3)
@@ -221,6 +222,52 @@ def test_what_was_put_together_wrongly_is_named_with_its_line(
     path.write_text("".join(f"{line}\n" for line in change(lines)))
     with pytest.raises(EdgeMtpError, match=message.format(n=len(lines) + 1)):
         read_results(path)
+
+
+STEP = ["v", 2, "dg", 1, 2, 1.0, 0, 8.0, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("turn", True, "turn: expected int"),
+        ("turn", 1.0, "turn: expected int"),
+        ("round", -1, "round: expected int >= 0"),
+        ("count", 2**53 + 1, "count: expected int <= 9007199254740992"),
+        ("at_s", math.nan, "at_s: expected float >= 0.0"),
+        ("call_us", 2e15, "call_us: expected float"),
+        ("call_us", "1", "call_us: expected float"),
+        ("text", None, "text: expected str"),
+        ("in_thought", 1, "in_thought: expected bool"),
+        ("finish", "ended", "finish: invalid enum value 'ended'"),
+        ("tokens", [1, 2**31], r"tokens\[1\]: expected int"),
+        ("margins", [1.0, math.nan], "margins: NaN"),
+        ("steps", [STEP, STEP[:-1]], r"steps\[1\]: expected array of length 9, got 8"),
+        ("steps", [[*STEP, 1]], "got 10"),
+        ("steps", [["x", *STEP[1:]]], r"steps\[0\]\[0\]: invalid enum value 'x'"),
+        ("steps", [[*STEP[:2], "dx", *STEP[3:]]], r"steps\[0\]\[2\]: expected str matching"),
+        ("steps", [[*STEP[:2], "d\n", *STEP[3:]]], r"steps\[0\]\[2\]: expected str matching"),
+        ("steps", [[*STEP[:2], "d" * 1025, *STEP[3:]]], r"steps\[0\]\[2\]: expected str of length <= 1024"),
+        ("steps", [[*STEP[:3], 3, *STEP[4:]]], "steps: a step accepted more drafts than it verified"),
+        ("steps", [[*STEP[:4], 1025, *STEP[5:]]], r"steps\[0\]\[4\]: expected int <= 1024"),
+        ("steps", [[*STEP[:-1], math.inf]], r"steps\[0\]\[8\]: expected float"),
+    ],
+)
+def test_a_wrong_field_of_an_answer_is_named_with_its_line(
+    tmp_path: Path, small: list[str], name: str, value: Any, message: str
+) -> None:
+    number = next(i for i, line in enumerate(small) if line.startswith('{"event":"answer"'))
+    path = tmp_path / "r.jsonl"
+
+    def written(change: dict[str, Any]) -> Path:
+        lines = [*small[:number], json.dumps({**json.loads(small[number]), **change})]
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return path
+
+    assert len(read_results(written({"steps": [STEP], "tokens": [2**31 - 1], "margins": [math.inf]})).answers) == 1
+    with pytest.raises(EdgeMtpError, match=f"line {number + 1}: {message}" if ":" in message else message) as caught:
+        read_results(written({name: value}))
+    assert str(caught.value).isprintable()
 
 
 def test_half_a_surrogate_pair_of_an_item_is_written_and_read(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The runner's client against processes that misbehave in every way a real one could."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from edge_mtp.device import Request, Runner, Step, find_device
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.trace import Outcome, parse_record, to_json
+from edge_mtp.formats.trace import Failure, Outcome, Ready, Sensors, parse_record, to_json
 
 READY = {
     "event": "ready", "protocol": 2, "context_length": 64, "vocabulary": 8, "max_draft_length": 7,
@@ -107,18 +109,27 @@ def test_leaving_early_cancels_and_the_runner_stays_usable() -> None:
             say(dict(STEP, request=name)); say(dict(STEP, request=name))
     """
     with Runner(fake(script)) as runner:
+        left = []
         for _ in range(3):
-            for _step in runner.generate(REQUEST):
+            for step in runner.generate(REQUEST):
+                left.append(step)
                 break
+    assert [step.request for step in left if isinstance(step, Step)] == ["r1", "r2", "r3"]
 
 
-def test_leaving_after_the_outcome_waits_for_nothing() -> None:
-    with Runner(
-        fake("say(READY); sys.stdin.readline(); say(STEP); say(DONE); sys.stdin.read()"), silence_s=3
-    ) as runner:
+def test_leaving_after_the_outcome_waits_for_nothing(tmp_path: Path) -> None:
+    """A request that has ended is not cancelled, and this runner would answer to nothing more."""
+    told = tmp_path / "told"
+    script = f"""
+    say(READY); sys.stdin.readline(); say(STEP); say(DONE)
+    open({str(told)!r}, "w").write(sys.stdin.read())
+    """
+    with Runner(fake(script), silence_s=3) as runner:
         for record in runner.generate(REQUEST):
             if isinstance(record, Outcome):
                 break
+    assert isinstance(record, Outcome)
+    assert told.read_text().splitlines() == ['{"op": "cancel"}']  # by close
 
 
 def test_an_unstartable_command_names_itself(tmp_path: Path) -> None:
@@ -159,13 +170,43 @@ def test_the_native_runner_explains_wrong_usage() -> None:
     assert subprocess.run([runner_path(), "--help"], capture_output=True, timeout=60).returncode == 0
 
 
-def test_the_trace_schema_in_docs_lists_every_field() -> None:
-    """docs/trace.md is the contract: every field that a record carries is described there."""
-    docs = Path(__file__).parents[2] / "docs" / "trace.md"
-    text = docs.read_text()
-    for record in (READY, STEP, DONE):
-        for name in record:
-            assert f"`{name}`" in text, name
-    for name in REQUEST.to_json("r1"):
-        assert f"`{name}`" in text, name
+# docs/trace.md is the contract.
+TRACE = (Path(__file__).parents[2] / "docs" / "trace.md").read_text("utf-8")
+
+
+def described(text: str) -> set[str]:
+    """The fields that a part of the document describes: the first column of its table, or what its paragraph names."""
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    return set(re.findall(r"`(\w+)`", "\n".join(rows) if rows else text))
+
+
+def part_of(record: str) -> str:
+    """From the record's name in bold to the next one, or to the next heading."""
+    [part] = re.findall(rf"^\*\*`{record}`\*\*(.*?)(?=^\*\*`|^#|\Z)", TRACE, re.MULTILINE | re.DOTALL)
+    return str(part)
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [("ready", Ready), ("step", Step), ("done", Outcome), ("error", Failure), ("sensors", Sensors)],
+)
+def test_the_trace_schema_in_docs_describes_every_field_at_its_record(record: str, kind: type) -> None:
+    carried = {field.name for field in fields(kind)}
+    part = part_of(record)
+    assert carried <= described(part)
+    if "|" in part:  # a table, which has nothing else
+        assert described(part) == carried
+
+
+def test_the_trace_schema_in_docs_describes_every_field_of_a_request() -> None:
+    _, requests = TRACE.split("\n## Requests\n")
+    table = described(requests.partition("\n## ")[0])
+    assert set(REQUEST.to_json("r1")) <= table
     assert json.loads(json.dumps(REQUEST.to_json("r1")))["prompt"] == [1]
+
+
+def test_a_field_that_another_record_has_is_not_described() -> None:
+    """`verify_us` is a step's and `context_length` is of `ready`: naming them elsewhere does not count."""
+    assert "verify_us" not in described(part_of("done")) | described(part_of("ready"))
+    assert "context_length" not in described(part_of("step"))
+    assert "position" not in described(part_of("done"))

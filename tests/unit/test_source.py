@@ -12,7 +12,7 @@ from edge_mtp.errors import EdgeMtpError
 
 pytest.importorskip("transformers")
 
-from edge_mtp.export import catalogue, download, source
+from edge_mtp.export import catalogue, defaults, download, source, tiny
 from edge_mtp.export.checkpoint import tiny_pair
 
 E2B = catalogue.MODELS["E2B"]
@@ -54,6 +54,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 def test_tiny(hub: Hub) -> None:
     found = source.find("tiny")
     assert (found.target, found.drafter) == tiny_pair()
+    assert defaults.context(found.target) == tiny.CONTEXT
     assert hub.asked == []
     with pytest.raises(EdgeMtpError, match="own drafter"):
         source.find("tiny", "somewhere")
@@ -65,7 +66,7 @@ def test_stock_models_with_their_drafters(hub: Hub, name: str) -> None:
     assert hub.asked == [(E2B.target, "v1"), (E2B.drafter, "v2")]
     assert found.target == hub.folder(E2B.target)
     assert found.drafter == hub.folder(E2B.drafter)
-    assert found.context == E2B.context
+    assert defaults.context(found.target) == E2B.context
     assert found.origins == {"target": f"{E2B.target}@{'c' * 40}", "drafter": f"{E2B.drafter}@{'c' * 40}"}
 
 
@@ -78,7 +79,7 @@ def test_a_tune_on_the_hub(hub: Hub) -> None:
 def test_folders(hub: Hub) -> None:
     target, drafter = tiny_pair()
     found = source.find(str(target), str(drafter))
-    assert (found.target, found.drafter, found.context) == (target, drafter, None)
+    assert (found.target, found.drafter) == (target, drafter)
     assert found.origins == {"target": target.name, "drafter": drafter.name}
     assert hub.asked == []
     with pytest.raises(EdgeMtpError, match="--drafter"):

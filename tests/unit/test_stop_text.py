@@ -1,11 +1,50 @@
-"""Stop strings against a search of the whole text."""
+"""Stop strings, in the runner and in Python, by shared cases; and in the runner against a search of the whole text.
+
+Python's own search is in test_chat.py.
+"""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_parts import Refused, StopText
+
+from edge_mtp.chat.detokenizer import Detokenizer
+
+FILE = Path(__file__).parents[1] / "helpers" / "stop_cases.json"
+CASES: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+each_case = pytest.mark.parametrize("case", CASES, ids=[case["about"] for case in CASES])
+
+
+def bytes_of(case: dict[str, Any]) -> list[bytes]:
+    """The bytes of each token: text, or a list of bytes that need not be text."""
+    return [text.encode() if isinstance(text, str) else bytes(text) for text in case["tokens"]]
+
+
+@each_case
+def test_the_runner_ends_a_text_at_the_token_of_the_case(case: dict[str, Any]) -> None:
+    stops = StopText(bytes_of(case), [stop.encode() for stop in case["stops"]])
+    found = [stops.push(token) for token in case["output"]]
+    at = next((place for place, stop in enumerate(found) if stop >= 0), None)
+    assert (at, None if at is None else found[at]) == (case["ends_at"], case["stop"])
+
+
+@each_case
+def test_python_ends_a_text_at_the_token_of_the_case_and_before_its_string(case: dict[str, Any]) -> None:
+    tokenizer = SimpleNamespace(token_bytes=bytes_of(case).__getitem__)
+    stream = Detokenizer(tokenizer, case["stops"])  # type: ignore[arg-type]  # all that it asks of a tokenizer
+    text, ends = "", []
+    for token in case["output"]:
+        text += stream.push(token)
+        ends.append(stream.stopped)
+    assert (ends.index(True) if any(ends) else None) == case["ends_at"]
+    assert text + stream.finish() == case["text"]
 
 
 def search(texts: list[bytes], strings: list[bytes], output: list[int]) -> list[int]:

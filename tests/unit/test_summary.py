@@ -1,18 +1,14 @@
-"""Figures of a trace, and paired ratios, against independent reckonings."""
+"""Figures of a trace, against independent reckonings."""
 
 import json
-import math
-import random
 from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from edge_mtp.device import Outcome, Step
-from edge_mtp.harness.stats.pairs import interleave, paired_ratio
 from edge_mtp.summary import Drafted, summarize, summarize_all
 
 Finish = Literal["stop", "length", "context", "cancelled"]
@@ -93,38 +89,3 @@ def test_several_texts_add_up() -> None:
     assert total.acceptance_counts == [2, 2, 1]
     assert total.acceptance == [1.0, 0.5, 0.0]
     assert json.loads(json.dumps(total.to_json()))["sources"] == {"drafter": {"verified": 6, "accepted": 3}}
-
-
-@given(st.integers(1, 60), st.sampled_from([0.5, 0.8, 0.95, 0.99]))
-def test_interval_covers_by_the_binomial_law(pairs: int, coverage: float) -> None:
-    ratio = paired_ratio([float(i + 1) for i in range(pairs)], [1.0] * pairs, coverage)
-    low = int(ratio.low) - 1  # ratios are 1..pairs, so a value tells its rank
-    reached = 1 - 2 * stats.binom.cdf(low, pairs, 0.5)
-    assert ratio.coverage == pytest.approx(max(reached, 0.0), abs=1e-9)
-    assert ratio.low + ratio.high == pairs + 1
-    if ratio.coverage < coverage:
-        assert low == 0  # the widest there is
-    elif 2 * (low + 2) <= pairs:
-        assert 1 - 2 * stats.binom.cdf(low + 1, pairs, 0.5) < coverage  # no narrower one would do
-
-
-def test_interval_holds_its_coverage_on_skewed_ratios() -> None:
-    rng = random.Random(3)
-    true_median = math.exp(0.0)
-    hits = 0
-    for _ in range(2000):
-        ratio = paired_ratio([rng.lognormvariate(0, 1) for _ in range(15)], [1.0] * 15)
-        hits += ratio.low <= true_median <= ratio.high
-    assert hits / 2000 > 0.93  # exact coverage for 15 pairs is 0.965
-
-
-def test_interleave_reverses_every_other_round() -> None:
-    order: list[str] = []
-
-    def arm(name: str) -> float:
-        order.append(name)
-        return float(len(order))
-
-    results = interleave([lambda: arm("a"), lambda: arm("b")], 4)
-    assert "".join(order) == "abbaabba"
-    assert results == [[1, 4, 5, 8], [2, 3, 6, 7]]

@@ -9,8 +9,9 @@ import litert_lm_builder
 import pytest
 from synthetic_bundle import Graph, target, tflite_model
 
+from edge_mtp.export.chat import Chat, llm_metadata
 from edge_mtp.export.checkpoint import tiny_pair
-from edge_mtp.export.writer import Chat, llm_metadata, model_type, write_bundle
+from edge_mtp.export.writer import model_type, write_bundle
 from edge_mtp.formats.bundle import Bundle
 
 

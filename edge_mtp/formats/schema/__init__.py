@@ -1,7 +1,7 @@
-"""JSON schemas to grammars: texts that a grammar allows satisfy the schema (docs/grammar.md).
+"""Compiles JSON schemas to grammars: every text that a grammar allows satisfies the schema (docs/grammar.md).
 
-`document` finds subschemas, `read` makes the algebra of `shape` of them, `write` makes rules of that in a `notation`;
-`language`, `pattern` and `numbers` are sets of strings and numbers.
+`document` finds subschemas, `read` turns them into the algebra of `shape`, and `write` turns that into rules in a
+`notation`. `language`, `pattern` and `numbers` are sets of strings and of numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DEEPEST = 200  # nesting of a schema's text
 
 @dataclass(frozen=True)
 class Unenforced:
-    """A keyword that the grammar does not hold to: it allows more there."""
+    """A keyword that the grammar does not fully enforce: it allows more values than the keyword does."""
 
     place: str
     keyword: str
@@ -31,20 +31,21 @@ class Unenforced:
 
 @dataclass(frozen=True)
 class Compiled:
-    """`expression`: of a schema's values, over the rules given; `unenforced`: empty if the schema is kept whole."""
+    """A compiled schema. `expression` generates its values, using the given rules; `unenforced` is empty if the grammar
+    enforces the whole schema."""
 
     expression: str
     unenforced: tuple[Unenforced, ...] = ()
 
 
 def compile_schema(schema: Any, notation: Notation, rules: Rules, *, strict: bool, kind: str | None = None) -> Compiled:
-    """The texts of the values of a JSON schema, as rules: those of a grammar that never allows another value.
+    """Adds rules that generate the values of a JSON schema, and no other values unless the result says so.
 
-    `strict` refuses what cannot be kept; else it is left wider, and named in the result. `kind` keeps the values of
-    one JSON type, as "object" does for arguments.
+    With `strict`, a keyword that a grammar cannot enforce is refused; otherwise the grammar allows more, and the result
+    names the keyword. `kind` restricts the values to one JSON type, such as "object" for arguments.
 
-    Raises `EdgeMtpError` naming place and keyword for what is no schema, what no value satisfies, and with `strict`
-    for what cannot be kept.
+    Raises `EdgeMtpError` naming place and keyword if the schema is invalid, if no value satisfies it, or if `strict`
+    refuses a keyword.
     """
     _check_json(schema)
     try:

@@ -1,4 +1,4 @@
-"""Sets of characters as sorted ranges of code points. Surrogates are no characters: no set holds them."""
+"""Sets of characters as sorted ranges of code points. No set contains surrogates, which are not characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 from edge_mtp.errors import EdgeMtpError
 
-Range = tuple[int, int]  # first and last, both in it
+Range = tuple[int, int]  # first and last, both included
 Ranges = tuple[Range, ...]
 
 LAST = 0x10FFFF
@@ -43,7 +43,7 @@ _CATEGORIES = {
 
 
 def union(ranges: Iterable[Range]) -> Ranges:
-    """Any ranges, sorted and joined, without surrogates."""
+    """Sorts and joins any ranges, and removes surrogates."""
     joined: list[Range] = []
     for low, high in sorted(ranges):
         if joined and low <= joined[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""A schema's document: its subschemas, where they stand, and what references lead to."""
+"""A schema's document: its subschemas, their places, and the targets of references."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from urllib.parse import unquote, urldefrag
 from urllib.parse import urljoin as _urljoin
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.json_schema import steps
 
 _ONE = (
     *("additionalProperties", "additionalItems", "contains", "contentSchema", "else", "if", "not", "propertyNames"),
@@ -19,7 +20,7 @@ _MAPS = ("$defs", "definitions", "dependentSchemas", "dependencies", "patternPro
 
 
 class Document:
-    """`root` and everything in it. Schemas are told apart by identity, so they must not change meanwhile."""
+    """`root` and all its subschemas. Schemas are told apart by identity, so `root` must not change meanwhile."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
@@ -28,21 +29,21 @@ class Document:
         self.draft = int(draft[1]) if draft else 2019 if "2019-09" in dialect else 2020
         self._base: dict[int, str] = {}
         self._place: dict[int, str] = {}
-        self._named: dict[str, Any] = {}  # by URI, with an anchor or without
+        self._named: dict[str, Any] = {}  # by URI, with or without an anchor
         self._dynamic: dict[str, list[Any]] = {}
         self._scan(root, "", "")
 
     @property
     def reference_is_alone(self) -> bool:
-        """Whether the draft ignores what stands beside `$ref`."""
+        """Whether the draft ignores keywords beside `$ref`."""
         return self.draft < 2019
 
     def place(self, schema: Any) -> str:
-        """Where a schema stands: a JSON pointer, `#` for the whole."""
+        """A schema's place as a JSON pointer; `#` is the whole document."""
         return "#" + self._place.get(id(schema), "")
 
     def resolve(self, schema: Mapping[str, Any], keyword: str) -> Any:
-        """What a reference leads to. Raises `EdgeMtpError` with what is wrong about it."""
+        """The subschema that a reference points to. Raises `EdgeMtpError` that says what is wrong with it."""
         reference = schema[keyword]
         if not isinstance(reference, str):
             raise EdgeMtpError(f"is {reference!r}; use a string")
@@ -52,7 +53,7 @@ class Document:
             if found.get("$dynamicAnchor") == anchor:
                 several = self._dynamic.get(anchor, [])
                 if len(several) > 1:
-                    raise EdgeMtpError(f"{reference!r} leads to one of several, as the evaluation goes; use $ref")
+                    raise EdgeMtpError(f"{reference!r} leads to several schemas, depending on the evaluation; use $ref")
         return found
 
     def _find(self, address: str, reference: str) -> Any:
@@ -63,17 +64,13 @@ class Document:
         fragment = unquote(fragment)
         if found is None or (fragment and not fragment.startswith("/")):
             raise EdgeMtpError(f"{reference!r} leads nowhere; point into the schema's own $defs")
-        place = self._place[id(found)]
-        for part in fragment.split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, Mapping) and name in found:
-                found = found[name]
-            elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-                found = found[int(name)]
-            else:
-                raise EdgeMtpError(f"{reference!r} leads nowhere; point into the schema's own $defs")
-            place += "/" + part
-            base = self._base.get(id(found), base)
+        place, whole = self._place[id(found)], found
+        try:
+            for part, found in steps(whole, fragment):
+                place += "/" + part
+                base = self._base.get(id(found), base)
+        except LookupError:
+            raise EdgeMtpError(f"{reference!r} leads nowhere; point into the schema's own $defs") from None
         if not isinstance(found, Mapping | bool):
             raise EdgeMtpError(f"{reference!r} leads to {found!r}, which is no schema")
         if isinstance(found, Mapping) and id(found) not in self._base:
@@ -107,7 +104,7 @@ class Document:
 
 
 def urljoin(base: str, reference: str) -> str:
-    """A reference at a base; a base such as a URN has no path, but fragments."""
+    """The address of a reference at a base. A base such as a URN has no path, and still takes a fragment."""
     return urldefrag(base)[0] + reference if reference.startswith("#") else _urljoin(base, reference)
 
 

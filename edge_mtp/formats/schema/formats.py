@@ -1,4 +1,4 @@
-"""`format`: an annotation, of which these are kept all the same, as patterns that are never wider than the format."""
+"""`format` is an annotation. These formats are enforced all the same, by patterns never wider than the format."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ _PATTERNS = {
 
 @cache
 def format_language(name: str) -> Language | None:
-    """The texts of a format; None for one that stays an annotation."""
+    """The texts of a format; None for a format that is not enforced."""
     return pattern_language(_PATTERNS[name]) if name in _PATTERNS else None

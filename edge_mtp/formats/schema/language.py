@@ -11,9 +11,9 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.schema.characters import ALL, Ranges
 
 MOST_STATES = 6000
-_MINIMIZED = 1500  # states; larger automata stay as they are
+_MINIMIZED = 1500  # states; larger automata are not minimized
 
-Edges = tuple[tuple[int, int, int], ...]  # first and last code point, next state; sorted, apart
+Edges = tuple[tuple[int, int, int], ...]  # first and last code point, next state; sorted, without overlap
 
 
 class TooLargeError(EdgeMtpError):
@@ -24,14 +24,14 @@ class TooLargeError(EdgeMtpError):
 
 
 class Language:
-    """Begins in state 0; every state is on the way to an accepting one, but for the first of the empty language."""
+    """An automaton that starts in state 0. Every state leads to an accepting one, except in the empty language."""
 
     def __init__(self, edges: Sequence[Edges], accepting: Iterable[int]) -> None:
         self.edges, self.accepting = _trimmed(edges, frozenset(accepting))
         if 1 < len(self.edges) <= _MINIMIZED:
             self.edges, self.accepting = _minimized(self.edges, self.accepting)
 
-    # -- what it holds
+    # -- contents
 
     @property
     def empty(self) -> bool:
@@ -48,7 +48,7 @@ class Language:
         return state in self.accepting
 
     def shortest(self) -> str:
-        """A shortest word, of letters where it can be."""
+        """A shortest word, with letters where possible."""
         reached = {0: ""}
         queue = deque([0])
         while queue:
@@ -68,7 +68,7 @@ class Language:
 
     @cached_property
     def most(self) -> int | None:
-        """The length of a longest word; None without a longest."""
+        """The length of a longest word; None if there is no limit."""
         depth: dict[int, int] = {}
         open_states: set[int] = set()
         stack: list[tuple[int, bool]] = [(0, False)]
@@ -86,7 +86,7 @@ class Language:
                     stack.append((to, False))
         return depth[0]
 
-    # -- making others
+    # -- operations
 
     def __and__(self, other: Language) -> Language:
         return _product(self, other, lambda a, b: a and b, False, False)
@@ -106,7 +106,7 @@ def _plainest(low: int, high: int) -> int:
 
 
 def _trimmed(edges: Sequence[Edges], accepting: frozenset[int]) -> tuple[list[Edges], frozenset[int]]:
-    """Without states that are not reached or reach nothing."""
+    """Removes states that cannot be reached or that lead to no accepting state."""
     if len(edges) > MOST_STATES:
         raise TooLargeError
     before: list[list[int]] = [[] for _ in edges]
@@ -167,7 +167,7 @@ def _minimized(edges: Sequence[Edges], accepting: frozenset[int]) -> tuple[list[
 def _product(
     a: Language, b: Language, accepts: Callable[[bool, bool], bool], without_a: bool, without_b: bool
 ) -> Language:
-    """Both automata at once; `without_a` goes on where `a` has no way on, `without_b` likewise."""
+    """Runs both automata at once. `without_a` continues where `a` has no edge; `without_b` likewise."""
     number: dict[tuple[int, int], int] = {(0, 0): 0}
     queue = deque([(0, 0)])
     edges: list[Edges] = []
@@ -192,7 +192,7 @@ def _product(
 
 
 def _merged(a: Edges, b: Edges) -> Iterable[tuple[int, int, int, int]]:
-    """The ranges in which both lists of edges are constant; -1 where one has none."""
+    """The ranges in which both lists of edges are constant, with the next states; -1 where a list has no edge."""
     cuts = sorted({edge[0] for edge in (*a, *b)} | {edge[1] + 1 for edge in (*a, *b)})
     i = j = 0
     for low, after in pairwise(cuts):
@@ -218,7 +218,7 @@ NOTHING = Language([()], [])
 
 
 def words(texts: Iterable[str]) -> Language:
-    """Some words and no others. Half a surrogate pair is no character: such a word is left out."""
+    """Exactly these words. A word with a lone surrogate is left out, since that is no character."""
     edges: list[dict[int, int]] = [{}]
     accepting = []
     for text in texts:

@@ -1,4 +1,4 @@
-"""Whether a value satisfies a goal of the algebra. Never true where it is not; annotations ask nothing."""
+"""Whether a value satisfies a goal of the algebra. The answer is never wrongly true; annotations are ignored."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _holds(reader: Reader, value: Any, atom: Atom) -> bool:
     if isinstance(atom, Contains):
         known = [fits(item, atom.goal) for item in value]
         if not all(has or fits(item, atom.complement) for has, item in zip(known, value, strict=True)):
-            return False  # neither is sure
+            return False  # neither answer is certain
         return atom.low <= sum(known) and (atom.high is None or sum(known) <= atom.high)
     if isinstance(atom, Unique):
         return len({key_of(item) for item in value}) == len(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -14,13 +13,11 @@ from edge_mtp.formats.schema.characters import Ranges, complement, intersection,
 from edge_mtp.formats.schema.language import ANY, Language
 from edge_mtp.formats.schema.pattern import pattern_language
 from edge_mtp.formats.schema.rules import Rules, characters, literal, repetition
-from edge_mtp.formats.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, ToolCall, format_calls
-
-_SURROGATE = re.compile(r"[\uD800-\uDFFF]")  # half of a character in UTF-16, of which UTF-8 has none
+from edge_mtp.formats.tool_calls import CALL_CLOSE, CALL_OPEN, QUOTE, SURROGATE, ToolCall, format_calls
 
 
 class Notation(ABC):
-    """What differs between two ways of writing values. `openapi`: schemas are those of tool declarations."""
+    """The differences between two ways of writing values. `openapi`: the schemas come from tool declarations."""
 
     comma: str
     keys: Language  # names that an object can have
@@ -28,26 +25,26 @@ class Notation(ABC):
 
     @abstractmethod
     def order(self, names: Iterable[str]) -> list[str]:
-        """Names of properties in the order in which they are written."""
+        """Property names in the order in which they are written."""
 
     @abstractmethod
     def value(self, value: Any) -> str | None:
-        """A literal of a value; None for one that cannot be written."""
+        """A literal for a value; None if the value cannot be written."""
 
     @abstractmethod
     def string(self, content: str) -> str:
-        """A string with the rule `content` inside."""
+        """A string whose content is the rule `content`."""
 
     @abstractmethod
     def name(self, name: str) -> str:
-        """A literal of a property's name, with what follows it."""
+        """A literal for a property's name and the separator after it."""
 
     @abstractmethod
     def key(self, content: str) -> str:
-        """A free name with what follows it."""
+        """A free name and the separator after it."""
 
     def content(self, language: Language) -> Language:
-        """The texts of a language that a string can hold."""
+        """The texts of a language that a string can contain."""
         return language
 
     @abstractmethod
@@ -73,7 +70,7 @@ class _Json(Notation):
 
     def value(self, value: Any) -> str | None:
         text = json.dumps(value, ensure_ascii=False)
-        return None if _SURROGATE.search(text) else literal(text)
+        return None if SURROGATE.search(text) else literal(text)
 
     def string(self, content: str) -> str:
         return f'"\\"" {content} "\\""'
@@ -85,7 +82,7 @@ class _Json(Notation):
         return f'"\\"" {content} "\\": "'
 
     def pieces(self, ranges: Ranges) -> list[str]:
-        """Control characters, quotes and backslashes are escaped, nothing else is."""
+        """Escapes control characters, quotes and backslashes, and nothing else."""
         plain = intersection(ranges, _PLAIN)
         result = [characters(plain)] if plain else []
         codes = [c for low, high in intersection(ranges, complement(_PLAIN)) for c in range(low, high + 1)]
@@ -106,7 +103,6 @@ class _Json(Notation):
 
 
 _SPOKEN = ~pattern_language(r"<\|")
-_IDENTIFIER = re.compile(r"[^\W\d][\w.\-]*")
 
 
 class _Call(Notation):
@@ -126,7 +122,7 @@ class _Call(Notation):
             call = format_calls([ToolCall("f", {"v": value})])
         except EdgeMtpError:
             return None
-        if _SURROGATE.search(call):
+        if SURROGATE.search(call):
             return None
         text = call.removeprefix(f"{CALL_OPEN}call:f{{v:").removesuffix(f"}}{CALL_CLOSE}")
         return '"' + _QUOTE_IN_LITERAL.join(literal(piece)[1:-1] for piece in text.split(QUOTE)) + '"'
@@ -158,8 +154,8 @@ _QUOTE_IN_LITERAL = QUOTE.replace('"', '\\"')
 def _counted(rules: Rules, plain: str, one: str, text: str, low: int, high: int | None) -> str:
     """`low` characters and then a text. `plain` is a class, `one` any character.
 
-    A text with a budget of characters follows plain ones in one rule: behind a rule of its own, xgrammar 0.2.8 masks
-    with what may follow that rule, and does not count there.
+    A text with a character budget stands in the same rule as the plain characters before it. If these had their own
+    rule, xgrammar 0.2.8 would compute its mask from what may follow that rule, and not count characters there.
     """
     if low > _PLAINLY or high is None or high <= low:
         first = f"{one}{repetition(low, low)}" if low else '""'
@@ -167,7 +163,7 @@ def _counted(rules: Rules, plain: str, one: str, text: str, low: int, high: int 
     return f"{plain} " * low + rules.at_most(text, high - low)
 
 
-_PLAINLY = 256  # characters that stand one by one in a rule
+_PLAINLY = 256  # most characters that are written one by one in a rule
 
 
 JSON: Notation = _Json()

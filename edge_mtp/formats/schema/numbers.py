@@ -1,4 +1,4 @@
-"""Sets of numbers, and the texts of their members: intervals, multiples, whole or not."""
+"""Sets of numbers (intervals, multiples, integers or not) and the texts of their members."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fractions import Fraction
 
 from edge_mtp.formats.schema.language import Language, TooLargeError
 
-DIGITS = 40  # before the point of a number without limits; the strict parser of tool calls follows 1000
-_EXACT = 15  # significant digits that a double keeps: two numbers of so many are still two when they are read
-_FRACTION = 6  # digits behind the point of a number with limits; so many fit with what may stand before it
-_MOST_REST = 400  # of a division that an automaton follows
-_WIDE = 18  # digits of a limit that is wider than any that matters
+DIGITS = 40  # before the point of a number without limits; the strict parser of tool calls accepts 1000
+_EXACT = 15  # significant digits that a double keeps: different numbers of this length stay different when read
+_FRACTION = 6  # digits after the point of a number with limits; together with the digits before it they fit a double
+_MOST_REST = 400  # largest remainder that an automaton tracks
+_WIDE = 18  # digits of a limit beyond which no limit matters
 _FEW_RESTS = 20
-_MULTIPLES = 16  # that are listed where a divisor is larger
+_MULTIPLES = 16  # multiples that are listed if a divisor is larger
 
-# An option is written `(x|)`: of a group that ends in a loop, xgrammar 0.2.8 makes `(x)?` take the loop alone. A number
-# has an exponent that leaves it finite.
+# An option is written `(x|)`: in `(x)?`, xgrammar 0.2.8 applies the `?` only to a loop at the end of the group.
+# Exponents are limited so that the number stays finite.
 _REAL = (
     rf"-?((0|[1-9][0-9]{{0,{DIGITS - 1}}})(\.[0-9]+|)([eE](-[0-9]+|\+?[0-9]{{1,2}})|)"
     r"|[0-9](\.[0-9]+|)[eE]\+?([12][0-9][0-9]|30[0-7]))"
@@ -30,10 +30,10 @@ Number = int | float
 
 @dataclass(frozen=True)
 class Numbers:
-    """A conjunction of what may be asked of a number.
+    """A conjunction of conditions on a number.
 
-    `low` and `high` are limits with whether they are excluded; `whole` asks for an integer, or for none; `divisors`
-    are numbers of which a member is a multiple (True) or is not (False); `without` are no members.
+    `low` and `high` are limits, each with whether it is excluded. `whole`: members are integers (True) or not (False).
+    `divisors`: members are multiples of the number (True) or not (False). `without` are excluded numbers.
     """
 
     low: tuple[Fraction, bool] | None = None
@@ -77,7 +77,7 @@ class Numbers:
     # -- texts
 
     def texts(self) -> str | Language | list[str] | None:
-        """The texts of members: a regular expression for the engine, a language, or a few; None if there is none."""
+        """The members' texts: a regular expression for the engine, a language, or a list; None if there are none."""
         if self.empty:
             return None
         bounded = self._within_digits()
@@ -102,7 +102,7 @@ class Numbers:
         return None if language.empty else language
 
     def _within_digits(self) -> Numbers:
-        """With limits of no more than `_WIDE` digits, where they leave room."""
+        """The set with limits of at most `_WIDE` digits, unless nothing would be left."""
         result, largest = self, Fraction(10**_WIDE)
         if self.high is not None and self.high[0] > largest and (self.low is None or self.low[0] < largest):
             result = replace(result, high=(largest, True))
@@ -114,7 +114,7 @@ class Numbers:
         return all(limit is None or (limit[0].denominator == 1 and not limit[1]) for limit in (self.low, self.high))
 
     def _whole_limits(self) -> tuple[int | None, int | None]:
-        """The least and the greatest integer."""
+        """The smallest and the largest integer."""
         low = None if self.low is None else math.ceil(self.low[0])
         high = None if self.high is None else math.floor(self.high[0])
         if self.low is not None and low == self.low[0] and self.low[1]:
@@ -124,7 +124,7 @@ class Numbers:
         return low, high
 
     def _listed(self) -> list[str] | None:
-        """A few members that are integers, where an automaton would be too large."""
+        """A few integer members, for a set whose automaton would be too large."""
         step = 1
         for of, wanted in self.divisors:
             step = math.lcm(step, of.numerator) if wanted else step
@@ -137,10 +137,10 @@ class Numbers:
 
 
 class _Machine:
-    """An automaton that reads a decimal number without exponent and knows how it compares and what it leaves.
+    """An automaton that reads a decimal number without exponent, and tracks comparisons and remainders.
 
-    States are tuples: what is read (sign, place in the number, digits there), the comparison with each limit, the rest
-    of each division.
+    States are tuples: the position (sign, part of the number, digits in it), the comparison with each limit, and the
+    remainder of each division.
     """
 
     def __init__(self, numbers: Numbers, whole: bool) -> None:
@@ -203,7 +203,8 @@ class _Machine:
                 yield str(digit), ("whole", negative, before + 1, 0, *self._read(orders, rests, digit, before, 0))
         room = before + self.fraction <= max(_EXACT, self.fraction + 1)
         if place in ("whole", "zero") and not self.whole and self.fraction and room:
-            # Behind the point the length of what stands before is known: it decides where a limit has another.
+            # At the point, the number of digits before it is known, which decides every comparison with a limit of
+            # another length.
             yield ".", ("point", negative, 0, 0, self._measured(orders, before), rests)
         if place in ("point", "fraction", "last zero") and after < self.fraction:
             for digit in range(10):
@@ -218,14 +219,14 @@ class _Machine:
             if order == 0:
                 digits, at = (fraction, after - 1) if after else (whole, before)
                 there = int(digits[at]) if at < len(digits) else 0
-                # Before the point, digits beyond the limit's make the number longer, which `_measured` sees.
+                # Before the point, more digits than the limit's make the number longer, which `_measured` handles.
                 order = 0 if not after and at >= len(whole) else (digit > there) - (digit < there)
             new_orders.append(order)
         new_rests = [(10 * rest + digit) % int(of) for rest, of in zip(rests, self.rests, strict=True)]
         return tuple(new_orders), tuple(new_rests)
 
     def _measured(self, orders: tuple[int, ...], before: int) -> tuple[int, ...]:
-        """Comparisons of the digits before the point, the number of digits included."""
+        """Compares the digits before the point, taking their number into account."""
         result = []
         for order, (whole, _) in zip(orders, self.spelled, strict=True):
             result.append(order if before == len(whole) else 1 if before > len(whole) else -1)
@@ -244,10 +245,10 @@ class _Machine:
         compared = {}
         for order, (point, below), (_, fraction) in zip(orders, self.points, self.spelled, strict=True):
             if order == 0 and after < len(fraction.rstrip("0")):
-                order = -1  # the limit goes on
+                order = -1  # the limit has more digits
             value = -point if below else point
             if negative:
-                # The magnitude's order turns; a negative number is below every positive limit.
+                # For negative numbers the order is reversed; they are below every positive limit.
                 order = -order if below or point == 0 else -1
                 if point == 0 and order == 0:
                     order = 0
@@ -265,7 +266,7 @@ class _Machine:
                 return False
         if any((compared[value] == 0 if not zero else value == 0) for value in self.numbers.without):
             return False
-        # A number whose last digit behind the point is not 0 is none that is whole.
+        # Only a number whose last digit after the point is not 0 is certainly no integer.
         if self.numbers.whole is False and place != "fraction":
             return False
         missing = 10 ** ((self.bounded_scale or 0) - after) if self.rests else 1
@@ -280,7 +281,7 @@ def _sign(value: Fraction) -> int:
 
 
 def _decimals(value: Fraction) -> int:
-    """Digits behind the point of a decimal number."""
+    """The number of digits after the point of a decimal number."""
     scale, rest = 0, value.denominator
     while rest != 1 and scale < 400:
         scale += 1
@@ -289,7 +290,7 @@ def _decimals(value: Fraction) -> int:
 
 
 def _spelled(value: Fraction) -> tuple[str, str]:
-    """The digits of a decimal number that is not negative, before and behind the point."""
+    """The digits of a non-negative decimal number, before and after the point."""
     scale = _decimals(value)
     digits = str(int(value * 10**scale)).rjust(scale + 1, "0")
     return digits[: len(digits) - scale], digits[len(digits) - scale :]
@@ -299,7 +300,7 @@ def _spelled(value: Fraction) -> tuple[str, str]:
 
 
 def _signed(low: int | None, high: int | None, magnitude: Callable[[int, int | None], str]) -> str:
-    """Values from `low` to `high`; `magnitude` gives those of one sign, by inclusive limits."""
+    """Values from `low` to `high`; `magnitude` gives the values of one sign between inclusive limits."""
     parts = []
     if high is None or high >= 0:
         parts.append(magnitude(max(low or 0, 0), high))
@@ -326,7 +327,7 @@ def _whole(low: int, high: int | None) -> str:
 
 
 def _same_length(low: str, high: str) -> list[str]:
-    """Alternatives for the digit strings from `low` to `high`, which are equally long."""
+    """Alternatives for the digit strings from `low` to `high`, which have the same length."""
     rest = len(low) - 1
     if low == high:
         return [low]

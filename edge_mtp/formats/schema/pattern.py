@@ -1,7 +1,7 @@
-"""`pattern`: ECMAScript's regular expressions, so far as they are regular, to languages (ECMA-262, `u` flag, search).
+"""`pattern`: converts ECMAScript's regular expressions, if they are regular, to languages (ECMA-262, `u` flag, search).
 
-An expression is parsed to an automaton with empty steps. `^` and `$` are steps that can be taken at the begin and at
-the end of the text alone, so they may stand anywhere. Lookahead is an intersection where it stands first behind `^`.
+An expression is parsed to an automaton with empty steps. `^` and `$` are steps that can be taken only at the start or
+at the end of the text, so they may stand anywhere. A lookahead directly after `^` becomes an intersection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edge_mtp.formats.schema.language import MOST_STATES, NOTHING, Language, Too
 
 _MOST_STEPS = 20_000  # states of an automaton with empty steps
 _MOST_WORK = 1_000_000  # empty steps that are followed
-_DEEPEST = 100  # groups
+_DEEPEST = 100  # nested groups
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 
 
@@ -25,7 +25,7 @@ _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 def pattern_language(pattern: str) -> Language:
     """The texts in which `pattern` is found.
 
-    Raises `EdgeMtpError` naming what is not regular, not known or too large.
+    Raises `EdgeMtpError` naming the part that is not regular, not known or too large.
     """
     if re.search(r"[\uD800-\uDFFF]", pattern):
         raise EdgeMtpError(f"{pattern!r} has half of a surrogate pair, which is no character; take it out")
@@ -70,11 +70,11 @@ class _Steps:
 
     def language(self, start: int, final: int) -> Language:
         first = self.closure(frozenset([start]), True, False)
-        number: dict[frozenset[int], int] = {frozenset([-1]): 0}  # the first is apart: `^` holds there alone
+        number: dict[frozenset[int], int] = {frozenset([-1]): 0}  # the start set is separate: `^` holds only there
         sets = [first]
         edges: list[tuple[tuple[int, int, int], ...]] = []
         accepting = []
-        for i, states in enumerate(sets):  # which grows
+        for i, states in enumerate(sets):  # the loop appends to it
             if final in self.closure(states, i == 0, True):
                 accepting.append(i)
             steps = [(ranges, to) for state in states for ranges, to in self.over[state]]
@@ -101,7 +101,7 @@ class _Steps:
 
 
 class _Parser:
-    """Recursive descent; a parsed part is kept as a function of no text: it is built between two states on demand."""
+    """Recursive descent. A parsed part adds its steps to an automaton later, as often as it is needed."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -124,7 +124,7 @@ class _Parser:
         return branches
 
     def _lookaheads(self) -> list[tuple[bool, _Part]]:
-        """Lookaheads behind a `^` that begins a branch."""
+        """Lookaheads after a `^` at the start of a branch."""
         found: list[tuple[bool, _Part]] = []
         if re.match(r"\^\(\?[=!]", self._pattern[self._at :]) is None:
             return []
@@ -173,7 +173,7 @@ class _Parser:
         counts = self._quantifier()
         if counts is None:
             return atom
-        self._take("?")  # a lazy match is of the same texts
+        self._take("?")  # a lazy quantifier matches the same texts
         return _Repeat(atom, *counts)
 
     def _quantifier(self) -> tuple[int, int | None] | None:
@@ -183,14 +183,14 @@ class _Parser:
         found = re.compile(r"\{([0-9]+)(,?)([0-9]*)\}").match(self._pattern, self._at)
         if found is None:
             if self._pattern.startswith("{", self._at):
-                raise self.error("a '{' that counts nothing")
+                raise self.error("a '{' that begins no count")
             return None
         if len(found[1]) > 6 or len(found[3]) > 6:
             raise self.error("a repetition of millions")
         low = int(found[1])
         high = int(found[3]) if found[3] else None if found[2] else low
         if high is not None and high < low:
-            raise self.error("a repetition of falling numbers")
+            raise self.error("a repetition with its maximum below its minimum")
         self._at = found.end()
         return low, high
 
@@ -227,7 +227,7 @@ class _Parser:
                 high = self._class_member()
                 ends = [low[0][0] if len(low) == 1 else -1, high[0][1] if len(high) == 1 else -1]
                 if low != ((ends[0], ends[0]),) or high != ((ends[1], ends[1]),) or ends[0] > ends[1]:
-                    raise self.error("a range that has no order")
+                    raise self.error("a range in reverse order")
                 ranges.append((ends[0], ends[1]))
             else:
                 ranges.extend(low)
@@ -258,7 +258,7 @@ class _Parser:
             form = r"[0-9A-Fa-f]{2}" if kind == "x" else r"[0-9A-Fa-f]{4}|\{[0-9A-Fa-f]+\}"
             found = re.compile(form).match(self._pattern, self._at)
             code = int(found[0].strip("{}"), 16) if found else 0xD800
-            if found is not None and 0xD800 <= code < 0xDC00:  # a pair spells one character
+            if found is not None and 0xD800 <= code < 0xDC00:  # a surrogate pair is one character
                 pair = re.compile(r"[0-9A-Fa-f]{4}\\u([Dd][C-Fc-f][0-9A-Fa-f]{2})").match(self._pattern, self._at)
                 if pair is not None:
                     found = pair
@@ -280,7 +280,7 @@ class _Parser:
 
     def _next(self) -> str:
         if self._at >= len(self._pattern):
-            raise self.error("an end too early")
+            raise self.error("an unexpected end")
         self._at += 1
         return self._pattern[self._at - 1]
 
@@ -296,7 +296,7 @@ class _Parser:
 class _Part(ABC):
     @abstractmethod
     def build(self, steps: _Steps, start: int) -> int:
-        """Adds the part's steps from a state on; returns the state behind it."""
+        """Adds the part's steps from `start` on; returns the state after it."""
 
 
 class _Characters(_Part):

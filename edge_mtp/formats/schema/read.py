@@ -49,11 +49,11 @@ from edge_mtp.formats.schema.shape import (
     whole_value,
 )
 
-_LARGEST = 10**9  # of a count
-_DEEPEST_LOOK = 3  # objects in one another that are looked into for goals that exclude one another
+_LARGEST = 10**9  # largest count
+_DEEPEST_LOOK = 3  # levels of nested objects that are searched for contradicting goals
 _MOST_MERGED = 20_000  # pairs of branches that are combined for one schema
 
-# Keywords that a draft does not know yet are annotations in it.
+# In drafts that do not know them yet, these keywords are annotations.
 _SINCE_2019 = {
     *("minContains", "maxContains", "dependentRequired", "dependentSchemas", "unevaluatedItems"),
     *("unevaluatedProperties", "$anchor", "$recursiveRef"),
@@ -62,9 +62,9 @@ _SINCE_2020 = {"prefixItems", "$dynamicRef", "$dynamicAnchor"}
 
 
 class Reader:
-    """The literals of one schema. `strict` raises for what cannot be kept; else it is noted in `unenforced`.
+    """The literals of one schema. A keyword that cannot be enforced raises with `strict`, else goes to `unenforced`.
 
-    `openapi`: `nullable` and types in capitals mean what they mean in tool declarations.
+    `openapi`: `nullable` and types in capitals have the meaning that they have in tool declarations.
     """
 
     def __init__(self, schema: Any, *, strict: bool, openapi: bool) -> None:
@@ -110,7 +110,7 @@ class Reader:
         return result
 
     def both(self, a: Branches, b: Branches) -> Branches:
-        """The conjunction, without branches that are seen to be empty: discriminators decide most."""
+        """The conjunction, without branches found to be empty, which discriminators usually reveal."""
         if a == ALWAYS or b == ALWAYS:
             return b if a == ALWAYS else a
         result: list[Branch] = []
@@ -127,7 +127,7 @@ class Reader:
         return tuple(result)
 
     def _needs_nothing(self, left: Branch, right: Branch) -> bool:
-        """Whether a property that has to be there has two goals that exclude one another."""
+        """Whether a required property has two goals that contradict each other."""
         asked = {atom.name for atom in right if isinstance(atom, Has | Property)}
         needed = {atom.name for atom in (*left, *right) if isinstance(atom, Has)}
         for name in asked & needed:
@@ -137,7 +137,7 @@ class Reader:
         return False
 
     def _empty(self, goal: Goal) -> bool:
-        """Whether a goal has no branch of any type. Not asked while one of its literals is being read."""
+        """Whether a goal has no branch of any type. False while one of its literals is still being read."""
         if not goal or any((literal, kind) in self._open for literal in goal for kind in TYPES):
             return False
         if goal not in self._known_empty:
@@ -153,7 +153,7 @@ class Reader:
         if key in self._found:
             return self._found[key]
         if key in self._open:
-            return NEVER  # a schema that refers to itself in place asks nothing that ends
+            return NEVER  # a schema that refers to itself in place never ends
         self._open.add(key)
         wanted = literal % 2 == 0
         schema = self._schemas[literal // 2]
@@ -191,7 +191,7 @@ class Reader:
         return self.openapi and schema.get("nullable") is True
 
     def _note(self, schema: Any, keyword: str, trouble: str) -> None:
-        """What cannot be kept: an error, or left wider and noted."""
+        """Records a keyword that cannot be enforced, or raises if `strict`."""
         if self.strict:
             raise self.error(schema, keyword, trouble)
         self.unenforced[self.document.place(schema), keyword] = None
@@ -236,7 +236,7 @@ class Reader:
         return result
 
     def _other_than(self, value: Any) -> Branches:
-        """The arrays, or objects, that are not this one: of another size, or with another part."""
+        """The arrays or objects that differ from this one, in size or in an element."""
         size = len(value)
         longer: Branch = (Length(size + 1),)
         if kind_of(value) == "array":
@@ -362,7 +362,7 @@ class Reader:
     # -- strings
 
     def language(self, schema: Any, keyword: str, pattern: Any) -> Language | None:
-        """The language of a pattern; None where it is not kept, which is noted."""
+        """The language of a pattern; None, after noting it, if the pattern cannot be enforced."""
         if not isinstance(pattern, str):
             raise self.error(schema, keyword, f"has {pattern!r}; use a string")
         try:
@@ -432,7 +432,7 @@ class Reader:
             raise self.error(schema, "uniqueItems", f"is {schema['uniqueItems']!r}; use true or false")
         if not schema["uniqueItems"]:
             return ALWAYS if wanted else NEVER
-        return ((Unique(self.document.place(schema)),),) if wanted else NEVER  # two equal items are not made
+        return ((Unique(self.document.place(schema)),),) if wanted else NEVER  # equal items are never generated
 
     # -- objects
 
@@ -460,7 +460,7 @@ class Reader:
         return (tuple(atoms),) if wanted else tuple(wrong)
 
     def _declared(self, schema: Any) -> Names:
-        """What `additionalProperties` is not about."""
+        """The names that `additionalProperties` does not apply to."""
         names = self._map(schema, "properties") if "properties" in schema else {}
         patterns = self._map(schema, "patternProperties") if "patternProperties" in schema else {}
         languages = [self.language(schema, "patternProperties", pattern) for pattern in patterns]
@@ -505,7 +505,7 @@ class Reader:
             result = self.both(result, kept) if wanted else either(result, broken)
         return result
 
-    # -- what no other keyword looks at
+    # -- unevaluated properties and items
 
     def _unevaluated(self, schema: Any, kind: str, branches: Branches) -> Branches:
         keyword = "unevaluatedProperties" if kind == "object" else "unevaluatedItems"
@@ -532,7 +532,7 @@ class Reader:
     # -- proofs
 
     def apart(self, a: Any, b: Any, kind: str, depth: int = 4) -> bool:
-        """Whether it is sure that no value of a type satisfies both schemas; false where it is not seen."""
+        """Whether certainly no value of a type satisfies both schemas; false if this is not found."""
         if a is False or b is False:
             return True
         if depth == 0 or a is True or b is True or not isinstance(a, Mapping) or not isinstance(b, Mapping):
@@ -604,7 +604,7 @@ class Reader:
 
 
 def _unseen(branches: Branches) -> Branches:
-    """What is evaluated under `not` is not seen outside."""
+    """Drops notes of evaluated items and properties: what `not` evaluates does not count outside."""
     return tuple(tuple(a for a in branch if not isinstance(a, SeenItems | SeenProperties)) for branch in branches)
 
 
@@ -614,7 +614,7 @@ def _by_keyword(method: Callable[[Reader, Any, bool, str], Branches], keyword: s
 
 _STRING, _NUMBER, _ARRAY, _OBJECT = (frozenset([kind]) for kind in ("string", "number", "array", "object"))
 
-# What is not here is an annotation, or a companion that is read with its keyword.
+# A keyword that is missing here is an annotation, or is read together with another keyword.
 _KEYWORDS: dict[str, tuple[frozenset[str] | None, Callable[[Reader, Any, bool, str], Branches]]] = {
     "$ref": (None, Reader._ref),
     "$dynamicRef": (None, Reader._dynamic_ref),

@@ -1,4 +1,4 @@
-"""Rules of a grammar as they are made, and their notation: EBNF as docs/grammar.md describes it."""
+"""Collects the rules of a grammar and writes them as EBNF, described in docs/grammar.md."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from edge_mtp.formats.schema.characters import Ranges
 from edge_mtp.formats.schema.language import Language
 
-_INLINE = 12  # depth to which states of an automaton stand in one rule
+_INLINE = 12  # depth to which states of an automaton are inlined into one rule
 
-Pieces = Callable[[Ranges], list[str]]  # alternatives for one character of some
+Pieces = Callable[[Ranges], list[str]]  # alternatives for one character of a set
 
 
 class Rules:
@@ -28,20 +28,20 @@ class Rules:
         return self._names[body]
 
     def reserve(self) -> str:
-        """The name of a rule whose body follows, since it refers to itself."""
+        """The name of a new rule that may refer to itself; `define` gives its body."""
         name = f"r{len(self._bodies)}"
         self._bodies[name] = ""
         return name
 
     def define(self, name: str, body: str) -> None:
-        """The body of a reserved rule, or of one with a name of its own."""
+        """Sets the body of a reserved rule, or of a rule with a chosen name."""
         self._bodies[name] = body
 
     def add_text(self) -> str:
         """The name of a rule for any text without `<|`, with which the marks of a call and of a string begin.
 
-        Spelled in ordinary characters they would be marks to whoever parses the text. Two states are all that the
-        engine tries on its vocabulary: it makes a loop of a rule that ends by naming itself.
+        Even when spelled in ordinary characters, a parser of the text would take them for marks. The engine turns a
+        rule that ends with its own name into a loop, so it has only two states to try on its vocabulary.
         """
         self.define("text", '"" | [^<] text | "\\u003C" text_begun')
         self.define("text_begun", '"" | [^<|] text | "\\u003C" text_begun')
@@ -54,20 +54,20 @@ class Rules:
     def text(self, root: str) -> str:
         lines = [f"root ::= {root}"]
         for name, body in self._bodies.items():
-            # A budget of characters stands at the rule's name.
+            # A character budget is written after the rule's name.
             budget, _, rest = body.partition("\n")
             lines.append(f"{name}{budget} ::= {rest}" if rest else f"{name} ::= {body}")
         return "\n".join(lines) + "\n"
 
     def at_most(self, content: str, characters: int) -> str:
-        """A rule for the texts of `content` of so many characters, if such a text may end anywhere.
+        """A rule for the texts of `content` with at most `characters` characters, if such a text may end anywhere.
 
-        The engine counts while it reads, so this costs one state, whatever the number.
+        The engine counts while it reads, so this costs one state for any number.
         """
         return self.add(f"[max_chars={characters}]\n{content}")
 
     def language(self, language: Language, pieces: Pieces) -> str:
-        """The rule of a language, a character written as one of `pieces`. A state of one way in stands in its place."""
+        """The rule of a language, with characters written as `pieces`. States with one incoming edge are inlined."""
         if (language, pieces) in self._languages:
             return self._languages[language, pieces]
         ways = [0] * len(language.edges)
@@ -108,12 +108,12 @@ def regex(pattern: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A literal of ordinary text. What could begin a special token's text is escaped, which keeps it ordinary."""
+    """A literal of ordinary text. Escapes what could begin a special token's text, so that it stays ordinary."""
     return '"' + "".join(_escaped(character) for character in text) + '"'
 
 
 def characters(ranges: Ranges) -> str:
-    """One character of some; a literal for a single one."""
+    """One character of a set; a literal if the set has only one."""
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         return literal(chr(ranges[0][0]))
     return "[" + "".join(_code(low) + ("" if low == high else "-" + _code(high)) for low, high in ranges) + "]"

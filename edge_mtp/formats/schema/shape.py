@@ -1,9 +1,9 @@
-"""The algebra of JSON schemas: what a schema asks, by JSON type, in disjunctive normal form.
+"""The algebra of JSON schemas: the conditions of a schema, by JSON type, in disjunctive normal form.
 
-A *literal* is a schema or its complement; a *goal* is a set of literals that hold together. For each JSON type a
-literal is a disjunction of *branches*, and a branch is a list of *atoms*, each asking one thing of a value of that
-type, some of them goals for its parts. The complement is pushed down to the atoms, so nothing but atoms is ever
-negated. Where a complement or a disjunction would be too large, branches are left out: that is narrower, never wider.
+A *literal* is a schema or its complement; a *goal* is a set of literals that must all hold. For each JSON type a
+literal is a disjunction of *branches*, and a branch is a list of *atoms*. Each atom is one condition on a value of that
+type; some contain goals for its parts. The complement is pushed down to the atoms, so only atoms are ever negated. If a
+complement or a disjunction would be too large, branches are left out: the result is narrower, never wider.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from edge_mtp.formats.json_schema import type_of
 from edge_mtp.formats.schema.language import Language
 
 TYPES = ("string", "number", "boolean", "null", "array", "object")
 
-Literal: TypeAlias = int  # twice the schema's number, and one more for its complement
+Literal: TypeAlias = int  # twice the schema's number, plus one for its complement
 Goal: TypeAlias = frozenset[Literal]
 
 EVERYTHING: Goal = frozenset()
@@ -27,7 +28,7 @@ EVERYTHING: Goal = frozenset()
 
 @dataclass(frozen=True)
 class Names:
-    """Some names of properties: those listed, and those that match a language."""
+    """A set of property names: the listed ones and those in a language."""
 
     listed: frozenset[str] = frozenset()
     languages: tuple[Language, ...] = ()
@@ -45,9 +46,9 @@ class Names:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Of any type: the value is one of some, or none of them."""
+    """For any type: the value is one of `values`, or (not `wanted`) none of them."""
 
-    values: tuple[Any, ...]  # keys, as `key_of` makes them
+    values: tuple[Any, ...]  # keys, as returned by `key_of`
     wanted: bool = True
 
     @cached_property
@@ -57,7 +58,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Length:
-    """Of strings (characters), arrays (items), objects (properties)."""
+    """The length of a string (characters), array (items) or object (properties)."""
 
     low: int = 0
     high: int | None = None
@@ -65,7 +66,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Matches:
-    """Of strings. An annotation is dropped where it leaves nothing."""
+    """The string is in a language. An annotation is dropped if it would leave no string."""
 
     language: Language
     annotation: bool = False
@@ -73,7 +74,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Limit:
-    """Of numbers."""
+    """A limit of a number."""
 
     value: Fraction
     upper: bool
@@ -82,14 +83,14 @@ class Limit:
 
 @dataclass(frozen=True)
 class Whole:
-    """Of numbers: an integer, or none."""
+    """The number is an integer, or (not `wanted`) is none."""
 
     wanted: bool
 
 
 @dataclass(frozen=True)
 class Multiple:
-    """Of numbers: a multiple of another, or none."""
+    """The number is a multiple of `of`, or (not `wanted`) is none."""
 
     of: Fraction
     wanted: bool
@@ -97,7 +98,7 @@ class Multiple:
 
 @dataclass(frozen=True)
 class Items:
-    """Of arrays: the items' goals by position, and those behind them."""
+    """The goals of an array's first items by position, and of all items after those."""
 
     prefix: tuple[Goal, ...]
     rest: Goal
@@ -105,7 +106,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Item:
-    """Of arrays: there is an item at a position, and it has a goal."""
+    """The array has an item at a position, and the item satisfies a goal."""
 
     at: int
     goal: Goal
@@ -113,7 +114,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Contains:
-    """Of arrays: `low` to `high` items have a goal; all others have its complement."""
+    """`low` to `high` items of the array satisfy a goal; all others satisfy its complement."""
 
     goal: Goal
     complement: Goal
@@ -123,14 +124,14 @@ class Contains:
 
 @dataclass(frozen=True)
 class Unique:
-    """Of arrays: no two items are equal. `place` is where the schema says so."""
+    """No two items of the array are equal. `place` is where the schema says so."""
 
     place: str
 
 
 @dataclass(frozen=True)
 class Property:
-    """Of objects: the property, if it is there, has a goal."""
+    """If the object has the property, its value satisfies a goal."""
 
     name: str
     goal: Goal
@@ -138,14 +139,14 @@ class Property:
 
 @dataclass(frozen=True)
 class Has:
-    """Of objects: the property is there."""
+    """The object has the property."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Of objects: every property whose name matches has a goal."""
+    """The value of every property whose name is in a language satisfies a goal."""
 
     language: Language
     goal: Goal
@@ -153,7 +154,7 @@ class Matching:
 
 @dataclass(frozen=True)
 class Others:
-    """Of objects: every property with another name has a goal. `open` is one that says nothing."""
+    """The value of every property whose name is not in `names` satisfies a goal."""
 
     names: Names
     goal: Goal
@@ -161,14 +162,15 @@ class Others:
 
 @dataclass(frozen=True)
 class Named:
-    """Of objects: every name has a goal."""
+    """Every property name satisfies a goal."""
 
     goal: Goal
 
 
 @dataclass(frozen=True)
 class Some:
-    """Of objects: there is a property whose name is outside some, of a language and of a goal; its value has a goal."""
+    """The object has a property whose value satisfies `goal` and whose name is not in `outside`, is in `language`, and
+    satisfies the goal `name`."""
 
     language: Language | None
     outside: Names
@@ -178,14 +180,14 @@ class Some:
 
 @dataclass(frozen=True)
 class SeenProperties:
-    """No demand: these properties are evaluated (`unevaluatedProperties`)."""
+    """No condition: notes that these properties are evaluated (`unevaluatedProperties`)."""
 
     names: Names
 
 
 @dataclass(frozen=True)
 class SeenItems:
-    """No demand: so many first items are evaluated (`unevaluatedItems`); None for all."""
+    """No condition: notes that the first `count` items are evaluated (`unevaluatedItems`); None means all."""
 
     count: int | None
 
@@ -223,7 +225,7 @@ def either(a: Branches, b: Branches) -> Branches:
 
 
 def contradict(left: Branch, right: Branch) -> bool:
-    """Whether two branches list values of which none is common, or differ about integers."""
+    """Whether two branches list values without a common one, or differ about integers."""
     for a in left:
         if not isinstance(a, OneOf | Whole):
             continue
@@ -242,19 +244,12 @@ def contradict(left: Branch, right: Branch) -> bool:
 
 def kind_of(value: Any) -> str:
     """The JSON type of a value, among TYPES."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "object" if isinstance(value, Mapping) else "array"
+    kind = type_of(value)
+    return "number" if kind == "integer" else kind
 
 
 def key_of(value: Any) -> Any:
-    """What is equal for values that JSON schema takes for equal, and can be hashed: 1 and 1.0 are, 1 and true not."""
+    """A hashable key, the same for values that are equal in JSON schema: 1 and 1.0 are equal, 1 and true are not."""
     if isinstance(value, bool) or value is None:
         return ("constant", value)
     if isinstance(value, int | float):

@@ -1,7 +1,7 @@
-"""Writes goals of the algebra as rules of a grammar: what a branch asks becomes a layout, and a layout rules.
+"""Writes goals of the algebra as rules of a grammar: a branch becomes a layout, and a layout becomes rules.
 
-A layout may hold fewer values than its branch, never more: properties stand in one order, an array's items that are
-asked for stand first, items that have to differ are of different types.
+A layout may have fewer values than its branch, never more: properties have a fixed order, required items of an array
+come first, and items that must differ have different types.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from edge_mtp.formats.schema.shape import (
     Whole,
 )
 
-_MOST_LAYOUTS = 20_000  # that are tried for one schema
+_MOST_LAYOUTS = 20_000  # tried for one schema
 _MOST_RULES = 4_000
 _MOST_REPEATED = 4_000  # items that are counted
-_SPARE = 16  # items that may be what `maxContains` counts
-_MOST_FORCED = 256  # items or properties that a schema asks for by number
-_MOST_CLASSES = 16  # of free names
-_MOST_DISTINCT = 32  # listed values of which an array may hold each once
-_SPELLED = 4  # characters of a string that are a state each: beyond, the engine counts, which is slow near the end
+_SPARE = 16  # items that may be among those that `maxContains` counts
+_MOST_FORCED = 256  # items or properties that a schema requires only by number
+_MOST_CLASSES = 16  # classes of free names
+_MOST_DISTINCT = 32  # listed values that an array may contain once each
+_SPELLED = 4  # characters of a string with a state each; beyond, the engine counts, which is slow near the end
 _PRODUCT = 2_000  # states of a counted pattern
 
 
 @dataclass(frozen=True)
 class Text:
-    """A string: bounds of its length, and its language if it has one beside them."""
+    """A string: bounds of its length, and its language if it also has one."""
 
     low: int
     high: int | None
@@ -78,7 +78,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Pick:
-    """An array of which each item, a goal or a value, is there or not, in this order."""
+    """An array with some of these items, goals or values, in this order."""
 
     goals: tuple[Goal, ...]
     values: tuple[Any, ...]
@@ -88,7 +88,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Members:
-    """An object: named properties, each with whether it is required, and free ones by the language of their names."""
+    """An object: named properties, each required or not, and free properties by the language of their names."""
 
     named: tuple[tuple[str, Goal, bool], ...]
     free: tuple[tuple[Language, Goal], ...]
@@ -98,7 +98,7 @@ class Members:
 
 @dataclass(frozen=True)
 class Listed:
-    """Some values."""
+    """A list of values."""
 
     values: tuple[Any, ...]
 
@@ -122,7 +122,7 @@ class Writer:
     # -- goals
 
     def write(self, goal: Goal, kind: str | None = None) -> str:
-        """The rule of a goal's values, or of those of one type. Raises `EdgeMtpError` where none can be written."""
+        """The rule of a goal's values, or of those of one type. Raises `EdgeMtpError` if no value can be written."""
         goal = goal | self._kinds[kind] if kind else goal
         if not self.possible(goal):
             raise EdgeMtpError(
@@ -149,7 +149,7 @@ class Writer:
         return self._rule_of[goal]
 
     def possible(self, goal: Goal) -> bool:
-        """Whether a value of a goal can be written. A goal whose values need one of itself inside has none."""
+        """Whether any value of a goal can be written. None can if each must contain another value of the same goal."""
         if goal in self._possible:
             return self._possible[goal]
         if goal in self._open:
@@ -170,7 +170,7 @@ class Writer:
     # -- layouts
 
     def layout(self, kind: str, branch: Branch) -> Layout | None:
-        """What is written for a branch; None where nothing can be."""
+        """The layout of a branch; None if no value of it can be written."""
         self._layouts += 1
         if self._layouts > _MOST_LAYOUTS:
             raise EdgeMtpError("#: the schema has too many combinations for a grammar; split it")
@@ -225,7 +225,7 @@ class Writer:
         return None
 
     def _annotated(self, branch: Branch, low: int, high: int | None, base: Language = ANY) -> Text | None:
-        """With the formats, where they leave something."""
+        """The strings of a branch restricted to its formats; None if that leaves no string."""
         formats = [atom.language for atom in branch if isinstance(atom, Matches) and atom.annotation]
         if not formats:
             return None
@@ -235,7 +235,7 @@ class Writer:
         return None if kept is None or kept.empty else Text(0, None, kept)
 
     def _within(self, language: Language, low: int, high: int | None) -> Language | None:
-        """The texts of a language between two lengths; fewer, where they would need too many states."""
+        """The texts of a language between two lengths, or only some of them if all would need too many states."""
         if language.empty:
             return None
         if language.fewest < low:
@@ -250,7 +250,7 @@ class Writer:
         return language
 
     def names_of(self, goal: Goal) -> Language:
-        """The strings of a goal."""
+        """The strings that satisfy a goal."""
         result = NOTHING
         for branch in self.reader.branches(goal, "string"):
             listed = [atom.values for atom in branch if isinstance(atom, OneOf) and atom.wanted]
@@ -336,7 +336,7 @@ class Writer:
         return Run(tuple(slots), more, low, high)
 
     def _place_items(self, atom: Contains, slots: list[Goal], rest: Goal, high: int | None) -> int | None:
-        """Asks for the items of `contains` as early as they can stand; returns how many items that needs."""
+        """Requires the items of `contains` at the earliest possible positions; returns how many items that needs."""
         missing = atom.low - sum(atom.goal <= slot for slot in slots)
         if missing > _MOST_FORCED:
             return None
@@ -366,7 +366,7 @@ class Writer:
         return reached
 
     def _distinct(self, goal: Goal) -> list[Any] | None:
-        """The values of a goal, if they are listed and few."""
+        """The values of a goal, if they are listed and not too many."""
         values: list[Any] = []
         for kind in TYPES:
             for branch in self.reader.branches(goal, kind):
@@ -390,7 +390,7 @@ class Writer:
             kinds = [kind for kind in TYPES if kind not in used and self.possible(slot | self._kinds[kind])]
             if not kinds:
                 break
-            # Those of one type leave most to the others, unless the slot itself is of several.
+            # One type per slot leaves the most types to the others.
             used.add(kinds[0])
             kept.append(slot | self._kinds[kinds[0]])
         if len(kept) == len(slots) and rest is not None:
@@ -430,7 +430,7 @@ class Writer:
             free = self._free(branch, goals, low - len(named))
             missing = low - len(named) - bool(free)
             if missing > 0:
-                # Names that are written could be repeated, so that all but one are chosen here.
+                # The model could repeat a free name, so all missing names but one are fixed here.
                 if not free or missing > _MOST_FORCED:
                     return None
                 for _ in range(missing):
@@ -462,7 +462,7 @@ class Writer:
         return goal
 
     def _place_property(self, atom: Some, branch: Branch, goals: dict[str, Goal], required: dict[str, None]) -> bool:
-        """Asks for a property that `atom` wants; returns whether there can be one."""
+        """Requires a property that satisfies `atom`; returns whether there can be one."""
         for name in [*required, *(name for name in goals if name not in required)]:
             if (
                 name not in atom.outside
@@ -500,7 +500,8 @@ class Writer:
         return language
 
     def _free(self, branch: Branch, goals: dict[str, Goal], missing: int) -> list[tuple[Language, Goal]]:
-        """Free properties: of a map, of a pattern, of an object without declared ones, or as many as are missing."""
+        """The classes of free properties: of a map, of a pattern, of an object without declared properties, or to make
+        up for the `missing` ones."""
         matching = [atom for atom in branch if isinstance(atom, Matching)]
         others = [atom for atom in branch if isinstance(atom, Others)]
         base = self.notation.keys
@@ -526,7 +527,7 @@ class Writer:
         classes = [part for part in classes if not part[0].empty and self.possible(part[1])]
         seen = any(isinstance(atom, SeenProperties) and not atom.names.every for atom in branch)
         if (goals or (seen and not others)) and missing <= 0:
-            classes = [part for part in classes if part[1]]  # what is declared is enough
+            classes = [part for part in classes if part[1]]  # the declared properties are enough
         return classes
 
     # -- expressions
@@ -587,9 +588,9 @@ class Writer:
         return self.rules.add(f'"{{" {self._chain(named, tail, layout.low, layout.high)} "}}"')
 
     def _chain(self, elements: Sequence[tuple[str, bool]], tail: str, low: int, high: int | None) -> str:
-        """Elements in order, each left out unless it is required, then `tail` any number of times; commas between.
+        """Elements in order (optional unless required), then `tail` any number of times, separated by commas.
 
-        `low` to `high` of them all; of the tail, only the first counts for `low`.
+        In all `low` to `high` of them; for `low`, only the first `tail` counts.
         """
         comma = literal(self.notation.comma)
         count = len(elements)
@@ -602,7 +603,7 @@ class Writer:
                 known[i, k] = self._chain_from(i, k, elements, tail, low, high, most, known, comma)
         found = known[0, 0]
         if found is None:
-            raise EdgeMtpError("#: a number of properties that no object here has; loosen it")
+            raise EdgeMtpError("#: no object can have the required number of properties; loosen it")
         return found
 
     def _chain_from(
@@ -617,7 +618,7 @@ class Writer:
         known: dict[tuple[int, int], str | None],
         comma: str,
     ) -> str | None:
-        """What may follow `k` elements that stand, from element `i` on; None if nothing does."""
+        """What may follow when `k` elements have been written and element `i` is next; None if nothing can."""
         lead = f"{comma} " if k else ""
         room = None if high is None else high - k
         if i == len(elements):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edge_mtp.harness.analyse.calls import ArmCalls, arm_calls, score_all
 from edge_mtp.harness.analyse.latency import Latency, SpeedUp, latencies, speed_ups
-from edge_mtp.harness.analyse.pairwise import ArmCalls, Comparison, arm_calls, comparisons, score_all
+from edge_mtp.harness.analyse.pairwise import Comparison, comparisons
 from edge_mtp.harness.record.results import Results, Run
 from edge_mtp.harness.score.drafter_fit import misfit
 from edge_mtp.harness.score.score import Score

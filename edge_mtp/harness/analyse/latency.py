@@ -11,7 +11,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from edge_mtp.formats.tool_calls import CALL_CLOSE
+from edge_mtp.harness.analyse.drafts import counted
 from edge_mtp.harness.analyse.energy import energy
+from edge_mtp.harness.analyse.replies import last_answers
 from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.ask.arm import baseline_of
 from edge_mtp.harness.record.results import Results, Sample
@@ -45,18 +47,22 @@ class DraftPosition:
 
 @dataclass(frozen=True)
 class Latency:
-    """The answers of one arm to the items of one kind, or of all (`kind` None); failed answers are in `failed` and
-    `failed_share` alone.
+    """The answers of one arm to the items of one kind, or of all kinds (`kind` None).
 
-    `token` is per token: a step's time over the tokens that it gave out, each counted. `first_token` is the time to the
-    first token of all, `first_answer` to the first that is none of a thought, where the engine tells; so many answers
-    had `thoughts`. `call` is the time to the token that closes the first tool call.
-    `prefill_tokens_per_s` (of prompts, without what was in the cache), `decode_tokens_per_s` (tokens after each
-    answer's first) and `tokens_per_verify` are sums over sums, with intervals over items. Of drafts only those count
-    that a token given out answers: what lies beyond a text's end is neither right nor wrong. `first_drafts`: those of
-    the drafter that came first in their step, which tell whether it fits its target (`misfit`). `planned`: share of
-    steps by the K asked of the drafter. Energy is None unless the battery could tell, `energy_note` says why. None
-    elsewhere: too little to tell, or the engine does not tell.
+    Failed answers count only in `failed` and `failed_share`. A figure is None where there is too little to tell, or
+    where the engine does not tell it.
+
+    Times: `token` is a step's time over the tokens that it gave out, once for each token. `first_token` is the time to
+    the first token. `first_answer` is the time to the first token outside of thoughts; `thoughts` counts the answers
+    with thoughts. `call` is the time to the token that closes the first tool call.
+
+    Rates are sums over sums, with intervals over items: `prefill_tokens_per_s` (prompt tokens without cached ones),
+    `decode_tokens_per_s` (tokens after each answer's first) and `tokens_per_verify`.
+
+    Drafts: only drafts count that a token given out answers; a draft beyond a text's end is neither right nor wrong.
+    `first_drafts` are the drafter's drafts that came first in their step; they tell whether it fits its target
+    (`misfit`). `planned` is the share of steps by the K asked of the drafter. Energy is None unless the battery could
+    tell; `energy_note` says why.
     """
 
     arm: str
@@ -94,18 +100,19 @@ class ItemSpeed:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """An arm against another on the same items: how many times as fast.
+    """How many times as fast an arm is as another on the same items.
 
     `measure`: decode (time per token after the first), first_token, first_answer (time to the first token behind a
     thought), call (time to a complete tool call) or total.
-    `ratio`: the median over items of each item's median over rounds of paired ratios, taken on logarithms, with an
-    interval over items (`edge_mtp.harness.stats.ratios`); a round of an item counts where both arms answered it,
-    with the turns that both did. `slower`: share of items that the arm is slower on. Decode and first_token compare all
-    replies; first_answer those with the same thoughts, call those whose first calls are the same, and total those of
-    equal length: `verdict` says if others were left out.
+
+    `ratio` is the median over items of each item's median over rounds of paired ratios, on logarithms, with an interval
+    over items (`edge_mtp.harness.stats.ratios`). A round of an item counts where both arms answered it, with the turns
+    that both answered. `slower` is the share of items on which the arm is slower. Decode and first_token compare all
+    replies; first_answer compares replies with the same thoughts, call replies with the same first call, and total
+    replies of equal length. `verdict` says how many items are left out.
 
     `verdict` in words: faster, slower, no difference within X%, or not enough data with about how many items would be.
-    Each is right on its own with 95 %: of many, some are wrong.
+    Each verdict is right with 95 % on its own; of many, some are wrong.
     """
 
     arm: str
@@ -162,7 +169,7 @@ def speed_ups(results: Results) -> list[SpeedUp]:
 
 def _answers(results: Results, arm: str) -> dict[Question, Answer]:
     """The answers of an arm, failed ones included."""
-    return {(answer.item, answer.round, answer.turn): answer for answer in results.of(arm)}
+    return {(answer.item, answer.round, answer.turn): answer for answer in last_answers(results.of(arm))}
 
 
 def _kinds(results: Results) -> list[str]:
@@ -234,21 +241,19 @@ def _share_of_items(found: Iterable[tuple[str, bool]]) -> Estimate | None:
 
 
 def _acceptance(verifies: Sequence[tuple[str, StepFigures]]) -> list[DraftPosition]:
-    rows = {item: row for row, item in enumerate(sorted({item for item, _ in verifies}))}
-    counts = [(rows[item], count_drafts(step.tokens, len(step.source), step.accepted)) for item, step in verifies]
-    width = max((of.reached for _, of in counts), default=0)
-    reached, accepted = (np.zeros((len(rows), width), int) for _ in range(2))
-    for row, of in counts:
-        reached[row, : of.reached] += 1
-        accepted[row, : of.accepted] += 1
+    of_item: dict[str, list[StepFigures]] = {item: [] for item in sorted({item for item, _ in verifies})}
+    for item, step in verifies:
+        of_item[item].append(step)
+    drafts = counted(list(of_item.values()), max((len(step.source) for _, step in verifies), default=0))
+    width = int((drafts.reached.sum(axis=0) > 0).sum())  # nobody reaches a position behind one that nobody reached
     return [
         DraftPosition(
             position=j + 1,
-            reached=int(reached[:, j].sum()),
-            accepted=int(accepted[:, j].sum()),
-            share=statistics.share(accepted[:, j], reached[:, j]),
+            reached=int(reached.sum()),
+            accepted=int(accepted.sum()),
+            share=statistics.share(accepted, reached),
         )
-        for j in range(width)
+        for j, (reached, accepted) in enumerate(zip(drafts.reached.T[:width], drafts.accepted.T[:width], strict=True))
     ]
 
 

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from edge_mtp.harness.analyse.analysis import Analysis
+from edge_mtp.harness.analyse.calls import ArmCalls
 from edge_mtp.harness.analyse.latency import MEASURES, Latency, SpeedUp
-from edge_mtp.harness.analyse.pairwise import ArmCalls, Comparison
+from edge_mtp.harness.analyse.pairwise import Comparison
 from edge_mtp.harness.analyse.times import Timed, times
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.arm import baseline_of
@@ -43,8 +44,11 @@ Scope = Literal["arm", "sibling", "pair"]
 
 
 class Place(NamedTuple):
-    """Where to look: an arm, the arm that it is held against (`sibling` and `pair`), and a kind. `results` are those
-    that were analysed, where more than their summary is there; they are then of the kind already, and `kind` None."""
+    """Where to look for a figure: an arm, the arm that it is compared with (`sibling` and `pair`), and a kind of items.
+
+    `results` are the results that were analysed, None where only a summary is there. They then hold items of the kind
+    alone, and `kind` is None.
+    """
 
     analysis: Analysis
     results: Results | None
@@ -56,10 +60,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """`look` finds the figure; None where it was not measured. `paired` names the speed-up whose ratio is the relative
-    change of this metric (its reciprocal where `higher` is worse) when the same items were answered on both sides.
-    `parts`: what the figure is a ratio of, item by item, so that two can be told to be related. `quantile`: of which
-    times it is one, and at which level."""
+    """A metric, and how to find its figure (`look`; None where it was not measured).
+
+    `paired` names the speed-up whose ratio is the relative change of this metric, or its reciprocal where higher is
+    worse, when both sides answered the same items. `parts`: the sums, by item, whose ratio the figure is; two such
+    figures can be correlated. `quantile`: the times that the figure is a quantile of, and its level.
+    """
 
     name: str
     quantity: Quantity

@@ -1,4 +1,4 @@
-"""Rules that a result is held against: `METRIC[.bound][@ARM][#KIND] OP VALUE[unit]`. The language: docs/results.md.
+"""Rules for results: `METRIC[.bound][@ARM][#KIND] OP VALUE[unit]`. The language: docs/results.md.
 
 speedup < 1.0
 toolcall.error > +1pp

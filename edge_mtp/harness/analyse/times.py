@@ -14,7 +14,7 @@ Timed = Literal["first_token", "first_answer", "call", "token"]
 
 
 def times(results: Results, arm: str, what: Timed) -> Times:
-    """An arm's times in milliseconds, those that `Latency` has the quantiles of."""
+    """The times of an arm in milliseconds, whose quantiles `Latency` holds."""
     values: list[float] = []
     items: list[str] = []
     for answer in results.of(arm):

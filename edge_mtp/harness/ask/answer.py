@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+from msgspec import Meta
+
+from edge_mtp.formats.codec import Amount, Count, TokenId
+from edge_mtp.formats.drafting import SOURCE_OF_LETTER
 from edge_mtp.formats.tool_calls import CHANNEL_CLOSE, CHANNEL_OPEN, THOUGHT_HEADER
 from edge_mtp.harness.score.score import Finish
+
+WIDEST = 1024  # tokens of a step: beyond any verify graph
+StepCount = Annotated[int, Meta(ge=0, le=WIDEST)]
 
 
 class StepFigures(NamedTuple):
@@ -16,15 +23,15 @@ class StepFigures(NamedTuple):
     `accepted` of the drafts; `planned`: K asked of the drafter. `verify_us` is the target: embedding, graph, selection.
     """
 
-    kind: str
-    tokens: int
-    source: str
-    accepted: int
-    planned: int
-    draft_us: float
-    mask_us: float
-    verify_us: float
-    total_us: float
+    kind: Literal["p", "v"]
+    tokens: StepCount
+    source: Annotated[str, Meta(pattern=rf"^[{''.join(SOURCE_OF_LETTER)}]*\Z", max_length=WIDEST)]
+    accepted: StepCount
+    planned: StepCount
+    draft_us: Amount
+    mask_us: Amount
+    verify_us: Amount
+    total_us: Amount
 
 
 @dataclass(frozen=True)
@@ -44,27 +51,27 @@ class Answer:
 
     arm: str
     item: str
-    turn: int
-    round: int
-    at_s: float
+    turn: Count
+    round: Count
+    at_s: Amount
     text: str
     finish: Finish
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    count: int = 0
-    first_token_us: float = 0.0
-    prefill_us: float = 0.0
-    call_us: float | None = None
-    total_us: float = 0.0
-    tokens: list[int] = field(default_factory=list)
+    prompt_tokens: Count = 0
+    reused_tokens: Count = 0
+    count: Count = 0
+    first_token_us: Amount = 0.0
+    prefill_us: Amount = 0.0
+    call_us: Amount | None = None
+    total_us: Amount = 0.0
+    tokens: list[TokenId] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
     steps: list[StepFigures] = field(default_factory=list)
-    rss_bytes: int | None = None
-    anonymous_bytes: int | None = None
+    rss_bytes: Count | None = None
+    anonymous_bytes: Count | None = None
     error: str | None = None
     reasoning: str = ""
     in_thought: bool = False
-    first_answer_us: float | None = None
+    first_answer_us: Amount | None = None
 
     @property
     def is_complete(self) -> bool:

@@ -1,4 +1,4 @@
-"""A contender: what answers items for an arm."""
+"""An answerer: what answers items for an arm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
 
 
-class Contender(ABC):
+class Answerer(ABC):
     """Answers for one arm. Several may share an engine; each request starts from an empty cache all the same."""
 
     arm: Arm
@@ -20,8 +20,8 @@ class Contender(ABC):
     def answer(self, item: Item, round: int, *, max_tokens: int) -> Generator[Answer, None, None]:
         """Answers the turns of `item` one after the other, each with the answers before it in its history.
 
-        The random numbers of a sampled answer depend on `round` alone. Whoever has seen enough stops iterating. What
-        goes wrong with the engine is an answer too (`Answer.error`), and the last one.
+        The random numbers of a sampled answer depend on `round` alone. The caller stops iterating when it has seen
+        enough. A failure of the engine is an answer too (`Answer.error`), and the last one.
         """
 
     @property
@@ -35,21 +35,21 @@ class Contender(ABC):
 
 
 def ask(
-    contender: Contender,
+    answerer: Answerer,
     item: Item,
     round: int,
     *,
     max_tokens: int,
     goes_on: Callable[[Answer], bool] = lambda answer: True,
 ) -> list[Answer]:
-    """All that `contender` answers to `item`, until `goes_on` says no; one that has died is started again first.
+    """The answers of `answerer` to `item`, until `goes_on` says no. An answerer that has died is started again first.
 
     Raises EdgeMtpError if it cannot be started.
     """
-    if not contender.is_alive:
-        contender.revive()
+    if not answerer.is_alive:
+        answerer.revive()
     answers = []
-    with contextlib.closing(contender.answer(item, round, max_tokens=max_tokens)) as turns:
+    with contextlib.closing(answerer.answer(item, round, max_tokens=max_tokens)) as turns:
         for answer in turns:
             answers.append(answer)
             if not goes_on(answer):

@@ -6,20 +6,21 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
-from edge_mtp.engine import DEFAULT_DRAFT_LENGTH
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.request import DraftSource
+from edge_mtp.formats import drafting
+from edge_mtp.formats.codec import Integer, Real
+from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH
+from edge_mtp.formats.drafting import DRAFT_SOURCES, DraftSource
 
-Mtp: TypeAlias = 'Literal["off", "auto", "adaptive", "blank"] | int'
+Mtp: TypeAlias = Literal["off", "auto", "adaptive", "blank"] | Integer
 EngineName = Literal["ours", "litert-lm"]
 ENGINES: tuple[EngineName, ...] = ("ours", "litert-lm")
 ACCELERATORS = ("cpu", "gpu")
 SWITCHES = {"on": True, "off": False}
 THINKING: dict[str, bool | None] = {"auto": None, **SWITCHES}
 CALLS = {"parallel": True, "single": False}
-SOURCES: tuple[DraftSource, ...] = get_args(DraftSource)
 CHOICES: dict[str, Mapping[str, bool | None]] = {"constrained": SWITCHES, "thinking": THINKING, "calls": CALLS}
 # What `KEY=VALUE` calls a field, where that is another name.
 KEYS = {"parallel_calls": "calls"}
@@ -29,11 +30,12 @@ KEYS = {"parallel_calls": "calls"}
 class Arm:
     """What answers, and how. `label` names it in records, tables and rules; it is unique in a run.
 
-    `mtp`: off (plain decoding), K drafts every step, auto (the controller), or blank: the verify graph at the default
-    K with nothing to verify, which tells rounding from wrongly kept drafts. `constrained`: calls are held to the
-    tools' schemas. `engine` litert-lm is the stock runtime, on the host only. It drafts at a length of its own and
-    constrains nothing: `mtp` is off, auto (it drafts in every step) or adaptive (it drafts while it finds that faster)
-    there, `constrained` False. `threads` None is LiteRT's choice.
+    `mtp`: off (plain decoding), a number K (K drafts in every step), auto (the controller), or blank: the verify graph
+    at the default K with nothing to verify, which tells rounding from wrongly kept drafts. `constrained`: calls must
+    fit the tools' schemas. `threads` None is LiteRT's choice.
+
+    `engine` litert-lm is the stock runtime, on the host only. It drafts at a length of its own and constrains nothing:
+    its `mtp` is off, auto (drafts in every step) or adaptive (drafts while that is faster), and `constrained` is False.
     """
 
     label: str
@@ -42,9 +44,9 @@ class Arm:
     engine: EngineName = "ours"
     device: str = "host"
     accelerator: str = "cpu"
-    temperature: float = 0.0
+    temperature: Real = 0.0
     constrained: bool = True
-    threads: int | None = None
+    threads: Integer | None = None
     draft_sources: tuple[DraftSource, ...] | None = None
     thinking: bool | None = None
     parallel_calls: bool = True
@@ -71,28 +73,19 @@ class Arm:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Arm:
-        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        sources = known.get("draft_sources")
-        return cls(**{**known, "draft_sources": None if sources is None else tuple(sources)})
-
 
 def parse_mtp(text: str) -> Mtp:
     """Raises EdgeMtpError for what is neither off, auto, adaptive, blank nor a number from 1 on."""
-    if text in ("off", "auto", "adaptive", "blank"):
-        return text  # type: ignore[return-value]  # one of the literals
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise EdgeMtpError(f"'{text}' is no way to draft; use off, auto, adaptive, blank or a number from 1 on")
+    words: dict[str, Mtp] = {"off": "off", "auto": "auto", "adaptive": "adaptive", "blank": "blank"}
+    return drafting.parse_mtp(text, words, "off, auto, adaptive, blank or a number from 1 on")
 
 
 def parse_sources(text: str) -> tuple[DraftSource, ...]:
     """Sources of drafts joined by `+`. Raises EdgeMtpError for one that there is not, or that is there twice."""
     names = [part.strip() for part in text.split("+")]
-    found = tuple(source for name in names for source in SOURCES if source == name)
+    found = tuple(source for name in names for source in DRAFT_SOURCES if source == name)
     if len(found) != len(names) or len(set(found)) != len(found):
-        known = ", ".join(SOURCES)
+        known = ", ".join(DRAFT_SOURCES)
         raise EdgeMtpError(f"'{text}' are no sources of drafts; use some of {known}, each once, joined by +")
     return found
 

@@ -56,9 +56,10 @@ def categories(name: str) -> tuple[str, ...]:
 
 
 def items(category: str) -> list[Item]:
-    """The items of a category, but those that no grammar can hold or whose right answer their declarations forbid.
+    """The items of a category. Left out are those that no grammar can hold, and those whose declarations forbid the
+    answer.
 
-    Raises EdgeMtpError where bfcl-eval is not installed, or its files are not what they were.
+    Raises EdgeMtpError where bfcl-eval is not installed, or its files have changed.
     """
     return [item for item in converted(category).values() if isinstance(item, Item)]
 

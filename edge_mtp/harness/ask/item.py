@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_mtp.chat.messages import Message
+from edge_mtp.chat.messages import ROLES, Message, is_call
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import check_tools
 from edge_mtp.harness.score.gold import Gold
 
 OTHER = "other"  # the kind of an item that names none
-_ROLES = ("system", "developer", "user", "assistant", "model", "tool")
 _ITEM_KEYS = ("id", "kind", "template", "prompt", "messages", "tools", "gold", "turns", "max_tokens")
 _TURN_KEYS = ("prompt", "messages", "responses", "gold")
 
@@ -130,27 +129,18 @@ def _fault(message: Any) -> str | None:
     """What is wrong with a message, with the cure; None for a right one."""
     if not isinstance(message, Mapping):
         return f"{_shown(message)} is not an object; give a role and content"
-    if message.get("role") not in _ROLES:
-        return f"role {_shown(message.get('role'))} is unknown; use {', '.join(_ROLES)}"
+    if message.get("role") not in ROLES:
+        return f"role {_shown(message.get('role'))} is unknown; use {', '.join(ROLES)}"
     if not isinstance(message.get("content"), str | list | Mapping | None):
         return f"content {_shown(message['content'])} is not text; give a string"
     if message["role"] == "tool" and not isinstance(message.get("name"), str):
         return f"name {_shown(message.get('name'))} is not text; name the tool that answers"
     calls = message.get("tool_calls", [])
-    if not isinstance(calls, list) or not all(map(_is_call, calls)):
+    if not isinstance(calls, list) or not all(map(is_call, calls)):
         return f'tool_calls {_shown(calls)} are not [{{"function": {{"name", "arguments"}}}}]; correct them'
     if message.get("content") is None and not calls:
         return "neither content nor tool_calls; give one"
     return None
-
-
-def _is_call(call: Any) -> bool:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    return (
-        isinstance(function, Mapping)
-        and isinstance(function.get("name"), str)
-        and isinstance(function.get("arguments"), Mapping)
-    )
 
 
 def _shown(value: Any) -> str:

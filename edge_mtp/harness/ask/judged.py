@@ -1,4 +1,4 @@
-"""An answer held against what its item calls right."""
+"""The score of an answer to an item."""
 
 from __future__ import annotations
 

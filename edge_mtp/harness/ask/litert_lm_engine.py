@@ -1,4 +1,4 @@
-"""The stock LiteRT-LM engine as a contender."""
+"""The stock LiteRT-LM engine as an answerer."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
+from edge_mtp.chat.bundle_chat import chat_format_of
 from edge_mtp.chat.chat_format import Written
 from edge_mtp.chat.messages import Message
 from edge_mtp.chat.thoughts import is_opened, thoughts_in
 from edge_mtp.dialogue import model_message
-from edge_mtp.engine import ReplyOptions, chat_format_of
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN, split_thoughts
 from edge_mtp.harness.ask.answer import Answer, StepFigures
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.litert_lm_process import DeadStockError, SilentStockError, StockEngine, StockMtp, StockReply
 from edge_mtp.harness.score.score import Finish
+from edge_mtp.reply_options import ReplyOptions
 
 
-class Stock(Contender):
+class LitertLmEngine(Answerer):
     """Answers through `litert_lm`, with the prompts that our own engine gets.
 
-    What it does not tell is taken from its stream: a chunk is a step, its tokens are those that the bundle's tokenizer
-    makes of the text so far. So `steps` have times, and with drafts how many were accepted, as near as text tells;
-    `tokens` stay empty. Every turn computes its whole prompt. With drafts a reply may go past its `max_tokens` by their
-    number; it is left as it is. Where MTP adapts, a chunk of one token counts as a plain step: a step whose drafts all
-    failed looks the same.
+    The stream tells what the engine does not: a chunk is a step, and its tokens are those that the bundle's tokenizer
+    makes of the text so far. So `steps` have times and, with drafts, about how many were accepted; `tokens` stay empty.
+    Every turn computes its whole prompt. A reply with drafts may exceed `max_tokens` by their number; it is left as it
+    is. Where MTP adapts, a chunk of one token counts as a plain step, since a step whose drafts all failed looks the
+    same.
     """
 
     def __init__(self, arm: Arm, *, began: float | None = None) -> None:
@@ -119,7 +120,7 @@ class Stock(Contender):
             yield answer
 
     def read(self, blank: Answer, prompt_tokens: int, reply: StockReply, most: int, *, opened: bool = False) -> Answer:
-        """`blank` with what the reply to a prompt of so many tokens tells, at most `most` of which were asked for.
+        """`blank` filled from a reply to a prompt of `prompt_tokens` tokens; `most` is the limit that the reply had.
 
         `opened`: the prompt ended inside a thought.
         """
@@ -198,11 +199,11 @@ def _is_in_thought(text: str, opened: bool) -> bool:
 
 
 @contextlib.contextmanager
-def open_stock(arms: Sequence[Arm], *, began: float | None = None) -> Iterator[list[Stock]]:
-    """A contender for each arm, in their order, each with an engine of its own; engines end with the context."""
+def open_litert_lm_engines(arms: Sequence[Arm], *, began: float | None = None) -> Iterator[list[LitertLmEngine]]:
+    """An answerer for each arm, in their order, each with an engine of its own; engines end with the context."""
     with contextlib.ExitStack() as stack:
-        contenders = []
+        answerers = []
         for arm in arms:
-            contenders.append(Stock(arm, began=began))
-            stack.callback(contenders[-1].close)
-        yield contenders
+            answerers.append(LitertLmEngine(arm, began=began))
+            stack.callback(answerers[-1].close)
+        yield answerers

@@ -1,4 +1,4 @@
-"""Our own engine as a contender, on any device."""
+"""Our own engine as an answerer, on any device."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from edge_mtp.device.host import HostDevice
 from edge_mtp.device.put import Report
 from edge_mtp.device.runner import SilentRunnerError
 from edge_mtp.dialogue import Dialogue
-from edge_mtp.engine import Engine, Reply, ReplyOptions, open_engine
+from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import CALL_CLOSE, CHANNEL_CLOSE, CHANNEL_OPEN
 from edge_mtp.harness.ask.answer import Answer, StepFigures
-from edge_mtp.harness.ask.answerer import Contender
+from edge_mtp.harness.ask.answerer import Answerer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
 from edge_mtp.harness.score.score import Finish
+from edge_mtp.reply import Reply
+from edge_mtp.reply_options import ReplyOptions
 
 MEMORY_EVERY = 20  # answers, at most; reading it is a command on the device
 PATIENCE_S = 60.0  # for a device whose link broke to be there again: Wi-Fi comes back, adbd restarts
 RETRY_S = 2.0
-_ANYTHING = Item("", "", "", (Turn(({"role": "user", "content": ""},)),))  # that an arm may be asked
+_ANYTHING = Item("", "", "", (Turn(({"role": "user", "content": ""},)),))  # stands for any item when an arm is checked
 
 
 class SharedEngine:
     """An engine that several arms use, and that can be started again when its runner has died.
 
-    `patience_s`: how long it is tried again where it does not start, because the device may come back; `notice` is
-    told. When that was in vain it is tried once each time, until it has once started.
+    Where it does not start, `revive` tells `notice` and tries again for `patience_s`, because the device may come back.
+    After that in vain, each later call tries once, until one succeeds.
     """
 
     def __init__(self, open_it: Callable[[], Engine], *, patience_s: float = 0.0, notice: Notice | None = None) -> None:
@@ -71,19 +73,29 @@ class SharedEngine:
             self.engine.close()
 
 
-class Ours(Contender):
+class RunnerEngine(Answerer):
     """Answers through edge-mtp's own runner.
 
-    `margins`: answers carry each token's margin, which costs a pass over the logits. `tapes` by item and turn: what the
-    drafter is made to say (`edge_mtp.harness.ask.simulated_drafts`). `began` is the monotonic time that `Answer.at_s`
-    counts from.
+    `margins`: answers carry each token's margin, which costs a pass over the logits. `draft_tapes`, by item and turn,
+    replace what the drafter says (`edge_mtp.harness.ask.simulated_drafts`). `began` is the monotonic time that
+    `Answer.at_s` counts from. Without `is_timed` a prompt uses what the cache still holds of earlier ones, and
+    memory is not read.
     """
 
-    def __init__(self, arm: Arm, shared: SharedEngine, *, margins: bool = False, began: float | None = None) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        shared: SharedEngine,
+        *,
+        margins: bool = False,
+        began: float | None = None,
+        is_timed: bool = True,
+    ) -> None:
         self.arm = arm
         self.shared = shared
-        self.tapes: Mapping[tuple[str, int], Sequence[int]] = {}
+        self.draft_tapes: Mapping[tuple[str, int], Sequence[int]] = {}
         self._margins = margins
+        self._is_timed = is_timed
         self._began = time.monotonic() if began is None else began
         self._answers = self._next_reading = 0
         self._memory: tuple[int | None, int | None] = None, None
@@ -127,13 +139,13 @@ class Ours(Contender):
             max_tokens=item.max_tokens or max_tokens,
             draft_length=self.arm.draft_length,
             draft_sources=() if self.arm.mtp == "blank" else self.arm.draft_sources,
-            draft_tape=self.tapes.get((item.id, turn), ()),
+            draft_tape=self.draft_tapes.get((item.id, turn), ()),
             sampling=Sampling(temperature=self.arm.temperature, seed=round),
             constrained=bool(item.tools) and self.arm.constrained,
             parallel_calls=self.arm.parallel_calls or not item.tools,
             thinking=self.arm.thinking,
             logprobs=self._margins,
-            fresh=turn == 0,
+            fresh=self._is_timed and turn == 0,
         )
 
     def _answer(self, blank: Answer, reply: Reply) -> Answer:
@@ -165,9 +177,9 @@ class Ours(Contender):
         )
 
     def _known_memory(self) -> tuple[int | None, int | None]:
-        """As last read. It grows with the first answers, whose number at most doubles until it is read again."""
+        """The memory as last read. It grows with the first answers, so those read it more often than later ones."""
         self._answers += 1
-        device = self.engine.device
+        device = self.engine.device if self._is_timed else None
         if self._answers >= self._next_reading and device is not None:
             self._next_reading = self._answers + min(self._answers, MEMORY_EVERY)
             with contextlib.suppress(EdgeMtpError):
@@ -183,24 +195,24 @@ class Ours(Contender):
 
 
 @contextlib.contextmanager
-def open_ours(
+def open_runner_engines(
     arms: Sequence[Arm],
     *,
     margins: bool = False,
     began: float | None = None,
     notice: Callable[[str], Notice] | None = None,
     report: Callable[[str], Report] | None = None,
-) -> Iterator[list[Ours]]:
-    """A contender for each arm of our engine, in their order; engines end with the context.
+) -> Iterator[list[RunnerEngine]]:
+    """An answerer for each arm of our engine, in their order; engines end with the context.
+
+    Arms that differ only in their requests share an engine. An arm under the controller has its own, since a controller
+    learns from all that its runner does. `notice` and `report`, by the device's name, are as `open_engine` takes them.
 
     Raises EdgeMtpError where an engine does not start, or its bundle cannot do what an arm asks.
-
-    Arms that differ in what a request says share an engine. One under the controller has its own, since a controller
-    learns from all that its runner does. `notice` and `report` by the device's name: as `open_engine` takes them.
     """
     with contextlib.ExitStack() as stack:
         engines: dict[tuple[object, ...], SharedEngine] = {}
-        contenders = []
+        answerers = []
         for arm in arms:
             key = (arm.bundle, arm.device, arm.threads, arm.label if arm.mtp == "auto" else None)
             if key not in engines:
@@ -210,9 +222,18 @@ def open_ours(
                     notice=notice(arm.device) if notice else None,
                 )
                 stack.callback(engines[key].close)
-            contenders.append(Ours(arm, engines[key], margins=margins, began=began))
-            contenders[-1].check()
-        yield contenders
+            answerers.append(RunnerEngine(arm, engines[key], margins=margins, began=began))
+            answerers[-1].check()
+        yield answerers
+
+
+def answerers_on(engine: Engine, arms: Sequence[Arm], *, margins: bool = False) -> list[RunnerEngine]:
+    """An answerer for each arm on an engine that is open already and stays the caller's.
+
+    Prompts use what the cache still holds of earlier ones, so these replies are not for timing.
+    """
+    shared = SharedEngine(lambda: engine)
+    return [RunnerEngine(arm, shared, margins=margins, is_timed=False) for arm in arms]
 
 
 def _opener(
@@ -237,7 +258,7 @@ def _ends(steps: Sequence[Step], prefill_us: float) -> list[float]:
 
 
 def _of_answer(reply: Reply, channels: Sequence[str], ends: Sequence[float]) -> list[tuple[int, float]]:
-    """The tokens that are none of a thought, and when each came."""
+    """The tokens outside of thoughts, and when each came."""
     of_token = [end for step, end in zip(reply.steps, ends, strict=True) for _ in step.tokens]
     told = zip(reply.tokens, channels, of_token, strict=True)
     return [(token, end) for token, channel, end in told if channel == "text"]

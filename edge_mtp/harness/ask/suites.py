@@ -9,11 +9,11 @@ from pathlib import Path
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.tool_calls import format_calls
 from edge_mtp.harness.ask.item import Item
+from edge_mtp.harness.ask.tiny_pair import TINY
 from edge_mtp.harness.score.gold import Gold
 from edge_mtp.json_file import read_text
 
 _HERE = Path(__file__).parent
-_SPLITS = _HERE.parents[1] / "tiny" / "splits"
 SPLITS = ("iid", "new_values", "new_templates", "new_names")
 WORKLOADS = ("chat", "tool_call", "summarise", "code", "copy", "multi_turn", "long_prompt")
 _TINY_WORKLOAD = 24  # items
@@ -60,7 +60,7 @@ def suite(name: str, limit: int | None = None) -> list[Item]:
     if name == "phone":
         return read_items(_HERE / "data" / "phone.jsonl", limit)
     if name in SPLITS:
-        return read_items(_SPLITS / f"{name}.jsonl", limit)
+        return read_items(TINY / "splits" / f"{name}.jsonl", limit)
     if name == "tiny":
         return [item for split in SPLITS for item in suite(split, limit)]
     if name == "bfcl" or name.startswith("bfcl:"):

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.codec import Real, WrongError, check_depth, decode
 from edge_mtp.formats.trace import Sensors
-from edge_mtp.harness.ask.answer import Answer, StepFigures
+from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
-from edge_mtp.harness.record.decoded import WrongError, check_depth, decoded
-from edge_mtp.harness.score.score import Finish
 from edge_mtp.json_file import read_text
 from edge_mtp.safe_text import shown
-from edge_mtp.summary import SOURCES
 
 SCHEMA = 1
-FINISHES = get_args(Finish)
-WIDEST = 1024  # tokens of a step: beyond any verify graph
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Sample:
     """The sensors of a device at one moment of the run; `sensors.at_us` says nothing here."""
 
     device: str
-    at_s: float
+    at_s: Real
     sensors: Sensors
 
 
@@ -44,8 +40,8 @@ class Pause:
     """The run waited: `reason` says for what."""
 
     device: str
-    at_s: float
-    seconds: float
+    at_s: Real
+    seconds: Real
     reason: str
 
 
@@ -68,7 +64,7 @@ class Run:
     bundles: dict[str, dict[str, Any]]
     suite: str
     settings: dict[str, Any]
-    simulated: float | None = None
+    simulated: Real | None = None
 
     @property
     def measures_speed(self) -> bool:
@@ -244,7 +240,7 @@ class _Reader:
         if type(value.get("schema")) is not int or value["schema"] != SCHEMA:
             raise WrongError(f"it is of another schema than {SCHEMA}; read it with its own version")
         check_depth(value)
-        run: Run = decoded(Run, value)
+        run = decode(Run, value)
         run.check()
         self.results = Results(run, {})
         self.answers: dict[tuple[str, str, int, int], Answer] = {}
@@ -268,93 +264,21 @@ class _Reader:
             # Asked again, the later one counts.
             self.answers[(answer.arm, answer.item, answer.turn, answer.round)] = answer
         elif event == "sample":
-            self.results.samples.append(decoded(Sample, value))
+            self.results.samples.append(decode(Sample, value))
         elif event == "pause":
-            self.results.pauses.append(decoded(Pause, value))
+            self.results.pauses.append(decode(Pause, value))
 
     def _answer(self, value: Mapping[str, Any]) -> Answer:
-        """As `decoded`, but quick: most of a file are answers, and most of an answer are numbers."""
-        known = {name: of for name, of in value.items() if name in _ANSWER}
-        for name, of in known.items():
-            _ANSWER[name](name, of)
-        if missing := next((name for name in _NEEDED if name not in known), None):
-            raise WrongError(f"{missing} is missing")
-        if known["arm"] not in self._labels:
-            raise WrongError(f"arm '{shown(known['arm'])}' is none of the run's")
-        item = self.results.items.get(known["item"])
+        answer = decode(Answer, value)
+        if answer.arm not in self._labels:
+            raise WrongError(f"arm '{shown(answer.arm)}' is none of the run's")
+        item = self.results.items.get(answer.item)
         if item is None:
-            raise WrongError(f"item '{shown(known['item'])}' is none of those above")
-        if known["turn"] >= len(item.turns):
-            raise WrongError(f"turn {known['turn']} is none of the {len(item.turns)} of item '{shown(item.id)}'")
-        return Answer(**{**known, "steps": [StepFigures(*step) for step in known.get("steps", ())]})
-
-
-def _text(name: str, value: Any) -> None:
-    if type(value) is not str:
-        raise WrongError(f"{name} is no text")
-
-
-def _flag(name: str, value: Any) -> None:
-    if type(value) is not bool:
-        raise WrongError(f"{name} is neither true nor false")
-
-
-def _whole(name: str, value: Any, most: int = 2**53) -> None:
-    if type(value) is not int or not 0 <= value <= most:
-        raise WrongError(f"{name} is no whole number from 0 on, or too large")
-
-
-def _figure(name: str, value: Any) -> None:
-    if type(value) not in (int, float) or not 0 <= value <= 1e15:  # NaN is not
-        raise WrongError(f"{name} is no number from 0 on, or too large")
-
-
-def _or_none(check: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
-    def checked(name: str, value: Any) -> None:
-        if value is not None:
-            check(name, value)
-
-    return checked
-
-
-def _finish(name: str, value: Any) -> None:
-    if value not in FINISHES:
-        raise WrongError(f"{name} is none of {', '.join(FINISHES)}")
-
-
-def _tokens(name: str, value: Any) -> None:
-    if type(value) is not list or not all(type(each) is int and 0 <= each < 2**31 for each in value):
-        raise WrongError(f"{name} are no list of token ids")
-
-
-def _margins(name: str, value: Any) -> None:
-    """Infinite where all but one token are forbidden."""
-    if type(value) is not list or not all(type(each) in (int, float) and each == each for each in value):
-        raise WrongError(f"{name} are no list of numbers")
-
-
-def _steps(name: str, value: Any) -> None:
-    if type(value) is not list:
-        raise WrongError(f"{name} are no list")
-    for step in value:
-        if type(step) is not list or len(step) != len(StepFigures._fields):
-            raise WrongError(f"a step is no list of {len(StepFigures._fields)} figures")
-        kind, tokens, source, accepted, planned, *times = step
-        if kind not in ("p", "v") or type(source) is not str or not set(source) <= SOURCES.keys():
-            raise WrongError("a step is of no kind, or of no source, that there is")
-        if not all(type(each) is int and 0 <= each <= WIDEST for each in (tokens, accepted, planned, len(source))):
-            raise WrongError(f"a step has a number of tokens or drafts that is none from 0 to {WIDEST}")
-        if accepted > len(source):
-            raise WrongError("a step accepted more drafts than it verified")
-        if not all(type(each) in (int, float) and 0 <= each <= 1e15 for each in times):
-            raise WrongError("a step has a time that is no number from 0 on, or too large")
-
-
-_ANSWER: dict[str, Callable[[str, Any], None]] = {
-    "arm": _text, "item": _text, "turn": _whole, "round": _whole, "at_s": _figure, "text": _text, "finish": _finish,
-    "prompt_tokens": _whole, "reused_tokens": _whole, "count": _whole, "first_token_us": _figure,
-    "prefill_us": _figure, "call_us": _or_none(_figure), "total_us": _figure, "tokens": _tokens, "margins": _margins,
-    "steps": _steps, "rss_bytes": _or_none(_whole), "anonymous_bytes": _or_none(_whole), "error": _or_none(_text),
-    "reasoning": _text, "in_thought": _flag, "first_answer_us": _or_none(_figure),
-}  # fmt: skip
-_NEEDED = ("arm", "item", "turn", "round", "at_s", "text", "finish")
+            raise WrongError(f"item '{shown(answer.item)}' is none of those above")
+        if answer.turn >= len(item.turns):
+            raise WrongError(f"turn {answer.turn} is none of the {len(item.turns)} of item '{shown(item.id)}'")
+        if any(margin != margin for margin in answer.margins):  # infinite ones are: all but one token are forbidden
+            raise WrongError("margins: NaN is no number")
+        if any(step.accepted > len(step.source) for step in answer.steps):
+            raise WrongError("steps: a step accepted more drafts than it verified")
+        return answer

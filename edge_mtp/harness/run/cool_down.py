@@ -1,4 +1,4 @@
-"""A gate before measurements: closed while a device is too hot."""
+"""The wait before a measurement until a device has cooled down."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 from edge_mtp.formats.trace import Sensors
 from edge_mtp.harness.record.results import Pause
-from edge_mtp.harness.run.clock import Clock
+from edge_mtp.harness.run.sensor_log import Clock
 
 STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")  # Android's, by number
-MARGIN_C = 2.0  # cooler than the limit before it opens, so that it does not close again at once
+MARGIN_C = 2.0  # below the limit when the wait ends, so that the next one does not begin at once
 LOOK_EVERY_S = 2.0
 PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Closed from `status` (Android's thermal status) on, and above `celsius`; None: not looked at.
+    """A device is too hot from `status` (Android's thermal status) on, and above `celsius`; None is no limit.
 
-    `sensor` is the name of the one that counts, whole or a part of it. Without one it is the skin where the device
-    tells it, since that is what throttling goes by, else the hottest of the processor, else the hottest.
+    `sensor` names the sensor that counts, by its name or a part of it. Without it the skin sensor counts where the
+    device has one, since throttling goes by it; else the hottest of the processor's sensors; else the hottest of all.
     """
 
     status: int | None = 1
@@ -29,11 +29,11 @@ class Limits:
     sensor: str | None = None
 
 
-class Gate:
-    """Of one device. `latest` gives its last reading, None where there is none; it is then open.
+class CoolDown:
+    """Waits for one device. `latest` gives its last reading; without a reading (None) there is no wait.
 
-    It closes for `patience_s` at most. When that was not enough the device is taken as it is until it has once been
-    cool, or every prompt would wait as long.
+    A wait lasts `patience_s` at most. After a wait in vain there is no other until the device has been cool once: else
+    every prompt would wait as long.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Gate:
         self._given_up = False
 
     def wait(self, waiting: Callable[[str], None] = lambda reason: None) -> Pause | None:
-        """Returns when it is open, or no longer to be waited for: the pause that this took, None for none.
+        """Returns when the device is cool enough, or patience is over: the pause that this took, None for none.
 
-        `waiting` is told at once why it is closed.
+        `waiting` is told at once why there is a wait.
         """
         reason = self._reason(0.0)
         if reason is None:
@@ -74,7 +74,7 @@ class Gate:
         return Pause(self._device, begun, seconds, reason)
 
     def _reason(self, margin_c: float) -> str | None:
-        """Why it is closed, or None."""
+        """Why the device is too hot, or None."""
         sensors, limits = self._latest(), self._limits
         if sensors is None:
             return None

@@ -1,51 +1,51 @@
-"""Tool-call suites answered by every arm: the loop of `edge-mtp eval`."""
+"""Tool-call suites answered by every arm: what `edge-mtp eval` adds to the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
-from edge_mtp.harness.ask.answerer import Contender, ask
+from edge_mtp.harness.ask.answer import Answer
+from edge_mtp.harness.ask.answerer import Answerer, ask
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.judged import is_right
 from edge_mtp.harness.record.results import Results, ResultsWriter
+from edge_mtp.harness.run.loop import ask_all
+from edge_mtp.harness.run.progress import CountProgress
 
-# Called after each answered item: how many questions (an item asked of an arm) are done, how many there are.
-Progress = Callable[[int, int], None]
 Question = tuple[str, str]  # arm, item
 
 
 def evaluate(
-    contenders: Sequence[Contender],
+    answerers: Sequence[Answerer],
     items: Mapping[str, Item],
     writer: ResultsWriter,
     *,
     max_tokens: int,
     answered: Collection[Question] = (),
-    progress: Progress = lambda done, total: None,
+    progress: CountProgress = lambda done, total: None,
 ) -> None:
-    """Asks every contender every item once, and writes what they answer: asked again, it is no further item.
+    """Asks every answerer every item once, and writes what they answer: asked again, it is no further item.
 
     An item's later turns are asked only while the turns before were answered rightly: after another call the script
-    no longer fits. The order of contenders is reversed from item to item, so that none profits from a machine that
-    was faster then. A contender that crashed or hung has answered wrongly, and is started again for the next item.
-    `answered` questions are left out.
+    no longer fits. An answerer that crashed or hung has answered wrongly, and is started again for the next item.
+    `answered` questions are left out. `progress` counts questions, an item asked of an arm each.
 
-    Raises EdgeMtpError when a contender cannot be started again, or the results cannot be written.
+    Raises EdgeMtpError when an answerer cannot be started again, or the results cannot be written.
     """
-    questions = [
-        (contender, item)
-        for index, item in enumerate(items.values())
-        for contender in (contenders if index % 2 == 0 else list(reversed(contenders)))
-    ]
-    for done, (contender, item) in enumerate(questions):
-        progress(done, len(questions))
-        if (contender.arm.label, item.id) in answered:
-            continue
+
+    def put(answerer: Answerer, item: Item, round: int) -> list[Answer]:
+        return ask(answerer, item, round, max_tokens=max_tokens, goes_on=partial(is_right, item))
+
+    def is_due(answerer: Answerer, item: Item, round: int) -> bool:
+        return (answerer.arm.label, item.id) not in answered
+
+    for answers in ask_all(answerers, list(items.values()), put, is_due=is_due, progress=progress):
         # All at once: an item that is cut in the middle is asked again as a whole.
-        for answer in ask(contender, item, 0, max_tokens=max_tokens, goes_on=partial(is_right, item)):
+        for answer in answers:
             writer.write(answer)
-    progress(len(questions), len(questions))
+    total = len(answerers) * len(items)
+    progress(total, total)
 
 
 def answered_questions(results: Results) -> set[Question]:

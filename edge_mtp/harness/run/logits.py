@@ -21,8 +21,8 @@ Array = npt.NDArray[Any]
 class Logits:
     """A bundle's target graphs in LiteRT's interpreter, fed with given tokens.
 
-    Any bundle with the signatures of LiteRT-LM will do whose KV types, mask type and widths its signatures declare.
-    Raises EdgeMtpError where a section, a signature or one of its inputs is not of that contract.
+    Works for any bundle with LiteRT-LM's signatures that declare their KV types, mask type and widths. Raises
+    EdgeMtpError where a section, a signature or an input is not as expected.
     """
 
     NEEDED = frozenset({"embeddings", "input_pos", "mask"})
@@ -148,3 +148,17 @@ class Logits:
             raise EdgeMtpError(
                 f"{folder}: cannot keep a copy of {section.size >> 20} MiB there ({error.strerror}); make room"
             ) from error
+
+
+def kl_divergence(p: Array, q: Array) -> npt.NDArray[np.float64]:
+    """KL(softmax(p) || softmax(q)) in nats, of each row of two arrays of logits [rows,V]."""
+    log_p, log_q = _log_softmax(p), _log_softmax(q)
+    divergence: npt.NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(-1)
+    return np.maximum(divergence, 0.0)  # rounding leaves equal rows a hair below
+
+
+def _log_softmax(logits: Array) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return shifted

@@ -1,8 +1,9 @@
-"""A device's sensors while a run goes on."""
+"""A device's sensors while a run goes on, and the run's clock."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
@@ -10,40 +11,52 @@ from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.sensors import read_sensors
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Sensors
-from edge_mtp.harness.ask.answerer import Contender
-from edge_mtp.harness.ask.litert_lm_engine import Stock
-from edge_mtp.harness.ask.runner_engine import Ours
+from edge_mtp.harness.ask.answerer import Answerer
+from edge_mtp.harness.ask.litert_lm_engine import LitertLmEngine
+from edge_mtp.harness.ask.runner_engine import RunnerEngine
 from edge_mtp.harness.record.results import Sample
-from edge_mtp.harness.run.clock import Clock
 
 PERIOD_S = 2.0
 GIVE_UP = 60  # readings in a row that failed; waiting for a device to come back takes some of them
 
 
-def reader(contenders: Sequence[Contender]) -> Callable[[], Sensors]:
-    """Reads the sensors of a device by the first of its contenders whose engine lives, and that engine's memory.
+class Clock:
+    """Seconds since a run began. A resumed run begins at `offset_s`."""
+
+    def __init__(self, offset_s: float = 0.0) -> None:
+        self.began = time.monotonic() - offset_s
+
+    def now(self) -> float:
+        return time.monotonic() - self.began
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def reader(answerers: Sequence[Answerer]) -> Callable[[], Sensors]:
+    """Reads the sensors of a device through the first of its answerers whose engine lives, and that engine's memory.
 
     Raises as `read_sensors`.
     """
     here = LocalLink()
 
     def read() -> Sensors:
-        contender = next((each for each in contenders if each.is_alive), contenders[0])
-        if isinstance(contender, Stock):
-            return read_sensors(here, contender.pid)
-        assert isinstance(contender, Ours)
-        engine = contender.engine
+        answerer = next((each for each in answerers if each.is_alive), answerers[0])
+        if isinstance(answerer, LitertLmEngine):
+            return read_sensors(here, answerer.pid)
+        assert isinstance(answerer, RunnerEngine)
+        engine = answerer.engine
         assert engine.device is not None
         return read_sensors(engine.device.link, engine.runner.pid)
 
     return read
 
 
-class Watch:
+class SensorLog:
     """Reads a device's sensors every `period_s` in the background, as a context manager.
 
-    A reading that fails is left out. After `GIVE_UP` in a row there are no more, and nothing is the `latest`: what
-    broke the link the run itself will tell.
+    A reading that fails is left out. After `GIVE_UP` failures in a row the log ends and `latest` is None; the run
+    itself reports a broken link.
     """
 
     def __init__(self, device: str, read: Callable[[], Sensors], clock: Clock, *, period_s: float = PERIOD_S) -> None:
@@ -66,8 +79,8 @@ class Watch:
             taken, self._samples = self._samples, []
         return taken
 
-    def __enter__(self) -> Watch:
-        self._sample()  # so that the first gate knows
+    def __enter__(self) -> SensorLog:
+        self._sample()  # for the first wait until the device is cool
         self._thread.start()
         return self
 

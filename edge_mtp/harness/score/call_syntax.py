@@ -1,4 +1,4 @@
-"""A call as a reply attempts it: what it seems to mean, and what of its syntax is wrong (docs/tool-call-errors.md)."""
+"""How a reply writes a call: what it seems to mean, and what is wrong in its syntax (docs/tool-call-errors.md)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from edge_mtp.formats.lenient_calls import MARK, read_calls
 from edge_mtp.formats.tool_calls import (
     CALL_CLOSE,
     CALL_OPEN,
+    IDENTIFIER,
     QUOTE,
     Declared,
     ToolCall,
@@ -18,8 +19,8 @@ from edge_mtp.formats.tool_calls import (
     parse_call,
 )
 
-_KEY = re.compile(r"[^\W\d][\w.\-]*:")
-_NEXT_KEY = re.compile(r"[\s,;]*[^\W\d][\w.\-]*\s*[:=]")
+_KEY = re.compile(rf"{IDENTIFIER.pattern}:")
+_NEXT_KEY = re.compile(rf"[\s,;]*{IDENTIFIER.pattern}\s*[:=]")
 _LAST_WORD = re.compile(r"[\w.+\-]*")
 _VALUE_BEFORE = re.compile(r"[^,:\[\]{}<>\"]*\Z")
 _VALUE_BEHIND = re.compile(r"[^,\]}<]*")
@@ -29,12 +30,12 @@ _OTHER_QUOTES = ('"', "'", "`", "\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUB
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One opening mark and what follows it. `calls` are those that it makes, as a forgiving parser reads them where the
-    strict one refuses.
+class CallSyntax:
+    """One opening mark and the text behind it, up to the call's end.
 
-    `labels` are those of its syntax, and duplicate_key; empty for a call in the strict format. `shown` is the text
-    around the place where the strict parser stopped. `is_cut`: the text ended before the arguments did.
+    `calls` are the calls that the text makes, as a forgiving parser reads them where the strict parser refuses.
+    `labels` name syntax errors and duplicate_key; empty for a call in the strict format. `shown` is the text around the
+    place where the strict parser stopped. `is_cut`: the text ended before the arguments did.
     """
 
     text: str
@@ -44,18 +45,18 @@ class Attempt:
     is_cut: bool = False
 
 
-def attempts(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> list[Attempt]:
-    """The calls that a reply attempts, in order. `tools` are those declared."""
-    return list(_attempts(text, Declared(tools)))
+def read_call_syntax(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> list[CallSyntax]:
+    """The calls in a reply, right or wrong, in order. `tools` are the declared tools."""
+    return list(_read(text, Declared(tools)))
 
 
-def _attempts(text: str, declared: Declared) -> Iterator[Attempt]:
+def _read(text: str, declared: Declared) -> Iterator[CallSyntax]:
     position = text.find(CALL_OPEN)
     while position >= 0:
         begin = position
         try:
             call, position = parse_call(text, begin, declared)
-            yield Attempt(text[begin:position], (call,))
+            yield CallSyntax(text[begin:position], (call,))
         except ToolCallSyntaxError as error:
             attempt = _failed(text, begin, error, declared)
             position = begin + len(attempt.text)
@@ -63,7 +64,7 @@ def _attempts(text: str, declared: Declared) -> Iterator[Attempt]:
         position = text.find(CALL_OPEN, position)
 
 
-def _failed(text: str, begin: int, error: ToolCallSyntaxError, declared: Declared) -> Attempt:
+def _failed(text: str, begin: int, error: ToolCallSyntaxError, declared: Declared) -> CallSyntax:
     """A call that the strict parser refused; it reaches to the next mark at most."""
     mark = MARK.search(text, begin + len(CALL_OPEN))
     end = mark.start() if mark else len(text)
@@ -72,7 +73,7 @@ def _failed(text: str, begin: int, error: ToolCallSyntaxError, declared: Declare
     if stopped > end:  # in another call, which a string without an end has reached
         expected, stopped = "the end of a string", text.rfind(QUOTE, begin, end) + len(QUOTE)
     labels = _labels(text[begin:stopped], text[stopped:end], expected, is_closed=is_closed)
-    return Attempt(
+    return CallSyntax(
         text[begin : end + len(CALL_CLOSE) if is_closed else end],
         tuple(read_calls(text[begin + len(CALL_OPEN) : end], declared, is_cut=mark is None)),
         labels,

@@ -14,8 +14,10 @@ LEAST_PROMPTS = 8  # before a drafter is said not to fit
 
 @dataclass(frozen=True)
 class FirstDrafts:
-    """Of the verify steps whose first draft is the drafter's, over so many `prompts`: how many there were, in how many
-    it was right, and that as a share, with its interval over prompts."""
+    """The verify steps whose first draft is the drafter's, over some `prompts`: in how many it was right.
+
+    `share` is `accepted` over `drafted`, with an interval over prompts.
+    """
 
     prompts: int
     drafted: int
@@ -24,20 +26,20 @@ class FirstDrafts:
 
 
 def first_drafts(accepted: Sequence[int], drafted: Sequence[int]) -> FirstDrafts | None:
-    """From the first drafts of each prompt, of which there is at least one; None without a prompt."""
+    """The counts of all prompts, from those of each prompt that has a first draft; None without one."""
     if not drafted:
         return None
     return FirstDrafts(len(drafted), sum(drafted), sum(accepted), statistics.share(accepted, drafted))
 
 
 def misfit(first: FirstDrafts) -> str | None:
-    """A sentence where the drafter does not fit its target, beyond doubt; else None.
+    """A sentence where the drafter surely does not fit its target; else None.
 
-    The exact test of `edge_mtp.acceptance` takes drafts for independent, which those of one prompt are not. So there
-    must be `LEAST_PROMPTS`, and the interval over them must lie below the bar too, but where no draft was right at all.
-    In simulation it names a drafter that is never right always, one that is right in 0.3 % of its first drafts 7 of 10
-    times at the least; and one that is right in 8 % (hostile text) 2 of 1,000 times at the most, with an intra-prompt
-    correlation of 0.1 (tests/oracle/test_latency.py).
+    The exact test of `edge_mtp.acceptance` assumes independent drafts, but the drafts of one prompt are not. So there
+    must be `LEAST_PROMPTS`, and unless no draft at all was right, the interval over prompts must lie below the bar too.
+    In simulation it always names a drafter that is never right, and names one that is right in 0.3 % of its first
+    drafts at least 7 times in 10; it names one that is right in 8 % (hostile text) at most 2 times in 1,000, at an
+    intra-prompt correlation of 0.1 (tests/oracle/test_latency.py).
     """
     if first.prompts < LEAST_PROMPTS or (first.accepted and first.share.high >= LEAST_ACCEPTANCE):
         return None

@@ -1,4 +1,4 @@
-"""Arguments of a call held against the tool's declared parameters."""
+"""The arguments of a call checked against the tool's declared parameters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from edge_mtp.formats.json_schema import is_of_type, resolve
 from edge_mtp.formats.tool_calls import Value, canonical
 
 Path: TypeAlias = "tuple[str | int, ...]"
@@ -13,8 +14,11 @@ Path: TypeAlias = "tuple[str | int, ...]"
 
 @dataclass(frozen=True)
 class Violation:
-    """`label` is missing_required, extra_argument, wrong_type or enum_violation; `path` leads to the `value`, from the
-    name of the argument on. What is missing has no value."""
+    """One way in which an argument is not as declared.
+
+    `label` is missing_required, extra_argument, wrong_type or enum_violation. `path` leads to the `value` and begins
+    with the argument's name. A missing argument has no value.
+    """
 
     label: str
     path: Path
@@ -28,11 +32,11 @@ def declarations(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, A
 
 
 def violations(arguments: Mapping[str, Value], parameters: Mapping[str, Any]) -> list[Violation]:
-    """What in the arguments of a call is not as declared.
+    """The violations of a tool's schema in the arguments of a call.
 
-    Types may be in capitals, as Gemma's declarations have them. 1.0 is no integer, and equal to 1 in no enum. What is
-    not declared is extra, unless the schema has `additionalProperties`. Followed are `anyOf`, `oneOf` (as anyOf),
-    `allOf`, `nullable` and references into the schema itself; limits and patterns are not looked at.
+    Types may be in capitals, as in Gemma's declarations. 1.0 is no integer, and no enum takes it for 1. A property that
+    is not declared is extra, unless the schema has `additionalProperties`. The check follows `anyOf`, `oneOf` (as
+    anyOf), `allOf`, `nullable` and references into the schema itself; it ignores limits and patterns.
     """
     return list(_Checker(parameters).object(dict(arguments), parameters, (), is_open=False))
 
@@ -47,12 +51,12 @@ class _Checker:
             return []
         reference = schema.get("$ref")
         if isinstance(reference, str) and reference not in followed:
-            found = self.value(value, self._referred(reference), path, followed | {reference})
+            found = self.value(value, resolve(reference, self._root), path, followed | {reference})
             if found:
                 return found
         declared = schema.get("type", [])
         types = [name.lower() for name in ([declared] if isinstance(declared, str) else declared)]
-        if types and not any(_is_of(value, name) for name in types):
+        if types and not any(is_of_type(value, name) for name in types):
             return [Violation("wrong_type", path, value)]
         allowed = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if allowed is not None and canonical(value) not in map(canonical, allowed):
@@ -89,18 +93,3 @@ class _Checker:
                 yield Violation("extra_argument", (*path, name), inner)
             else:
                 yield from self.value(inner, additional, (*path, name))
-
-    def _referred(self, reference: str) -> Any:
-        found: Any = self._root
-        for part in reference.removeprefix("#").split("/")[1:]:
-            found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-        return found
-
-
-def _is_of(value: Value, name: str) -> bool:
-    if isinstance(value, bool):
-        return name == "boolean"
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "string": str, "integer": int, "number": (int, float), "null": type(None), "array": list, "object": Mapping,
-    }  # fmt: skip
-    return isinstance(value, kinds.get(name, ()))

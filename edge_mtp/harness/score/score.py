@@ -12,11 +12,12 @@ from edge_mtp.formats.lenient_calls import MARK, parse_leniently
 from edge_mtp.formats.tool_calls import (
     CALL_CLOSE,
     CALL_OPEN,
+    IDENTIFIER,
     ToolCall,
     Value,
     canonical,
 )
-from edge_mtp.harness.score.call_syntax import Attempt, attempts
+from edge_mtp.harness.score.call_syntax import CallSyntax, read_call_syntax
 from edge_mtp.harness.score.gold import Gold, GoldCall, maximum_matching
 from edge_mtp.harness.score.schema_check import Violation, declarations, violations
 
@@ -44,7 +45,7 @@ _LOOP_TIMES, _LOOP_LENGTH, _LOOP_WINDOW = 6, 60, 3000
 _ALIKE = 0.5  # of difflib's ratio: from here on a string is another one altered
 _COMPARED = 500  # characters of strings that are held against each other
 _MEMORY = re.compile(r"out of memory|(?:not enough|too little|insufficient) memory|cannot allocate|bad_alloc", re.I)
-_CALL_BEGIN = re.compile(r"call:\s*([^\W\d][\w.\-]*)\s*[{(]")
+_CALL_BEGIN = re.compile(rf"call:\s*({IDENTIFIER.pattern})\s*[{{(]")
 _DIGITS = re.compile(r"[0-9]+")
 _ABSENT = object()
 
@@ -60,7 +61,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Score:
-    """A reply held against its gold. `findings` in the order of `LEVELS`; none for a right reply.
+    """A reply compared with its gold. `findings` are in the order of `LEVELS`; a right reply has none.
 
     `lenient`: whether the calls that a forgiving parser reads are right, whatever `findings` say of their syntax.
     """
@@ -77,7 +78,9 @@ class Score:
         return self.findings[0].label if self.findings else None
 
     def in_turn(self, turn: int, turns: int) -> Score:
-        """The score of a conversation that went wrong in `turn`, from 0, of so many: what this one is of that turn."""
+        """The score of a conversation of `turns` turns that first went wrong in `turn`, from 0; `self` is that turn's
+        score.
+        """
         if turn == 0 or self.is_right:
             return self
         return replace(self, findings=(*self.findings, Finding(LATER_TURN, f"turn {turn + 1} of {turns}")))
@@ -103,7 +106,7 @@ def score(
     """
     if error is not None or finish not in ("stop", "length", "context"):
         return Score((Finding(_fate(finish, error), _excerpt(error or "")),), lenient=False)
-    made = attempts(text, tools)
+    made = read_call_syntax(text, tools)
     lenient = gold.matches(parse_leniently(text, tools))
     ended = finish == "stop" and open_thought is None
     if ended and not any(each.labels for each in made) and gold.matches([c for a in made for c in a.calls]):
@@ -135,7 +138,7 @@ def _emission(
     text: str,
     finish: Finish,
     gold: Gold,
-    made: Sequence[Attempt],
+    made: Sequence[CallSyntax],
     declared: Mapping[str, Any],
     open_thought: str | None,
 ) -> Iterator[Finding]:
@@ -193,7 +196,7 @@ class _Made:
 
 
 def _comparison(
-    attempted: Sequence[Attempt], gold: Gold, declared: Mapping[str, Mapping[str, Any]], prompt: str, *, is_cut: bool
+    attempted: Sequence[CallSyntax], gold: Gold, declared: Mapping[str, Mapping[str, Any]], prompt: str, *, is_cut: bool
 ) -> Iterator[Finding]:
     """What is wrong with calls as they were understood: schema, value and set."""
     made = [_Made(call, each.text, each.is_cut) for each in attempted for call in each.calls]
@@ -235,7 +238,7 @@ def _comparison(
 
 
 def _aligned(made: Sequence[_Made], gold: Gold, exact: Mapping[int, int]) -> dict[int, int]:
-    """Which call was meant to be which of the gold's, for those that are not right: the most alike first."""
+    """For each call that is not right, the gold call that it seems to be meant as; the most similar pairs first."""
     rest = [i for i in range(len(made)) if i not in exact]
     free = [j for j in range(len(gold.calls)) if j not in exact.values()]
 
@@ -252,7 +255,7 @@ def _aligned(made: Sequence[_Made], gold: Gold, exact: Mapping[int, int]) -> dic
 
 
 def _carries(call: ToolCall, one: GoldCall, other: GoldCall) -> bool:
-    """Whether a call holds what two right ones do, each of which holds something that the other lacks."""
+    """Whether one call holds the values of two gold calls, each of which has a value that the other lacks."""
     said = list(_leaves(list(call.arguments.values())))
     first, second = ([leaf for v in right.arguments.values() for leaf in _leaves(v[0])] for right in (one, other))
     return (
@@ -287,8 +290,11 @@ def _shown(violation: Violation) -> str:
 
 
 def _values(call: ToolCall, right: GoldCall, found: Sequence[Violation], prompt: str) -> Iterator[Finding]:
-    """What of a call of the right tool is not what the gold has. What is not as declared says so already, but for an
-    enum: why its value is none of them is told here."""
+    """The values of a call to the right tool that differ from the gold.
+
+    A value that breaks its declaration has a finding already. The exception is an enum: here it is told why the value
+    is none of its members.
+    """
     told = {violation.path[0] for violation in found if violation.label != "enum_violation"}
     for key, value in call.arguments.items():
         if key in told or right.accepts(key, value):

@@ -1,9 +1,9 @@
 """The change from one estimate to another.
 
-By square-and-add: the distances of the two intervals' ends from their values, added as squares, less what the two have
-in common (Newcombe, 1998, Statistics in Medicine 17:2635, method 10; Zou and Donner, 2008, ibid. 27:1693, for any
-figure). Quotients likewise, on logarithms. Without a correlation the two count as unrelated, which on the same items
-is rather too wide than too narrow.
+By square-and-add: the distances of the two intervals' ends from their values are added as squares, less a term for the
+correlation of the two (Newcombe, 1998, Statistics in Medicine 17:2635, method 10; Zou and Donner, 2008, ibid. 27:1693,
+for any figure). Quotients are treated the same way, on logarithms. Without a correlation the two count as unrelated,
+which makes the interval too wide rather than too narrow where the items are the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from edge_mtp.harness.stats.statistics import Estimate
+import numpy.typing as npt
+
+from edge_mtp.harness.stats.statistics import ClusteredShare, Estimate
 
 Figure: TypeAlias = Estimate | float  # with its interval, or without one
 # By item: what a figure is the sum of, and what that sum is divided by.
@@ -33,6 +35,25 @@ def difference(b: Figure, a: Figure, correlation: float = 0.0) -> Figure:
         middle - _reach(b.value - b.low, a.high - a.value, correlation),
         middle + _reach(b.high - b.value, a.value - a.low, correlation),
     )
+
+
+def share_difference(
+    numerators: npt.ArrayLike,
+    denominators: npt.ArrayLike,
+    base_numerators: npt.ArrayLike,
+    base_denominators: npt.ArrayLike,
+) -> Estimate:
+    """The share of the first two less that of the last two, the same clusters having been measured both ways.
+
+    The two intervals by square-and-add with the correlation of the estimates between clusters. Arguments as for
+    `statistics.share`.
+    """
+    one, base = ClusteredShare(numerators, denominators), ClusteredShare(base_numerators, base_denominators)
+    scale = math.sqrt(float((one.influence**2).sum() * (base.influence**2).sum()))
+    related = float((one.influence * base.influence).sum()) / scale if scale else 0.0
+    found = difference(one.estimate, base.estimate, related)
+    assert isinstance(found, Estimate)
+    return Estimate(found.value, max(-1.0, found.low), min(1.0, found.high))
 
 
 def quotient(b: Figure, a: Figure, correlation: float = 0.0) -> Figure | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,6 +75,12 @@ def size(count: int | None) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} GB"
+
+
+def count_of(number: int | Sized, noun: str) -> str:
+    """`1 draft`, `1,204 drafts`; of a collection the number of its members."""
+    number = number if isinstance(number, int) else len(number)
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _end(value: float, digits: int) -> str:

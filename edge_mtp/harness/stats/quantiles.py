@@ -27,7 +27,7 @@ _MOST_WEIGHTS = 40_000_000  # of all resamples of an arm; long runs make do with
 
 
 def quantile(values: npt.NDArray[np.float64], items: Sequence[str], q: float) -> Estimate:
-    """The quantile of `values` [n], at least one, each of one of `items` [n]; 0 to infinity for those of one item."""
+    """The quantile of `values` [n], at least one; `items` [n] names the item of each. 0 to infinity for one item."""
     value = float(np.quantile(values, q))
     names, of = np.unique(np.asarray(items), return_inverse=True)
     if len(names) < 2:
@@ -67,8 +67,9 @@ def _change(b: Any, a: Any, is_relative: bool) -> Any:
 def _weighted(
     values: npt.NDArray[np.float64], of: npt.NDArray[np.int64], weights: npt.NDArray[np.int64], q: float
 ) -> npt.NDArray[np.float64]:
-    """The quantile [resamples] of `values` [n], those of item `of` [n] repeated as `weights` [resamples, items] say;
-    NaN where all are left out."""
+    """The quantile [resamples] of `values` [n], whose item numbers are `of` [n] and whose repetitions are `weights`
+    [resamples, items]; NaN for a resample without values.
+    """
     order = np.argsort(values)
     values, of = values[order], of[order]
     found = np.full(len(weights), np.nan)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,8 +83,32 @@ def median_ratio(figures: npt.ArrayLike) -> Estimate:
     return Estimate(math.exp(value), math.exp(low), math.exp(high))
 
 
+@dataclass(frozen=True)
+class PairedRatio:
+    """The median of so many `pairs` of figures, one divided by the other, and its interval of `coverage`.
+
+    With fewer than `LEAST_ITEMS` pairs the interval reaches from 0 to infinity.
+    """
+
+    median: float
+    low: float
+    high: float
+    coverage: float
+    pairs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """An infinite end is null."""
+        return {**asdict(self), "high": self.high if math.isfinite(self.high) else None}
+
+
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> PairedRatio:
+    """How two arms that were measured in pairs compare: at least one pair of figures above 0."""
+    found = median_ratio(np.log(np.asarray(numerators, float)) - np.log(np.asarray(denominators, float)))
+    return PairedRatio(found.value, found.low, found.high, COVERAGE, len(numerators))
+
+
 def verdict(ratio: Estimate, items: int) -> str:
-    """What a ratio of so many items says: faster, slower, no difference within so many percent, or not enough data."""
+    """What a ratio over `items` items says: faster, slower, no difference within a percentage, or not enough data."""
     if ratio.low > 1:
         return "faster"
     if ratio.high < 1:
@@ -94,10 +120,11 @@ def verdict(ratio: Estimate, items: int) -> str:
 
 
 def needed(ratio: Estimate, items: int) -> int:
-    """About how many items settle a ratio that so many do not: with `POWER`, if it is what it was measured to be and
-    items vary as they did. Settled is either that it is not 1, or that it is 1 within `MARGIN`, whichever is nearer.
+    """About how many items would settle a ratio that `items` do not settle, with `POWER`.
 
-    More than there are, and at least `LEAST_ITEMS`, which is all that can be said of fewer. Two digits.
+    It assumes that the measured ratio is the true one and that further items vary as these do. A ratio is settled when
+    it is shown not to be 1, or to be 1 within `MARGIN`; the easier of the two counts. The result is more than `items`
+    and at least `LEAST_ITEMS`, in two digits.
     """
     if items < LEAST_ITEMS or not math.isfinite(ratio.high) or ratio.low <= 0:
         return max(LEAST_ITEMS, items + 1)

@@ -69,32 +69,7 @@ def share(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> Estimate:
     Args:
         numerators, denominators: one number a cluster; 0 <= numerator <= denominator, a positive sum of denominators.
     """
-    return _Share(numerators, denominators).estimate
-
-
-def share_difference(
-    numerators: npt.ArrayLike,
-    denominators: npt.ArrayLike,
-    base_numerators: npt.ArrayLike,
-    base_denominators: npt.ArrayLike,
-) -> Estimate:
-    """The share of the first two less that of the last two, the same clusters having been measured both ways.
-
-    The two intervals by square-and-add with the correlation of the estimates (Newcombe, 1998, Statistics in Medicine
-    17:2635, method 10, here with the clusters' correlation). Arguments as for `share`.
-    """
-    one, base = _Share(numerators, denominators), _Share(base_numerators, base_denominators)
-    difference = one.estimate.value - base.estimate.value
-    scale = math.sqrt(float((one.influence**2).sum() * (base.influence**2).sum()))
-    correlation = float((one.influence * base.influence).sum()) / scale if scale else 0.0
-
-    def reach(a: float, b: float) -> float:
-        return math.sqrt(max(0.0, a * a - 2 * correlation * a * b + b * b))
-
-    p, q = one.estimate, base.estimate
-    low = difference - reach(p.value - p.low, q.high - q.value)
-    high = difference + reach(p.high - p.value, q.value - q.low)
-    return Estimate(difference, max(-1.0, low), min(1.0, high))
+    return ClusteredShare(numerators, denominators).estimate
 
 
 def mean(totals: npt.ArrayLike, counts: npt.ArrayLike) -> Estimate:
@@ -148,7 +123,7 @@ def t_quantile(degrees: int) -> float:
     return z + sum(term / math.pow(degrees, i + 1) for i, term in enumerate(terms))
 
 
-class _Share:
+class ClusteredShare:
     """A clustered share; `influence` [clusters] is each cluster's part in the estimate's deviation."""
 
     def __init__(self, numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> None:
@@ -264,8 +239,10 @@ def clustered_mcnemar(lost: npt.ArrayLike, gained: npt.ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values, in the order given: those at most alpha are, with a chance of at most alpha, not all of them
-    of true differences (Holm, 1979, Scandinavian Journal of Statistics 6:65)."""
+    """Adjusted p values, in the given order (Holm, 1979, Scandinavian Journal of Statistics 6:65).
+
+    With a chance of at most alpha any adjusted value at or below alpha belongs to no true difference.
+    """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))

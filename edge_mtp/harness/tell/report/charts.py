@@ -1,47 +1,25 @@
-"""The charts of a report. Each is as wide as a phone, but for the time line, and stands by itself.
+"""The charts of a report, but for the time line. Each stands by itself and is as wide as a phone.
 
-Colours say nothing that shape, place or words do not say too.
+Colours never say anything that shape, place or words do not say too.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analyse.latency import DraftPosition, SpeedUp
-from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.record.results import Pause
 from edge_mtp.harness.stats.figures import milliseconds, signed
 from edge_mtp.harness.stats.statistics import Estimate
-from edge_mtp.harness.tell.report.svg import Chart, Key, arm_marker, arm_role, chart, colour
+from edge_mtp.harness.tell.report.drawing import WIDTH, caption, new_figure, ticks
+from edge_mtp.harness.tell.report.svg import Chart, arm_marker, arm_role, chart, colour
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis as MplAxis
-    from matplotlib.figure import Figure
-
-WIDTH = 372  # CSS pixels
-WIDE = 1040
-TEXT = 12  # CSS pixels
-SOURCES = {"d": "drafter", "l": "lookup", "g": "grammar"}
-SOURCE_NAMES = {"d": "the drafter", "l": "look-up", "g": "the grammar"}
-STEP_KEYS = {
-    "own": "the target's own token",
-    "drafter": "accepted from the drafter",
-    "lookup": "from look-up",
-    "grammar": "from the grammar",
-    "rejected": "rejected",
-}
 MOST_DOTS = 160
-MOST_LETTERS = 54
 
 Numbers = npt.NDArray[np.float64]
 
@@ -73,13 +51,6 @@ class Axis(NamedTuple):
     unit: str = ""
 
 
-class Lane(NamedTuple):
-    """One answer on a time line."""
-
-    label: str
-    answer: Answer
-
-
 class Line(NamedTuple):
     """A sensor's values over seconds."""
 
@@ -96,7 +67,7 @@ def spread(name: str, title: str, rows: Sequence[Row]) -> Chart:
     # Room for the slopes of the hills.
     room = (high / low) ** 0.06 if logarithmic else 0.08 * (high - low) or 0.2 * high
     low, high = (low / room, high * room) if logarithmic else (max(0.0, low - room), high + room)
-    with _figure(WIDTH, 42 + 58 * len(rows)) as (figure, axes):
+    with new_figure(WIDTH, 42 + 58 * len(rows)) as (figure, axes):
         axes.set_xscale("log" if logarithmic else "linear")
         edges = np.geomspace(low, high, 81) if logarithmic else np.linspace(low, high, 81)
         middles = np.sqrt(edges[1:] * edges[:-1]) if logarithmic else (edges[1:] + edges[:-1]) / 2
@@ -111,10 +82,10 @@ def spread(name: str, title: str, rows: Sequence[Row]) -> Chart:
             axes.plot([p25, p75], [y, y], color=role, linewidth=6, solid_capstyle="butt")
             axes.plot([p99], [y], "|", color=role, markersize=9, markeredgewidth=1.5)
             axes.plot([p50], [y], "o", color=colour("paper"), markeredgecolor=role, markersize=7, markeredgewidth=2)
-            _caption(axes, index - 0.54, row.label, f"{milliseconds(p50)} ms")
+            caption(axes, index - 0.54, row.label, f"{milliseconds(p50)} ms")
         axes.set_ylim(len(rows) - 0.70, -0.70)
         axes.set_xlim(low, high)
-        _ticks(axes, low, high, logarithmic)
+        ticks(axes, low, high, logarithmic)
         axes.set_xlabel("milliseconds")
         axes.grid(axis="x")
         said = ", ".join(f"{row.label} {milliseconds(float(np.median(row.values)))} ms" for row in rows)
@@ -129,7 +100,7 @@ def prompts(name: str, speed_up: SpeedUp) -> Chart:
         ratios = np.quantile(ratios, np.linspace(0, 1, MOST_DOTS))
     x = (np.arange(len(ratios)) + 0.5) / len(ratios) * 100
     estimate = speed_up.ratio
-    with _figure(WIDTH, 220) as (figure, axes):
+    with new_figure(WIDTH, 220) as (figure, axes):
         axes.set_yscale("log")
         bottom, top = min(0.9, float(ratios[0]) / 1.06), max(1.12, float(ratios[-1]) * 1.06)
         ends = max(estimate.low, bottom), min(estimate.high, top)
@@ -141,7 +112,7 @@ def prompts(name: str, speed_up: SpeedUp) -> Chart:
             axes.plot(x[chosen], ratios[chosen], marker, color=colour(role), markersize=4.5, linewidth=0, zorder=3)
         axes.set_ylim(bottom, top)
         axes.set_xlim(0, 100)
-        _ticks(axes, bottom, top, True, "x", axes.yaxis)
+        ticks(axes, bottom, top, True, "x", axes.yaxis)
         axes.set_xlabel("% of prompts, from the slowest")
         axes.grid(axis="y")
         title = f"{speed_up.arm} against {speed_up.base}"
@@ -156,7 +127,7 @@ def intervals(
     rows = [(group, each) for group, members in groups.items() for each in members]
     low, high = axis.ends or _ends([each.estimate for _, each in rows], axis)
     line, gap = (38, 26) if is_named else (14, 24)
-    with _figure(WIDTH, 46 + line * len(rows) + gap * sum(map(bool, groups))) as (figure, axes):
+    with new_figure(WIDTH, 46 + line * len(rows) + gap * sum(map(bool, groups))) as (figure, axes):
         axes.set_xscale("log" if axis.logarithmic else "linear")
         if axis.reference is not None:
             axes.axvline(axis.reference, color=colour("ink"), linewidth=1.2, zorder=1)
@@ -165,19 +136,19 @@ def intervals(
         y = 0.0
         for group, members in groups.items():
             if group:
-                _caption(axes, y + 0.62 * gap, group, is_quiet=is_named)
+                caption(axes, y + 0.62 * gap, group, is_quiet=is_named)
                 y += gap
             for each in members:
                 role, at = colour(arm_role(each.arm)), y + line * (0.76 if is_named else 0.5)
                 value, *reach = (min(max(x, low), high) for x in each.estimate.to_json().values())
                 if is_named:
-                    _caption(axes, y + 0.34 * line, each.label, _shown(each.estimate.value, axis))
+                    caption(axes, y + 0.34 * line, each.label, _shown(each.estimate.value, axis))
                 axes.plot(reach, [at, at], color=role, linewidth=2, solid_capstyle="butt", zorder=2)
                 axes.plot([value], [at], arm_marker(each.arm), color=role, markersize=6.5, zorder=3, clip_on=False)
                 y += line
         axes.set_ylim(y + 4, 0)
         axes.set_xlim(low, high)
-        _ticks(axes, low, high, axis.logarithmic, axis.unit)
+        ticks(axes, low, high, axis.logarithmic, axis.unit)
         axes.set_xlabel(axis.name)
         axes.grid(axis="x")
         said = "; ".join(
@@ -189,7 +160,7 @@ def intervals(
 def acceptance(name: str, title: str, series: Sequence[tuple[str, int, Sequence[DraftPosition]]]) -> Chart:
     """Share of drafts accepted at each position, of the steps that got there; `series`: label, arm, positions."""
     most = max(len(positions) for _, _, positions in series)
-    with _figure(WIDTH, 200) as (figure, axes):
+    with new_figure(WIDTH, 200) as (figure, axes):
         for index, (_, arm, positions) in enumerate(series):
             role, shift = colour(arm_role(arm)), 0.5 * ((index + 0.5) / len(series) - 0.5)
             x = [each.position + shift for each in positions]
@@ -211,7 +182,7 @@ def acceptance(name: str, title: str, series: Sequence[tuple[str, int, Sequence[
 
 def planned(name: str, title: str, rows: Sequence[tuple[str, Mapping[int, float]]]) -> Chart:
     """Share of steps by the number of drafts asked for, a bar an arm."""
-    with _figure(WIDTH, 42 + 44 * len(rows)) as (figure, axes):
+    with new_figure(WIDTH, 42 + 44 * len(rows)) as (figure, axes):
         for index, (label, shares) in enumerate(rows):
             left, y = 0.0, index + 0.13
             for k, share in sorted(shares.items()):
@@ -222,7 +193,7 @@ def planned(name: str, title: str, rows: Sequence[tuple[str, Mapping[int, float]
                     axes.text(left + width / 2, y, str(k), color=colour("ink"), ha="center", va="center")
                 left += width
             most = max(shares, key=lambda k: shares[k])
-            _caption(axes, index - 0.32, label, f"mostly {most}")
+            caption(axes, index - 0.32, label, f"mostly {most}")
         axes.set_ylim(len(rows) - 0.55, -0.62)
         axes.set_xlim(0, 100)
         axes.set_xlabel("% of steps, by the number of drafts asked for")
@@ -233,44 +204,6 @@ def planned(name: str, title: str, rows: Sequence[tuple[str, Mapping[int, float]
         return chart(figure, name, title, f"Drafts asked for, a step. {said}.")
 
 
-def time_line(name: str, title: str, lanes: Sequence[Lane]) -> Chart:
-    """One reply under some arms on the same clock: a column a step, as wide as the step took.
-
-    Above the line stand the tokens that it gave out, accepted drafts first, then the target's own; below it the drafts
-    that were rejected. The line is dark for the part of the time that went into drafting.
-    """
-    end = max(sum(step.total_us for step in lane.answer.steps) for lane in lanes) / 1000
-    pixel = end / WIDE
-    tips: dict[str, str] = {}
-    tall = [_above(lane.answer.steps) for lane in lanes]
-    deep = [_below(lane.answer.steps) for lane in lanes]
-    with _figure(WIDE, 42 + sum(36 + _CELL * (up + down) for up, down in zip(tall, deep, strict=True))) as (
-        figure,
-        axes,
-    ):
-        y = 0.0
-        for number, lane in enumerate(lanes):
-            steps = lane.answer.steps
-            _caption(axes, y + 14, lane.label, _lane_figure(steps), MOST_LETTERS * 2)
-            line, at = y + 24 + _CELL * tall[number], 0.0
-            for index, (step, words) in enumerate(zip(steps, told(lane), strict=True)):
-                width = step.total_us / 1000
-                gid = f"step-{number}-{index}"
-                tips[gid] = words
-                _column(axes, gid, at, max(width - 2 * pixel, 0.7 * width), line, step, pixel)
-                at += width
-            y = line + 12 + _CELL * deep[number]
-        axes.set_ylim(y, 0)
-        axes.set_xlim(0, end)
-        _ticks(axes, 0, end, False)
-        axes.set_xlabel("milliseconds since the prompt was read")
-        axes.grid(axis="x")
-        said = "; ".join(f"{lane.label}: {_lane_figure(lane.answer.steps)}" for lane in lanes)
-        drawn = chart(figure, name, title, f"One reply, step by step. {said}.", tips)
-        roles = {role for lane in lanes for step in lane.answer.steps for role in _roles(step)}
-        return replace(drawn, keys=tuple(Key(role, text, "box") for role, text in STEP_KEYS.items() if role in roles))
-
-
 def course(name: str, title: str, lines: Sequence[Line], unit: str, pauses: Sequence[Pause]) -> Chart:
     """Sensors over the run, with its pauses as bands. At least one line of one value."""
     end = max(max(line.at_s) for line in lines)
@@ -278,7 +211,7 @@ def course(name: str, title: str, lines: Sequence[Line], unit: str, pauses: Sequ
     low = min(min(line.values) for line in lines)
     high = max(max(line.values) for line in lines)
     room = max(0.08 * (high - low), 1.0)
-    with _figure(WIDTH, 210 + 15 * len(lines)) as (figure, axes):
+    with new_figure(WIDTH, 210 + 15 * len(lines)) as (figure, axes):
         for pause in pauses:
             axes.axvspan(
                 pause.at_s / scale, (pause.at_s + pause.seconds) / scale, color=colour("band"), linewidth=0, zorder=0
@@ -289,8 +222,8 @@ def course(name: str, title: str, lines: Sequence[Line], unit: str, pauses: Sequ
             axes.plot(at, values, color=colour(arm_role(index + 1)), linewidth=1.5, linestyle=style, label=line.label)
         axes.set_ylim(low - room, high + room)
         axes.set_xlim(0, max(end / scale, 1e-3))
-        _ticks(axes, low - room, high + room, False, "", axes.yaxis)
-        _ticks(axes, 0, end / scale, False)
+        ticks(axes, low - room, high + room, False, "", axes.yaxis)
+        ticks(axes, 0, end / scale, False)
         axes.set_xlabel(clock)
         axes.set_ylabel(unit)
         axes.grid(axis="y")
@@ -302,82 +235,6 @@ def course(name: str, title: str, lines: Sequence[Line], unit: str, pauses: Sequ
             text.set_color(colour("ink"))
         said = "; ".join(f"{line.label} {min(line.values):g} to {max(line.values):g} {unit}" for line in lines)
         return chart(figure, name, title, f"{title} over {end / scale:.0f} {clock}. {said}. {len(pauses)} pauses.")
-
-
-# -- parts ----------------------------------------------------------------------------------------------------------
-
-_CELL = 15  # CSS pixels, the height of a token
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of so many CSS pixels with one pair of axes. Raises EdgeMtpError without matplotlib."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EdgeMtpError(
-            "a report needs matplotlib, which is not installed: pip install 'edge-mtp[report]'"
-        ) from error
-    style: dict[Any, Any] = {
-        "axes.axisbelow": True,
-        "axes.edgecolor": colour("line"),
-        "axes.facecolor": "none",
-        "axes.labelcolor": colour("muted"),
-        "axes.labelpad": 3,
-        "axes.spines.left": False,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "figure.constrained_layout.h_pad": 0.02,
-        "figure.constrained_layout.w_pad": 0.02,
-        "font.size": TEXT,
-        "grid.color": colour("line"),
-        "grid.linewidth": 0.8,
-        "text.color": colour("ink"),
-        "text.parse_math": False,  # a label may hold a dollar sign
-        "xtick.color": colour("muted"),
-        "xtick.major.size": 0,
-        "xtick.minor.size": 0,
-        "ytick.color": colour("muted"),
-        "ytick.major.size": 0,
-        "ytick.minor.size": 0,
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        axes = figure.subplots()
-        axes.set_yticks([])
-        yield figure, axes
-
-
-def _caption(
-    axes: Axes, y: float, text: str, figure: str = "", most: int = MOST_LETTERS, *, is_quiet: bool = False
-) -> None:
-    """What stands at height `y`: a text on the left, a figure on the right."""
-    where = axes.get_yaxis_transform()
-    behind = {"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.5}
-    most -= len(figure)
-    text = text if len(text) <= most else f"{text[: most - 1]}…"
-    shade = colour("muted" if is_quiet else "ink")
-    axes.text(0.0, y, text, transform=where, va="center", ha="left", color=shade, bbox=behind)
-    if figure:
-        axes.text(1.0, y, figure, transform=where, va="center", ha="right", color=colour("muted"), bbox=behind)
-
-
-def _ticks(axes: Axes, low: float, high: float, logarithmic: bool, unit: str = "", axis: MplAxis | None = None) -> None:
-    """Few round ticks, on the horizontal axis unless told otherwise."""
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-
-    ticks: list[float] = []
-    if logarithmic and high > 4 * low:
-        steps = (1, 2, 5) if high < 200 * low else (1,)
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-    if len(ticks) < 2:
-        ticks = [float(x) for x in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= x <= high]
-    chosen = axes.xaxis if axis is None else axis
-    chosen.set_major_locator(FixedLocator(ticks))
-    chosen.set_minor_locator(NullLocator())
-    chosen.set_ticklabels([f"{tick:,.6g}{unit}" for tick in ticks])
 
 
 def _ends(estimates: Sequence[Estimate], axis: Axis) -> tuple[float, float]:
@@ -416,66 +273,3 @@ def _shown(value: float, axis: Axis) -> str:
     if axis.logarithmic:
         return f"{value:.2f}{axis.unit}"
     return f"{signed(value)}{axis.unit}" if axis.reference == 0 else f"{value:.1f}{axis.unit}"
-
-
-# -- the time line --------------------------------------------------------------------------------------------------
-
-
-def _above(steps: Sequence[StepFigures]) -> int:
-    return max(step.tokens for step in steps)
-
-
-def _below(steps: Sequence[StepFigures]) -> int:
-    return max(len(step.source) - step.accepted for step in steps)
-
-
-def _lane_figure(steps: Sequence[StepFigures]) -> str:
-    total_ms = sum(step.total_us for step in steps) / 1000
-    return f"{sum(step.tokens for step in steps)} tokens, {len(steps)} steps, {milliseconds(total_ms)} ms"
-
-
-def _roles(step: StepFigures) -> list[str]:
-    """Of each token that a step gave out, then of each rejected draft."""
-    kept = min(step.accepted, step.tokens)
-    accepted = [SOURCES.get(source, "drafter") for source in step.source.ljust(kept)[:kept]]
-    return accepted + ["own"] * (step.tokens - kept) + ["rejected"] * (len(step.source) - step.accepted)
-
-
-def _column(axes: Axes, gid: str, at: float, width: float, line: float, step: StepFigures, pixel: float) -> None:
-    """A step from time `at` on, its line at height `line`."""
-    for row, role in enumerate(_roles(step)[: step.tokens]):
-        source = step.source[row : row + 1]
-        y = line - _CELL * (row + 0.5) - 3
-        axes.barh(y, width, _CELL - 2, at, color=colour(role), linewidth=0, zorder=2, gid=gid)
-        if role in ("lookup", "grammar") and width > 9 * pixel:
-            axes.text(at + width / 2, y, source, color=colour("paper"), ha="center", va="center", fontsize=TEXT - 2)
-    for row in range(len(step.source) - step.accepted):
-        y = line + _CELL * (row + 0.5) + 4
-        inset = min(pixel, 0.1 * width)
-        axes.barh(
-            y, width - 2 * inset, _CELL - 4, at + inset, color="none", edgecolor=colour("rejected"), linewidth=1.3,
-            zorder=2, gid=gid,
-        )  # fmt: skip
-    drafting = width * step.draft_us / step.total_us if step.total_us else 0.0
-    axes.barh(line, width, 3, at, color=colour("line"), linewidth=0, zorder=2, gid=gid)
-    axes.barh(line, drafting, 3, at, color=colour("ink"), linewidth=0, zorder=3, gid=gid)
-
-
-def told(lane: Lane) -> list[str]:
-    """What each step of a lane says of itself."""
-    begins = itertools.accumulate((step.total_us / 1000 for step in lane.answer.steps), initial=0.0)
-    return [_told(index, *each) for index, each in enumerate(zip(lane.answer.steps, begins, strict=False), 1)]
-
-
-def _told(number: int, step: StepFigures, at: float) -> str:
-    when, took = f"Step {number} at {milliseconds(at)} ms", f"{milliseconds(step.total_us / 1000)} ms"
-    if step.kind == "p":
-        return f"{when}: plain, 1 token in {took}"
-    origins = ", ".join(
-        f"{step.source.count(letter)} from {name}" for letter, name in SOURCE_NAMES.items() if letter in step.source
-    )
-    drafting = f"{milliseconds(step.draft_us / 1000)} ms"
-    return (
-        f"{when}: {len(step.source)} drafts ({origins or 'blank rows'}), {step.accepted} accepted, "
-        f"{step.tokens} tokens in {took}, of which drafting {drafting}"
-    )

@@ -96,9 +96,12 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart. `description` says in words what it shows, for those who do not see it; `body` are the elements
-    inside the svg element; `width` and `height` in CSS pixels. `name` is unique in a page. `keys` explain its marks
-    where no page around it does."""
+    """A drawn chart.
+
+    `name` is unique in a page. `description` says in words what the chart shows, for those who do not see it. `body`
+    are the elements inside the svg element; `width` and `height` are in CSS pixels. `keys` explain the marks where the
+    chart stands outside a page.
+    """
 
     name: str
     title: str

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.harness.analyse.replies import last_answers
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.tell.report.page import Source, pictures, render, valid_answers
+from edge_mtp.harness.tell.report.facts import Source
+from edge_mtp.harness.tell.report.page import pictures, render
 from edge_mtp.json_file import write_text
 from edge_mtp.output_file import refuse_inputs
 from edge_mtp.safe_text import shown
@@ -70,11 +72,11 @@ class Written:
 def write_report(
     sources: Sequence[Source], page: Path, folder: Path | None = None, *, inputs: Sequence[Path] = ()
 ) -> Written:
-    """Writes `page`, a CSV and a JSON beside it (one a source), and into `folder`, if given, charts as pictures: of the
-    first source that has them, but those of tool calls of an eval rather than of a bench, which asks few items.
+    """Writes `page`, a CSV beside it, a JSON for each source, and into `folder`, if given, charts as pictures.
 
-    All is made before anything is written, and each file appears whole or not at all. Raises EdgeMtpError if a file
-    cannot be written or is one of `inputs`, or matplotlib is missing.
+    A picture is of the first source that has it; pictures of tool calls prefer an eval to a bench, which asks few
+    items. Everything is made before anything is written, and each file appears whole or not at all. Raises EdgeMtpError
+    if a file cannot be written or is one of `inputs`, or matplotlib is missing.
     """
     table, analyses = beside(page, len(sources))
     html = render(sources).encode("utf-8", "replace").decode()  # half a surrogate pair in a reply is no UTF-8
@@ -105,7 +107,7 @@ def answers_csv(sources: Sequence[Source]) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for source in sources:
-        for answer in valid_answers(source.results):
+        for answer in last_answers(source.results.answers):
             writer.writerow({column: _cell(value) for column, value in _row(source, answer).items()})
     return text.getvalue()
 
@@ -163,6 +165,6 @@ def _ms(microseconds: float | None) -> float | None:
 
 
 def beside(page: Path, sources: int) -> tuple[Path, list[Path]]:
-    """The CSV of a page of so many sources, and their JSON files."""
+    """The CSV of a page, and its JSON files, one a source."""
     suffixes = [".json"] if sources == 1 else [f".{number}.json" for number in range(1, sources + 1)]
     return page.with_suffix(".csv"), [page.with_suffix(suffix) for suffix in suffixes]

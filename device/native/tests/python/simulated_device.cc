@@ -113,8 +113,8 @@ class Text {
            jitter(2, step);
   }
 
-  // Draft j made after `done` tokens: whether the target agrees, given that it did with those before; what the drafter
-  // thought of it.
+  // Draft j made after `done` tokens: whether the target agrees, given that it did with those before; the drafter's
+  // confidence in it.
   bool right(int32_t done, int32_t j) const {
     return chance_.uniform(3, static_cast<uint64_t>(done), static_cast<uint64_t>(j)) < logistic(logit(done, j));
   }
@@ -206,7 +206,7 @@ bool controller_restore(void* controller, const char* text, size_t size) {
   return static_cast<Controller*>(controller)->restore(std::string(text, size));
 }
 
-// What the session does at load. Returns what it cost.
+// Times invocations as the session does at load. Returns the microseconds that it took.
 double device_calibrate(const Device* device, void* controller, uint64_t seed, int32_t times) {
   const Text text(*device, seed, 1 << 20);
   auto* const judged = static_cast<Controller*>(controller);
@@ -230,9 +230,9 @@ double device_calibrate(const Device* device, void* controller, uint64_t seed, i
   return total;
 }
 
-// One reply. `fixed` < 0: the controller chooses; else always so many drafts, as far as the reply leaves room, and the
-// controller, which may be NULL, looks on. The first step is plain: a drafter starts from a decoded token. `cut`: the
-// controller is told of the verified drafts only. Time counts from token `from` on.
+// One reply. `fixed` < 0: the controller chooses; otherwise every step has so many drafts, as far as the reply leaves
+// room, and the controller, which may be NULL, looks on. The first step is plain: a drafter starts from a decoded token.
+// `cut`: the controller is told of the verified drafts only. Time counts from token `from` on.
 Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t seed, int32_t tokens, bool cut,
                  int32_t from) {
   const Text text(*device, seed, tokens);
@@ -275,11 +275,10 @@ Run device_reply(const Device* device, void* controller, int32_t fixed, uint64_t
   return run;
 }
 
-// Many replies, as days of use give them: fixed K, plain and the controller in turn and in long stretches, contexts of
-// 8 to 4,096 tokens, a machine that is another 30 % faster or slower in each, caches that are up to `cold` (a logarithm)
-// colder in every text's first tokens. After each reply that the controller steered: how far what an invocation is
-// believed to cost beside a plain step has parted from the truth, as a logarithm: in the mean over replies, of the graph where
-// that is most; as a root mean square; and at most.
+// Many replies, as days of use give them: fixed K, plain and the controller in turn and in long stretches; contexts of
+// 8 to 4,096 tokens; a machine that is up to 30 % faster or slower in each reply; caches that are up to `cold` (a
+// logarithm) colder in a text's first tokens. After each reply that the controller steered, the error of what it believes
+// an invocation to cost beside a plain step, as a logarithm: the mean of the worst graph, the root mean square, the most.
 struct Drift {
   double mean, rms, most;
   int64_t seen;

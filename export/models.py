@@ -1,0 +1,129 @@
+"""The models of a bundle: traced, assembled, and filled with weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_mtp.export import recipes
+from edge_mtp.export.checkpoint import Pair
+from edge_mtp.export.options import Options
+from edge_mtp.export.unfinished import Parts
+from edge_mtp.export.work import Work
+from edge_mtp.quiet import quiet
+
+if TYPE_CHECKING:
+    from edge_mtp.export.signatures import Graphs, Section
+    from edge_mtp.export.store import Store
+
+
+# Tracing one piece takes as long as encoding so many weights (on the machine where this was measured).
+WEIGHTS_PER_PIECE = 60_000_000
+
+
+def write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dict[str, Path]:
+    """Trace, assemble and fill every model of the bundle; return their TFLite files by section name."""
+    work.begin("trace", "load the converter")
+    with quiet():
+        from edge_mtp.export import layer_cache
+
+        graphs = graphs_of(pair, options)
+    sections = graphs.sections()
+    traced = {name: section.traced() for name, section in sections.items()}
+    for name in sections:
+        work.plan[name] = WEIGHTS_PER_PIECE * len(traced[name]) + _parameters(pair, name, options.lean)
+    models = {}
+    for name, section in sections.items():
+        work.section(name)
+        models[name] = parts.folder / f"{name}.tflite"
+        if not models[name].is_file():
+            work.begin("trace", f"trace {name}")
+            pieces = layer_cache.converted(
+                name, graphs, traced[name], parts.scratch, lambda piece: work.add(WEIGHTS_PER_PIECE / 2)
+            )
+            _write_model(pair, options, name, section, pieces, parts, work)
+    return models
+
+
+def _write_model(
+    pair: Pair, options: Options, name: str, section: Section, pieces: Any, parts: Parts, work: Work
+) -> None:
+    from edge_mtp.export import compact, ops
+    from edge_mtp.export.store import Store
+
+    work.begin("assemble", f"assemble {name}")
+    assembly = section.assemble(pieces)
+    compact.compact(assembly.model)
+    ops.add_custom_codes(assembly.model)
+    store = Store(assembly, parts.folder / f"{name}.tflite")
+    bind(pair, options, name, store)
+    work.begin("weights", f"weights of {name}")
+    store.write(work.add)
+
+
+def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
+    """Tell the store what each weight is and where it comes from."""
+    from edge_mtp.export.calibration import cache_scales
+    from edge_mtp.export.signatures import DRAFTER
+
+    for qualified, shape in store.weights.items():
+        owner, name = qualified.split("/", 1)
+        weights = (pair.drafter if owner + "/" == DRAFTER else pair.target).weights
+        if len(shape) != 2 or name.endswith("token_ordering"):
+            store.constant(qualified, weights.read(name).reshape(shape))
+            continue
+        role = recipes.DRAFTER if owner + "/" == DRAFTER else section
+        encoding = options.recipe.encoding(role, name, shape)
+        kept = options.recipe.keeps(role, name)
+        read = partial(weights.encoded, name) if kept else _reader(weights, name, shape)
+        store.matrix(qualified, (shape[0], shape[1]), encoding, read)
+    if options.kv == "int8":
+        store.cache_scales(cache_scales(pair.target))
+
+
+def _reader(weights: Any, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Any]:
+    """A function that reads rows [start:stop] of a weight as a matrix of this shape; experts' matrices are stacked."""
+    per_entry = shape[0] // weights.names[name][0]
+
+    def read(start: int, stop: int) -> Any:
+        first, last = start // per_entry, -(-stop // per_entry)
+        rows = weights.read(name, first, last).reshape(-1, shape[1])
+        return rows[start - first * per_entry : stop - first * per_entry]
+
+    return read
+
+
+def graphs_of(pair: Pair, options: Options) -> Graphs:
+    """The graphs of a bundle; imports torch."""
+    from edge_mtp.export.decoder import Decoder
+    from edge_mtp.export.shapes import drafters_allowed
+    from edge_mtp.export.signatures import Graphs
+
+    assistant = pair.drafter.config
+    with drafters_allowed():
+        drafter = Decoder.of(assistant.get_text_config())
+    return Graphs(
+        target=Decoder.of(pair.target.config),
+        drafter=drafter,
+        context=options.context,
+        prefill=options.prefill,
+        widths=options.widths,
+        int8_kv=options.kv == "int8",
+        centroids=assistant.num_centroids if assistant.use_ordered_embeddings else 0,
+        nearest=assistant.centroid_intermediate_top_k,
+    )
+
+
+def _parameters(pair: Pair, section: str, lean: bool) -> int:
+    """The number of weights in a section."""
+    target = pair.target.weights.names
+    tables = {recipes.EMBEDDER: recipes.TABLE, recipes.PER_LAYER_EMBEDDER: recipes.PER_LAYER_TABLE}
+    if section in tables:
+        return math.prod(target[tables[section]])
+    if section == recipes.DRAFTER:
+        return pair.drafter.parameters
+    decoder = sum(math.prod(shape) for name, shape in target.items() if name != recipes.PER_LAYER_TABLE)
+    return decoder + (0 if lean else pair.drafter.parameters)
