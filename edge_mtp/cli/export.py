@@ -47,8 +47,8 @@ class Lengths(click.ParamType[Any]):
     "--model",
     required=True,
     metavar="NAME|DIR|HF-ID",
-    help="E2B, E4B, 12B, 31B, 26B-A4B, a quantized form of one (E2B-QAT, E2B-W4A16, E2B-mobile) or another repository on"
-    " the Hugging Face Hub; a checkpoint directory; or `tiny`, the trained pair that comes with edge-mtp.",
+    help="E2B, E4B, 12B, 31B, 26B-A4B, a quantized form of one (E2B-QAT, E2B-W4A16, E2B-mobile) or another repository"
+    " on the Hugging Face Hub; a checkpoint directory; or `tiny`, the trained pair that comes with edge-mtp.",
 )
 @click.option("--drafter", metavar="DIR|HF-ID", help="The drafter; default the one that matches the model.")
 @click.option("--adapter", metavar="DIR|HF-ID", help="LoRA adapter (PEFT), merged into the model.")
@@ -73,8 +73,8 @@ class Lengths(click.ParamType[Any]):
     metavar="NAME|FILE.toml",
     default=defaults.RECIPE,
     show_default=True,
-    help="How weights are stored: fp32, fp16, int8, int4, int4-block, mixed, or your own (docs/recipes.md). Weights that"
-    " the checkpoint stores as integers stay as they are.",
+    help="How weights are stored: fp32, fp16, int8, int4, int4-block, mixed, or your own (docs/recipes.md). Weights"
+    " that the checkpoint stores as integers stay as they are.",
 )
 @click.option(
     "--kv", type=click.Choice(defaults.KV_TYPES), default=defaults.KV, show_default=True, help="KV cache's type."
