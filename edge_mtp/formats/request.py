@@ -97,7 +97,7 @@ class Extras:
 
     Two are for measurements. `fresh`: the runner uses nothing of its cache, so that requests do not profit from one
     another. `draft_tape`: entry i replaces the drafter's proposal for the reply's token i (from 0); the drafter runs
-    all the same. The tape sets the acceptance (`edge_mtp.harness.ask.simulate`).
+    all the same. The tape sets the acceptance (`edge_mtp.harness.ask.simulated_drafts`).
     """
 
     logprobs: bool = False
