@@ -289,7 +289,8 @@ def test_same_results_same_bytes_in_every_process(tmp_path: Path) -> None:
         "assert html == render([one])\n"
         "print(html + ''.join(pictures(one).values()) + answers_csv([one]))"
     )
-    paths = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")])
+    folders = (Path(__file__).parent, Path(__file__).parents[1] / "helpers")
+    paths = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
     made = [
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True,

@@ -13,8 +13,8 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item, Turn
-from edge_mtp.harness.ask.runner_engine import Ours, SharedEngine
-from edge_mtp.harness.ask.simulated_drafts import Tapes, plain_siblings
+from edge_mtp.harness.ask.runner_engine import RunnerEngine, SharedEngine
+from edge_mtp.harness.ask.simulated_drafts import SimulatedDrafts, plain_siblings
 
 VOCABULARY = 512
 ITEM = Item("i1", "chat", "c", (Turn(({"role": "user", "content": "a"},)), Turn(({"role": "user", "content": "b"},))))
@@ -27,7 +27,7 @@ ENGINE = cast(
 )
 
 
-class Scripted(Ours):
+class Scripted(RunnerEngine):
     """Says the same two replies each time, and counts how often it was asked."""
 
     def __init__(self, arm: Arm) -> None:
@@ -44,15 +44,15 @@ def drafting(label: str = "drafts", **options: Any) -> Arm:
     return Arm(label, "m.litertlm", **{"mtp": 3, **options})
 
 
-def tapes(plain: list[Scripted], acceptance: float = 0.5) -> Tapes:
-    return Tapes(plain, acceptance, max_tokens=77)
+def tapes(plain: list[Scripted], acceptance: float = 0.5) -> SimulatedDrafts:
+    return SimulatedDrafts(plain, acceptance, max_tokens=77)
 
 
-def given(made: Tapes, arm: Arm, item: Item = ITEM, round: int = 0) -> dict[tuple[str, int], list[int]]:
-    contender = Scripted(arm)
-    made.give(contender, item, round)
-    assert contender.asked == [], "the plain arm is asked, not the one that drafts"
-    return {key: list(tape) for key, tape in contender.tapes.items()}
+def given(made: SimulatedDrafts, arm: Arm, item: Item = ITEM, round: int = 0) -> dict[tuple[str, int], list[int]]:
+    answerer = Scripted(arm)
+    made.give(answerer, item, round)
+    assert answerer.asked == [], "the plain arm is asked, not the one that drafts"
+    return {key: list(tape) for key, tape in answerer.draft_tapes.items()}
 
 
 def test_arms_that_write_one_text_share_one_plain_arm() -> None:
