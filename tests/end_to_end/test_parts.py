@@ -254,7 +254,8 @@ class Interruptible:
         read = Weights.read
 
         def counted(weights: Weights, name: str, start: int = 0, stop: int | None = None) -> Any:
-            if stop is not None:  # rows of a matrix; constants are read each time
+            # Rows of a matrix. Constants are read each time, and single rows, which tell whether it lies on a lattice.
+            if stop is not None and stop - start > 1:
                 self.reads[name, start] += 1
             return read(weights, name, start, stop)
 

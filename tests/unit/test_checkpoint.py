@@ -282,6 +282,10 @@ class TestRefusals:
 
     def test_untied(self, folders: Folders) -> None:
         folders.edit("target/config.json", lambda c: c.update(tie_word_embeddings=False))
+        assert "lacks 1 tensors, first lm_head.weight" in folders.refusal()
+
+    def test_untied_drafter(self, folders: Folders) -> None:
+        folders.edit("drafter/config.json", lambda c: c.update(tie_word_embeddings=False))
         assert "untied embeddings" in folders.refusal()
 
     def test_centroids(self, folders: Folders) -> None:
