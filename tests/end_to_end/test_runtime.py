@@ -195,7 +195,7 @@ def test_the_trace_adds_up(engine: Engine, prompts: list[list[int]]) -> None:
             assert len(step.confidence) == len(step.draft)
             assert all(0 <= c <= 1 for c in step.confidence)
             parts = step.draft_us + step.embed_us + step.verify_us + step.select_us
-            assert 0 < parts <= step.total_us * 1.001
+            assert 0 < parts <= step.total_us + 5 * 0.05 + 1e-6  # five times, each rounded to a tenth of a microsecond
         assert outcome.total_us >= (outcome.prefill_us + sum(s.total_us for s in steps)) * 0.999
 
 
