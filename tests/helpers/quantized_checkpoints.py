@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -74,8 +75,6 @@ def gemma_bits(module: str) -> int | None:
 def compressed(folder: Path) -> Path:
     """As compressed-tensors' `pack-quantized` in 4 bits, groups of 32, by that package's own packing; per-layer
     projections, whose rows are shorter, as int8 a row."""
-    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-
     target, _ = tiny_pair()
     tensors: dict[str, Tensor] = {}
     for name, values in load_file(target / "model.safetensors").items():

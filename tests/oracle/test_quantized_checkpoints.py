@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import quantized_checkpoints as made
 import torch
+from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -100,7 +101,6 @@ def test_the_weights_and_logits_are_those_of_transformers(checkpoints: dict[str,
 
 def test_the_weights_are_those_of_compressed_tensors(checkpoints: dict[str, Path]) -> None:
     """Its own unpacking of words, times its own scales."""
-    helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
     stored = load_file(checkpoints["compressed"] / "model.safetensors")
     pair = pair_of(checkpoints["compressed"])
     packed = [name for name, encoding in pair.target.weights.encodings.items() if encoding == ENCODINGS["int4b32"]]
@@ -108,7 +108,7 @@ def test_the_weights_are_those_of_compressed_tensors(checkpoints: dict[str, Path
     for name in packed:
         module = name.removesuffix(".weight")
         shape = torch.Size(stored[f"{module}.weight_shape"].tolist())
-        integers = helpers.unpack_from_int32(stored[f"{module}.weight_packed"], 4, shape).float()
+        integers = unpack_from_int32(stored[f"{module}.weight_packed"], 4, shape).float()
         wanted = integers * stored[f"{module}.weight_scale"].float().repeat_interleave(made.BLOCK, dim=1)
         np.testing.assert_array_equal(decoded(pair, name), wanted.numpy())
         np.testing.assert_array_equal(pair.target.weights.read(name), wanted.numpy())
