@@ -68,7 +68,7 @@ class AdaptedWeights(Weights):
         self.left_out = (*base.left_out, *(f"adapter: {group}" for group in groups(others)))
         changed = {*self._whole, *self._low_rank}
         self.encodings = {name: encoding for name, encoding in base.encodings.items() if name not in changed}
-        self.ranges, self.cache_scales = base.ranges, base.cache_scales
+        self.ranges, self.cache_scales, self.notes = base.ranges, base.cache_scales, base.notes
 
     def _read(self, name: str, start: int, stop: int) -> Rows:
         if name in self._whole:

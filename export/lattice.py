@@ -108,7 +108,7 @@ class LatticeWeights(Weights):
     def __init__(self, base: Weights, found: Mapping[str, Encoding]) -> None:
         self.base = base
         self.names, self.left_out = base.names, base.left_out
-        self.ranges, self.cache_scales = base.ranges, base.cache_scales
+        self.ranges, self.cache_scales, self.notes = base.ranges, base.cache_scales, base.notes
         self.encodings = {**base.encodings, **found}
         self.found = found
 

@@ -41,6 +41,7 @@ class Summary:
     templates: Trial
     int8_instead: tuple[str, ...]  # weights whose rows are too short for the recipe's blocks
     kept: dict[str, int]  # by encoding, how many tensors are the checkpoint's own integers
+    notes: tuple[str, ...]  # what a user should know of the checkpoints' weights
 
 
 def export_bundle(
@@ -121,7 +122,8 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
         work.end()
     instead = options.recipe.int8_instead(*names)
     kept = Counter(encoding.name for encoding in options.recipe.kept.values())
-    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates, instead, dict(kept))
+    notes = (*pair.target.weights.notes, *(f"drafter: {note}" for note in pair.drafter.weights.notes))
+    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates, instead, dict(kept), notes)
 
 
 def _tried_templates(pair: Pair, chat: Chat) -> Trial:

@@ -8,6 +8,7 @@ of tensors matter; of a lattice, the integers and steps are compared.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,8 +99,8 @@ def _of_lattice(weights: Weights, name: str) -> tuple[str, float]:
 
 
 def _spans(weights: Weights, name: str) -> Iterator[tuple[int, int]]:
-    rows, width = weights.names[name]
-    step = max(1, _CHUNK // width)
+    rows, *inner = weights.names[name]
+    step = max(1, _CHUNK // math.prod(inner))
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
