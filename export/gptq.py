@@ -5,8 +5,8 @@ Both store a matrix [n,k] of a module M as `M.qweight` with `M.scales` float [gr
 symmetric quantization in 4 bits has, that is the grid of LiteRT's integers; no other is.
 
 - GPTQ (AutoGPTQ, GPTQModel, AutoRound): `qweight` int32 [k bits / 32, n], a word holds neighbours in k, the first in
-  the lowest bits; `g_idx` int32 [k] is the group of each k. `checkpoint_format: gptq` stores zero points less 1,
-  `gptq_v2` as they are.
+  the lowest bits; `g_idx` int32 [k] is the group of each k. The format `gptq` stores zero points less 1, `gptq_v2` as
+  they are.
 - AWQ (AutoAWQ's `gemm`): `qweight` int32 [k, n / 8], a word holds 8 neighbours in n, in the order 0 2 4 6 1 3 5 7.
 """
 
@@ -32,11 +32,12 @@ _SYMMETRIC = f"quantize it again with symmetric integers (sym=True), or {CURE}"
 
 def gptq(config: Mapping[str, Any], path: Path) -> FindPacked:
     """GPTQ by its `quantization_config`; `path` is of config.json."""
-    form = config.get("checkpoint_format", "gptq")
+    form = config.get("checkpoint_format") or config.get("format") or "gptq"
+    if config.get("is_marlin_format"):
+        form = "marlin"
     if form not in ("gptq", "gptq_v2"):
         raise EdgeMtpError(
-            f"{path} has checkpoint_format {form!r}, whose order of weights edge-mtp does not know: save it as gptq, or"
-            f" {CURE}"
+            f"{path} has format {form!r}, whose order of weights edge-mtp does not know: save it as gptq, or {CURE}"
         )
     return _by_words_of_k(less=1 if form == "gptq" else 0)
 
@@ -53,10 +54,10 @@ def auto_round(config: Mapping[str, Any], path: Path) -> FindPacked:
 
 def awq(config: Mapping[str, Any], path: Path) -> FindPacked:
     """AWQ by its `quantization_config`; `path` is of config.json."""
-    version = str(config.get("version", "gemm")).lower()
-    if version != "gemm":
+    form = str(config.get("version") or config.get("format") or "gemm").lower()
+    if form != "gemm":
         raise EdgeMtpError(
-            f"{path} has version {version!r}, whose order of weights edge-mtp does not know: save it as gemm, or {CURE}"
+            f"{path} has format {form!r}, whose order of weights edge-mtp does not know: save it as gemm, or {CURE}"
         )
     return _awq
 

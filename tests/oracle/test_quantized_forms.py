@@ -352,8 +352,22 @@ def test_zero_points_of_awq_are_named() -> None:
     integers, scales = by_columns(4, 16, 128, 32, 1)
     with pytest.raises(EdgeMtpError, match=r"zero point 7 in group 0 of row 0.*sym=True"):
         opened(in_module(awq(integers, scales, 7)), {NAME: (16, 128)}, {"quant_method": "awq"})
-    with pytest.raises(EdgeMtpError, match="version 'gemv'"):
-        opened(in_module(awq(integers, scales)), {NAME: (16, 128)}, {"quant_method": "awq", "version": "GEMV"})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"quant_method": "awq", "version": "GEMV"},
+        {"quant_method": "awq", "format": "llm-awq"},
+        {"quant_method": "gptq", "checkpoint_format": "marlin"},
+        {"quant_method": "gptq", "format": "gptq_p"},
+        {"quant_method": "gptq", "is_marlin_format": True},
+        {"quant_method": "auto-round", "packing_format": "auto_round:fp8"},
+    ],
+)
+def test_other_orders_of_weights_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(EdgeMtpError, match="edge-mtp does not know.*before quantization"):
+        opened({NAME: torch.ones(16, 128)}, {NAME: (16, 128)}, config)
 
 
 # -- bitsandbytes -----------------------------------------------------------------------------------------------------
