@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
@@ -193,6 +194,21 @@ def test_verify_names_a_tensor_that_changed(
     content[at] ^= 1
     (tmp_path / "changed.litertlm").write_bytes(content)
     assert verify(Bundle(tmp_path / "changed.litertlm"), pair).missing == (name,)
+
+
+def test_experts_keep_their_integers(tmp_path: Path) -> None:
+    target, drafter = families.pair("26B-A4B")
+    pair = open_pair(made.experts(tmp_path / "experts", target), drafter)
+    names = {name: encoding.name for name, encoding in pair.target.weights.encodings.items() if "experts" in name}
+    assert names["model.layers.0.experts.gate_up_proj"] == names["model.layers.1.experts.down_proj"] == "int8"
+    assert names["model.layers.1.experts.gate_up_proj"] == "int4b32"
+    path = tmp_path / "experts.litertlm"
+    with exclusive(cache_folder(), lambda: None):
+        export_bundle(pair, None, path, recipe="int8", context=families.CONTEXT, prefill=(16,), widths=WIDTHS)
+    found = verify(Bundle(path), pair)
+    assert found.missing == ()
+    assert set(found.exact) == set(pair.target.weights.encodings)
+    assert set(names) <= set(found.exact)
 
 
 def test_drafts_change_no_text(form: str, bundles: Callable[[str], Path]) -> None:

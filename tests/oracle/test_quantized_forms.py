@@ -366,7 +366,7 @@ def test_zero_points_of_awq_are_named() -> None:
     ],
 )
 def test_other_orders_of_weights_are_refused(config: dict[str, Any]) -> None:
-    with pytest.raises(EdgeMtpError, match="edge-mtp does not know.*before quantization"):
+    with pytest.raises(EdgeMtpError, match=r"edge-mtp does not know.*before quantization"):
         opened({NAME: torch.ones(16, 128)}, {NAME: (16, 128)}, config)
 
 
