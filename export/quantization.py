@@ -52,11 +52,11 @@ _REASONS = {
     "mxfp4": f"{_FLOATS_4}, no multiples of a scale",
     "mxfp8": f"{_FLOATS_8}, no multiples of a scale",
     "nvfp4": f"{_FLOATS_4}, no multiples of a scale",
-    "quanto": "whose tensors are Python objects that only optimum-quanto unpacks",
+    "quanto": "whose tensors have the layouts of optimum-quanto's own classes",
     "quark": "which has many formats, and edge-mtp knows none of them",
     "sinq": "whose weights have a scale for each row and one for each column",
     "spqr": "whose outliers are apart from the other weights",
-    "torchao": "whose tensors are Python objects that only torchao unpacks",
+    "torchao": "whose tensors have the layouts of torchao's own classes",
     "vptq": f"{_CODES}, a vector for several of them",
 }
 
