@@ -64,10 +64,11 @@ class PackedMatrix:
         if not scales.all():
             blocks = np.repeat(scales != 0, data.shape[1] // scales.shape[1], axis=1)
             data = np.where(blocks, data, np.uint8(0))
-            smallest = SMALLEST_BLOCK_SCALE if self.encoding.block else SMALLEST_SCALE
-            scales = np.where(scales == 0, np.float32(smallest), scales)
-        stored = scales.astype(np.float16) if self.encoding.block else scales.reshape(-1)
-        return Encoded(np.ascontiguousarray(data).reshape(-1), stored)
+            scales = np.where(scales == 0, SMALLEST_SCALE, scales)
+        if self.encoding.block:
+            stored = np.maximum(scales.astype(np.float16), np.float16(SMALLEST_BLOCK_SCALE))
+            return Encoded(np.ascontiguousarray(data).reshape(-1), stored)
+        return Encoded(np.ascontiguousarray(data).reshape(-1), scales.reshape(-1))
 
     def rows(self, start: int, stop: int) -> Rows:
         """Rows [start:stop] by the checkpoint's formula: integer times scale, float32 [rows,k]."""
@@ -90,10 +91,11 @@ class PackedMatrix:
 
     def _checked(self, start: int, stop: int) -> Rows:
         scales = self.scales(start, stop)
-        if not (np.isfinite(scales).all() and (scales >= 0).all()):
+        largest = np.finfo(np.float16 if self.encoding.block else np.float32).max
+        if not ((scales >= 0) & (scales <= largest)).all():
             raise EdgeMtpError(
-                f"{self.path}: {self.name} has a scale that is negative or no number, which no LiteRT kernel takes:"
-                f" {CURE}"
+                f"{self.path}: {self.name} has a scale that is negative, no number or more than {largest:g}, which no"
+                f" LiteRT kernel takes: {CURE}"
             )
         return scales
 

@@ -124,6 +124,23 @@ def test_groups_of_any_size_become_blocks() -> None:
     assert found == {32: 32, 64: 64, 96: 32, 128: 128, 160: 32, 256: 256, 512: 256, 768: 256}
 
 
+def test_scales_that_float16_does_not_hold() -> None:
+    """XNNPACK refuses a model for a block scale of 0, so the smallest number takes its place."""
+    scheme = scheme_of(4, 32)
+    tensors, _ = compressed("pack-quantized", scheme, (4, 64), 1, torch.float16)
+    tensors["weight_scale"] = torch.full((4, 2), 1e-12)
+    tensors["weight_scale"][0, 0] = 0
+    weights = opened(in_module(tensors), {NAME: (4, 64)}, compressed_config("pack-quantized", scheme))
+    found = weights.encoded(NAME)
+    assert found.scales is not None
+    assert (found.scales == np.float16(2.0**-24)).all()
+    assert not held(weights)[0, :32].any()
+    tensors["weight_scale"][0, 0] = 1e6
+    beyond = opened(in_module(tensors), {NAME: (4, 64)}, compressed_config("pack-quantized", scheme))
+    with pytest.raises(EdgeMtpError, match=r"up_proj.weight has a scale .* more than 65504"):
+        beyond.encoded(NAME)
+
+
 def test_two_bits_in_groups_are_widened_and_told() -> None:
     scheme = scheme_of(2, 64)
     tensors, wanted = compressed("pack-quantized", scheme, (6, 128), 1, torch.float16)
