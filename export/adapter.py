@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.encodings import Encoded
+from edge_mtp.export.encodings import Encoded, Encoding, decode, encode
 from edge_mtp.export.shapes import HEAD
 from edge_mtp.export.weights import EMBEDDING, Entry, Rows, SafetensorsFile, Weights, groups, text_name
 from edge_mtp.json_file import read_checkpoint_json
@@ -19,6 +21,7 @@ CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 # Initializations that leave the base weights unchanged; the others (PiSSA, OLoRA, LoftQ, ...) change them.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_SAMPLED = 64  # rows of a matrix that tell what rounding does to it
 _PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_embedding_[AB]|lora_[AB])(?:\.default)?(?:\.weight)?")
 
 
@@ -69,6 +72,31 @@ class AdaptedWeights(Weights):
         changed = {*self._whole, *self._low_rank}
         self.encodings = {name: encoding for name, encoding in base.encodings.items() if name not in changed}
         self.ranges, self.cache_scales, self.notes = base.ranges, base.cache_scales, base.notes
+
+    def rounding(self, encoding: Callable[[str, tuple[int, ...]], Encoding]) -> str:
+        """A line on what storing the changed matrices in `encoding` of their name and shape does to the change.
+
+        Some neighbouring rows of each matrix are looked at. The sizes are root mean squares over all of them.
+        """
+        changed = [name for name in (*self._low_rank, *self._whole) if len(self.names[name]) == 2]
+        weight = change = error = 0.0
+        for name in changed:
+            shape, found = self.names[name], encoding(name, self.names[name])
+            start = max(0, (shape[0] - _SAMPLED) // 2)
+            stop = min(shape[0], start + _SAMPLED)
+            base, merged = self.base.read(name, start, stop), self.read(name, start, stop)
+            stored = decode(encode(merged, found), found, shape[1])
+            share = shape[0] * shape[1] / merged.size  # large matrices count for more
+            weight += share * float(np.square(base).sum())
+            change += share * float(np.square(merged - base).sum())
+            error += share * float(np.square(stored - merged).sum())
+        if not change:
+            return f"adapter: changes no weight of {len(changed)} matrices"
+        kinds = ", ".join(sorted({encoding(name, self.names[name]).name for name in changed}))
+        return (
+            f"adapter: changes {len(changed)} matrices by {math.sqrt(change / weight):.2%}; rounding them to {kinds}"
+            f" errs by {math.sqrt(error / change):.0%} of that"
+        )
 
     def _read(self, name: str, start: int, stop: int) -> Rows:
         if name in self._whole:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.export import defaults, recipes
+from edge_mtp.export.adapter import AdaptedWeights
 from edge_mtp.export.chat import Chat, chat_of, llm_metadata
 from edge_mtp.export.checkpoint import Pair, open_pair
 from edge_mtp.export.identity import identity
@@ -122,8 +123,10 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
         work.end()
     instead = options.recipe.int8_instead(*names)
     kept = Counter(encoding.name for encoding in options.recipe.kept.values())
-    notes = (*pair.target.weights.notes, *(f"drafter: {note}" for note in pair.drafter.weights.notes))
-    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates, instead, dict(kept), notes)
+    notes = [*pair.target.weights.notes, *(f"drafter: {note}" for note in pair.drafter.weights.notes)]
+    if isinstance(pair.target.weights, AdaptedWeights):
+        notes.append(pair.target.weights.rounding(options.recipe.target_encoding))
+    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates, instead, dict(kept), tuple(notes))
 
 
 def _tried_templates(pair: Pair, chat: Chat) -> Trial:

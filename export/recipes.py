@@ -136,6 +136,11 @@ class Recipe:
         except EdgeMtpError as error:
             raise EdgeMtpError(f"{_qualified(section, name)}, role {found}, recipe {self.name}: {error}") from None
 
+    def target_encoding(self, name: str, shape: Sequence[int]) -> Encoding:
+        """`encoding` of one of the target's weights: of the embedding, as it is looked up in."""
+        section = {TABLE: EMBEDDER, PER_LAYER_TABLE: PER_LAYER_EMBEDDER}.get(name, PREFILL_DECODE)
+        return self.encoding(section, name, shape)
+
     def int8_instead(
         self, target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]]
     ) -> tuple[str, ...]:

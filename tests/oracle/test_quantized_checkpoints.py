@@ -246,8 +246,7 @@ def test_caches_have_the_scales_that_the_checkpoint_was_trained_with(checkpoints
 @pytest.mark.parametrize(
     ("quantization", "said"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "zero points"),
-        ({"quant_method": "awq", "bits": 4}, "zero points"),
+        ({"quant_method": "hqq", "bits": 4}, "zero points"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "no multiples of a scale"),
         ({"quant_method": "\x1b[2J"}, "does not know"),
         ("gemma", "does not know"),
@@ -270,11 +269,11 @@ def test_what_cannot_be_held_is_refused_with_the_reason(quantization: Any, said:
     [
         ("weight_scale", lambda scale: -scale, "negative"),
         ("weight_scale", lambda scale: scale * float("nan"), "no number"),
-        ("weight_scale", lambda scale: scale[:-1].clone(), "for a matrix of"),
-        ("weight_scale", lambda scale: scale[:, :1].repeat(1, 5), "for a matrix of"),
-        ("weight_packed", lambda packed: packed[:, :-1].clone(), "which is not 2, 4 or 8"),
+        ("weight_scale", lambda scale: scale[:-1].clone(), "copy it again"),
+        ("weight_scale", lambda scale: scale[:, :1].repeat(1, 5), "5 scales for rows of"),
+        ("weight_packed", lambda packed: packed[:, :-1].clone(), "which is not 1 to 8 bits"),
         ("weight_packed", lambda packed: packed[:-1].clone(), "config.json says"),
-        ("weight_zero_point", lambda _: torch.zeros(1), "zero points"),
+        ("weight_zero_point", lambda _: torch.ones(1), "zero point 1"),
         ("weight_g_idx", lambda _: torch.zeros(1), "order of activations"),
     ],
 )
