@@ -123,10 +123,11 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
         work.end()
     instead = options.recipe.int8_instead(*names)
     kept = Counter(encoding.name for encoding in options.recipe.kept.values())
-    notes = [*pair.target.weights.notes, *(f"drafter: {note}" for note in pair.drafter.weights.notes)]
-    if isinstance(pair.target.weights, AdaptedWeights):
-        notes.append(pair.target.weights.rounding(options.recipe.target_encoding))
-    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates, instead, dict(kept), tuple(notes))
+    target = pair.target.weights
+    notes = [*target.notes, *(f"drafter: {note}" for note in pair.drafter.weights.notes)]
+    if isinstance(target, AdaptedWeights):
+        notes.append(target.rounding(options.recipe.target_encoding))
+    return Summary(output, sections, work.seconds, target.left_out, templates, instead, dict(kept), tuple(notes))
 
 
 def _tried_templates(pair: Pair, chat: Chat) -> Trial:
