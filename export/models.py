@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_mtp.export import recipes
+from edge_mtp.export.adapter import AdaptedWeights
 from edge_mtp.export.checkpoint import Pair
 from edge_mtp.export.options import Options
 from edge_mtp.export.unfinished import Parts
@@ -77,8 +79,12 @@ def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
             continue
         role = recipes.DRAFTER if owner + "/" == DRAFTER else section
         encoding = options.recipe.encoding(role, name, shape)
-        kept = options.recipe.keeps(role, name)
-        read = _packed_reader(weights, name, shape) if kept else _reader(weights, name, shape)
+        if options.recipe.keeps(role, name):
+            read = _packed_reader(weights, name, shape)
+        elif isinstance(weights, AdaptedWeights) and options.recipe.is_on_grid(role, name):
+            read = partial(weights.on_grid, name)
+        else:
+            read = _reader(weights, name, shape)
         store.matrix(qualified, (shape[0], shape[1]), encoding, read)
     if options.kv == "int8":
         store.cache_scales(cache_scales(pair.target))

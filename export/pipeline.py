@@ -14,6 +14,7 @@ from edge_mtp.export import defaults, recipes
 from edge_mtp.export.adapter import AdaptedWeights
 from edge_mtp.export.chat import Chat, chat_of, llm_metadata
 from edge_mtp.export.checkpoint import Pair, open_pair
+from edge_mtp.export.encodings import Encoding
 from edge_mtp.export.identity import identity
 from edge_mtp.export.manifest import manifest_of
 from edge_mtp.export.models import write_models
@@ -88,7 +89,7 @@ def export_bundle(
         prefill=tuple(sorted(set(prefill or defaults.prefill(pair)))),
         widths=() if lean else tuple(sorted(set(widths))),
         kv=kv,
-        recipe=loaded.keeping(pair.target.weights.encodings, pair.drafter.weights.encodings),
+        recipe=loaded.keeping(pair.target.weights.encodings, pair.drafter.weights.encodings, grids_of(pair)),
     )
     own_recipe = Path(recipe) if recipe.endswith(".toml") else None
     files = (*pair.target.files, *pair.drafter.files)
@@ -126,8 +127,14 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
     target = pair.target.weights
     notes = [*target.notes, *(f"drafter: {note}" for note in pair.drafter.weights.notes)]
     if isinstance(target, AdaptedWeights):
-        notes.append(target.rounding(options.recipe.target_encoding))
+        notes.append(target.rounding(options.recipe))
     return Summary(output, sections, work.seconds, target.left_out, templates, instead, dict(kept), tuple(notes))
+
+
+def grids_of(pair: Pair) -> Mapping[str, Encoding]:
+    """The encodings that the checkpoint had for the matrices that an adapter changed."""
+    weights = pair.target.weights
+    return weights.grids if isinstance(weights, AdaptedWeights) else {}
 
 
 def _tried_templates(pair: Pair, chat: Chat) -> Trial:
