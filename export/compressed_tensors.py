@@ -112,10 +112,10 @@ def _find(name: str, shape: tuple[int, ...], entries: Mapping[str, Entry]) -> Pa
         )
     rows, width = math.prod(shape[:-1]), shape[-1]
     scale, count = _scales(name, entries[scales], shape)
-    _check_zeros(name, entries.get(f"{module}.weight_zero_point"), shape[0], _bits_of(stored, width))
-    _check_order(name, entries.get(f"{module}.weight_g_idx"), width, count)
     bits, read = _packed(name, flat(stored), width) if packed else _plain(flat(stored), width)
     stored_bits = _bits_of(stored, width) if packed else bits
+    _check_zeros(name, entries.get(f"{module}.weight_zero_point"), shape[-2], stored_bits)
+    _check_order(name, entries.get(f"{module}.weight_g_idx"), width, count)
     more = (f"{module}.{part}" for part in ("weight_shape", "weight_zero_point", "weight_g_idx"))
     parts = (integers, scales, *(part for part in more if part in entries))
     return matrix(name, path, (rows, width), bits, count, read, scale, parts, stored_bits)
@@ -129,18 +129,16 @@ def _scales(name: str, entry: Entry, shape: tuple[int, ...]) -> tuple[Any, int]:
         one = np.float32(entry.rows().reshape(-1)[0])
         return lambda start, stop: np.full((stop - start, 1), one, np.float32), 1
     leading = len(shape) - 1
-    if entry.shape[:leading] != shape[:-1] or len(entry.shape) > len(shape):
+    count = math.prod(entry.shape[leading:])
+    if entry.shape[:leading] != shape[:-1] or len(entry.shape) > len(shape) or not count:
         raise EdgeMtpError(
             f"{entry.file.path}: {entry.name} is {_by(entry.shape)}, for {name} of {_by(shape)}: copy it again"
         )
-    count = math.prod(entry.shape[leading:])
     return replace(entry, shape=(rows, count)).rows, count
 
 
 def _bits_of(stored: Entry, width: int) -> int:
-    """Bits a weight of packed integers: those that fill these words; 8 of plain ones."""
-    if stored.dtype != "I32":
-        return 8
+    """Bits a weight of packed integers: those that fill these words; 0 where none do."""
     return next((bits for bits in range(1, 9) if stored.shape[-1] == -(-width * bits // 32)), 0)
 
 
@@ -189,14 +187,18 @@ def _check_zeros(name: str, entry: Entry | None, rows: int, bits: int) -> None:
     """Zero points are 0: plain, or packed along the rows as weights are along the columns."""
     if entry is None:
         return
-    if entry.dtype == "I32" and bits < 8:
-        words = np.ascontiguousarray(np.moveaxis(entry.stored(), -2, -1) if len(entry.shape) > 1 else entry.stored())
+    if entry.dtype == "I32" and len(entry.shape) > 1 and bits < 8:
+        words = np.ascontiguousarray(np.moveaxis(entry.stored(), -2, -1))
         single = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
         held = min(rows, single.shape[-1] // bits)
         single = single[..., : held * bits].reshape(*single.shape[:-1], held, bits)
         zeros = (single @ (1 << np.arange(bits, dtype=np.int64))) - 2 ** (bits - 1)
+    elif entry.dtype in ("I8", "U8"):
+        zeros = entry.stored()
+    elif entry.dtype in ("I32", "I64", "F16", "BF16", "F32"):
+        zeros = entry.rows()
     else:
-        zeros = entry.stored() if entry.dtype in ("I8", "U8") else entry.rows()
+        raise EdgeMtpError(f"{entry.file.path}: {entry.name} has zero points as {entry.dtype}: {_SYMMETRIC}")
     if zeros.any():
         raise EdgeMtpError(
             f"{entry.file.path}: {name} has zero point {zeros[zeros != 0][0]} (its tensor {entry.name}), and LiteRT's"

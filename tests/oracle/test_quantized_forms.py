@@ -485,3 +485,36 @@ def test_experts_that_are_modules_in_floats() -> None:
     mixed |= in_module(tensors, f"{EXPERTS}.1.down_proj")
     with pytest.raises(EdgeMtpError, match=r"experts.1.down_proj.weight is quantized and .*experts.0.down_proj"):
         opened(mixed, {name: (3, 16, 64)}, compressed_config("pack-quantized"))
+
+
+# -- strange tensors --------------------------------------------------------------------------------------------------
+
+STRANGE = [torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool, torch.float16, torch.float32, torch.int16]
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_strange_tensors_are_one_line(data: st.DataObject) -> None:
+    integers, scales = by_columns(4, 16, 64, 32, 1)
+    packed, _ = compressed("pack-quantized", scheme_of(4, 32), (16, 64), 1, torch.float16)
+    packed |= {"weight_zero_point": torch.zeros(16, 2, dtype=torch.int8), "weight_g_idx": torch.arange(64) // 32}
+    forms: dict[str, dict[str, Tensor]] = {
+        "compressed-tensors": packed,
+        "gptq": gptq(integers, scales, 4),
+        "awq": awq(integers, scales),
+        "gemma": {"weight": torch.zeros(16, 32, dtype=torch.uint8), "weight_scale": torch.ones(16, 1)},
+        "bitsandbytes": {"weight": integers.repeat(1, 1), "SCB": torch.ones(16), "weight_format": torch.zeros(())},
+    }
+    method = data.draw(st.sampled_from(sorted(forms)))
+    part = data.draw(st.sampled_from(sorted(forms[method])))
+    shape = data.draw(st.lists(st.sampled_from([0, 1, 2, 8, 16, 64]), max_size=3))
+    tensors = forms[method] | {part: torch.ones(shape).to(data.draw(st.sampled_from(STRANGE)))}
+    said = ""
+    try:
+        weights = opened(in_module(tensors), {NAME: (16, 64)}, {"quant_method": method})
+        assert weights.read(NAME).shape == (16, 64)
+        if weights.encodings:
+            assert held(weights).shape == (16, 64)
+    except EdgeMtpError as refusal:
+        said = str(refusal)
+    assert len(said.splitlines()) <= 1
