@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.encodings import Encoded
+from edge_mtp.export import recipes
+from edge_mtp.export.encodings import Encoded, Encoding, decode, encode, pack
+from edge_mtp.export.recipes import Recipe
 from edge_mtp.export.shapes import HEAD
 from edge_mtp.export.weights import EMBEDDING, Entry, Rows, SafetensorsFile, Weights, groups, text_name
 from edge_mtp.json_file import read_checkpoint_json
@@ -19,6 +24,8 @@ CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 # Initializations that leave the base weights unchanged; the others (PiSSA, OLoRA, LoftQ, ...) change them.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_DIFFUSED = 2.0  # what an error along the directions counts, against one elsewhere; 1 to 4 give the same (docs)
+_SAMPLED = 64  # rows of a matrix that tell what rounding does to it
 _PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_embedding_[AB]|lora_[AB])(?:\.default)?(?:\.weight)?")
 
 
@@ -47,6 +54,8 @@ class AdaptedWeights(Weights):
         self.base = base
         self.directory = directory
         self.names = base.names
+        self._lock = threading.Lock()
+        self._read_directions: dict[str, Rows] = {}
         self.files = (directory / CONFIG, directory / TENSORS)
         if not directory.is_dir():
             raise EdgeMtpError(f"adapter {directory} is not a directory: give the folder that PEFT saved")
@@ -68,7 +77,72 @@ class AdaptedWeights(Weights):
         self.left_out = (*base.left_out, *(f"adapter: {group}" for group in groups(others)))
         changed = {*self._whole, *self._low_rank}
         self.encodings = {name: encoding for name, encoding in base.encodings.items() if name not in changed}
-        self.ranges, self.cache_scales = base.ranges, base.cache_scales
+        self.grids = {
+            name: base.encodings[name]
+            for name, change in self._low_rank.items()
+            if name in base.encodings and base.encodings[name].bits < 8 and not change.embedding
+        }
+        self.ranges, self.cache_scales, self.notes = base.ranges, base.cache_scales, base.notes
+
+    def on_grid(self, name: str, start: int, stop: int) -> Encoded:
+        """Rows [start:stop] of one of `grids`, rounded to integers times the checkpoint's own steps (`diffused`).
+
+        A block with a weight far beyond what its step reaches gets a new step.
+        """
+        grid, base = self.grids[name], self.base.encoded(name, start, stop)
+        assert base.scales is not None
+        rows, steps = self.read(name, start, stop), base.scales.reshape(stop - start, -1)
+        blocks = rows.reshape(*steps.shape, -1)
+        beyond = np.maximum(blocks.max(axis=2), -blocks.min(axis=2)) > (grid.largest + 1.5) * steps.astype(np.float32)
+        if beyond.any():
+            fresh = encode(rows, grid).scales
+            assert fresh is not None
+            steps = np.where(beyond, fresh.reshape(steps.shape), steps)
+        integers = diffused(rows, steps.astype(np.float32), self._directions(name), grid)
+        return Encoded(pack(integers.view(np.uint8), grid.bits).reshape(-1), steps.reshape(base.scales.shape))
+
+    def _directions(self, name: str) -> Rows:
+        """The inputs that the adapter reads: orthonormal float32 [r,k], [0,k] where it replaced the matrix."""
+        change = self._low_rank.get(name)
+        if change is None or change.embedding or change.a is None:
+            return np.zeros((0, self.names[name][1]), np.float32)
+        with self._lock:
+            if name not in self._read_directions:
+                self._read_directions = {name: np.linalg.svd(change.a.rows(), full_matrices=False)[2]}
+            return self._read_directions[name]
+
+    def rounding(self, recipe: Recipe) -> str:
+        """A line on what storing the changed matrices by `recipe` does to the change.
+
+        Some neighbouring rows of each matrix are looked at. The sizes are root mean squares over all of them.
+        """
+        changed = [name for name in (*self._low_rank, *self._whole) if len(self.names[name]) == 2]
+        sums = np.zeros(5)
+        kinds = set()
+        for name in changed:
+            shape, section = self.names[name], recipes.section_of(name)
+            found = recipe.encoding(section, name, shape)
+            kinds.add(found.name)
+            start = max(0, (shape[0] - _SAMPLED) // 2)
+            stop = min(shape[0], start + _SAMPLED)
+            base, merged = self.base.read(name, start, stop), self.read(name, start, stop)
+            on_grid = recipe.is_on_grid(section, name)
+            stored = self.on_grid(name, start, stop) if on_grid else encode(merged, found)
+            change, error = merged - base, decode(stored, found, shape[1]) - merged
+            directions = self._directions(name).T
+            read = (change, error) if not directions.size else (change @ directions, error @ directions)
+            # Large matrices count for more.
+            sums += (
+                shape[0] / (stop - start) * np.array([np.square(each).sum() for each in (base, change, error, *read)])
+            )
+        weight, moved, erred, wanted, lost = np.sqrt(sums)
+        if not moved:
+            return f"adapter: changes no weight of {len(changed)} matrices"
+        return (
+            f"adapter: changes {len(changed)} matrices by {moved / weight:.2%} of their size; stored as"
+            f" {', '.join(sorted(kinds))}, {lost / wanted:.1%} of that is lost on the inputs that it reads, and"
+            f" rounding moves the weights by {erred / weight:.2%}"
+        )
 
     def _read(self, name: str, start: int, stop: int) -> Rows:
         if name in self._whole:
@@ -195,6 +269,30 @@ class AdaptedWeights(Weights):
 
     def __str__(self) -> str:
         return f"{self.base} with adapter {self.directory}"
+
+
+def diffused(rows: Rows, steps: Rows, directions: Rows, encoding: Encoding) -> npt.NDArray[np.int8]:
+    """Round `rows`, float32 [n,k], to multiples of `steps` [n, blocks], int8 [n,k], so that their products with
+    `directions`, orthonormal [r,k], stay what they are.
+
+    A LoRA's change is smaller than half a step nearly everywhere, so that rounding each weight to the nearest multiple
+    undoes it. But it changes only what a matrix makes of r directions of its input, and those few sums can be kept:
+    each column is rounded with a share of what the columns before it left out along them (error diffusion, as
+    sigma-delta modulation does it in time).
+    """
+    n, width = rows.shape
+    wide = np.repeat(steps, width // steps.shape[1], axis=1)
+    weighted = directions * np.float32(math.sqrt(width / max(1, len(directions))))
+    lowest, highest = -encoding.largest - 1, encoding.largest
+    integers = np.empty((width, n), np.int8)
+    left = np.zeros((n, len(directions)), np.float32)
+    for column in range(width):
+        direction, step, wanted = weighted[:, column], wide[:, column], rows[:, column]
+        share = _DIFFUSED / (1 + _DIFFUSED * float(direction @ direction))
+        level = np.clip(np.rint((wanted - share * (left @ direction)) / step), lowest, highest)
+        integers[column] = level
+        left += np.outer(level * step - wanted, direction)
+    return np.ascontiguousarray(integers.T)
 
 
 def _matrix(entry: Entry) -> tuple[int, int]:

@@ -165,19 +165,23 @@ MODELS = {
 _NAMED = re.compile(r"gemma-4-(e2b|e4b|12b|31b|26b-a4b)(?![0-9a-z])", re.IGNORECASE)
 # Google's quantization-aware checkpoints, by what stands behind the model's name; the phone's own is there for some.
 _QAT = "-qat-q4_0-unquantized"
-QUANTIZED = {"QAT": _QAT, "W4A16": "-qat-w4a16-ct", "mobile": "-qat-mobile-transformers"}
+QUANTIZED = {
+    "QAT": _QAT,
+    "W4A16": "-qat-w4a16-ct",
+    "mobile": "-qat-mobile-transformers",
+    "mobile-ct": "-qat-mobile-ct",
+}
 _ON_PHONES = ("E2B", "E4B")
 
 
 def find(name: str) -> Model | None:
     """The model of that name, in any case: `E2B`, or with the name of a quantized form, `E2B-QAT`."""
-    base, _, form = name.rpartition("-")
     for model in MODELS.values():
         if model.name.lower() == name.lower():
             return model
         for known, suffix in QUANTIZED.items():
-            published = known != "mobile" or model.name in _ON_PHONES
-            if published and (base.lower(), form.lower()) == (model.name.lower(), known.lower()):
+            published = not known.startswith("mobile") or model.name in _ON_PHONES
+            if published and name.lower() == f"{model.name}-{known}".lower():
                 drafter = f"{model.target}{_QAT}-assistant"  # one for all forms
                 return replace(model, name=f"{model.name}-{known}", target=f"{model.target}{suffix}", drafter=drafter)
     return None

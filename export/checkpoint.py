@@ -18,11 +18,11 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter
 from edge_mtp.export.lattice import with_lattice
-from edge_mtp.export.packed import packed_by
+from edge_mtp.export.quantization import form_of
 from edge_mtp.export.random_tokenizer import write_tokenizer
 from edge_mtp.export.shapes import drafters_allowed as drafters_allowed
 from edge_mtp.export.shapes import model_class, tensor_shapes
-from edge_mtp.export.weights import FindPacked, SafetensorsWeights, Weights, random_weights
+from edge_mtp.export.weights import Form, SafetensorsWeights, Weights, random_weights
 from edge_mtp.file_hash import sha256
 from edge_mtp.json_file import read_checkpoint_json
 
@@ -209,11 +209,11 @@ def _load(checkpoint: Checkpoint) -> Any:
 
 @dataclass(frozen=True)
 class _Unread:
-    """A checkpoint whose configuration was read and whose weights were not; `find_packed` for one that is quantized."""
+    """A checkpoint whose configuration was read and whose weights were not; `form` for one that is quantized."""
 
     directory: Path
     config: Any
-    find_packed: FindPacked | None = None
+    form: Form | None = None
 
 
 def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unread:
@@ -228,7 +228,7 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
         raise EdgeMtpError(
             f"{role} {directory} has model_type {kind!r}: supported is {' or '.join(map(repr, accepted))}"
         )
-    find_packed = packed_by(config, path)
+    form = form_of(config, path)
     # Without what would have transformers look for kernels: the graphs are the same.
     dropped = ("model_type", "quantization_config", "compression_config")
     fields = {key: value for key, value in config.items() if key not in dropped}
@@ -239,7 +239,7 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
         if kind not in DRAFTER_TYPES:
             parsed = parsed.get_text_config()
             parsed.tie_word_embeddings = parsed.tie_word_embeddings and config.get("tie_word_embeddings", True)
-        unread = _Unread(directory, parsed, find_packed)
+        unread = _Unread(directory, parsed, form)
         _check_architecture(unread)
     return unread
 
@@ -270,8 +270,8 @@ def _open_weights(checkpoint: _Unread) -> Checkpoint:
     files = _weight_files(directory)
     with _configured(directory / "config.json"):
         shapes = tensor_shapes(config)
-    if checkpoint.find_packed is not None:
-        weights: Weights = SafetensorsWeights(directory, files, shapes, checkpoint.find_packed)
+    if checkpoint.form is not None:
+        weights: Weights = SafetensorsWeights(directory, files, shapes, checkpoint.form)
     else:
         weights = with_lattice(SafetensorsWeights(directory, files, shapes))
     return Checkpoint(directory, config, weights, (directory / "config.json", *files))

@@ -88,6 +88,11 @@ class Encoded:
     data: npt.NDArray[np.uint8]
     scales: npt.NDArray[np.float32] | npt.NDArray[np.float16] | None
 
+    def cut(self, rows: int, start: int, stop: int) -> Encoded:
+        """Rows [start:stop] of these `rows`."""
+        data = self.data.reshape(rows, -1)[start:stop].reshape(-1)
+        return Encoded(data, None if self.scales is None else self.scales[start:stop])
+
 
 def encode(rows: Rows, encoding: Encoding) -> Encoded:
     """Encode `rows`, float32 [n, k].
@@ -116,12 +121,8 @@ def decode(encoded: Encoded, encoding: Encoding, columns: int) -> Rows:
     if encoded.scales is None:
         floats = encoded.data.view(np.float16 if encoding.is_half else np.float32)
         return floats.reshape(-1, columns).astype(np.float32)
-    shifts = np.arange(0, 8, encoding.bits, dtype=np.uint8)
-    # Left-aligned in a byte, so that the arithmetic shift back extends the sign.
-    aligned = (encoded.data[:, None] >> shifts) << np.uint8(8 - encoding.bits)
-    integers = aligned.view(np.int8) >> np.int8(8 - encoding.bits)
     scales = encoded.scales.astype(np.float32).reshape(-1, 1)
-    weights: Rows = integers.reshape(len(scales), -1) * scales
+    weights: Rows = unpack(encoded.data, encoding.bits).reshape(len(scales), -1) * scales
     return weights.reshape(-1, columns)
 
 
@@ -253,6 +254,15 @@ def pack(integers: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
         integers = high.astype(np.uint8)
         bits *= 2
     return integers
+
+
+def unpack(data: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int8]:
+    """uint8 [..., bytes] to the integers that `pack` packed, int8 [..., bytes * 8 / bits]."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    # Left-aligned in a byte, so that the arithmetic shift back extends the sign.
+    aligned = (data[..., None] >> shifts) << np.uint8(8 - bits)
+    integers: npt.NDArray[np.int8] = aligned.view(np.int8) >> np.int8(8 - bits)
+    return integers.reshape(*data.shape[:-1], -1)
 
 
 def _refuse_beyond(limit: float, largest: np.floating[Any]) -> None:

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.encodings import ENCODINGS, SMALLEST_BLOCK_SCALE, Encoded, Encoding, pack
 from edge_mtp.export.weights import Rows, Weights
 
@@ -21,10 +22,6 @@ LATTICE = ENCODINGS[f"int4b{BLOCK}"]
 _LOWEST, _HIGHEST = -8, 7
 _SAMPLED = 64  # rows of a matrix that tell whether it lies on a lattice
 _CHUNK = 1 << 17  # weights at a time
-
-
-class OffLatticeError(ValueError):
-    """A block that no step fits."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class LatticeWeights(Weights):
     def __init__(self, base: Weights, found: Mapping[str, Encoding]) -> None:
         self.base = base
         self.names, self.left_out = base.names, base.left_out
-        self.ranges, self.cache_scales = base.ranges, base.cache_scales
+        self.ranges, self.cache_scales, self.notes = base.ranges, base.cache_scales, base.notes
         self.encodings = {**base.encodings, **found}
         self.found = found
 
@@ -116,7 +113,7 @@ class LatticeWeights(Weights):
         return self.base.read(name, start, stop)
 
     def _encoded(self, name: str, start: int, stop: int) -> Encoded:
-        """Raises OffLatticeError, with the row, where a block lies on no lattice after all."""
+        """Raises EdgeMtpError, with the row, where a block lies on no lattice after all."""
         if name not in self.found:
             return self.base.encoded(name, start, stop)
         rows = self.base.read(name, start, stop)
@@ -125,7 +122,11 @@ class LatticeWeights(Weights):
         for at in range(0, len(rows), step):
             blocks = on_lattice(rows[at : at + step])
             if not blocks.fits.all():
-                raise OffLatticeError(f"row {start + at + int(np.argmin(blocks.fits.all(axis=1)))}")
+                row = start + at + int(np.argmin(blocks.fits.all(axis=1)))
+                raise EdgeMtpError(
+                    f"{self}: {name} lies on a lattice of steps in some rows and not in row {row}: give it an encoding"
+                    " of its own in a recipe file, under [overrides]"
+                )
             data.append(pack(blocks.integers.view(np.uint8), LATTICE.bits).reshape(-1))
             scales.append(blocks.steps)
         return Encoded(np.concatenate(data), np.concatenate(scales))

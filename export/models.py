@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_mtp.export import recipes
+from edge_mtp.export.adapter import AdaptedWeights
 from edge_mtp.export.checkpoint import Pair
 from edge_mtp.export.options import Options
 from edge_mtp.export.unfinished import Parts
+from edge_mtp.export.weights import Weights
 from edge_mtp.export.work import Work
 from edge_mtp.quiet import quiet
 
@@ -77,14 +79,18 @@ def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
             continue
         role = recipes.DRAFTER if owner + "/" == DRAFTER else section
         encoding = options.recipe.encoding(role, name, shape)
-        kept = options.recipe.keeps(role, name)
-        read = partial(weights.encoded, name) if kept else _reader(weights, name, shape)
+        if options.recipe.keeps(role, name):
+            read = _packed_reader(weights, name, shape)
+        elif isinstance(weights, AdaptedWeights) and options.recipe.is_on_grid(role, name):
+            read = partial(weights.on_grid, name)
+        else:
+            read = _reader(weights, name, shape)
         store.matrix(qualified, (shape[0], shape[1]), encoding, read)
     if options.kv == "int8":
         store.cache_scales(cache_scales(pair.target))
 
 
-def _reader(weights: Any, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Any]:
+def _reader(weights: Weights, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Any]:
     """A function that reads rows [start:stop] of a weight as a matrix of this shape; experts' matrices are stacked."""
     per_entry = shape[0] // weights.names[name][0]
 
@@ -92,6 +98,18 @@ def _reader(weights: Any, name: str, shape: tuple[int, ...]) -> Callable[[int, i
         first, last = start // per_entry, -(-stop // per_entry)
         rows = weights.read(name, first, last).reshape(-1, shape[1])
         return rows[start - first * per_entry : stop - first * per_entry]
+
+    return read
+
+
+def _packed_reader(weights: Weights, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Any]:
+    """As `_reader`, of the integers that the checkpoint has."""
+    per_entry = shape[0] // weights.names[name][0]
+
+    def read(start: int, stop: int) -> Any:
+        first, last = start // per_entry, -(-stop // per_entry)
+        begin = first * per_entry
+        return weights.encoded(name, first, last).cut((last - first) * per_entry, start - begin, stop - begin)
 
     return read
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.export import defaults, recipes
+from edge_mtp.export.adapter import AdaptedWeights
 from edge_mtp.export.chat import Chat, chat_of, llm_metadata
 from edge_mtp.export.checkpoint import Pair, open_pair
+from edge_mtp.export.encodings import Encoding
 from edge_mtp.export.identity import identity
 from edge_mtp.export.manifest import manifest_of
 from edge_mtp.export.models import write_models
@@ -41,6 +43,7 @@ class Summary:
     templates: Trial
     int8_instead: tuple[str, ...]  # weights whose rows are too short for the recipe's blocks
     kept: dict[str, int]  # by encoding, how many tensors are the checkpoint's own integers
+    notes: tuple[str, ...]  # what a user should know of the checkpoints' weights
 
 
 def export_bundle(
@@ -86,7 +89,7 @@ def export_bundle(
         prefill=tuple(sorted(set(prefill or defaults.prefill(pair)))),
         widths=() if lean else tuple(sorted(set(widths))),
         kv=kv,
-        recipe=loaded.keeping(pair.target.weights.encodings, pair.drafter.weights.encodings),
+        recipe=loaded.keeping(pair.target.weights.encodings, pair.drafter.weights.encodings, grids_of(pair)),
     )
     own_recipe = Path(recipe) if recipe.endswith(".toml") else None
     files = (*pair.target.files, *pair.drafter.files)
@@ -121,7 +124,17 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
         work.end()
     instead = options.recipe.int8_instead(*names)
     kept = Counter(encoding.name for encoding in options.recipe.kept.values())
-    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates, instead, dict(kept))
+    target = pair.target.weights
+    notes = [*target.notes, *(f"drafter: {note}" for note in pair.drafter.weights.notes)]
+    if isinstance(target, AdaptedWeights):
+        notes.append(target.rounding(options.recipe))
+    return Summary(output, sections, work.seconds, target.left_out, templates, instead, dict(kept), tuple(notes))
+
+
+def grids_of(pair: Pair) -> Mapping[str, Encoding]:
+    """The encodings that the checkpoint had for the matrices that an adapter changed."""
+    weights = pair.target.weights
+    return weights.grids if isinstance(weights, AdaptedWeights) else {}
 
 
 def _tried_templates(pair: Pair, chat: Chat) -> Trial:

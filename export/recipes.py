@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
@@ -80,28 +81,43 @@ def role(section: str, name: str) -> str | None:
     raise EdgeMtpError(f"{section} has a weight {name} that no recipe knows: export a Gemma 4 checkpoint")
 
 
+def section_of(name: str) -> str:
+    """The section that a weight of the target is in; of the embedding, the one where it is looked up."""
+    return {TABLE: EMBEDDER, PER_LAYER_TABLE: PER_LAYER_EMBEDDER}.get(name, PREFILL_DECODE)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """`roles` has an encoding for each of `ROLES`; the last of the `overrides` whose pattern matches takes precedence.
 
     A pattern is a glob (`*` also crosses dots) over the name of a weight; a drafter's name has `drafter.` before it.
     `kept` has the encodings of weights that the checkpoint stores as integers already, by the names that patterns have:
-    roles do not apply to them, and a pattern that matches one encodes it anew.
+    roles do not apply to them, and a pattern that matches one encodes it anew. `grids` has the encodings that the
+    checkpoint had for weights which an adapter changed: where the recipe has as many bits for one, it is rounded to
+    what the checkpoint had.
     """
 
     name: str
     roles: Mapping[str, Encoding]
     overrides: tuple[tuple[str, Encoding], ...] = ()
     kept: Mapping[str, Encoding] = field(default_factory=dict)
+    grids: Mapping[str, Encoding] = field(default_factory=dict)
 
-    def keeping(self, target: Mapping[str, Encoding], drafter: Mapping[str, Encoding]) -> Recipe:
-        """This recipe for what is left of checkpoints that store these weights as integers already.
+    def keeping(
+        self,
+        target: Mapping[str, Encoding],
+        drafter: Mapping[str, Encoding],
+        grids: Mapping[str, Encoding] = MappingProxyType({}),
+    ) -> Recipe:
+        """This recipe for what is left of checkpoints that store these weights as integers already; `grids` are of the
+        target's weights that an adapter changed.
 
         A recipe of floating point alone stays as it is: it widens those weights, and loses nothing.
         """
         if not any(encoding.is_integer for encoding in self.roles.values()):
             return self
-        return replace(self, kept={**target, **{_qualified(DRAFTER, name): of for name, of in drafter.items()}})
+        kept = {**target, **{_qualified(DRAFTER, name): of for name, of in drafter.items()}}
+        return replace(self, kept=kept, grids=dict(grids))
 
     def kept_groups(self) -> dict[str, list[str]]:
         """The names in `kept` by encoding; layers stand together."""
@@ -114,6 +130,14 @@ class Recipe:
         """Whether a weight's integers are taken from the checkpoint as they are."""
         qualified = _qualified(section, name)
         return qualified in self.kept and not any(fnmatchcase(qualified, pattern) for pattern, _ in self.overrides)
+
+    def is_on_grid(self, section: str, name: str) -> bool:
+        """Whether a weight that an adapter changed is rounded to the steps that the checkpoint had for it."""
+        found = role(section, name)
+        if section == DRAFTER or found is None or name not in self.grids:
+            return False
+        named = any(fnmatchcase(name, pattern) for pattern, _ in self.overrides)
+        return not named and self.roles[found].bits == self.grids[name].bits
 
     def encoding(self, section: str, name: str, shape: Sequence[int]) -> Encoding:
         """The encoding of one weight of `shape` [..., k]; `section` and `name` as in `role`.
@@ -129,6 +153,8 @@ class Recipe:
         if self.keeps(section, name):
             return self.kept[_qualified(section, name)]
         chosen = self._chosen(section, name, found)
+        if self.is_on_grid(section, name):
+            return self.grids[name]
         if _is_too_short(chosen, shape):
             chosen = ENCODINGS["int8"]
         try:

@@ -8,6 +8,7 @@ of tensors matter; of a lattice, the integers and steps are compared.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,13 @@ class Verification:
 
     `lattice`: the checkpoint has bf16 numbers, and the bundle holds the integers and steps that they are multiples of;
     of each the share of weights that are the checkpoint's when rounded to bf16 (the rest are the next number: float16
-    does not hold every step). `missing`: the bundle holds something else.
+    does not hold every step). `rounded`: the integers are the checkpoint's, and float16 does not hold the scales of its
+    blocks; of each tensor the largest change of a weight, relative. `missing`: the bundle holds something else.
     """
 
     exact: tuple[str, ...]
     lattice: dict[str, float]
+    rounded: dict[str, float]
     missing: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -49,6 +52,11 @@ class Verification:
             told.append(
                 f"verified: {len(self.lattice)} tensors have the integers of the checkpoint's lattice; of their weights"
                 f" {min(self.lattice.values()):.2%} or more are the checkpoint's in bf16"
+            )
+        if self.rounded:
+            told.append(
+                f"verified: {len(self.rounded)} tensors have the checkpoint's integers, and its scales rounded to"
+                f" float16, by up to {max(self.rounded.values()):.2%}"
             )
         return told + [f"differs from the checkpoint: {name}" for name in self.missing]
 
@@ -63,18 +71,22 @@ def verify(bundle: Bundle, pair: Pair) -> Verification:
     held = {total for totals in _matrices(bundle) for total in totals}
     exact: list[str] = []
     lattice: dict[str, float] = {}
+    rounded: dict[str, float] = {}
     missing: list[str] = []
     for owner, weights in (("", pair.target.weights), ("drafter.", pair.drafter.weights)):
         for name in weights.encodings:
             on_lattice = isinstance(weights, LatticeWeights) and name in weights.found
-            total, share = _of_lattice(weights, name) if on_lattice else (_of_floats(weights, name), 1.0)
+            if not on_lattice and _of_floats(weights, name) in held:
+                exact.append(owner + name)
+                continue
+            total, share, change = _of_integers(weights, name)
             if total not in held:
                 missing.append(owner + name)
             elif on_lattice:
                 lattice[owner + name] = share
             else:
-                exact.append(owner + name)
-    return Verification(tuple(exact), lattice, tuple(missing))
+                rounded[owner + name] = change
+    return Verification(tuple(exact), lattice, rounded, tuple(missing))
 
 
 def _of_floats(weights: Weights, name: str) -> str:
@@ -85,21 +97,25 @@ def _of_floats(weights: Weights, name: str) -> str:
     return str(total.hexdigest())
 
 
-def _of_lattice(weights: Weights, name: str) -> tuple[str, float]:
-    """The sum of a tensor's integers and steps, and the share of its weights that they give in bf16."""
-    total, equal = hashlib.sha256(), 0
-    rows, width = weights.names[name]
+def _of_integers(weights: Weights, name: str) -> tuple[str, float, float]:
+    """The sum of a tensor's integers and scales, the share of its weights that they give in bf16, and the largest
+    change of one, relative."""
+    total, equal, change = hashlib.sha256(), 0, 0.0
+    shape = weights.names[name]
     for start, stop in _spans(weights, name):
         encoded = weights.encoded(name, start, stop)
         total.update(_packed_bytes(encoded))
-        given = decode(encoded, weights.encodings[name], width).astype(ml_dtypes.bfloat16).astype(np.float32)
-        equal += int((given == weights.read(name, start, stop)).sum())
-    return str(total.hexdigest()), equal / (rows * width)
+        wanted = weights.read(name, start, stop).reshape(-1, shape[-1])
+        given = decode(encoded, weights.encodings[name], shape[-1])
+        equal += int((given.astype(ml_dtypes.bfloat16).astype(np.float32) == wanted).sum())
+        differs = np.abs(given - wanted) / np.where(wanted == 0, 1, np.abs(wanted))
+        change = max(change, float(differs.max(initial=0)))
+    return str(total.hexdigest()), equal / math.prod(shape), change
 
 
 def _spans(weights: Weights, name: str) -> Iterator[tuple[int, int]]:
-    rows, width = weights.names[name]
-    step = max(1, _CHUNK // width)
+    rows, *inner = weights.names[name]
+    step = max(1, _CHUNK // math.prod(inner))
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 

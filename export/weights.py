@@ -49,6 +49,7 @@ class Weights(ABC):
         encodings: how the checkpoint stores those of its tensors that are integers with scales already.
         ranges: of a module's input and output, the scales of a static 8-bit range that it was trained with (0: none).
         cache_scales: of an int8 KV cache that it was trained with, `N.k` and `N.v` for layer N.
+        notes: a line for each thing that a user should know of them.
     """
 
     names: Mapping[str, tuple[int, ...]]
@@ -56,6 +57,7 @@ class Weights(ABC):
     encodings: Mapping[str, Encoding] = MappingProxyType({})
     ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
     cache_scales: Mapping[str, float] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start:stop] of the first axis, C-contiguous float32 (`token_ordering`: int32).
@@ -123,7 +125,21 @@ class Entry:
 
     def rows(self, start: int = 0, stop: int | None = None) -> Rows:
         """Rows [start:stop] as float32, integers as int32."""
-        data, shape = self._bytes(start, stop)
+        return self._numbers(*self._bytes(start, stop))
+
+    def columns(self, start: int, stop: int) -> Rows:
+        """Columns [start:stop] of a matrix, as `rows` gives them; memory for about those is taken."""
+        count, width = self.shape
+        size = _WIDTH[self.dtype]
+        if (start, stop) == (0, width):
+            return self.rows()
+        data = b"".join(
+            self.file.bytes_at(self.offset + (row * width + start) * size, (stop - start) * size, self.name)
+            for row in range(count)
+        )
+        return self._numbers(data, (count, stop - start))
+
+    def _numbers(self, data: memoryview | bytes, shape: tuple[int, ...]) -> Rows:
         if self.dtype == "BF16":
             halves = np.frombuffer(data, "<u2")
             rows = np.empty(halves.size, np.uint32)
@@ -229,10 +245,15 @@ class SafetensorsFile:
 
 
 class Packed(Protocol):
-    """A tensor that a checkpoint stores as integers with scales."""
+    """A tensor that a checkpoint stores as integers with scales. Its rows are those of [n,k], all axes but the last
+    made one."""
 
     @property
     def encoding(self) -> Encoding: ...
+
+    @property
+    def stored(self) -> str:
+        """How many bits the checkpoint has for a weight, and which weights share a scale."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -250,10 +271,48 @@ class Packed(Protocol):
 FindPacked = Callable[[str, tuple[int, ...], Mapping[str, Entry]], Packed | None]
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a checkpoint stores what it quantized.
+
+    `ranges` and `caches` match the names of the scales that it was trained with: of the `side` of a `module`, and of
+    the `kind` of cache of a `layer`; None where it has none of 8 bits. `notes` says, from what was found and all that
+    the files hold, what a user should know.
+    """
+
+    find: FindPacked
+    ranges: re.Pattern[str] | None = re.compile(r"(?P<module>.*)\.(?P<side>input|output)_activation_scale$")
+    caches: re.Pattern[str] | None = re.compile(
+        r"model\.layers\.(?P<layer>\d+)\.self_attn\.(?P<kind>[kv])_cache_scale$"
+    )
+    notes: Callable[[Mapping[str, Packed], Mapping[str, Entry]], tuple[str, ...]] = lambda packed, entries: ()
+
+
+FLOATS = Form(lambda name, shape, entries: None)
+_EXPERTS = re.compile(r"(?P<experts>.*\.experts)\.(?P<kind>gate_up|down)_proj$")
+
+
+def expert_matrices(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, int]]]:
+    """What the tensor of all experts, [E,n,k], is made of where each expert is a module: names and shapes, in order.
+
+    So quantizers store them: `experts.E.gate_proj.weight`, `up_proj`, `down_proj`. Empty for any other tensor.
+    """
+    found = _EXPERTS.fullmatch(name)
+    if found is None or len(shape) != 3:
+        return []
+    count, rows, width = shape
+    kinds = ("gate_proj", "up_proj") if found["kind"] == "gate_up" else ("down_proj",)
+    return [
+        (f"{found['experts']}.{expert}.{kind}.weight", (rows // len(kinds), width))
+        for expert in range(count)
+        for kind in kinds
+    ]
+
+
 class SafetensorsWeights(Weights):
     """The tensors `shapes` from safetensors files, saved under any prefix.
 
-    `find_packed` finds those that are stored as integers with scales; without it all are plain numbers.
+    `form` finds those that are stored as integers with scales; without it all are plain numbers.
 
     Raises:
         EdgeMtpError: a tensor is missing, has another shape or a type that is not a plain number, or the checkpoint's
@@ -261,11 +320,7 @@ class SafetensorsWeights(Weights):
     """
 
     def __init__(
-        self,
-        directory: Path,
-        files: Iterable[Path],
-        shapes: Mapping[str, tuple[int, ...]],
-        find_packed: FindPacked = lambda name, shape, entries: None,
+        self, directory: Path, files: Iterable[Path], shapes: Mapping[str, tuple[int, ...]], form: Form = FLOATS
     ) -> None:
         self.directory = directory
         self.names = dict(shapes)
@@ -284,33 +339,47 @@ class SafetensorsWeights(Weights):
                     )
                 entries[name] = entry
                 raw_names[name] = raw
-        found = {name: find_packed(name, shape, entries) for name, shape in self.names.items()}
+        found = {name: form.find(name, shape, entries) for name, shape in self.names.items()}
         self._packed = {name: packed for name, packed in found.items() if packed is not None}
         self._entries = {name: entries[name] for name in self.names if name in entries and name not in self._packed}
+        self._experts = {
+            name: parts
+            for name in self.names
+            if name not in self._entries and name not in self._packed and (parts := self._parts(name, entries))
+        }
         self.encodings = {name: packed.encoding for name, packed in self._packed.items()}
-        self.ranges, self.cache_scales, told = _trained_scales(entries)
+        self.ranges, self.cache_scales, told = _trained_scales(entries, form)
+        self.notes = form.notes(self._packed, entries)
         tied = HEAD not in self.names
         head = entries.get(HEAD) if tied else None
         table = self.names.get(EMBEDDING)
-        packed_head = find_packed(HEAD, table, entries) if tied and table is not None else None
+        packed_head = form.find(HEAD, table, entries) if tied and table is not None else None
         self._check(head if packed_head is None else None, packed_head)
         used = {*self._entries, *told, HEAD, *(part for packed in self._packed.values() for part in packed.parts)}
+        used |= {part for name in self._experts for part, _ in expert_matrices(name, self.names[name])}
         used |= set(packed_head.parts) if packed_head is not None else set()
         self.left_out = groups([*others, *(raw for name, raw in raw_names.items() if name not in used)])
 
+    def _parts(self, name: str, entries: Mapping[str, Entry]) -> tuple[Entry, ...]:
+        """The experts' own matrices, where the files hold all of them and no tensor of all experts."""
+        matrices = expert_matrices(name, self.names[name])
+        found = tuple(entries[part] for part, _ in matrices if part in entries)
+        if len(found) < len(matrices):
+            return ()
+        for entry, (part, shape) in zip(found, matrices, strict=True):
+            _check_shape(entry, part, shape)
+            entry.check_float()
+        return found
+
     def _check(self, head: Entry | None, packed_head: Packed | None) -> None:
-        missing = [name for name in self.names if name not in self._entries and name not in self._packed]
+        held = {*self._entries, *self._packed, *self._experts}
+        missing = [name for name in self.names if name not in held]
         if missing:
             raise EdgeMtpError(
                 f"{self.directory} lacks {len(missing)} tensors, first {missing[0]}: save the whole model"
             )
         for name, entry in self._entries.items():
-            shape = self.names[name]
-            if entry.shape != shape:
-                raise EdgeMtpError(
-                    f"{entry.file.path}: {name} is {_by(entry.shape)}, config.json says {_by(shape)}:"
-                    " use the config.json that was saved with these weights"
-                )
+            _check_shape(entry, name, self.names[name])
             entry.check_float(integers=name == TOKEN_ORDERING)
         table, packed_table = self._entries.get(EMBEDDING), self._packed.get(EMBEDDING)
         differs = head is not None and (table is None or not head.equals(table))
@@ -321,27 +390,43 @@ class SafetensorsWeights(Weights):
             )
 
     def _read(self, name: str, start: int, stop: int) -> Rows:
-        packed = self._packed.get(name)
-        return self._entries[name].rows(start, stop) if packed is None else packed.rows(start, stop)
+        shape = self.names[name]
+        if name in self._packed:
+            inner = math.prod(shape[1:-1])
+            return self._packed[name].rows(start * inner, stop * inner).reshape(stop - start, *shape[1:])
+        if name in self._experts:
+            matrices = len(self._experts[name]) // shape[0]
+            parts = self._experts[name][start * matrices : stop * matrices]
+            rows = [np.zeros((0, shape[-1]), np.float32), *(part.rows() for part in parts)]
+            return np.concatenate(rows).reshape(stop - start, *shape[1:])
+        return self._entries[name].rows(start, stop)
 
     def _encoded(self, name: str, start: int, stop: int) -> Encoded:
-        return self._packed[name].encoded(start, stop)
+        inner = math.prod(self.names[name][1:-1])
+        return self._packed[name].encoded(start * inner, stop * inner)
 
     def __str__(self) -> str:
         return str(self.directory)
 
 
-_RANGE = re.compile(r"(?P<module>.*)\.(?P<side>input|output)_activation_scale$")
-_CACHE_SCALE = re.compile(r"model\.layers\.(?P<layer>\d+)\.self_attn\.(?P<kind>[kv])_cache_scale$")
+def _check_shape(entry: Entry, name: str, shape: tuple[int, ...]) -> None:
+    if entry.shape != shape:
+        raise EdgeMtpError(
+            f"{entry.file.path}: {name} is {_by(entry.shape)}, config.json says {_by(shape)}:"
+            " use the config.json that was saved with these weights"
+        )
 
 
-def _trained_scales(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[float, float]], dict[str, float], set[str]]:
+def _trained_scales(
+    entries: Mapping[str, Entry], form: Form
+) -> tuple[dict[str, tuple[float, float]], dict[str, float], set[str]]:
     """`Weights.ranges` and `Weights.cache_scales` of a checkpoint that was trained with them, and their tensors."""
     sides: dict[str, dict[str, float]] = {}
     caches: dict[str, float] = {}
     told = set()
     for name, entry in entries.items():
-        ranged, cached = _RANGE.match(name), _CACHE_SCALE.match(name)
+        ranged = form.ranges.match(name) if form.ranges else None
+        cached = form.caches.match(name) if form.caches else None
         if not (ranged or cached):
             continue
         told.add(name)

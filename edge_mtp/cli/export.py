@@ -231,6 +231,7 @@ def export(
                     },
                     "int8_instead": summary.int8_instead,
                     "kept": summary.kept,
+                    "notes": summary.notes,
                 }
                 | ({} if verified is None else {"verified": asdict(verified)})
                 | ({} if measured is None else {"report": measured.to_json()})
@@ -248,6 +249,8 @@ def export(
     if summary.kept:
         counts = ", ".join(f"{count} in {encoding}" for encoding, count in summary.kept.items())
         click.echo(f"as the checkpoint stores them: {counts} tensors; recipe {recipe} stores the others")
+    for note in summary.notes:
+        click.echo(shown(note))
     for line in verified.lines() if verified is not None else ():
         click.echo(shown(line))
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())

@@ -102,6 +102,34 @@ def compressed(folder: Path) -> Path:
     )
 
 
+def experts(folder: Path, target: Path) -> Path:
+    """A mixture of experts as compressed-tensors stores it: each expert's matrices by themselves, and all matrices of
+    the decoder 8 bits a row, but gate and up of every other layer 4 bits in groups of 32."""
+    tensors: dict[str, Tensor] = {}
+
+    def store(module: str, values: Tensor, *, blocks: bool) -> None:
+        bits, block = (4, BLOCK) if blocks else (8, values.shape[1])
+        integers, scales = _quantized(values, bits, block, kind=torch.bfloat16)
+        tensors[f"{module}.weight_packed"] = pack_to_int32(integers.to(torch.int8), bits)
+        tensors[f"{module}.weight_scale"] = scales.to(torch.bfloat16)
+        tensors[f"{module}.weight_shape"] = torch.tensor(values.shape)
+
+    for name, values in load_file(target / "model.safetensors").items():
+        if ".experts." in name:
+            owner, kind = name.rsplit(".", 1)
+            kinds = ("gate_proj", "up_proj") if kind == "gate_up_proj" else ("down_proj",)
+            blocks = len(kinds) == 2 and int(name.split("layers.")[1].split(".")[0]) % 2 == 1
+            for expert, rows in enumerate(values):
+                for each, part in zip(kinds, rows.chunk(len(kinds)), strict=True):
+                    store(f"{owner}.{expert}.{each}", part, blocks=blocks)
+        elif values.ndim == 2 and name.endswith("_proj.weight"):
+            store(name.removesuffix(".weight"), values, blocks=False)
+        else:
+            tensors[name] = values
+    config = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}}
+    return _written(folder, tensors, config, source=target)
+
+
 def lattice(folder: Path) -> Path:
     """In bf16, each block of 32 weights of a matrix a step times -8 to 7."""
     target, _ = tiny_pair()
@@ -140,8 +168,14 @@ def _ranges(module: str) -> dict[str, Tensor]:
     return {f"{module}.{side}_activation_scale": torch.tensor(0.0) for side in ("input", "output")}
 
 
-def _written(folder: Path, tensors: dict[str, Tensor], quantization: dict[str, Any] | None, **config_: Any) -> Path:
-    target, _ = tiny_pair()
+def _written(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    quantization: dict[str, Any] | None,
+    source: Path | None = None,
+    **config_: Any,
+) -> Path:
+    target = source or tiny_pair()[0]
     shutil.copytree(target, folder)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     config = json.loads((target / "config.json").read_text())

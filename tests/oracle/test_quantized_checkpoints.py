@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,11 @@ from safetensors.torch import load_file, save_file
 from edge_mtp.cache import cache_folder, exclusive
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export import recipes
+from edge_mtp.export.adapter import AdaptedWeights, diffused
 from edge_mtp.export.calibration import cache_scales
 from edge_mtp.export.checkpoint import Pair, load_target, open_pair, tiny_pair
-from edge_mtp.export.encodings import ENCODINGS, decode
+from edge_mtp.export.encodings import ENCODINGS, decode, encode
 from edge_mtp.export.lattice import LATTICE, on_lattice, with_lattice
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.verify import verify
@@ -169,6 +172,86 @@ def test_zeros_and_signs_alone_are_no_lattice() -> None:
     assert with_lattice(weights) is weights
 
 
+def test_a_row_off_the_lattice_is_named(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(checkpoints["lattice"], tmp_path / "off")
+    tensors = load_file(tmp_path / "off" / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name][50, 7] *= 1.25
+    save_file(tensors, tmp_path / "off" / "model.safetensors")
+    weights = pair_of(tmp_path / "off").target.weights
+    if name in weights.encodings:  # the rows that are looked at do not tell
+        with pytest.raises(EdgeMtpError, match=r"up_proj.weight .*not in row 50.*overrides"):
+            weights.encoded(name)
+
+
+# -- an adapter on a quantized checkpoint -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapted(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The lattice with a random LoRA on it, which moves the weights by some percent."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(5)
+    pair = pair_of(checkpoints["lattice"])
+    modules = ["q_proj", "down_proj", "per_layer_projection"]
+    tuned = peft.get_peft_model(load_target(pair.target), peft.LoraConfig(r=4, lora_alpha=8, target_modules=modules))
+    with torch.no_grad():
+        for name, values in tuned.named_parameters():
+            if "lora_B" in name:
+                values.normal_(0, 0.02)
+    folder = tmp_path_factory.mktemp("adapter")
+    tuned.save_pretrained(folder)
+    return open_pair(checkpoints["lattice"], tiny_pair()[1], adapter=folder)
+
+
+def test_an_adapter_survives_on_the_checkpoints_steps(adapted: Pair) -> None:
+    """Rounding to the nearest multiple undoes most of it; rounding along its directions keeps it there."""
+    weights = adapted.target.weights
+    assert isinstance(weights, AdaptedWeights)
+    assert {name.split(".")[-2] for name in weights.grids} == {"q_proj", "down_proj"}
+    for name, grid in weights.grids.items():
+        width = weights.names[name][1]
+        base, merged = weights.base.read(name), weights.read(name)
+        start = weights.names[name][0] // 2
+        found = decode(weights.on_grid(name, 0, len(merged)), grid, width)
+        np.testing.assert_array_equal(decode(weights.on_grid(name, start, len(merged)), grid, width), found[start:])
+        part = weights._low_rank[name].a
+        assert part is not None
+        directions = np.linalg.qr(part.rows().T)[0]
+        steps = np.repeat(weights.base.encoded(name).scales, 32, axis=1).astype(np.float32)
+        nearest = np.clip(np.rint(merged / steps), -8, 7) * steps
+        change = np.linalg.norm((merged - base) @ directions)
+        assert np.linalg.norm((nearest - merged) @ directions) > 0.6 * change
+        assert np.linalg.norm((found - merged) @ directions) < 0.2 * change
+        # Elsewhere it costs less than rounding with new steps does.
+        assert np.linalg.norm(found - merged) < np.linalg.norm(decode(encode(merged, grid), grid, width) - merged)
+
+
+def test_blocks_that_a_step_does_not_reach_get_another() -> None:
+    rows = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 64)
+    grid = LATTICE
+    steps = np.array([[0.14, 1e-6]], np.float32)
+    found = diffused(rows, steps, np.zeros((0, 64), np.float32), grid)
+    assert found[0, 32:].tolist() == [7] * 32
+    np.testing.assert_allclose(found[0, :32] * 0.14, rows[0, :32], atol=0.0701)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "others"), [("int8", "int8", "int8"), ("int4-block", "int4b32", "int4b32, int8")]
+)
+def test_the_recipe_chooses_between_size_and_loss(recipe: str, kind: str, others: str, adapted: Pair) -> None:
+    weights = adapted.target.weights
+    assert isinstance(weights, AdaptedWeights)
+    chosen = recipes.load(recipe).keeping(weights.encodings, {}, weights.grids)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert chosen.encoding(recipes.PREFILL_DECODE, name, weights.names[name]).name == kind
+    assert chosen.is_on_grid(recipes.PREFILL_DECODE, name) == (recipe == "int4-block")
+    said = weights.rounding(chosen)
+    lost = float(said.split(f"stored as {others}, ")[1].split("%")[0])
+    assert 0 < lost < 20
+    assert said.startswith("adapter: changes 18 matrices by ")
+
+
 # -- whole exports ----------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +278,21 @@ def test_verify_names_a_tensor_that_changed(
     assert verify(Bundle(tmp_path / "changed.litertlm"), pair).missing == (name,)
 
 
+def test_experts_keep_their_integers(tmp_path: Path) -> None:
+    target, drafter = families.pair("26B-A4B")
+    pair = open_pair(made.experts(tmp_path / "experts", target), drafter)
+    names = {name: encoding.name for name, encoding in pair.target.weights.encodings.items() if "experts" in name}
+    assert names["model.layers.0.experts.gate_up_proj"] == names["model.layers.1.experts.down_proj"] == "int8"
+    assert names["model.layers.1.experts.gate_up_proj"] == "int4b32"
+    path = tmp_path / "experts.litertlm"
+    with exclusive(cache_folder(), lambda: None):
+        export_bundle(pair, None, path, recipe="int8", context=families.CONTEXT, prefill=(16,), widths=WIDTHS)
+    found = verify(Bundle(path), pair)
+    assert found.missing == ()
+    assert set(found.exact) == set(pair.target.weights.encodings)
+    assert set(names) <= set(found.exact)
+
+
 def test_drafts_change_no_text(form: str, bundles: Callable[[str], Path]) -> None:
     with open_engine(bundles(form), threads=1) as engine:
         texts = [
@@ -210,8 +308,6 @@ def test_the_manifest_says_what_was_kept(form: str, bundles: Callable[[str], Pat
 
 
 def test_a_recipe_of_floats_widens_them(checkpoints: dict[str, Path]) -> None:
-    from edge_mtp.export import recipes
-
     pair = pair_of(checkpoints["gemma"])
     kept = recipes.load("fp32").keeping(pair.target.weights.encodings, {})
     assert kept.encoding(recipes.PREFILL_DECODE, "model.layers.0.mlp.up_proj.weight", (192, 128)).name == "fp32"
@@ -230,8 +326,7 @@ def test_caches_have_the_scales_that_the_checkpoint_was_trained_with(checkpoints
 @pytest.mark.parametrize(
     ("quantization", "said"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "zero points"),
-        ({"quant_method": "awq", "bits": 4}, "zero points"),
+        ({"quant_method": "hqq", "bits": 4}, "zero points"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "no multiples of a scale"),
         ({"quant_method": "\x1b[2J"}, "does not know"),
         ("gemma", "does not know"),
@@ -254,11 +349,11 @@ def test_what_cannot_be_held_is_refused_with_the_reason(quantization: Any, said:
     [
         ("weight_scale", lambda scale: -scale, "negative"),
         ("weight_scale", lambda scale: scale * float("nan"), "no number"),
-        ("weight_scale", lambda scale: scale[:-1].clone(), "for a matrix of"),
-        ("weight_scale", lambda scale: scale[:, :1].repeat(1, 5), "for a matrix of"),
-        ("weight_packed", lambda packed: packed[:, :-1].clone(), "which is not 2, 4 or 8"),
+        ("weight_scale", lambda scale: scale[:-1].clone(), "copy it again"),
+        ("weight_scale", lambda scale: scale[:, :1].repeat(1, 5), "5 scales for rows of"),
+        ("weight_packed", lambda packed: packed[:, :-1].clone(), "which is not 1 to 8 bits"),
         ("weight_packed", lambda packed: packed[:-1].clone(), "config.json says"),
-        ("weight_zero_point", lambda _: torch.zeros(1), "zero points"),
+        ("weight_zero_point", lambda _: torch.ones(1), "zero point 1"),
         ("weight_g_idx", lambda _: torch.zeros(1), "order of activations"),
     ],
 )
