@@ -68,6 +68,8 @@ class AdaptedWeights(Weights):
         self.left_out = (*base.left_out, *(f"adapter: {group}" for group in groups(others)))
         changed = {*self._whole, *self._low_rank}
         self.encodings = {name: encoding for name, encoding in base.encodings.items() if name not in changed}
+        self.nearly = {name: encoding for name, encoding in base.nearly.items() if name not in changed}
+        self.foreign = {name: form for name, form in base.foreign.items() if name not in changed}
         self.ranges, self.cache_scales = base.ranges, base.cache_scales
 
     def _read(self, name: str, start: int, stop: int) -> Rows:
