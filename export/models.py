@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_mtp.export import recipes
 from edge_mtp.export.checkpoint import Pair
+from edge_mtp.export.encodings import Encoded
 from edge_mtp.export.options import Options
 from edge_mtp.export.unfinished import Parts
+from edge_mtp.export.weights import Weights
 from edge_mtp.export.work import Work
 from edge_mtp.quiet import quiet
 
@@ -77,14 +78,14 @@ def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
             continue
         role = recipes.DRAFTER if owner + "/" == DRAFTER else section
         encoding = options.recipe.encoding(role, name, shape)
-        kept = options.recipe.keeps(role, name)
-        read = partial(weights.encoded, name) if kept else _reader(weights, name, shape)
+        as_stored = options.recipe.keeps(role, name) or weights.nearly.get(name) == encoding
+        read = _encoded_reader(weights, name, shape) if as_stored else _reader(weights, name, shape)
         store.matrix(qualified, (shape[0], shape[1]), encoding, read)
     if options.kv == "int8":
         store.cache_scales(cache_scales(pair.target))
 
 
-def _reader(weights: Any, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Any]:
+def _reader(weights: Weights, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Any]:
     """A function that reads rows [start:stop] of a weight as a matrix of this shape; experts' matrices are stacked."""
     per_entry = shape[0] // weights.names[name][0]
 
@@ -92,6 +93,22 @@ def _reader(weights: Any, name: str, shape: tuple[int, ...]) -> Callable[[int, i
         first, last = start // per_entry, -(-stop // per_entry)
         rows = weights.read(name, first, last).reshape(-1, shape[1])
         return rows[start - first * per_entry : stop - first * per_entry]
+
+    return read
+
+
+def _encoded_reader(weights: Weights, name: str, shape: tuple[int, ...]) -> Callable[[int, int], Encoded]:
+    """As `_reader`, of a weight whose integers and scales the checkpoint has."""
+    per_entry = shape[0] // weights.names[name][0]
+
+    def read(start: int, stop: int) -> Encoded:
+        first, last = start // per_entry, -(-stop // per_entry)
+        encoded = weights.encoded(name, first, last)
+        rows = slice(start - first * per_entry, stop - first * per_entry)
+        assert encoded.scales is not None
+        count = (last - first) * per_entry
+        data, scales = encoded.data.reshape(count, -1), encoded.scales.reshape(count, -1)
+        return Encoded(data[rows].reshape(-1), scales[rows].reshape(-1, *encoded.scales.shape[1:]))
 
     return read
 

@@ -41,6 +41,9 @@ class Summary:
     templates: Trial
     int8_instead: tuple[str, ...]  # weights whose rows are too short for the recipe's blocks
     kept: dict[str, int]  # by encoding, how many tensors are the checkpoint's own integers
+    nearly: dict[str, int]  # the same of those that are so but for a few integers (`Weights.nearly`)
+    anew: dict[str, int]  # by the checkpoint's form, how many quantized tensors were rounded again
+    notes: tuple[str, ...]  # what the checkpoints lack
 
 
 def export_bundle(
@@ -121,7 +124,44 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
         work.end()
     instead = options.recipe.int8_instead(*names)
     kept = Counter(encoding.name for encoding in options.recipe.kept.values())
-    return Summary(output, sections, work.seconds, pair.target.weights.left_out, templates, instead, dict(kept))
+    nearly, anew = _foreign(pair, options)
+    return Summary(
+        output,
+        sections,
+        work.seconds,
+        pair.target.weights.left_out,
+        templates,
+        instead,
+        dict(kept),
+        nearly,
+        anew,
+        _notes(pair),
+    )
+
+
+def _foreign(pair: Pair, options: Options) -> tuple[dict[str, int], dict[str, int]]:
+    """Of the tensors in a form that no encoding holds, those that were nearly kept, and those that were rounded again;
+    a table that is embedding and head counts once."""
+    nearly: Counter[str] = Counter()
+    anew: Counter[str] = Counter()
+    for section, weights in ((recipes.PREFILL_DECODE, pair.target.weights), (recipes.DRAFTER, pair.drafter.weights)):
+        for name, form in weights.foreign.items():
+            encoding = options.recipe.encoding(section, name, weights.names[name])
+            if weights.nearly.get(name) == encoding:
+                nearly[encoding.name] += 1
+            elif encoding.is_integer:
+                anew[form] += 1
+    return dict(nearly), dict(anew)
+
+
+def _notes(pair: Pair) -> tuple[str, ...]:
+    drafter = pair.drafter
+    if drafter.directory.is_file() and not drafter.config.use_ordered_embeddings:
+        return (
+            f"{drafter.directory.name} has no centroids, so a draft compares all {pair.target.config.vocab_size} tokens;"
+            " a drafter in safetensors that has them drafts faster",
+        )
+    return ()
 
 
 def _tried_templates(pair: Pair, chat: Chat) -> Trial:

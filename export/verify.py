@@ -8,6 +8,7 @@ of tensors matter; of a lattice, the integers and steps are compared.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,13 @@ class Verification:
 
     `lattice`: the checkpoint has bf16 numbers, and the bundle holds the integers and steps that they are multiples of;
     of each the share of weights that are the checkpoint's when rounded to bf16 (the rest are the next number: float16
-    does not hold every step). `missing`: the bundle holds something else.
+    does not hold every step). `nearly`: the same for tensors whose integers the bundle's encoding holds but for a few;
+    such a tensor may be stored otherwise too. `missing`: the bundle holds something else.
     """
 
     exact: tuple[str, ...]
     lattice: dict[str, float]
+    nearly: dict[str, float]
     missing: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -50,31 +53,48 @@ class Verification:
                 f"verified: {len(self.lattice)} tensors have the integers of the checkpoint's lattice; of their weights"
                 f" {min(self.lattice.values()):.2%} or more are the checkpoint's in bf16"
             )
+        if self.nearly:
+            told.append(
+                f"verified: {len(self.nearly)} tensors have the checkpoint's integers and scales where the encoding has"
+                f" them: {min(self.nearly.values()):.2%} or more of their weights"
+            )
+        if not told:
+            told.append("verified: no tensor is stored as the checkpoint has it")
         return told + [f"differs from the checkpoint: {name}" for name in self.missing]
 
 
 def verify(bundle: Bundle, pair: Pair) -> Verification:
-    """Compares each tensor in the pair's `Weights.encodings` with the bundle's matrices.
+    """Compares each tensor in the pair's `Weights.encodings` and `Weights.nearly` with the bundle's matrices.
 
     Raises EdgeMtpError where the checkpoint holds no such tensor, or a section of the bundle is no TFLite model.
     """
-    if not pair.target.weights.encodings and not pair.drafter.weights.encodings:
+    if not is_quantized(pair):
         raise EdgeMtpError(f"{pair.target.directory} is not quantized: there is nothing to verify bit for bit")
     held = {total for totals in _matrices(bundle) for total in totals}
     exact: list[str] = []
     lattice: dict[str, float] = {}
+    nearly: dict[str, float] = {}
     missing: list[str] = []
     for owner, weights in (("", pair.target.weights), ("drafter.", pair.drafter.weights)):
         for name in weights.encodings:
             on_lattice = isinstance(weights, LatticeWeights) and name in weights.found
-            total, share = _of_lattice(weights, name) if on_lattice else (_of_floats(weights, name), 1.0)
+            total, share = _of_integers(weights, name) if on_lattice else (_of_floats(weights, name), 1.0)
             if total not in held:
                 missing.append(owner + name)
             elif on_lattice:
                 lattice[owner + name] = share
             else:
                 exact.append(owner + name)
-    return Verification(tuple(exact), lattice, tuple(missing))
+        for name in weights.nearly:
+            total, share = _of_integers(weights, name)
+            if total in held:
+                nearly[owner + name] = share
+    return Verification(tuple(exact), lattice, nearly, tuple(missing))
+
+
+def is_quantized(pair: Pair) -> bool:
+    """Whether one of the two checkpoints has tensors in integers with scales."""
+    return any(weights.encodings or weights.foreign for weights in (pair.target.weights, pair.drafter.weights))
 
 
 def _of_floats(weights: Weights, name: str) -> str:
@@ -85,21 +105,25 @@ def _of_floats(weights: Weights, name: str) -> str:
     return str(total.hexdigest())
 
 
-def _of_lattice(weights: Weights, name: str) -> tuple[str, float]:
-    """The sum of a tensor's integers and steps, and the share of its weights that they give in bf16."""
+def _of_integers(weights: Weights, name: str) -> tuple[str, float]:
+    """The sum of a tensor's integers and scales, and the share of its weights that they give; of a lattice in bf16."""
     total, equal = hashlib.sha256(), 0
-    rows, width = weights.names[name]
+    shape = weights.names[name]
+    is_near = name in weights.nearly
+    encoding = weights.nearly[name] if is_near else weights.encodings[name]
     for start, stop in _spans(weights, name):
         encoded = weights.encoded(name, start, stop)
         total.update(_packed_bytes(encoded))
-        given = decode(encoded, weights.encodings[name], width).astype(ml_dtypes.bfloat16).astype(np.float32)
-        equal += int((given == weights.read(name, start, stop)).sum())
-    return str(total.hexdigest()), equal / (rows * width)
+        given = decode(encoded, encoding, shape[-1])
+        given = given if is_near else given.astype(ml_dtypes.bfloat16).astype(np.float32)
+        equal += int((given == weights.read(name, start, stop).reshape(given.shape)).sum())
+    return str(total.hexdigest()), equal / math.prod(shape)
 
 
 def _spans(weights: Weights, name: str) -> Iterator[tuple[int, int]]:
-    rows, width = weights.names[name]
-    step = max(1, _CHUNK // width)
+    """Spans of the first axis of about `_CHUNK` weights."""
+    rows, *others = weights.names[name]
+    step = max(1, _CHUNK // math.prod(others))
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
