@@ -22,7 +22,7 @@ from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter
 from edge_mtp.export.gguf_config import config_of
 from edge_mtp.export.gguf_file import GgufFile, find_gguf
-from edge_mtp.export.gguf_tokenizer import check_vocabulary, write_template, write_tokenizer
+from edge_mtp.export.gguf_tokenizer import check_vocabulary, unpack_template, unpack_tokenizer
 from edge_mtp.export.gguf_weights import GgufWeights
 from edge_mtp.export.lattice import with_lattice
 from edge_mtp.export.packed import packed_by
@@ -122,8 +122,8 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None, token
     """Read both configurations, and check that the weights are complete and that target and drafter fit each other.
 
     Each of the two is a folder as `save_pretrained` writes it, a GGUF file, or a folder with one. Weights are checked
-    from the headers of their files; some rows of each tell whether it lies on a lattice. With `adapter`, the folder of a
-    PEFT LoRA, the target's tensors have it merged. Tokenizer and chat template come from the first of these that has
+    from the headers of their files; some rows of each tell whether it lies on a lattice. With `adapter`, the folder of
+    a PEFT LoRA, the target's tensors have it merged. Tokenizer and chat template come from the first of these that has
     them: the folder `tokenizer`, that of the adapter, the target's folder, the target's GGUF file.
 
     Raises:
@@ -171,10 +171,10 @@ def _unpacked(file: GgufFile, folders: list[Path], undo: ExitStack) -> Path:
     undo.callback(shutil.rmtree, folder, ignore_errors=True)
     given = _tokenizer_in(folders)
     if given is None:
-        write_tokenizer(file, folder)
+        unpack_tokenizer(file, folder)
     else:
         check_vocabulary(file, given)
-    write_template(file, folder)
+    unpack_template(file, folder)
     return folder
 
 

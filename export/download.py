@@ -163,7 +163,9 @@ def _wanted(names: list[str], repo_id: str, file: str | None) -> list[str]:
             raise EdgeMtpError(f"{repo_id} holds {listing(models)}: name one, as in {repo_id}/{models[0]}")
         return [*checkpoint, *models]
     if not {"config.json", "adapter_config.json"} & set(checkpoint):
-        raise EdgeMtpError(f"{repo_id} has no config.json: name a repository with a transformers checkpoint or GGUF file")
+        raise EdgeMtpError(
+            f"{repo_id} has no config.json: name a repository with a transformers checkpoint or GGUF file"
+        )
     return checkpoint
 
 

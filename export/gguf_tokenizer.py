@@ -35,7 +35,7 @@ _NAMED = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "paddi
 _SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
-def write_tokenizer(file: GgufFile, folder: Path) -> None:
+def unpack_tokenizer(file: GgufFile, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json into `folder`.
 
     Raises:
@@ -48,7 +48,7 @@ def write_tokenizer(file: GgufFile, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
 
 
-def write_template(file: GgufFile, folder: Path) -> None:
+def unpack_template(file: GgufFile, folder: Path) -> None:
     """Write chat_template.jinja into `folder`, where the file has one."""
     template = file.metadata.get("tokenizer.chat_template")
     if isinstance(template, str):

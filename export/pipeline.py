@@ -158,8 +158,8 @@ def _notes(pair: Pair) -> tuple[str, ...]:
     drafter = pair.drafter
     if drafter.directory.is_file() and not drafter.config.use_ordered_embeddings:
         return (
-            f"{drafter.directory.name} has no centroids, so a draft compares all {pair.target.config.vocab_size} tokens;"
-            " a drafter in safetensors that has them drafts faster",
+            f"{drafter.directory.name} has no centroids, so a draft compares all {pair.target.config.vocab_size}"
+            " tokens; a drafter in safetensors that has them drafts faster",
         )
     return ()
 

@@ -47,13 +47,11 @@ class Lengths(click.ParamType[Any]):
     "--model",
     required=True,
     metavar="NAME|DIR|FILE.gguf|HF-ID",
-    help="E2B, E4B, 12B, 31B, 26B-A4B, a quantized form of one (E2B-QAT, E2B-W4A16, E2B-mobile, E2B-QAT-GGUF) or another"
-    " repository on the Hugging Face Hub; OWNER/NAME/FILE.gguf, a file in one; a checkpoint directory; a GGUF file; or"
-    " `tiny`, the trained pair that comes with edge-mtp.",
+    help="E2B, E4B, 12B, 31B, 26B-A4B, a quantized form of one (E2B-QAT, E2B-QAT-GGUF, E2B-W4A16, E2B-mobile) or"
+    " another repository on the Hugging Face Hub; OWNER/NAME/FILE.gguf, a file in one; a checkpoint directory; a GGUF"
+    " file; or `tiny`, the trained pair that comes with edge-mtp.",
 )
-@click.option(
-    "--drafter", metavar="DIR|FILE.gguf|HF-ID", help="The drafter; default the one that matches the model."
-)
+@click.option("--drafter", metavar="DIR|FILE.gguf|HF-ID", help="The drafter; default the one that matches the model.")
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
@@ -264,7 +262,9 @@ def export(
         click.echo(f"as the checkpoint stores them: {counts} tensors; recipe {recipe} stores the others")
     if summary.nearly:
         counts = ", ".join(f"{count} in {encoding}" for encoding, count in summary.nearly.items())
-        click.echo(f"nearly as the checkpoint stores them: {counts} tensors; LiteRT's int4 has no +8, and 7 stands for it")
+        click.echo(
+            f"nearly as the checkpoint stores them: {counts} tensors; LiteRT's int4 has no +8, and 7 stands for it"
+        )
     if summary.anew:
         counts = ", ".join(f"{count} from {form}" for form, count in summary.anew.items())
         click.echo(f"rounded again, for LiteRT has no such form: {counts} tensors; recipe {recipe} stores them")
