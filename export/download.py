@@ -73,6 +73,10 @@ def fetch(
     from huggingface_hub import snapshot_download
 
     arguments: dict[str, Any] = {"revision": revision, "token": token}
+    if file is None:
+        arguments |= {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+    else:
+        arguments |= {"allow_patterns": [escape(file), "README.md"]}
     try:
         if offline or (revision and _COMMIT.fullmatch(revision)):
             try:
@@ -90,9 +94,7 @@ def fetch(
                 _continue(each, token, bar)
         # Downloads the small files, and makes the links from the commit to the files.
         if names is not None:
-            arguments |= {"allow_patterns": [escape(name) for name in names]}
-        else:
-            arguments |= {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+            arguments["allow_patterns"] = [escape(name) for name in names]
         folder = snapshot_download(repo_id, etag_timeout=TIMEOUT, max_workers=4, tqdm_class=bar, **arguments)
         report(f"download {repo_id}", 1.0)
         return _with(file, folder)

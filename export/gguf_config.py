@@ -71,9 +71,10 @@ def _decoder(file: GgufFile) -> Config:
     keys.same("rope.dimension_count", full_size)
     keys.same("rope.dimension_count_swa", size)
     keys.same("rope.scaling.type", "none")
-    config = {
+    vocabulary = _tensor(file, "token_embd.weight").shape[0]
+    config: Config = {
         "model_type": "gemma4_text",
-        "vocab_size": _tensor(file, "token_embd.weight").shape[0],
+        "vocab_size": vocabulary,
         "hidden_size": keys.whole("embedding_length"),
         "intermediate_size": narrow,
         "use_double_wide_mlp": doubles,
@@ -110,7 +111,7 @@ def _decoder(file: GgufFile) -> Config:
                 file, "expert_feed_forward_length", keys.by_layer("expert_feed_forward_length", layers)
             ),
         }
-    return config | _tokens(file, config["vocab_size"])
+    return config | _tokens(file, vocabulary)
 
 
 def _tokens(file: GgufFile, vocabulary: int) -> Config:

@@ -73,16 +73,20 @@ class GgufTensor:
     def rows(self, start: int, stop: int) -> Rows:
         """float32 [rows, k], integers as int32; rows as in `stored`, in ggml's own values."""
         data = self.stored(start, stop)
+        rows: Rows
         if self.kind in _FLOATS:
-            return data.view(_FLOATS[self.kind]).astype(np.float32, copy=False)
-        if self.kind in _INTEGERS:
-            return data.view(_INTEGERS[self.kind]).astype(np.int32, copy=False)
-        if self.kind == "BF16":
-            return (data.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-        gguf = _package(self.file.path)
-        with np.errstate(all="ignore"):  # a scale that is no number is told by who uses the values
-            rows: Rows = gguf.dequantize(data, gguf.GGMLQuantizationType[self.kind])
-        return rows.astype(np.float32, copy=False)
+            rows = data.view(_FLOATS[self.kind]).astype(np.float32, copy=False)
+        elif self.kind in _INTEGERS:
+            rows = data.view(_INTEGERS[self.kind]).astype(np.int32, copy=False)
+        elif self.kind == "BF16":
+            rows = (data.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        elif start == stop:  # which the package cannot shape
+            rows = np.empty((0, self.shape[-1]), np.float32)
+        else:
+            gguf = _package(self.file.path)
+            with np.errstate(all="ignore"):  # who uses the values tells of a scale that is no number
+                rows = gguf.dequantize(data, gguf.GGMLQuantizationType[self.kind]).astype(np.float32, copy=False)
+        return rows
 
 
 class GgufFile(TensorFile):

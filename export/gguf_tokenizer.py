@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from edge_mtp.chat.control_text import looks_special
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.gguf_file import GgufFile
 from edge_mtp.json_file import read_checkpoint_json
@@ -27,8 +26,7 @@ from edge_mtp.json_file import read_checkpoint_json
 SPACE = "▁"
 _RUNS = re.compile(f"\n+|\t+|{SPACE}{{2,}}")
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# Types of tokens, as llama.cpp numbers them.
-_CONTROL, _USER_DEFINED = 3, 4
+_CONTROL = 3  # a token's type, as llama.cpp numbers them; it gives those of tool calls another one
 _CURE = "give --tokenizer DIR, the folder with the model's tokenizer.json"
 # What the metadata call the tokens that tokenizer_config.json names.
 _NAMED = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token", "mask": "mask_token"}
@@ -56,7 +54,7 @@ def unpack_template(file: GgufFile, folder: Path) -> None:
 
 
 def check_vocabulary(file: GgufFile, tokenizer: Path) -> None:
-    """Refuse a tokenizer.json whose tokens have other ids than the file's."""
+    """Refuse a tokenizer.json whose tokens have other ids than the file's; a file without tokens takes any."""
     contents = read_checkpoint_json(tokenizer)
     try:
         ids = dict(contents["model"]["vocab"]) | {
@@ -64,7 +62,7 @@ def check_vocabulary(file: GgufFile, tokenizer: Path) -> None:
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise EdgeMtpError(f"{tokenizer} is not a BPE tokenizer.json ({error!r}): save the fast tokenizer") from error
-    for token, text in enumerate(_tokens(file)):
+    for token, text in enumerate(file.metadata.get("tokenizer.ggml.tokens", ())):
         if ids.get(text) != token:
             raise EdgeMtpError(
                 f"{tokenizer} gives {text!r} the id {ids.get(text)}, {file.path} {token}: use the model's own tokenizer"
@@ -90,7 +88,7 @@ def _tokenizer(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": types[token] == _CONTROL or (types[token] == _USER_DEFINED and looks_special(text)),
+            "special": types[token] == _CONTROL or text.startswith("<|") or text.endswith("|>"),
         }
         for token, text in enumerate(tokens)
         if text and (_RUNS.fullmatch(text) or (len(text) > 1 and text not in made and not _BYTE.fullmatch(text)))
