@@ -77,6 +77,8 @@ class AdaptedWeights(Weights):
         self.left_out = (*base.left_out, *(f"adapter: {group}" for group in groups(others)))
         changed = {*self._whole, *self._low_rank}
         self.encodings = {name: encoding for name, encoding in base.encodings.items() if name not in changed}
+        self.nearly = {name: encoding for name, encoding in base.nearly.items() if name not in changed}
+        self.foreign = {name: form for name, form in base.foreign.items() if name not in changed}
         self.grids = {
             name: base.encodings[name]
             for name, change in self._low_rank.items()

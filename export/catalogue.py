@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export.gguf_config import config_of
+from edge_mtp.export.gguf_file import GgufFile, find_gguf
 from edge_mtp.json_file import read_checkpoint_json
 
 _VOCABULARY = 262_144
@@ -162,6 +164,7 @@ MODELS = {
         _model("26B-A4B", 2048, _26B, _drafter(_26B, 16, 1024, 8192)),
     )
 }
+_BASE_KEY = r"general\.base_model\.\d+\.repo_url"
 _NAMED = re.compile(r"gemma-4-(e2b|e4b|12b|31b|26b-a4b)(?![0-9a-z])", re.IGNORECASE)
 # Google's quantization-aware checkpoints, by what stands behind the model's name; the phone's own is there for some.
 _QAT = "-qat-q4_0-unquantized"
@@ -170,8 +173,11 @@ QUANTIZED = {
     "W4A16": "-qat-w4a16-ct",
     "mobile": "-qat-mobile-transformers",
     "mobile-ct": "-qat-mobile-ct",
+    "QAT-GGUF": "-qat-q4_0-gguf",
 }
 _ON_PHONES = ("E2B", "E4B")
+# What the GGUF files among them are called.
+_QAT_FILE = re.compile(r"gemma-4-[^/]*(_q4_0-it|-it-qat-q4_0)\.gguf$", re.IGNORECASE)
 
 
 def find(name: str) -> Model | None:
@@ -196,12 +202,13 @@ def model(name: str) -> Model:
 
 
 def base_of(target: Path, name: str = "") -> Model | None:
-    """The model that the target checkpoint in directory `target` was made from; None if it cannot be determined.
+    """The model that the checkpoint `target`, a folder or GGUF file, was made from; None if it cannot be determined.
 
-    Looks, in this order, at the `name` that the user asked for, at the base models named in README and config.json, and
+    Looks, in this order, at the `name` that the user asked for, at the base models named in README and metadata, and
     at the shape of the text decoder. A name counts only if the shape agrees.
     """
-    config = read_checkpoint_json(target / "config.json")
+    file = find_gguf(target)
+    config = config_of(GgufFile(file)) if file else read_checkpoint_json(target / "config.json")
     text = config.get("text_config") or config
     shape = {key: text.get(key) for key in _SHAPE}
     alike = [m for m in MODELS.values() if shape == {key: m.target_config[key] for key in _SHAPE}]
@@ -214,7 +221,7 @@ def base_of(target: Path, name: str = "") -> Model | None:
 
 
 def matching_drafter(target: Path, name: str = "") -> str:
-    """The drafter's repository for the target checkpoint in directory `target`, which the user asked for as `name`.
+    """The drafter's repository for the checkpoint `target`, a folder or GGUF file, which was asked for as `name`.
 
     Google's quantization-aware checkpoints have their own drafters.
 
@@ -228,15 +235,21 @@ def matching_drafter(target: Path, name: str = "") -> str:
         )
     published = (name, *_base_models(target))
     forms = {(found.target + suffix).lower() for suffix in QUANTIZED.values()}
-    if any(hint.lower() in forms for hint in published):
+    if any("/".join(hint.lower().split("/")[:2]) in forms or _QAT_FILE.search(hint) for hint in published):
         return f"{found.target}{_QAT}-assistant"
     return found.drafter
 
 
-def _base_models(directory: Path) -> list[str]:
-    """`base_model` in the front matter of README.md: a name or a list of names."""
+def _base_models(target: Path) -> list[str]:
+    """`base_model` in the front matter of README.md: a name or a list of names. A GGUF file's metadata have its own."""
+    file = find_gguf(target)
+    if file is not None:
+        told = GgufFile(file).metadata
+        listed_there = [str(value) for key, value in told.items() if re.fullmatch(_BASE_KEY, key)]
+        if listed_there:
+            return ["/".join(value.rstrip("/").split("/")[-2:]) for value in listed_there]
     try:
-        readme = (directory / "README.md").read_text(encoding="utf-8", errors="replace")
+        readme = ((file.parent if file else target) / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     front = re.match(r"---\s*\n(.*?)\n---", readme, re.DOTALL)

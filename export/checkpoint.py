@@ -6,9 +6,12 @@ import copy
 import importlib.resources
 import json
 import re
+import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,10 @@ from edge_mtp.chat.tokenizer import Tokenizer, special_tokens
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue
 from edge_mtp.export.adapter import with_adapter
+from edge_mtp.export.gguf_config import config_of
+from edge_mtp.export.gguf_file import GgufFile, find_gguf
+from edge_mtp.export.gguf_tokenizer import check_vocabulary, unpack_template, unpack_tokenizer
+from edge_mtp.export.gguf_weights import GgufWeights
 from edge_mtp.export.lattice import with_lattice
 from edge_mtp.export.quantization import form_of
 from edge_mtp.export.random_tokenizer import write_tokenizer
@@ -42,7 +49,8 @@ class Checkpoint:
     """A model's configuration and tensors.
 
     `config` is the transformers configuration of the text decoder (for a drafter, of the whole assistant). `files` are
-    the files that the model is read from, config.json first, in `directory`. `seed` is set for random weights.
+    the files that the model is read from, config.json first, in `directory`; a GGUF file stands for both. `seed` is set
+    for random weights.
     """
 
     directory: Path
@@ -110,41 +118,68 @@ def tiny_pair() -> tuple[Path, Path]:
     return root / "target", root / "drafter"
 
 
-def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None) -> Pair:
+def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None, tokenizer: Path | None = None) -> Pair:
     """Read both configurations, and check that the weights are complete and that target and drafter fit each other.
 
-    Weights are checked from the headers of their files; some rows of each tell whether it lies on a lattice. With
-    `adapter`, the folder of a PEFT LoRA, the target's tensors have it merged; a tokenizer and a chat template that were
-    saved with it come before the target's.
+    Each of the two is a folder as `save_pretrained` writes it, a GGUF file, or a folder with one. Weights are checked
+    from the headers of their files; some rows of each tell whether it lies on a lattice. With `adapter`, the folder of
+    a PEFT LoRA, the target's tensors have it merged. Tokenizer and chat template come from the first of these that has
+    them: the folder `tokenizer`, that of the adapter, the target's folder, the target's GGUF file.
 
     Raises:
         EdgeMtpError: a file is missing or damaged, the architecture is not supported, or the drafter was made
             for another target.
     """
     checkpoints = _checkpoint(target, "target", TARGET_TYPES), _checkpoint(drafter, "drafter", DRAFTER_TYPES)
-    with _configured(drafter / "config.json"):
+    with _configured(checkpoints[1].path):
         kv_layers = _check_fit(*checkpoints)
     opened = _open_weights(checkpoints[0]), _open_weights(checkpoints[1])
-    folders = [target]
+    folders = [target] if target.is_dir() else []
     if adapter is not None:
         merged = with_adapter(opened[0].weights, adapter)
         files = (*opened[0].files, *merged.files)
         opened = Checkpoint(target, opened[0].config, merged, files), opened[1]
         folders.insert(0, adapter)
-    tokenizer = next((path for path in (f / "tokenizer.json" for f in folders) if path.is_file()), None)
-    if tokenizer is None:
-        raise EdgeMtpError(f"{target / 'tokenizer.json'} is missing: save the target's fast tokenizer beside it")
-    _check_tokenizer(tokenizer, opened[0])
+    if tokenizer is not None:
+        if not (tokenizer / "tokenizer.json").is_file():
+            raise EdgeMtpError(f"{tokenizer} has no tokenizer.json: name the folder with the target's fast tokenizer")
+        folders.insert(0, tokenizer)
     generation = target / "generation_config.json"
-    return Pair(
-        target=opened[0],
-        drafter=opened[1],
-        kv_layers=kv_layers,
-        tokenizer=tokenizer,
-        chat_template=_chat_template(folders),
-        generation=read_checkpoint_json(generation) if generation.is_file() else {},
-        special_tokens=special_tokens(tokenizer.parent),
-    )
+    with ExitStack() as undo:
+        if file := checkpoints[0].file:
+            folders.append(_unpacked(file, folders, undo))
+        found = _tokenizer_in(folders)
+        if found is None:
+            raise EdgeMtpError(f"{target / 'tokenizer.json'} is missing: save the target's fast tokenizer beside it")
+        _check_tokenizer(found, opened[0])
+        pair = Pair(
+            target=opened[0],
+            drafter=opened[1],
+            kv_layers=kv_layers,
+            tokenizer=found,
+            chat_template=_chat_template(folders, target),
+            generation=read_checkpoint_json(generation) if generation.is_file() else {},
+            special_tokens=special_tokens(found.parent),
+        )
+        weakref.finalize(pair, undo.pop_all().close)
+    return pair
+
+
+def _unpacked(file: GgufFile, folders: list[Path], undo: ExitStack) -> Path:
+    """A new folder with the chat template of a GGUF file, and its tokenizer where none of `folders` has one."""
+    folder = Path(tempfile.mkdtemp(prefix="edge-mtp-"))
+    undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    given = _tokenizer_in(folders)
+    if given is None:
+        unpack_tokenizer(file, folder)
+    else:
+        check_vocabulary(file, given)
+    unpack_template(file, folder)
+    return folder
+
+
+def _tokenizer_in(folders: list[Path]) -> Path | None:
+    return next((path for path in (folder / "tokenizer.json" for folder in folders) if path.is_file()), None)
 
 
 def random_pair(name: str, seed: int, folder: Path) -> Pair:
@@ -175,7 +210,7 @@ def random_pair(name: str, seed: int, folder: Path) -> Pair:
         drafter=drafter,
         kv_layers=_check_fit(target, drafter),
         tokenizer=tokenizer,
-        chat_template=_chat_template([tiny]),
+        chat_template=_chat_template([tiny], tiny),
         special_tokens=special_tokens(tiny),
         generation=read_checkpoint_json(tiny / "generation_config.json"),
     )
@@ -209,20 +244,29 @@ def _load(checkpoint: Checkpoint) -> Any:
 
 @dataclass(frozen=True)
 class _Unread:
-    """A checkpoint whose configuration was read and whose weights were not; `form` for one that is quantized."""
+    """A checkpoint whose configuration was read and whose weights were not; `form` for one that is quantized,
+    `file` for a GGUF file."""
 
     directory: Path
     config: Any
     form: Form | None = None
+    file: GgufFile | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file with the configuration."""
+        return self.file.path if self.file else self.directory / "config.json"
 
 
 def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unread:
     from transformers import AutoConfig
 
-    if not directory.is_dir():
-        raise EdgeMtpError(f"{role} {directory} is not a directory: give a checkpoint directory")
-    path = directory / "config.json"
-    config = read_checkpoint_json(path)
+    gguf = find_gguf(directory)
+    if gguf is None and not directory.is_dir():
+        raise EdgeMtpError(f"{role} {directory} is not a directory: give a checkpoint directory or a GGUF file")
+    file = GgufFile(gguf) if gguf else None
+    path = file.path if file else directory / "config.json"
+    config = config_of(file) if file else read_checkpoint_json(path)
     kind = config.get("model_type")
     if kind not in accepted:
         raise EdgeMtpError(
@@ -239,7 +283,7 @@ def _checkpoint(directory: Path, role: str, accepted: tuple[str, ...]) -> _Unrea
         if kind not in DRAFTER_TYPES:
             parsed = parsed.get_text_config()
             parsed.tie_word_embeddings = parsed.tie_word_embeddings and config.get("tie_word_embeddings", True)
-        unread = _Unread(directory, parsed, form)
+        unread = _Unread(file.path if file else directory, parsed, form, file)
         _check_architecture(unread)
     return unread
 
@@ -267,9 +311,11 @@ def _configured(path: Path) -> Iterator[None]:
 
 def _open_weights(checkpoint: _Unread) -> Checkpoint:
     directory, config = checkpoint.directory, checkpoint.config
-    files = _weight_files(directory)
-    with _configured(directory / "config.json"):
+    with _configured(checkpoint.path):
         shapes = tensor_shapes(config)
+    if checkpoint.file:
+        return Checkpoint(directory, config, with_lattice(GgufWeights(checkpoint.file, shapes)), (directory,))
+    files = _weight_files(directory)
     if checkpoint.form is not None:
         weights: Weights = SafetensorsWeights(directory, files, shapes, checkpoint.form)
     else:
@@ -365,8 +411,11 @@ def _check_tokenizer(tokenizer: Path, target: Checkpoint) -> None:
         )
 
 
-def _chat_template(folders: list[Path]) -> str:
-    """The template of the first folder that has one: chat_template.jinja, else the one in tokenizer_config.json."""
+def _chat_template(folders: list[Path], target: Path) -> str:
+    """The template of the first folder that has one: chat_template.jinja, else the one in tokenizer_config.json.
+
+    `target` is where the user looks for it.
+    """
     for folder in folders:
         path = folder / "chat_template.jinja"
         if path.is_file():
@@ -381,7 +430,9 @@ def _chat_template(folders: list[Path]) -> str:
             template = named[-1].get("template") if named else None
         if isinstance(template, str):
             return template
-    path = folders[-1] / "chat_template.jinja"
+    if target.is_file():
+        raise EdgeMtpError(f"{target} has no chat template: give --tokenizer DIR, a folder with tokenizer and template")
+    path = target / "chat_template.jinja"
     raise EdgeMtpError(f"{path} is missing: save the target's chat template beside its tokenizer")
 
 

@@ -10,14 +10,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export.gguf_file import listing, model_files
 from edge_mtp.file_hash import sha256
 
-# The files that the exporter reads; `*/*` leaves out folders such as onnx/.
+# The files that the exporter reads, besides GGUF files; `*/*` leaves out folders such as onnx/.
 WANTED = (
     "config.json",
     "generation_config.json",
@@ -45,6 +47,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def fetch(
     repo_id: str,
     *,
+    file: str | None = None,
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
@@ -52,47 +55,60 @@ def fetch(
 ) -> Path:
     """The local folder of a checkpoint on the Hub; downloads the files that the cache lacks. `commit` names its commit.
 
+    Of a repository without safetensors it fetches the GGUF file `file`, or the only one.
+
     Resumes what an earlier call left unfinished. A cached commit as `revision` needs no network. Without network, a
     branch or tag means the commit that it had when last seen.
 
     Args:
+        file: a GGUF file of the repository.
         revision: commit, branch or tag; the default is the main branch.
         token: access token; the default is that of `hf auth login` or HF_TOKEN.
         offline: use the cache alone.
 
     Raises:
-        EdgeMtpError: the repository or revision does not exist, access is denied, it is not cached, the disk is too
-            small, or the connection broke for good.
+        EdgeMtpError: the repository, file or revision does not exist, access is denied, it is not cached, the disk is
+            too small, the connection broke for good, or the repository has several GGUF files to choose from.
     """
     from huggingface_hub import snapshot_download
 
-    arguments: dict[str, Any] = {
-        "revision": revision,
-        "token": token,
-        "allow_patterns": list(WANTED),
-        "ignore_patterns": list(UNWANTED),
-    }
+    arguments: dict[str, Any] = {"revision": revision, "token": token}
+    if file is None:
+        arguments |= {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+    else:
+        arguments |= {"allow_patterns": [escape(file), "README.md"]}
     try:
         if offline or (revision and _COMMIT.fullmatch(revision)):
             try:
-                return Path(snapshot_download(repo_id, local_files_only=True, **arguments))
+                return _with(file, snapshot_download(repo_id, local_files_only=True, **arguments))
             except FileNotFoundError:
                 if offline:
                     raise
-        missing = _missing(repo_id, revision, token)
-        bar = _bar_class(repo_id, sum(file.size for file in missing), report)
+        listed = _listed(repo_id, revision, token)
+        names = None if listed is None else _wanted([each.name for each in listed], repo_id, file)
+        missing = _missing([each for each in listed or () if each.name in (names or ())], repo_id)
+        bar = _bar_class(repo_id, sum(each.size for each in missing), report)
         report(f"download {repo_id}", 0.0)
-        for file in missing:
-            if file.sha256 and PART < file.size <= LARGEST:
-                _continue(file, token, bar)
+        for each in missing:
+            if each.sha256 and PART < each.size <= LARGEST:
+                _continue(each, token, bar)
         # Downloads the small files, and makes the links from the commit to the files.
+        if names is not None:
+            arguments["allow_patterns"] = [escape(name) for name in names]
         folder = snapshot_download(repo_id, etag_timeout=TIMEOUT, max_workers=4, tqdm_class=bar, **arguments)
         report(f"download {repo_id}", 1.0)
-        return Path(folder)
+        return _with(file, folder)
     except EdgeMtpError:
         raise
     except Exception as error:  # from the Hub's library, its HTTP client or the file system
         raise _refusal(error, repo_id, revision, offline) from error
+
+
+def _with(file: str | None, folder: str) -> Path:
+    """A folder in the Hub's cache; raises FileNotFoundError where it lacks `file`."""
+    if file is not None and not (Path(folder) / file).is_file():
+        raise FileNotFoundError(file)
+    return Path(folder)
 
 
 def commit(folder: Path) -> str | None:
@@ -112,9 +128,9 @@ class _File:
     blobs: Path
 
 
-def _missing(repo_id: str, revision: str | None, token: str | None) -> list[_File]:
-    """The files to download, after a check that the disk has room for them; empty if the Hub cannot be reached."""
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+def _listed(repo_id: str, revision: str | None, token: str | None) -> list[_File] | None:
+    """The files of a repository; None if the Hub cannot be reached."""
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -122,20 +138,44 @@ def _missing(repo_id: str, revision: str | None, token: str | None) -> list[_Fil
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code < 500:
             raise
-        return []
+        return None
     except Exception as error:  # no connection; the HTTP client has its own types for that
         if isinstance(error, ValueError):
             raise
-        return []
-    cache = Path(constants.HF_HUB_CACHE)
-    blobs = cache / f"models--{repo_id.replace('/', '--')}" / "blobs"
-    wanted = [
+        return None
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / "blobs"
+    return [
         _File(repo_id, info.sha or "", each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else None, blobs)
         for each in info.siblings or []
-        if "/" not in each.rfilename and any(fnmatch(each.rfilename, pattern) for pattern in WANTED)
     ]
-    if not {"config.json", "adapter_config.json"} & {file.name for file in wanted}:
-        raise EdgeMtpError(f"{repo_id} has no config.json: name a repository with a transformers checkpoint")
+
+
+def _wanted(names: list[str], repo_id: str, file: str | None) -> list[str]:
+    """Of a repository's files those to download."""
+    at_top = [name for name in names if "/" not in name]
+    models = model_files(at_top)
+    if file is not None:
+        if file not in names:
+            held = f"it has {listing(models)}" if models else "it has none"
+            raise EdgeMtpError(f"{repo_id} has no GGUF file {file}: {held}")
+        return [file, "README.md"]
+    checkpoint = [name for name in at_top if any(fnmatch(name, pattern) for pattern in WANTED)]
+    if models and not any(name.endswith(".safetensors") for name in checkpoint):
+        if len(models) > 1:
+            raise EdgeMtpError(f"{repo_id} holds {listing(models)}: name one, as in {repo_id}/{models[0]}")
+        return [*checkpoint, *models]
+    if not {"config.json", "adapter_config.json"} & set(checkpoint):
+        raise EdgeMtpError(
+            f"{repo_id} has no config.json: name a repository with a transformers checkpoint or GGUF file"
+        )
+    return checkpoint
+
+
+def _missing(wanted: list[_File], repo_id: str) -> list[_File]:
+    """Those of `wanted` that the cache lacks, after a check that the disk has room for them."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cache = Path(constants.HF_HUB_CACHE)
     missing = [f for f in wanted if not isinstance(try_to_load_from_cache(repo_id, f.name, revision=f.commit), str)]
     begun = sum(part.stat().st_size for part in map(_part, missing) if part.is_file())
     needed = sum(file.size for file in missing) - begun + SLACK

@@ -12,7 +12,7 @@ from edge_mtp.export import download
 from edge_mtp.export.checkpoint import Pair
 from edge_mtp.export.options import Options
 
-HEADER_BYTES = 1 << 20  # of a safetensors file: enough for its header
+HEADER_BYTES = 1 << 25  # of a file of tensors: enough for its header
 
 
 def identity(pair: Pair, options: Options) -> str:
@@ -38,7 +38,7 @@ def _stamp(path: Path) -> list[str | int]:
     commit = download.commit(path.parent)
     if commit is not None:
         return [path.parents[2].name, commit, path.name]
-    if path.suffix == ".safetensors":
+    if path.suffix != ".json":
         # Too large to be read for this. A file that replaces another of the same size and time has another time of
         # change, which no program can set back (POSIX, st_ctim); the header says what lies where.
         status = path.stat()

@@ -106,6 +106,7 @@ class LatticeWeights(Weights):
         self.base = base
         self.names, self.left_out = base.names, base.left_out
         self.ranges, self.cache_scales, self.notes = base.ranges, base.cache_scales, base.notes
+        self.nearly, self.foreign = base.nearly, base.foreign
         self.encodings = {**base.encodings, **found}
         self.found = found
 
@@ -140,7 +141,10 @@ def with_lattice(weights: Weights) -> Weights:
     found = {
         name: LATTICE
         for name, shape in weights.names.items()
-        if len(shape) == 2 and shape[1] % BLOCK == 0 and name not in weights.encodings and _is_on_lattice(weights, name)
+        if len(shape) == 2
+        and shape[1] % BLOCK == 0
+        and name not in {**weights.encodings, **weights.foreign}
+        and _is_on_lattice(weights, name)
     }
     return LatticeWeights(weights, found) if found else weights
 

@@ -79,7 +79,7 @@ def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
             continue
         role = recipes.DRAFTER if owner + "/" == DRAFTER else section
         encoding = options.recipe.encoding(role, name, shape)
-        if options.recipe.keeps(role, name):
+        if options.recipe.keeps(role, name) or weights.nearly.get(name) == encoding:
             read = _packed_reader(weights, name, shape)
         elif isinstance(weights, AdaptedWeights) and options.recipe.is_on_grid(role, name):
             read = partial(weights.on_grid, name)

@@ -43,7 +43,9 @@ class Summary:
     templates: Trial
     int8_instead: tuple[str, ...]  # weights whose rows are too short for the recipe's blocks
     kept: dict[str, int]  # by encoding, how many tensors are the checkpoint's own integers
-    notes: tuple[str, ...]  # what a user should know of the checkpoints' weights
+    nearly: dict[str, int]  # the same of those that are so but for a few integers (`Weights.nearly`)
+    anew: dict[str, int]  # by the checkpoint's form, how many quantized tensors were rounded again
+    notes: tuple[str, ...]  # what a user should know of the checkpoints
 
 
 def export_bundle(
@@ -124,11 +126,47 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
         work.end()
     instead = options.recipe.int8_instead(*names)
     kept = Counter(encoding.name for encoding in options.recipe.kept.values())
-    target = pair.target.weights
-    notes = [*target.notes, *(f"drafter: {note}" for note in pair.drafter.weights.notes)]
+    nearly, anew = _foreign(pair, options)
+    return Summary(
+        output,
+        sections,
+        work.seconds,
+        pair.target.weights.left_out,
+        templates,
+        instead,
+        dict(kept),
+        nearly,
+        anew,
+        _notes(pair, options),
+    )
+
+
+def _foreign(pair: Pair, options: Options) -> tuple[dict[str, int], dict[str, int]]:
+    """Of the tensors in a form that no encoding holds, those that were nearly kept, and those that were rounded again;
+    a table that is embedding and head counts once."""
+    nearly: Counter[str] = Counter()
+    anew: Counter[str] = Counter()
+    for section, weights in ((recipes.PREFILL_DECODE, pair.target.weights), (recipes.DRAFTER, pair.drafter.weights)):
+        for name, form in weights.foreign.items():
+            encoding = options.recipe.encoding(section, name, weights.names[name])
+            if weights.nearly.get(name) == encoding:
+                nearly[encoding.name] += 1
+            elif encoding.is_integer:
+                anew[form] += 1
+    return dict(nearly), dict(anew)
+
+
+def _notes(pair: Pair, options: Options) -> tuple[str, ...]:
+    target, drafter = pair.target.weights, pair.drafter
+    notes = [*target.notes, *(f"drafter: {note}" for note in drafter.weights.notes)]
     if isinstance(target, AdaptedWeights):
         notes.append(target.rounding(options.recipe))
-    return Summary(output, sections, work.seconds, target.left_out, templates, instead, dict(kept), tuple(notes))
+    if drafter.directory.is_file() and not drafter.config.use_ordered_embeddings:
+        notes.append(
+            f"{drafter.directory.name} has no centroids, so a draft compares all {pair.target.config.vocab_size}"
+            " tokens; a drafter in safetensors that has them drafts faster"
+        )
+    return tuple(notes)
 
 
 def grids_of(pair: Pair) -> Mapping[str, Encoding]:

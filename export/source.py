@@ -11,14 +11,15 @@ from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.json_file import read_checkpoint_json
 
 TINY = "tiny"
+GGUF = ".gguf"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Folders of a pair, for `open_pair`.
+    """Folders or GGUF files of a pair, for `open_pair`.
 
     `name` is short, for file names. `origins` says for the manifest where target, drafter and adapter come from: the
-    name of a folder, or a repository with its commit.
+    name of a folder or file, or a repository with its commit.
     """
 
     name: str
@@ -41,9 +42,9 @@ def find(
 ) -> Source:
     """Find, and where needed download, a checkpoint pair.
 
-    `model` is `tiny`, a name of the catalogue, a folder or a repository on the Hub. If it holds a PEFT adapter, it
-    stands for the model that the adapter was trained on, with the adapter. Without `drafter`, the target's own drafter
-    is used. `revision` belongs to `model`, unless that is a folder.
+    `model` is `tiny`, a name of the catalogue, a folder, a GGUF file, a repository on the Hub, or a GGUF file in one:
+    OWNER/NAME/FILE.gguf. If it holds a PEFT adapter, it stands for the model that the adapter was trained on, with the
+    adapter. Without `drafter`, the target's own drafter is used. `revision` belongs to `model`, unless that is local.
 
     Raises:
         EdgeMtpError: a folder or repository is missing or cannot be fetched, or no drafter is known for the target.
@@ -60,21 +61,24 @@ def find(
         repository = (known.drafter if role == "drafter" else known.target) if known else what
         path = Path(what)
         # A folder takes precedence over a repository of the same name, and a name of the catalogue over both.
-        if known is None and what and path.is_dir():
+        if known is None and what and (path.is_dir() or path.is_file()):
             if wanted:
-                raise EdgeMtpError(f"{what} is a folder and has no revision {wanted!r}: leave the revision out")
+                kind = "folder" if path.is_dir() else "file"
+                raise EdgeMtpError(f"{what} is a {kind} and has no revision {wanted!r}: leave the revision out")
             origins[role] = path.resolve().name  # name only: bundles are shared, and the path is private
             return path
-        if known is None and (what.count("/") != 1 or what.startswith((".", "/", "~"))):
+        repository, file = _in_repository(repository)
+        if known is None and (repository.count("/") != 1 or what.startswith((".", "/", "~"))):
             raise EdgeMtpError(
-                f"{role} {what!r} is no folder, no repository and none of {', '.join(catalogue.MODELS)}: check the name"
+                f"{role} {what!r} is no folder, no GGUF file, no repository and none of"
+                f" {', '.join(catalogue.MODELS)}: check the name"
             )
-        found = download.fetch(repository, revision=wanted, token=token, offline=offline, report=report)
-        origins[role] = f"{repository}@{download.commit(found)}"
-        return found
+        found = download.fetch(repository, file=file, revision=wanted, token=token, offline=offline, report=report)
+        origins[role] = f"{repository}@{download.commit(found)}" + (f"/{file}" if file else "")
+        return found / file if file else found
 
     target = folder("target", model, revision)
-    tuned = Path(model).name
+    tuned = Path(model).name.removesuffix(GGUF)
     asked = model
     if is_adapter(target):
         if adapter:
@@ -87,6 +91,12 @@ def find(
         merged = folder("adapter", adapter, None) if adapter else None
     assistant = folder("drafter", drafter or catalogue.matching_drafter(target, catalogue_id(asked)), drafter_revision)
     return Source(tuned, target, assistant, merged, origins)
+
+
+def _in_repository(what: str) -> tuple[str, str | None]:
+    """A repository, and of OWNER/NAME/FILE.gguf the file in it."""
+    parts = what.split("/", 2)
+    return ("/".join(parts[:2]), parts[2]) if len(parts) == 3 and what.endswith(GGUF) else (what, None)
 
 
 def catalogue_id(name: str) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import struct
-import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +21,7 @@ import numpy.typing as npt
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.encodings import Encoded, Encoding
 from edge_mtp.export.shapes import HEAD, tensor_shapes
+from edge_mtp.export.tensor_file import TensorFile
 
 Rows = npt.NDArray[Any]  # float32, or int32 for token_ordering
 
@@ -47,6 +46,9 @@ class Weights(ABC):
         names: shape of each tensor.
         left_out: a line for each group of tensors that the checkpoint holds beside those.
         encodings: how the checkpoint stores those of its tensors that are integers with scales already.
+        nearly: the encoding of those whose integers and scales an encoding holds but for a few integers, each of which
+            takes the next one's place: better than to round anew where that encoding is wanted.
+        foreign: the checkpoint's own name for the form of those that it quantized and that no encoding holds.
         ranges: of a module's input and output, the scales of a static 8-bit range that it was trained with (0: none).
         cache_scales: of an int8 KV cache that it was trained with, `N.k` and `N.v` for layer N.
         notes: a line for each thing that a user should know of them.
@@ -55,6 +57,8 @@ class Weights(ABC):
     names: Mapping[str, tuple[int, ...]]
     left_out: tuple[str, ...] = ()
     encodings: Mapping[str, Encoding] = MappingProxyType({})
+    nearly: Mapping[str, Encoding] = MappingProxyType({})
+    foreign: Mapping[str, str] = MappingProxyType({})
     ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
     cache_scales: Mapping[str, float] = MappingProxyType({})
     notes: tuple[str, ...] = ()
@@ -71,11 +75,11 @@ class Weights(ABC):
         return self._read(name, *self._span(name, start, stop))
 
     def encoded(self, name: str, start: int = 0, stop: int | None = None) -> Encoded:
-        """Rows [start:stop] of one of `encodings`, the integers and scales that the checkpoint has.
+        """Rows [start:stop] of one of `encodings` or `nearly`, the integers and scales that the checkpoint has.
 
-        Raises what `read` does, and KeyError for a tensor that is stored in floating point.
+        Raises what `read` does, and KeyError for a tensor that is stored in another form.
         """
-        if name not in self.encodings:
+        if name not in self.encodings and name not in self.nearly:
             raise KeyError(name)
         return self._encoded(name, *self._span(name, start, stop))
 
@@ -171,17 +175,11 @@ class Entry:
             )
 
 
-class SafetensorsFile:
-    """One file. Opening it checks the header; the data is read with `pread`.
-
-    It is not memory-mapped: so a shrinking file or a failing disk gives an error to report instead of a signal, and
-    pages that were read do not stay mapped.
-    """
+class SafetensorsFile(TensorFile):
+    """One file. Opening it checks the header."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._handle: int | None = None
-        self._lock = threading.Lock()
+        super().__init__(path)
         self.entries = self._parse()
 
     def _parse(self) -> dict[str, Entry]:
@@ -213,35 +211,6 @@ class SafetensorsFile:
         if size != expected:
             raise EdgeMtpError(f"{path} has {size} bytes of {expected}: copy it again")
         return entries
-
-    def bytes_at(self, offset: int, count: int, tensor: str) -> memoryview:
-        """`count` bytes from `offset`."""
-        data = bytearray(count)
-        view = memoryview(data)
-        done = 0
-        try:
-            handle = self._open()
-            while done < count:
-                # The kernel returns at most 2 GiB per call.
-                got = os.preadv(handle, [view[done:]], offset + done)
-                if not got:
-                    raise EdgeMtpError(f"{self.path} ends within tensor {tensor}: copy it again")
-                done += got
-        except OSError as error:
-            raise EdgeMtpError(
-                f"{self.path}: tensor {tensor} cannot be read ({error.strerror}): check the file and its disk"
-            ) from error
-        return view
-
-    def _open(self) -> int:
-        with self._lock:
-            if self._handle is None:
-                self._handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            return self._handle
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            os.close(self._handle)  # type: ignore[arg-type]
 
 
 class Packed(Protocol):

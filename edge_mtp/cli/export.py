@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +48,18 @@ class Lengths(click.ParamType[Any]):
 @click.option(
     "--model",
     required=True,
-    metavar="NAME|DIR|HF-ID",
-    help="E2B, E4B, 12B, 31B, 26B-A4B, a quantized form of one (E2B-QAT, E2B-W4A16, E2B-mobile) or another repository"
-    " on the Hugging Face Hub; a checkpoint directory; or `tiny`, the trained pair that comes with edge-mtp.",
+    metavar="NAME|DIR|FILE.gguf|HF-ID",
+    help="E2B, E4B, 12B, 31B, 26B-A4B, a quantized form of one (E2B-QAT, E2B-QAT-GGUF, E2B-W4A16, E2B-mobile) or"
+    " another repository on the Hugging Face Hub; OWNER/NAME/FILE.gguf, a file in one; a checkpoint directory; a GGUF"
+    " file; or `tiny`, the trained pair that comes with edge-mtp.",
 )
-@click.option("--drafter", metavar="DIR|HF-ID", help="The drafter; default the one that matches the model.")
+@click.option("--drafter", metavar="DIR|FILE.gguf|HF-ID", help="The drafter; default the one that matches the model.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder with tokenizer.json and chat template to use instead of the model's own.",
+)
 @click.option("--adapter", metavar="DIR|HF-ID", help="LoRA adapter (PEFT), merged into the model.")
 @click.option("--revision", help="Commit, branch or tag of the model's repository.")
 @click.option("--drafter-revision", help="The same for the drafter's.")
@@ -124,6 +133,7 @@ class Lengths(click.ParamType[Any]):
 def export(
     model: str,
     drafter: str | None,
+    tokenizer: Path | None,
     adapter: str | None,
     revision: str | None,
     drafter_revision: str | None,
@@ -152,13 +162,14 @@ def export(
     edge-mtp export --model E2B --recipe mixed
     edge-mtp export --model ./my-fine-tune --drafter ./my-drafter --recipe int8
     """
-    if seed is not None and (drafter or adapter or revision or drafter_revision):
+    if seed is not None and (drafter or tokenizer or adapter or revision or drafter_revision):
         raise click.UsageError("--random-weights needs a named model and goes with no other checkpoint")
     _check_report(report, prompts, reference, model, recipe, kv)
     from edge_mtp.export.catalogue import model as named
     from edge_mtp.export.checkpoint import open_pair, random_pair
     from edge_mtp.export.pipeline import export_bundle
     from edge_mtp.export.source import find
+    from edge_mtp.export.verify import is_quantized
     from edge_mtp.quiet import quiet
 
     with export_progress() as progress, tempfile.TemporaryDirectory() as scratch:
@@ -178,10 +189,10 @@ def export(
             )
             name, origins = source.name, source.origins
             with quiet():
-                pair = open_pair(source.target, source.drafter, adapter=source.adapter)
+                pair = open_pair(source.target, source.drafter, adapter=source.adapter, tokenizer=tokenizer)
 
-        is_quantized = bool(pair.target.weights.encodings or pair.drafter.weights.encodings)
-        if verify and not is_quantized:
+        is_kept = bool(pair.target.weights.encodings or pair.drafter.weights.encodings)
+        if verify and not is_quantized(pair):
             raise EdgeMtpError(f"--verify compares with a quantized checkpoint, and {model} is none: drop it")
 
         def exported(path: Path, recipe: str, kv: str) -> Summary:
@@ -199,12 +210,12 @@ def export(
                 progress=progress,
             )
 
-        path = output or Path(f"{name}.litertlm" if is_quantized else f"{name}-{Path(recipe).stem}.litertlm")
+        path = output or Path(f"{name}.litertlm" if is_kept else f"{name}-{Path(recipe).stem}.litertlm")
         if report:
             inputs = (prompts, reference, pair.target.directory, pair.drafter.directory, pair.tokenizer.parent)
             refuse_inputs([path, *_report_files(path)], [*inputs, *pair.target.files])
         summary = exported(path, recipe, kv)
-        verified = _verified(summary.path, pair) if verify else None
+        verified = _verified(summary.path, pair, progress) if verify else None
         measured = None
         if report and reference is not None:
             measured = _report(reference, path, prompts)
@@ -231,6 +242,8 @@ def export(
                     },
                     "int8_instead": summary.int8_instead,
                     "kept": summary.kept,
+                    "nearly": summary.nearly,
+                    "anew": summary.anew,
                     "notes": summary.notes,
                 }
                 | ({} if verified is None else {"verified": asdict(verified)})
@@ -249,6 +262,14 @@ def export(
     if summary.kept:
         counts = ", ".join(f"{count} in {encoding}" for encoding, count in summary.kept.items())
         click.echo(f"as the checkpoint stores them: {counts} tensors; recipe {recipe} stores the others")
+    if summary.nearly:
+        counts = ", ".join(f"{count} in {encoding}" for encoding, count in summary.nearly.items())
+        click.echo(
+            f"nearly as the checkpoint stores them: {counts} tensors; LiteRT's int4 has no +8, and 7 stands for it"
+        )
+    if summary.anew:
+        counts = ", ".join(f"{count} from {form}" for form, count in summary.anew.items())
+        click.echo(f"rounded again, for LiteRT has no such form: {counts} tensors; recipe {recipe} stores them")
     for note in summary.notes:
         click.echo(shown(note))
     for line in verified.lines() if verified is not None else ():
@@ -261,12 +282,12 @@ def export(
         show(measured)
 
 
-def _verified(bundle: Path, pair: Pair) -> Verification:
+def _verified(bundle: Path, pair: Pair, progress: Callable[[str, float], None]) -> Verification:
     """Raises EdgeMtpError where a tensor differs."""
     from edge_mtp.export.verify import verify
     from edge_mtp.formats.bundle import Bundle
 
-    found = verify(Bundle(bundle), pair)
+    found = verify(Bundle(bundle), pair, partial(progress, "verify"))
     if found.missing:
         raise EdgeMtpError(
             f"{len(found.missing)} tensors of {bundle} differ from the checkpoint, first {found.missing[0]}: export it"

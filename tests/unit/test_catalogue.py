@@ -99,6 +99,41 @@ def test_quantization_aware_checkpoints_have_their_own(checkpoint: Path, front: 
     assert matching_drafter(checkpoint) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "base", "quantized"),
+    [
+        ("google/gemma-4-E4B-it-qat-q4_0-gguf", None, True),
+        ("google/gemma-4-E4B-it-qat-q4_0-gguf/gemma-4-E4B_q4_0-it.gguf", None, True),
+        ("models/gemma-4-E4B_q4_0-it.gguf", None, True),
+        ("models/gemma-4-E4B-it-Q4_0.gguf", None, False),
+        ("models/mine.gguf", "https://huggingface.co/google/gemma-4-E4B-it-qat-q4_0-unquantized", True),
+        ("models/mine.gguf", "https://huggingface.co/google/gemma-4-E4B-it", False),
+    ],
+)
+def test_drafter_of_a_gguf_file(
+    name: str, base: str | None, quantized: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class File:
+        metadata = {"general.base_model.0.repo_url": base} if base else {}
+
+        def __init__(self, path: Path) -> None:
+            assert path == tmp_path / "x.gguf"
+
+    monkeypatch.setattr(catalogue, "GgufFile", File)
+    monkeypatch.setattr(catalogue, "config_of", lambda file: MODELS["E4B"].target_config)
+    (tmp_path / "x.gguf").touch()
+    stock = "google/gemma-4-E4B-it"
+    expected = f"{stock}-qat-q4_0-unquantized-assistant" if quantized else f"{stock}-assistant"
+    assert matching_drafter(tmp_path / "x.gguf", name) == expected
+
+
+def test_names_of_quantized_forms() -> None:
+    found = catalogue.find("26b-a4b-qat-gguf")
+    assert found is not None
+    assert (found.name, found.target) == ("26B-A4B-QAT-GGUF", "google/gemma-4-26B-A4B-it-qat-q4_0-gguf")
+    assert found.drafter == "google/gemma-4-26B-A4B-it-qat-q4_0-unquantized-assistant"
+
+
 def test_no_drafter_is_known(checkpoint: Path) -> None:
     write(checkpoint, MODELS["E4B"].target_config | {"num_hidden_layers": 41})
     with pytest.raises(EdgeMtpError, match="--drafter"):

@@ -217,9 +217,46 @@ def test_not_a_repository_name(hub: Hub, tmp_path: Path) -> None:
 
 def test_not_a_checkpoint(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "model.gguf").write_bytes(b"GGUF")
-    hub.repositories["someone/gguf"] = {NEW: tmp_path / "files"}
-    assert "no config.json" in fetch(hub, tmp_path / "home", repo_id="someone/gguf")["error"]
+    (tmp_path / "files" / "model.onnx").write_bytes(b"onnx")
+    hub.repositories["someone/onnx"] = {NEW: tmp_path / "files"}
+    assert "no config.json" in fetch(hub, tmp_path / "home", repo_id="someone/onnx")["error"]
+
+
+@pytest.fixture
+def gguf(hub: Hub, tmp_path: Path) -> Path:
+    """The files of a repository of GGUF files."""
+    folder = tmp_path / "files"
+    (folder / "MTP").mkdir(parents=True)
+    for name in ("tune-Q4_0.gguf", "mmproj-tune.gguf", "README.md", "MTP/drafter.gguf"):
+        (folder / name).write_text(name)
+    hub.repositories["someone/gguf"] = {NEW: folder}
+    return folder
+
+
+def names(answer: dict[str, Any]) -> set[str]:
+    folder = Path(answer["path"])
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_only_gguf_file_of_a_repository(hub: Hub, gguf: Path, tmp_path: Path) -> None:
+    assert names(fetch(hub, tmp_path / "home", repo_id="someone/gguf")) == {"tune-Q4_0.gguf", "README.md"}
+
+
+def test_a_gguf_file_by_its_name(hub: Hub, gguf: Path, tmp_path: Path) -> None:
+    (gguf / "tune-Q8_0.gguf").write_text("another")
+    home = tmp_path / "home"
+    error = fetch(hub, home, repo_id="someone/gguf")["error"]
+    assert "holds tune-Q4_0.gguf, tune-Q8_0.gguf: name one, as in someone/gguf/tune-Q4_0.gguf" in error
+    error = fetch(hub, home, repo_id="someone/gguf", file="tune.gguf")["error"]
+    assert "has no GGUF file tune.gguf: it has tune-Q4_0.gguf, tune-Q8_0.gguf" in error
+    assert names(fetch(hub, home, repo_id="someone/gguf", file="tune-Q8_0.gguf")) == {"tune-Q8_0.gguf", "README.md"}
+    pinned = fetch(hub, home, repo_id="someone/gguf", file="MTP/drafter.gguf", revision=NEW)
+    assert "MTP/drafter.gguf" in names(pinned)
+    hub.requests.clear()
+    assert fetch(hub, home, repo_id="someone/gguf", file="MTP/drafter.gguf", revision=NEW)["path"] == pinned["path"]
+    assert hub.requests == []
+    error = fetch(hub, home, repo_id="someone/gguf", file="tune-Q4_0.gguf", offline=True)["error"]
+    assert "is not complete in the Hub's cache" in error
 
 
 def test_disk_too_small(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

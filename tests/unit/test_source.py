@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 
 from edge_mtp.export import catalogue, defaults, download, source, tiny
 from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.gguf_file import find_gguf
 
 E2B = catalogue.MODELS["E2B"]
 
@@ -37,8 +38,8 @@ class Hub:
     def folder(self, repository: str) -> Path:
         return self.root / repository.replace("/", "--") / "snapshots" / ("c" * 40)
 
-    def fetch(self, repository: str, *, revision: str | None = None, **_: Any) -> Path:
-        self.asked.append((repository, revision))
+    def fetch(self, repository: str, *, file: str | None = None, revision: str | None = None, **_: Any) -> Path:
+        self.asked.append((f"{repository}/{file}" if file else repository, revision))
         if not self.folder(repository).is_dir():
             raise EdgeMtpError(f"{repository} is not on the Hub")
         return self.folder(repository)
@@ -113,3 +114,38 @@ def test_no_such_thing(hub: Hub, name: str) -> None:
     with pytest.raises(EdgeMtpError, match="check the name"):
         source.find(name)
     assert hub.asked == []
+
+
+def test_a_gguf_file(hub: Hub, tmp_path: Path) -> None:
+    path = gguf_file(tmp_path / "gemma-4-E2B_q4_0-it.gguf")
+    found = source.find(str(path), E2B.drafter)
+    assert (found.target, found.name) == (path, "gemma-4-E2B_q4_0-it")
+    assert found.origins["target"] == path.name
+    with pytest.raises(EdgeMtpError, match="is a file and has no revision 'v1'"):
+        source.find(str(path), E2B.drafter, revision="v1")
+
+
+def test_a_gguf_file_in_a_repository(hub: Hub) -> None:
+    hub.put("someone/files", "README.md", {})
+    gguf_file(hub.folder("someone/files") / "MTP" / "x.gguf")
+    found = source.find("someone/files/MTP/x.gguf", E2B.drafter, revision="v1")
+    assert hub.asked[0] == ("someone/files/MTP/x.gguf", "v1")
+    assert found.target == hub.folder("someone/files") / "MTP" / "x.gguf"
+    assert found.origins["target"] == f"someone/files@{'c' * 40}/MTP/x.gguf"
+
+
+def test_a_folder_with_one_gguf_file(tmp_path: Path) -> None:
+    for name in ("mmproj.gguf", "one.GGUF"):
+        gguf_file(tmp_path / name)
+    assert find_gguf(tmp_path) == tmp_path / "one.GGUF"
+    gguf_file(tmp_path / "two.gguf")
+    with pytest.raises(EdgeMtpError, match=r"holds one\.GGUF, two\.gguf: name one of them"):
+        find_gguf(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    assert find_gguf(tmp_path) is None
+
+
+def gguf_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"GGUF")
+    return path
