@@ -150,6 +150,10 @@ class _Walk:
             if self.drafts:
                 return "projection", "pre_projection.weight", 0
             return "per_layer", "per_layer_model_projection.weight", 0
+        if self._is_mlp(before, number):
+            return "mlp", "mlp.down_proj.weight", 0
+        if any(isinstance(each, int) and each in self.matrices and self._only_to(each, number) for each in before):
+            return "per_layer", "per_layer_projection.weight", 0
         if (product := self._only(behind)) is not None:
             factors = self._sources(self.operators[product].inputs[0])
             if self._is_mlp(factors, product):
@@ -157,10 +161,6 @@ class _Walk:
             if self.drafts:  # of a graph with several steps: into the next one's
                 return "projection", "post_projection.weight", 0
             return "per_layer", "per_layer_input_gate.weight", 0
-        if self._is_mlp(before, number):
-            return "mlp", "mlp.down_proj.weight", 0
-        if any(isinstance(each, int) and each in self.matrices and self._only_to(each, number) for each in before):
-            return "per_layer", "per_layer_projection.weight", 0
         return "other", "", 0
 
     def _projection(self, behind: set[int | str]) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -20,7 +21,7 @@ from edge_mtp.export import recipes
 from edge_mtp.export.checkpoint import Pair, open_pair, tiny_pair
 from edge_mtp.export.encodings import encode
 from edge_mtp.formats.bundle import Bundle
-from edge_mtp.formats.graph import graphs_of
+from edge_mtp.formats.graph import Constant, Graph, graphs_of
 from edge_mtp.formats.inventory import Inventory, _Origins, inventory_of
 from edge_mtp.formats.roles import uses
 
@@ -36,6 +37,17 @@ def contents(bundle: Bundle, section: str) -> tuple[Any, Any]:
     assert found is not None
     data = np.frombuffer(found.data, np.uint8)
     return schema.ModelT.InitFromPackedBuf(data, 0), data
+
+
+def names(graph: Graph) -> dict[str, Constant]:
+    """Matrices by the names that transformers' state_dict gives them, but for embeddings and heads."""
+    found = {}
+    for use in uses(graph):
+        if use.part:
+            inner = use.part.startswith(("pre_", "post_", "masked_"))
+            layer = "" if use.layer is None else f"layers.{use.layer}."
+            found[use.part if inner else f"model.{layer}{use.part}"] = use.constant
+    return found
 
 
 @pytest.mark.parametrize(
@@ -56,12 +68,7 @@ def test_a_name_found_by_neighbours_is_the_checkpoints(
     weights = getattr(pair, owner).weights
     found = bundle.section("TFLiteModel", section)
     assert found is not None
-    named = {}
-    for use in uses(graphs_of(found.data)[0][signature]):
-        if use.part:
-            inner = use.part.startswith(("pre_", "post_", "masked_"))
-            layer = "" if use.layer is None else f"layers.{use.layer}."
-            named[use.part if inner else f"model.{layer}{use.part}"] = use.constant
+    named = names(graphs_of(found.data)[0][signature])
     matrices = {name for name, shape in weights.names.items() if len(shape) == 2 and "embed_tokens" not in name}
     assert named.keys() == matrices - {"masked_embedding.token_ordering"}
     for name, constant in named.items():
@@ -70,6 +77,23 @@ def test_a_name_found_by_neighbours_is_the_checkpoints(
         role = recipes.DRAFTER if owner == "drafter" else section
         wanted = encode(weights.read(name), recipes.load("int8").encoding(role, name, weights.names[name]))
         np.testing.assert_array_equal(stored, wanted.data)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_matrix_of_every_family_is_named(family: str) -> None:
+    bundle, pair = Bundle(families.bundle(family)), open_pair(*families.pair(family))
+    section = bundle.section("TFLiteModel", "prefill_decode")
+    assert section is not None
+    graphs = graphs_of(section.data)[0]
+    # Other exporters' graphs do not give out activations: the last layer then leads to the head alone.
+    graphs["decode"].outputs = {at: name for at, name in graphs["decode"].outputs.items() if name != "activations"}
+    for signature, weights in (("decode", pair.target.weights), ("edge_draft_1", pair.drafter.weights)):
+        matrices = {name: shape for name, shape in weights.names.items() if len(shape) > 1 and "embed_tok" not in name}
+        found = {name: constant.shape for name, constant in names(graphs[signature]).items()}
+        # A graph of one draft ends before the projection that a second one would need; experts are stacked.
+        for name in ("masked_embedding.token_ordering", *["post_projection.weight"] * (signature != "decode")):
+            matrices.pop(name, None)
+        assert found == {name: (math.prod(shape[:-1]), shape[-1]) for name, shape in matrices.items()}
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "int8"])

@@ -27,6 +27,7 @@ from edge_mtp.export.calibration import cache_scales
 from edge_mtp.export.checkpoint import Pair, load_target, open_pair, tiny_pair
 from edge_mtp.export.encodings import ENCODINGS, decode
 from edge_mtp.export.lattice import LATTICE, on_lattice, with_lattice
+from edge_mtp.export.manifest import ranges_of
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.verify import verify
 from edge_mtp.export.weights import RandomWeights
@@ -119,6 +120,31 @@ def test_the_weights_are_those_of_compressed_tensors(checkpoints: dict[str, Path
         wanted = integers * stored[f"{module}.weight_scale"].float().repeat_interleave(made.BLOCK, dim=1)
         np.testing.assert_array_equal(decoded(pair, name), wanted.numpy())
         np.testing.assert_array_equal(pair.target.weights.read(name), wanted.numpy())
+
+
+def test_static_ranges_are_those_that_transformers_rounds_to(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Of real activations: what transformers' modules give out then are 255 values or fewer, multiples of the scale."""
+    from transformers import AutoModelForCausalLM
+
+    text = torch.randint(5, 1000, (1, 40), generator=torch.Generator().manual_seed(1))
+    folder = made.calibrated(tmp_path / "ranges", checkpoints["gemma"], [text[0].tolist()])
+    ranges = ranges_of(pair_of(folder))
+    modules = {name.removesuffix(".weight") for name in pair_of(folder).target.weights.encodings}
+    assert ranges.keys() == {name for name in modules if "embed_tokens" not in name}
+    assert ranges_of(pair_of(checkpoints["gemma"])) == {}
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    made_by: dict[str, Any] = {}
+    for name in ranges:
+        theirs.get_submodule(name).register_forward_hook(
+            lambda _, given, out, name=name: made_by.__setitem__(name, out)
+        )
+    with torch.no_grad():
+        theirs(text)
+    for name, (into, out) in ranges.items():
+        assert into > 0
+        steps = made_by[name].numpy() / out
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+        assert np.abs(steps).max() < 128.5
 
 
 def test_a_per_layer_table_has_scales_of_blocks(tmp_path: Path) -> None:
