@@ -73,12 +73,12 @@ def manifest_of(pair: Pair, options: Options, chat: Chat, source: dict[str, Any]
     # Of a quantized checkpoint.
     if kept := options.recipe.kept_groups():
         manifest["recipe"]["kept"] = kept
-    if ranges := _ranges(pair):
+    if ranges := ranges_of(pair):
         manifest["activation_ranges"] = ranges
     return manifest
 
 
-def _ranges(pair: Pair) -> dict[str, list[float]]:
+def ranges_of(pair: Pair) -> dict[str, list[float]]:
     """The static ranges that the checkpoints were trained with, a drafter's modules with `drafter.` before them."""
     owned = ("", pair.target.weights), ("drafter.", pair.drafter.weights)
     found = {owner + module: of for owner, weights in owned for module, of in weights.ranges.items()}

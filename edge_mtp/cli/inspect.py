@@ -12,9 +12,12 @@ from typing import Any
 import click
 
 from edge_mtp.acceptance import recall, unfit, warning
+from edge_mtp.cli.inventory_lines import inventory_lines
 from edge_mtp.formats.bundle import Bundle, Section
+from edge_mtp.formats.inventory import inventory_of
 from edge_mtp.formats.metadata import LlmMetadata
 from edge_mtp.formats.tflite import Model, Signature, Tensor
+from edge_mtp.harness.stats.figures import ranges, size
 from edge_mtp.safe_text import shown
 
 WIDTH = 110
@@ -26,9 +29,10 @@ WIDTH = 110
 def inspect(file: Path, as_json: bool) -> None:
     """Show what the .litertlm bundle FILE holds.
 
-    Prints its sections, the signatures of its graphs with shapes and types, the tokenizer, the metadata, and
-    whether the Multi-Token Prediction path is present and complete, with the reasons if it is not. Signatures
-    that differ only in a number stand together: `edge_verify_n, n = 2..8` has one shape for each n.
+    Prints its sections, the signatures of its graphs with shapes and types, the weights by role with their
+    encodings and where these come from, what a step reads of them, the tokenizer, the metadata, and whether the
+    Multi-Token Prediction path is present and complete, with the reasons if it is not. Signatures that differ
+    only in a number stand together: `edge_verify_n, n = 2..8` has one shape for each n.
     """
     bundle = Bundle(file)
     # Compose first: a damaged bundle is refused before anything is printed.
@@ -57,6 +61,7 @@ def as_dict(bundle: Bundle) -> dict[str, Any]:
             for section in bundle.sections
         ],
         "models": {name: _model_dict(model) for name, model in bundle.models.items()},
+        "weights": asdict(inventory_of(bundle)),
         "tokenizer": {"kind": bundle.tokenizer_kind, "vocab_size": bundle.vocab_size},
         "metadata": asdict(bundle.metadata) if has_metadata else None,
         "chat_template": bundle.chat_template if has_metadata else None,
@@ -86,7 +91,7 @@ def _model_dict(model: Model) -> dict[str, Any]:
 def report(bundle: Bundle) -> Iterator[str]:
     """The lines of the readable form."""
     version = ".".join(map(str, bundle.version))
-    yield f"{bundle.path}: .litertlm {version}, {_bytes(bundle.size)}, {len(bundle.sections)} sections"
+    yield f"{bundle.path}: .litertlm {version}, {size(bundle.size)}, {len(bundle.sections)} sections"
     yield ""
     yield from _sections(bundle.sections)
     for name, model in bundle.models.items():
@@ -96,6 +101,8 @@ def report(bundle: Bundle) -> Iterator[str]:
         for group in _groups(model.signatures.values()):
             yield from _signatures(group)
     yield ""
+    if weights := list(inventory_lines(inventory_of(bundle))):
+        yield from (*weights, "")
     yield f"tokenizer: {bundle.tokenizer_kind or 'none'}" + (
         f", {bundle.vocab_size} tokens" if bundle.vocab_size is not None else ""
     )
@@ -113,7 +120,7 @@ def _sections(sections: Iterable[Section]) -> Iterator[str]:
     yield f"{'#':>3}  {'section':<18} {'model or item':<20} {'offset':>12} {'size':>10}"
     for s in sections:
         label = s.model_type or ", ".join(f"{key}={value}" for key, value in s.items.items())
-        yield f"{s.index:>3}  {s.type:<18} {label:<20} {s.begin:>12} {_bytes(s.size):>10}"
+        yield f"{s.index:>3}  {s.type:<18} {label:<20} {s.begin:>12} {size(s.size):>10}"
 
 
 def _mtp(bundle: Bundle) -> Iterator[str]:
@@ -224,17 +231,6 @@ def _split(name: str) -> tuple[str, int | None]:
     return (match[1], int(match[2])) if match else (name, None)
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """`0..3,5` for 0 1 2 3 5."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
-
-
 def _wrapped(head: str, words: Iterable[str]) -> Iterator[str]:
     """Words separated by two spaces in lines of at most WIDTH, under a head."""
     line = head
@@ -249,14 +245,3 @@ def _wrapped(head: str, words: Iterable[str]) -> Iterator[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _bytes(size: int) -> str:
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1000
-        if value < 999.5 or unit == "GB":
-            break
-    return f"{value:.3g} {unit}"

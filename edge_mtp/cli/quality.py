@@ -1,4 +1,4 @@
-"""`edge-mtp quality`: what quantization recipes cost, bundles of one pair against the first."""
+"""`edge-mtp quality`: what quantization costs, bundles of one family against the first."""
 
 from __future__ import annotations
 
@@ -61,10 +61,13 @@ def quality(
     markdown: bool,
     plot: Path | None,
 ) -> None:
-    """Measure what quantization does: each BUNDLE of a pair against the first, usually fp32.
+    """Measure what quantization does: each BUNDLE of a family against the first, usually fp32.
 
-    Size; KL divergence and argmax agreement with the first bundle on its replies; exact tool calls; and how often each
-    draft position is accepted, all with 95% intervals. Runs on this machine's CPU.
+    Size, and bytes read a step; KL divergence and argmax agreement with the first bundle on its replies; exact tool
+    calls; and how often each draft position is accepted, all with 95% intervals. Runs on this machine's CPU.
+
+    Bundles of a family have one architecture and one vocabulary, such as E2B and what was trained further from it.
+    Where the first bundle's checkpoint is another one, the table says so: the distance then holds the training too.
 
     A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form) and
     "gold": {"calls": [{"name": ..., "arguments": {...}}]}, or {"text": ...} where no call is right. Of a line with
@@ -72,7 +75,7 @@ def quality(
 
     \b
     edge-mtp quality tiny-fp32.litertlm tiny-int8.litertlm
-    edge-mtp quality fp32.litertlm int4.litertlm --prompts mine.jsonl --plot quality.svg
+    edge-mtp quality fp32.litertlm int4.litertlm qat.litertlm --prompts mine.jsonl --plot quality.svg
     """
     if as_json and markdown:
         raise click.UsageError("--json and --markdown contradict each other; drop one.")

@@ -121,7 +121,7 @@ class Bundle:
         (header_end,) = struct.unpack_from("<Q", self._data, 24)
         if header_end > len(self._data):
             raise self._truncated("its header", header_end)
-        with self._reading("the header"):
+        with self.reading("the header"):
             header = Table.root(self._data[HEADER_BEGIN:header_end])
             system, listing = header.table(0), header.table(1)
             self.system_metadata = dict(map(_item, system.tables(0))) if system else {}
@@ -156,7 +156,7 @@ class Bundle:
         models: dict[str, Model] = {}
         for section in self.sections:
             if section.type == "TFLiteModel" and (section.model_type or "") not in models:
-                with self._reading(str(section)):
+                with self.reading(section):
                     models[section.model_type or ""] = Model.read(section.data)
         return models
 
@@ -165,7 +165,7 @@ class Bundle:
         section = self.section("LlmMetadata")
         if section is None:
             raise EdgeMtpError(f"{self.path}: the bundle has no LlmMetadata section; export it again")
-        with self._reading(str(section)):
+        with self.reading(section):
             return LlmMetadata.parse(bytes(section.data))
 
     @cached_property
@@ -174,7 +174,7 @@ class Bundle:
         section = self.section("HF_Tokenizer")
         if section is None:
             return None
-        with self._reading(str(section)):
+        with self.reading(section):
             size = int.from_bytes(section.data[:8], "little")
             if size > MOST_INFLATED * section.size:
                 raise MalformedError(f"tokenizer.json of {size} bytes in {section.size}")
@@ -200,7 +200,7 @@ class Bundle:
         section = self.section("HF_Tokenizer") or self.section("SP_Tokenizer")
         if section is None:
             return None
-        with self._reading(str(section)):
+        with self.reading(section):
             if self.tokenizer_json is None:
                 return sum(number == 1 for number, _ in protobuf_fields(bytes(section.data)))
             return _hf_vocab_size(self.tokenizer_json)
@@ -211,7 +211,7 @@ class Bundle:
         section = self._edge_section("manifest")
         if section is None:
             return None
-        with self._reading(str(section)):
+        with self.reading(section):
             manifest = read_manifest(bytes(section.data))
         if manifest[EDGE_KEY] != MANIFEST_VERSION:
             raise EdgeMtpError(
@@ -225,7 +225,7 @@ class Bundle:
         section = self._edge_section("token_bytes")
         if section is None:
             return None
-        with self._reading(str(section)):
+        with self.reading(section):
             return TokenBytes(section.data)
 
     @cached_property
@@ -235,7 +235,7 @@ class Bundle:
         section = self._edge_section("chat_template")
         if section is None:
             return self.metadata.chat_template
-        with self._reading(str(section)):
+        with self.reading(section):
             try:
                 return bytes(section.data).decode()
             except UnicodeDecodeError as error:
@@ -305,7 +305,7 @@ class Bundle:
         return next((s for s in self.sections if s.items.get(EDGE_KEY) == name), None)
 
     @contextmanager
-    def _reading(self, what: str) -> Iterator[None]:
+    def reading(self, what: Section | str) -> Iterator[None]:
         """Turn a MalformedError into an EdgeMtpError that names this file and `what` was being read."""
         try:
             yield

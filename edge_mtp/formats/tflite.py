@@ -67,7 +67,7 @@ class Model:
         if bytes(data[4:8]) != b"TFL3":
             raise MalformedError("no TFL3 identifier")
         root = Table.root(data)
-        op_names = [_op_name(code) for code in root.tables(1)]
+        op_names = [op_name(code) for code in root.tables(1)]
         subgraphs = root.tables(2)
         signatures = [_signature(table, subgraphs, op_names) for table in root.tables(7)]
         return cls(
@@ -78,40 +78,42 @@ class Model:
 
 def _signature(table: Table, subgraphs: Sequence[Table], op_names: list[str | int]) -> Signature:
     index = table.scalar(4, "I")
-    subgraph = _pick(subgraphs, index, "subgraph")
+    subgraph = picked(subgraphs, index, "subgraph")
     tensors = subgraph.tables(0)
 
     def named_tensors(slot: int) -> dict[str, Tensor]:
         return {
-            entry.string(0): _tensor(_pick(tensors, entry.scalar(1, "I"), "tensor")) for entry in table.tables(slot)
+            entry.string(0): _tensor(picked(tensors, entry.scalar(1, "I"), "tensor")) for entry in table.tables(slot)
         }
 
-    ops = {_custom_op(op, op_names) for op in subgraph.tables(3)}
-    return Signature(table.string(2), named_tensors(0), named_tensors(1), index, tuple(sorted(op for op in ops if op)))
+    ops = {named_op(op, op_names) for op in subgraph.tables(3)}
+    named = tuple(sorted(op for op in ops if isinstance(op, str) and op))
+    return Signature(table.string(2), named_tensors(0), named_tensors(1), index, named)
 
 
 def _tensor(table: Table) -> Tensor:
     # A dynamic dimension is 1 in `shape` and -1 in `shape_signature`, which only dynamic tensors have.
     shape = table.scalars(7, "i") or table.scalars(0, "i")
-    return Tensor(shape, _pick(DTYPES, table.scalar(1, "b"), "tensor type"))
+    return Tensor(shape, picked(DTYPES, table.scalar(1, "b"), "tensor type"))
 
 
-def _op_name(code: Table) -> str | int:
+def op_name(code: Table) -> str | int:
     """The name of a custom op, or the number of a builtin one (which old models store only in the first field)."""
     builtin: int = max(code.scalar(0, "b"), code.scalar(3, "i"))
     return code.string(1) if builtin == CUSTOM else builtin
 
 
-def _custom_op(op: Table, op_names: list[str | int]) -> str | None:
-    """The name of the composite or custom op; None for a builtin op."""
-    name = _pick(op_names, op.scalar(0, "I"), "operator code")
+def named_op(op: Table, op_names: Sequence[str | int]) -> str | int:
+    """The name of a composite or custom op, the number of another builtin one."""
+    name = picked(op_names, op.scalar(0, "I"), "operator code")
     if name == STABLEHLO_COMPOSITE and op.scalar(11, "B") == COMPOSITE_OPTIONS:
         options = op.table(12)
-        return options.string(0) if options else None
-    return name if isinstance(name, str) else None
+        return options.string(0) if options else name
+    return name
 
 
-def _pick(items: Sequence[Item], index: int, what: str) -> Item:
+def picked(items: Sequence[Item], index: int, what: str) -> Item:
+    """The item at `index`. Raises MalformedError where there is none; `what` names it."""
     if not 0 <= index < len(items):
         raise MalformedError(f"{what} {index} of {len(items)}")
     return items[index]

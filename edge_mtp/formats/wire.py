@@ -97,6 +97,10 @@ class Table:
         self._budget.spend(count * struct.calcsize(code))
         return struct.unpack_from(f"<{count}{code}", self._buffer, start) if count else ()
 
+    def length(self, slot: int, item_size: int) -> int:
+        """The number of items of so many bytes each in the vector in `slot`; they are not read."""
+        return self._vector(slot, item_size)[1]
+
     def table(self, slot: int) -> Table | None:
         at = self._at(slot)
         return Table(self._buffer, at + self._read("I", at), self._budget) if at else None

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from synthetic_bundle import Parts
 
 from edge_mtp.cli import main
-from edge_mtp.cli.inspect import ranges
+from edge_mtp.harness.stats.figures import ranges
 
 
 def inspect(*arguments: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ BLOCK = 32  # of compressed-tensors' groups and of lattices
 CACHE_SCALE = 0.037
 
 
-def gemma(folder: Path, blocks: int = 1) -> Path:
-    """As `quant_method: gemma`: 2, 4 and 8 bits by module, static ranges, scales of caches, a head apart from the
-    embedding. `blocks` of the per-layer table's rows; transformers 5.24 loads 1."""
+def gemma(folder: Path, blocks: int = 1, fewest: int = 2) -> Path:
+    """As `quant_method: gemma`: 2, 4 and 8 bits by module, none below `fewest`, scales of caches, a head apart from the
+    embedding, no ranges (`calibrated` has them). `blocks` of the per-layer table's rows; transformers 5.24 loads 1."""
     target, _ = tiny_pair()
     tensors: dict[str, Tensor] = {}
     for name, values in load_file(target / "model.safetensors").items():
@@ -29,14 +29,16 @@ def gemma(folder: Path, blocks: int = 1) -> Path:
         bits = gemma_bits(module)
         if bits is None:
             tensors[name] = values
-        elif "embed_tokens" in module:
+            continue
+        bits, head_bits = max(bits, fewest), max(2, fewest)
+        if "embed_tokens" in module:
             per_layer = blocks if module.endswith("per_layer") else 1
             integers, scales = _quantized(values, bits, values.shape[1] // per_layer, half=per_layer > 1)
             tensors[f"{module}.embedding_quantized"] = _packed(integers, bits)
             tensors[f"{module}.embedding_scale"] = scales
             if not module.endswith("per_layer"):  # the head has integers of its own, fewer bits or not
-                integers, scales = _quantized(values, 2, values.shape[1])
-                tensors["lm_head.weight"], tensors["lm_head.weight_scale"] = _packed(integers, 2), scales
+                integers, scales = _quantized(values, head_bits, values.shape[1])
+                tensors["lm_head.weight"], tensors["lm_head.weight_scale"] = _packed(integers, head_bits), scales
                 tensors |= _ranges("lm_head")
         else:
             integers, scales = _quantized(values, bits, values.shape[1])
@@ -51,16 +53,48 @@ def gemma(folder: Path, blocks: int = 1) -> Path:
         tensors,
         {
             "quant_method": "gemma",
-            "num_bits": 4,
+            "num_bits": max(4, fewest),
             "quantize_embeddings": True,
             "module_quant_configs": {
                 r"per_layer_(input_gate|projection|model_projection)$": {"num_bits": 8},
-                r"layers\.[345]\.mlp\.|lm_head": {"num_bits": 2},
+                r"layers\.[345]\.mlp\.|lm_head": {"num_bits": max(2, fewest)},
             },
             "modules_to_not_convert": [],
         },
         tie_word_embeddings=False,
     )
+
+
+def calibrated(folder: Path, source: Path, texts: Iterable[Sequence[int]]) -> Path:
+    """The `gemma` checkpoint `source` with static ranges from real activations: for the input and the output of each
+    module the largest over `texts` (token ids), over 127."""
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.gemma_quant import QuantizedLinear
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    largest: dict[str, Tensor] = {}
+
+    def watch(name: str, values: Tensor) -> None:
+        largest[name] = torch.maximum(values.detach().abs().max(), largest.get(name, torch.tensor(0.0)))
+
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            module.register_forward_pre_hook(
+                lambda _, given, name=name: watch(f"{name}.input_activation_scale", given[0])
+            )
+            module.register_forward_hook(
+                lambda _, given, made, name=name: watch(f"{name}.output_activation_scale", made)
+            )
+    with torch.no_grad():
+        for text in texts:
+            model(torch.tensor([list(text)]))
+    shutil.copytree(source, folder)
+    tensors = load_file(source / "model.safetensors")
+    ranges = {name: (value / 127).float() for name, value in largest.items()}
+    if unknown := ranges.keys() - tensors.keys():
+        raise ValueError(f"{source} has no {min(unknown)}")
+    save_file(tensors | ranges, folder / "model.safetensors")
+    return folder
 
 
 def gemma_bits(module: str) -> int | None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,15 @@ import scipy.stats
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from official_bundle import Variant, write
+from synthetic_bundle import Graph, Parts
 
 from edge_mtp.cli import main
 from edge_mtp.device import Request
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.family import differences, relation
 from edge_mtp.harness.analyse import quality
 from edge_mtp.harness.analyse.drafts import Drafts, counted
 from edge_mtp.harness.ask.answer import StepFigures
@@ -373,6 +377,10 @@ def test_acceptance_is_that_of_the_trace(report: quality.QualityReport, items: l
 
 def test_every_form_of_the_report_says_what_it_is_about(report: quality.QualityReport, tmp_path: Path) -> None:
     caption = report.caption
+    assert [m.relation for m in report.measurements] == ["same pair"] * 4
+    assert "another" not in caption
+    reads = {m.label: m.read for m in report.measurements}
+    assert reads["int8"] < 0.35 * reads["fp32"]
     for part in ("the tiny pair", f"{PROMPTS} prompts (iid)", "reference fp32", "Conclusions are about this pair"):
         assert part in caption
     assert caption in markdown(report)
@@ -409,9 +417,66 @@ def test_one_prompt_says_how_little_it_says(
     assert "cannot tell at n=1" in markdown(report)
 
 
-def test_bundles_of_different_pairs_are_refused(tiny_bundle: Path, synthetic_bundle: Path, items: list[Item]) -> None:
-    with pytest.raises(EdgeMtpError, match="not of one pair"):
+def test_bundles_of_different_families_are_refused(
+    tiny_bundle: Path, synthetic_bundle: Path, items: list[Item]
+) -> None:
+    with pytest.raises(EdgeMtpError, match="another family") as refusal:
         measure({"a": tiny_bundle, "b": synthetic_bundle}, items)
+    said = str(refusal.value)
+    assert "vocabulary 40 against 1024, hidden size 8 against 128" in said
+    assert said.endswith(f"edge-mtp eval --bundle {tiny_bundle} --bundle {synthetic_bundle}")
+    assert "\n" not in said
+
+
+def test_a_family_is_one_vocabulary_and_the_same_sizes(tmp_path: Path) -> None:
+    """Settings of a tokenizer, the context and the manifest's absence do not part a family; a token's text does."""
+    first = Bundle(Parts().write(tmp_path / "first.litertlm"))
+    tokens = Parts().tokens
+    longer = Parts(manifest=None)
+    longer.prefill_decode = {
+        name: Graph({k: v.replace("64", "128") for k, v in g.inputs.items()}, g.outputs, g.composites)
+        for name, g in longer.prefill_decode.items()
+    }
+    assert differences(Bundle(longer.write(tmp_path / "longer.litertlm")), first) == []
+    swapped = Parts(tokens=tokens | {"!": tokens['"'], '"': tokens["!"]})
+    (told,) = differences(Bundle(swapped.write(tmp_path / "swapped.litertlm")), first)
+    assert told == """token 0 '"' against '!'"""
+    fewer = Parts()
+    fewer.prefill_decode["decode"] = Graph(
+        {k: v for k, v in fewer.prefill_decode["decode"].inputs.items() if not k.endswith("_2")},
+        fewer.prefill_decode["decode"].outputs,
+    )
+    told, *_ = differences(Bundle(fewer.write(tmp_path / "fewer.litertlm")), first)
+    assert told.endswith("of layer 2 in one of them")
+
+
+@given(st.permutations(["target", "drafter"]), st.booleans(), st.booleans())
+def test_relations_follow_from_hashes(order: list[str], other_target: bool, other_drafter: bool) -> None:
+    def bundle(target: str, drafter: str) -> Any:
+        hashes = {"target": {"w": target}, "drafter": {"w": drafter}}
+        return SimpleNamespace(manifest={"source": {role: hashes[role] for role in order}})
+
+    found = relation(bundle("b" if other_target else "a", "d" if other_drafter else "c"), bundle("a", "c"))
+    if other_target:
+        assert found == "another checkpoint"
+    else:
+        assert found == ("same target, another drafter" if other_drafter else "same pair")
+    for without in (None, {}, {"source": None}, {"source": {"target": {}}}):
+        assert relation(SimpleNamespace(manifest=without), bundle("a", "c")) == "not known"  # type: ignore[arg-type]
+
+
+def test_a_bundle_without_a_manifest_is_measured_and_its_source_not_known(
+    tiny_bundle: Path, items: list[Item], tmp_path: Path
+) -> None:
+    official = write(Variant("fp32", param_tensor=False), tmp_path / "official.litertlm")
+    report = measure({"fp32": tiny_bundle, "official": official}, items[:3], draft_lengths=(3,), threads=1)
+    first, other = report.measurements
+    assert (first.relation, other.relation, other.checkpoint) == ("same pair", "not known", None)
+    assert other.divergence is not None
+    assert other.divergence.kl.value < 1e-6  # the same weights
+    assert (other.read, other.draft_read) == (first.read, first.draft_read)
+    assert "official: from files that it does not name" in report.caption
+    assert "Conclusions are about these checkpoints" in report.caption
 
 
 def test_a_draft_length_that_the_bundle_lacks_is_refused(tiny_bundle: Path, items: list[Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,17 @@ from edge_mtp.export.calibration import cache_scales
 from edge_mtp.export.checkpoint import Pair, load_target, open_pair, tiny_pair
 from edge_mtp.export.encodings import ENCODINGS, decode, encode
 from edge_mtp.export.lattice import LATTICE, on_lattice, with_lattice
+from edge_mtp.export.manifest import ranges_of
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.verify import verify
 from edge_mtp.export.weights import RandomWeights
 from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.inventory import inventory_of
+from edge_mtp.harness.analyse.quality import quality_of
+from edge_mtp.harness.ask.suites import read_items
+from edge_mtp.harness.ask.tiny_pair import TINY
+from edge_mtp.harness.run.quality import ask_bundles
+from edge_mtp.harness.tell.quality_tables import markdown
 
 Floats = npt.NDArray[np.float32]
 WIDTHS = (2, 5)
@@ -115,6 +123,31 @@ def test_the_weights_are_those_of_compressed_tensors(checkpoints: dict[str, Path
         wanted = integers * stored[f"{module}.weight_scale"].float().repeat_interleave(made.BLOCK, dim=1)
         np.testing.assert_array_equal(decoded(pair, name), wanted.numpy())
         np.testing.assert_array_equal(pair.target.weights.read(name), wanted.numpy())
+
+
+def test_static_ranges_are_those_that_transformers_rounds_to(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Of real activations: what transformers' modules give out then are 255 values or fewer, multiples of the scale."""
+    from transformers import AutoModelForCausalLM
+
+    text = torch.randint(5, 1000, (1, 40), generator=torch.Generator().manual_seed(1))
+    folder = made.calibrated(tmp_path / "ranges", checkpoints["gemma"], [text[0].tolist()])
+    ranges = ranges_of(pair_of(folder))
+    modules = {name.removesuffix(".weight") for name in pair_of(folder).target.weights.encodings}
+    assert ranges.keys() == {name for name in modules if "embed_tokens" not in name}
+    assert ranges_of(pair_of(checkpoints["gemma"])) == {}
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    made_by: dict[str, Any] = {}
+    for name in ranges:
+        theirs.get_submodule(name).register_forward_hook(
+            lambda _, given, out, name=name: made_by.__setitem__(name, out)
+        )
+    with torch.no_grad():
+        theirs(text)
+    for name, (into, out) in ranges.items():
+        assert into > 0
+        steps = made_by[name].numpy() / out
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+        assert np.abs(steps).max() < 128.5
 
 
 def test_a_per_layer_table_has_scales_of_blocks(tmp_path: Path) -> None:
@@ -318,6 +351,49 @@ def test_caches_have_the_scales_that_the_checkpoint_was_trained_with(checkpoints
     assert scales["0.k"] == pytest.approx(made.CACHE_SCALE)
     assert scales["3.v"] == pytest.approx(made.CACHE_SCALE + 0.003)
     assert cache_scales(pair_of(checkpoints["lattice"]).target)["0.k"] != pytest.approx(made.CACHE_SCALE)
+
+
+def test_inspect_tells_the_checkpoints_bits_from_the_recipes(
+    form: str, checkpoints: dict[str, Path], bundles: Callable[[str], Path]
+) -> None:
+    """Each weight's encoding is the one that the checkpoint has, and so many are kept of each role."""
+    weights = pair_of(checkpoints[form]).target.weights
+    wanted = Counter(
+        (name.split(".")[-3 if ".layers." in name else -2], encoding.name)
+        for name, encoding in weights.encodings.items()
+    )
+    roles = {"attention": "self_attn", "mlp": "mlp", "embedder": "embed_tokens", "head": "lm_head"}
+    roles["per_layer_embedder"] = "embed_tokens_per_layer"
+    found = [each for each in inventory_of(Bundle(bundles(form))).holdings if not each.is_drafters]
+    kept = [each for each in found if each.origin == "checkpoint"]
+    told = Counter({(roles[each.role], each.encoding): 0 for each in kept if each.role in roles})
+    for each in kept:
+        if each.role in roles:
+            told[roles[each.role], each.encoding] += each.count
+    assert told == Counter({key: count for key, count in wanted.items() if key[0] in roles.values()})
+    recipes = {each.role for each in found if each.origin == "recipe int8"}
+    assert {each.origin for each in found} <= {"checkpoint", "recipe int8", "-"}
+    assert ("embedder" in recipes) == (form != "gemma")
+    if form == "gemma":
+        mlps = {(each.encoding, each.layers) for each in found if each.role == "mlp"}
+        assert mlps == {("int4", (0, 1, 2)), ("int2", (3, 4, 5))}
+
+
+def test_quality_holds_another_checkpoint_of_the_family_against_the_first(
+    bundles: Callable[[str], Path], tiny_int8_bundle: Path
+) -> None:
+    items = read_items(TINY / "splits" / "iid.jsonl", 3)
+    paths = {"int8": tiny_int8_bundle, "qat": bundles("lattice")}
+    report = quality_of(ask_bundles(paths, items, max_tokens=40, threads=1), items, source="iid", max_tokens=40)
+    first, qat = report.measurements
+    assert (first.relation, qat.relation) == ("same pair", "another checkpoint")
+    assert qat.divergence is not None
+    assert qat.divergence.kl.value > 0
+    assert [a.draft_length for a in qat.acceptance] == [4]
+    assert qat.read < first.read
+    assert "qat: another checkpoint, so KL and losses hold what its training changed" in report.caption
+    table = markdown(report)
+    assert "| another checkpoint |" in table
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

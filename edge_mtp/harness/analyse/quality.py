@@ -1,7 +1,9 @@
-"""What a quantization recipe costs: bundles of one pair against a reference, on the same conversations.
+"""What quantization costs: bundles of one family against a reference, on the same conversations.
 
-Of each bundle: its size; how far its next-token distributions are from the reference's; its exact tool calls; and how
-many of its drafts it accepts. Conclusions are about the pair and the conversations measured.
+Of each bundle: its size, and what a step reads of it; how far its next-token distributions are from the reference's;
+its exact tool calls; and how many of its drafts it accepts. A bundle of the reference's pair differs by quantization
+alone, one of another checkpoint also by what was trained. Conclusions are about the checkpoints and the conversations
+measured.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.family import Relation, origin_of, relation, source_of
+from edge_mtp.formats.inventory import inventory_of
 from edge_mtp.formats.manifest import Recipe
 from edge_mtp.formats.tool_calls import ToolCallSyntaxError, parse_calls
 from edge_mtp.harness.analyse.drafts import Drafts, counted
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.item import Item
-from edge_mtp.harness.ask.tiny_pair import is_tiny, source_of
+from edge_mtp.harness.ask.tiny_pair import is_tiny
 from edge_mtp.harness.record.bundle_answers import BundleAnswers, LogitDistance
 from edge_mtp.harness.score.gold import Gold
 from edge_mtp.harness.stats import changes, statistics
@@ -38,6 +42,13 @@ MARGIN = 0.02
 LEAST_PROMPTS = 50
 
 Array = npt.NDArray[Any]
+
+# By relation, what figures hold beside the cost of quantization.
+_BESIDE: dict[Relation, str] = {
+    "same target, another drafter": "another drafter, so acceptance holds what its training changed, too",
+    "another checkpoint": "another checkpoint, so KL and losses hold what its training changed, too",
+    "not known": "from files that it does not name, so KL and losses may hold what training changed, too",
+}
 
 
 @dataclass(frozen=True)
@@ -103,14 +114,23 @@ class DraftAcceptance:
 class Measurement:
     """One bundle. Sizes in bytes; `recipe` as its manifest has it; `divergence` is None in the reference, `calls`
     where no item has gold, `acceptance` empty where the bundle cannot draft or no reply was long enough.
-    `unfinished` replies met no stop token: one that goes round in circles weighs as many usual ones in acceptance."""
+
+    `checkpoint`: the name of the target that it was exported from, and `relation` what it has in common with the
+    reference's. `read` and `draft_read`: bytes of weights that a decode step reads, and a step of the drafter.
+    `unfinished` replies met no stop token: one that goes round in circles weighs as many usual ones in acceptance.
+    Of `other_prompts` its chat template made other tokens than the reference's."""
 
     label: str
     file: str
+    checkpoint: str | None
+    relation: Relation
     recipe: Recipe | None
     bytes: int
     sections: dict[str, int]
+    read: int
+    draft_read: int
     unfinished: int
+    other_prompts: int
     divergence: LogitDivergence | None
     calls: ExactCalls | None
     acceptance: list[DraftAcceptance]
@@ -118,7 +138,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Bundles of one pair, the first being the reference. `to_json` is schema `SCHEMA`; an infinite bound is null."""
+    """Bundles of one family, the first being the reference, exported from `pair`. `to_json` is schema `SCHEMA`; an
+    infinite bound is null."""
 
     pair: str
     prompts: int
@@ -137,8 +158,24 @@ class QualityReport:
         return (
             f"{self.pair}; {self.prompts} prompts ({self.source}), greedy, at most {self.max_tokens} tokens each;"
             f" reference {self.reference.label}. 95% intervals over prompts; {MARGIN:.0%} is the margin of 'holds'."
-            f" Conclusions are about this pair and these prompts."
+            f" Conclusions are about {self._about} and these prompts.{''.join(f' {note}' for note in self.notes)}"
         )
+
+    @property
+    def _about(self) -> str:
+        return "this pair" if all(m.relation == "same pair" for m in self.measurements) else "these checkpoints"
+
+    @property
+    def notes(self) -> list[str]:
+        """What some bundles' figures hold beside quantization, a sentence each."""
+        found = []
+        for kind, what in _BESIDE.items():
+            if labels := [m.label for m in self.measurements[1:] if m.relation == kind]:
+                found.append(f"{', '.join(labels)}: {what}.")
+        for m in self.measurements:
+            if m.other_prompts:
+                found.append(f"{m.label}: its chat template makes other tokens of {m.other_prompts} prompts.")
+        return found
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = finite({"schema": SCHEMA, **asdict(self), "caption": self.caption})
@@ -184,14 +221,19 @@ def _measurement(of: BundleAnswers, reference: BundleAnswers, items: Sequence[It
         name = section.model_type or section.type
         sections[name] = sections.get(name, 0) + section.size
     base = _drafts(reference)
-    replies = _replies(of)
+    replies, inventory = _replies(of), inventory_of(of.bundle)
     return Measurement(
         label=of.label,
         file=Path(of.bundle.path).name,
+        checkpoint=origin_of(of.bundle),
+        relation="same pair" if of is reference else relation(of.bundle, reference.bundle),
         recipe=(of.bundle.manifest or {}).get("recipe"),
         bytes=of.bundle.size,
         sections=sections,
+        read=inventory.decode_read,
+        draft_read=inventory.draft_read,
         unfinished=sum(answer.finish != "stop" for answer in replies),
+        other_prompts=of.other_prompts,
         divergence=None if of.distances is None else _divergence(of.distances),
         calls=_calls(_right(replies, items), _right(_replies(reference), items)),
         acceptance=[

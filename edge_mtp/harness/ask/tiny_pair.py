@@ -7,6 +7,7 @@ from pathlib import Path
 import edge_mtp
 from edge_mtp.file_hash import sha256
 from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.family import source_of
 
 TINY = Path(edge_mtp.__file__).parent / "tiny"
 
@@ -15,9 +16,3 @@ def is_tiny(bundle: Bundle) -> bool:
     """Whether the bundle was exported from the tiny pair."""
     source, name = source_of(bundle), "model.safetensors"
     return source is not None and all(source[role].get(name) == sha256(TINY / role / name) for role in source)
-
-
-def source_of(bundle: Bundle) -> dict[str, dict[str, str]] | None:
-    """The hashes of the files that a bundle was exported from, by role and name; None where it does not name them."""
-    source = (bundle.manifest or {}).get("source")
-    return {role: source[role] for role in ("target", "drafter")} if source else None

@@ -1,4 +1,4 @@
-"""What the bundles of a pair answered, and how far their logits lie apart: what `edge-mtp quality` measures."""
+"""What the bundles of a family answered, and how far their logits lie apart: what `edge-mtp quality` measures."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ class LogitDistance(NamedTuple):
 @dataclass(frozen=True)
 class BundleAnswers:
     """One bundle's greedy replies to the first turn of each item, by K, and item by item its distance from the
-    reference; `distances` is None for the reference itself."""
+    reference; `distances` is None for the reference itself. `other_prompts`: of how many items its chat template makes
+    other tokens than the reference's."""
 
     label: str
     bundle: Bundle
     answers: Mapping[int, Sequence[Answer]]
     distances: Sequence[LogitDistance] | None
+    other_prompts: int = 0

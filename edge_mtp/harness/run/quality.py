@@ -1,4 +1,4 @@
-"""What `edge-mtp quality` measures: bundles of one pair asked the same, and how far apart their logits are."""
+"""What `edge-mtp quality` measures: bundles of one family asked the same, and how far apart their logits are."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
+from edge_mtp.formats.family import differences
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.arm import Arm
 from edge_mtp.harness.ask.item import Item
 from edge_mtp.harness.ask.runner_engine import answerers_on
-from edge_mtp.harness.ask.tiny_pair import source_of
 from edge_mtp.harness.record.bundle_answers import BundleAnswers, LogitDistance
 from edge_mtp.harness.run.first_replies import first_replies
 from edge_mtp.harness.run.logits import Logits, kl_divergence
 from edge_mtp.harness.run.progress import CountProgress, StageProgress
+
+MOST_DIFFERENCES = 4  # that a refusal names
 
 
 def ask_bundles(
@@ -35,39 +37,41 @@ def ask_bundles(
     Bundles are asked one after the other; at most the reference and one other are loaded at a time.
 
     Args:
-        bundles: label -> .litertlm file of one pair, the reference first.
+        bundles: label -> .litertlm file of one family, the reference first.
         items: at least one; of each the first turn is asked, and its prompt must fit the bundles' context.
         draft_lengths: the K to draft at; the text, and so the calls, are the same at each.
         max_tokens: most tokens of a reply.
         threads: CPU threads; None leaves the number to LiteRT.
 
     Raises:
-        EdgeMtpError: the bundles are not of one pair, lack what is needed, or a prompt does not fit.
+        EdgeMtpError: the bundles are not of one family, lack what is needed, or a prompt does not fit.
     """
     if not items or not bundles or not draft_lengths:
         raise EdgeMtpError("nothing to measure: give at least one bundle, one prompt and one draft length")
     opened = {label: Bundle(path) for label, path in bundles.items()}
-    _check_one_pair(list(opened.values()))
+    _check_one_family(list(opened.values()))
     found: list[BundleAnswers] = []
     prompts: list[list[int]] = []
     for label, bundle in opened.items():
         of_bundle, answers = _replies(label, bundle, items, draft_lengths, max_tokens, threads, progress)
-        distances = None
+        distances, others = None, 0
         if not found:
             prompts, texts, reference = of_bundle, answers[min(answers)], bundle
         else:
+            others = sum(ours != theirs for ours, theirs in zip(of_bundle, prompts, strict=True))
             replies = list(zip(prompts, [answer.tokens for answer in texts], strict=True))
             distances = _distances(reference, bundle, replies, threads, partial(progress, f"{label}: logits"))
-        found.append(BundleAnswers(label, bundle, answers, distances))
+        found.append(BundleAnswers(label, bundle, answers, distances, others))
     return found
 
 
-def _check_one_pair(bundles: Sequence[Bundle]) -> None:
+def _check_one_family(bundles: Sequence[Bundle]) -> None:
     first = bundles[0]
     for bundle in bundles[1:]:
-        if bundle.tokenizer_json != first.tokenizer_json or source_of(bundle) != source_of(first):
+        if found := differences(bundle, first):
             raise EdgeMtpError(
-                f"{bundle.path} and {first.path} are not of one pair; compare exports of the same checkpoints"
+                f"{bundle.path} is of another family than {first.path}: {', '.join(found[:MOST_DIFFERENCES])}; compare"
+                f" their tool calls: edge-mtp eval --bundle {first.path} --bundle {bundle.path}"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_mtp.harness.analyse.quality import QualityReport
+from edge_mtp.harness.stats.figures import size
 from edge_mtp.harness.stats.statistics import Estimate
 from edge_mtp.harness.tell import text_tables
 from edge_mtp.safe_text import shown
@@ -48,7 +49,9 @@ def _quality_table(report: QualityReport) -> Table:
         rows.append(
             [
                 m.label,
+                m.relation if m is not report.reference else m.checkpoint or "",
                 f"{m.bytes / 1e6:.2f} ({m.bytes / report.reference.bytes:.0%})",
+                f"{size(m.read)} + {size(m.draft_read)}" if m.draft_read else size(m.read),
                 _number(d.kl, ".2g") if d else "",
                 _percent(d.agreement) if d else "",
                 _percent(c.share) if c else "",
@@ -56,7 +59,17 @@ def _quality_table(report: QualityReport) -> Table:
                 str(m.unfinished),
             ]
         )
-    header = ["bundle", "MB", "KL, nats a token", "same argmax", "exact calls", "calls to reference", "no end"]
+    header = [
+        "bundle",
+        "checkpoint",
+        "MB",
+        "read a step + a draft",
+        "KL, nats a token",
+        "same argmax",
+        "exact calls",
+        "calls to reference",
+        "no end",
+    ]
     return Table("Size, distributions and tool calls", header, rows)
 
 
