@@ -144,7 +144,9 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None, token
         if not (tokenizer / "tokenizer.json").is_file():
             raise EdgeMtpError(f"{tokenizer} has no tokenizer.json: name the folder with the target's fast tokenizer")
         folders.insert(0, tokenizer)
-    generation = target / "generation_config.json"
+    generation = next(
+        (path for path in (f / "generation_config.json" for f in (target, tokenizer) if f) if path.is_file()), None
+    )
     with ExitStack() as undo:
         if file := checkpoints[0].file:
             folders.append(_unpacked(file, folders, undo))
@@ -158,7 +160,7 @@ def open_pair(target: Path, drafter: Path, *, adapter: Path | None = None, token
             kv_layers=kv_layers,
             tokenizer=found,
             chat_template=_chat_template(folders, target),
-            generation=read_checkpoint_json(generation) if generation.is_file() else {},
+            generation=read_checkpoint_json(generation) if generation else {},
             special_tokens=special_tokens(found.parent),
         )
         weakref.finalize(pair, undo.pop_all().close)
