@@ -31,7 +31,7 @@ from edge_mtp.export.gguf_config import config_of
 from edge_mtp.export.gguf_file import GgufFile
 from edge_mtp.export.gguf_tokenizer import unpack_template, unpack_tokenizer
 from edge_mtp.export.gguf_weights import GgufWeights
-from edge_mtp.export.models import _encoded_reader
+from edge_mtp.export.models import _packed_reader
 from edge_mtp.export.pipeline import Summary, export_bundle
 from edge_mtp.export.verify import verify
 from edge_mtp.formats.bundle import Bundle
@@ -155,7 +155,7 @@ def test_experts_are_read_by_rows(tmp_path: Path) -> None:
     experts, rows, width = weights.names[name]
     assert weights.encodings[name] == ENCODINGS["int4b32"]
     wanted = weights.read(name).reshape(experts * rows, width)
-    read = _encoded_reader(weights, name, wanted.shape)
+    read = _packed_reader(weights, name, wanted.shape)
     for start, stop in ((0, 1), (rows - 1, rows + 2), (5, experts * rows)):
         np.testing.assert_array_equal(decode(read(start, stop), ENCODINGS["int4b32"], width), wanted[start:stop])
 
