@@ -120,6 +120,18 @@ class Graph:
             self._repeat(self._copy(operator, place, scales), operator, place)
         return {entry.name.decode(): place[entry.tensorIndex] for entry in signature.outputs}
 
+    def apart(self, tensor: int) -> int:
+        """The values of a computed tensor in one that no operator reads, made by an operator of its own.
+
+        LiteRT's GPU accelerator merges a product with a constant into the matrix product that reads it, and then leaves
+        the output unwritten.
+        """
+        (producer,) = (each for each in self._operators if tensor in each.outputs)
+        again, output = copy.copy(producer), self._add(self._tensors[tensor])
+        again.outputs = np.array([output if each == tensor else each for each in producer.outputs], np.int32)
+        self._operators.append(again)
+        return output
+
     def finish(self, outputs: Mapping[str, int]) -> None:
         """Add the graph to the model, without the operators that no output depends on."""
         self._spread_scales()

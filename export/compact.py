@@ -16,7 +16,10 @@ SUBGRAPH_FIELDS = ("decompositionSubgraphIndex", "updateComputationSubgraphIndex
 
 
 def compact(model: Any) -> None:
-    """Share equal constants and equal decompositions, drop unused parts, and shorten tensor names."""
+    """Share equal constants and equal decompositions, drop unused parts, and shorten tensor names.
+
+    Signatures come before decompositions: the stock engine's GPU path takes the first subgraph for its own.
+    """
     share_buffers(model)
     while _share_decompositions(model):  # merging may make their callers equal
         pass
@@ -56,7 +59,8 @@ def _share_decompositions(model: Any) -> bool:
 
 
 def _drop_unused_subgraphs(model: Any) -> None:
-    used = {signature.subgraphIndex for signature in model.signatureDefs}
+    entries = dict.fromkeys(signature.subgraphIndex for signature in model.signatureDefs)
+    used = set(entries)
     found = list(used)
     while found:
         callees = {
@@ -67,7 +71,8 @@ def _drop_unused_subgraphs(model: Any) -> None:
         }
         found += callees - used
         used |= callees
-    _keep_subgraphs(model, sorted(used), {number: number for number in used})
+    kept = [*entries, *sorted(used.difference(entries))]
+    _keep_subgraphs(model, kept, {number: number for number in used})
 
 
 def _keep_subgraphs(model: Any, kept: list[int], replaced_by: dict[int, int]) -> None:

@@ -10,7 +10,7 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_mtp.cache import cache_folder, keep, kept
 from edge_mtp.export import flatbuffer
@@ -27,37 +27,36 @@ CONVERTERS = ("litert-torch", "litert-converter", "torch", "transformers")
 
 
 def converted(
-    section: str, graphs: Graphs, traced: Sequence[Signature], scratch: Path, report: Callable[[str], None]
-) -> Any:
-    """The object tree of a section's pieces, from the cache or newly converted (`report` as in `convert.convert`)."""
-    path = cache_folder() / "graphs" / f"{section}-{_key(graphs)}.pieces"
-    model = _kept(path, len(traced))
-    if model is not None:
+    name: str, graphs: Graphs, traced: Sequence[Signature], scratch: Path, report: Callable[[str], None]
+) -> bytes:
+    """A TFLite file of the pieces called `name`, from the cache or newly converted (`report`: see `convert`)."""
+    path = cache_folder() / "graphs" / f"{name}-{_key(graphs)}.pieces"
+    found = _kept(path, len(traced))
+    if found is not None:
         for signature in traced:
             report(signature.name)
             report(signature.name)
-        return model
+        return found
     from edge_mtp.export.convert import convert
 
     fresh = scratch / path.name
     convert(traced, fresh, report)
-    model = flatbuffer.parse(fresh.read_bytes())
-    keep(path, fresh.read_bytes())
+    pieces = fresh.read_bytes()
+    keep(path, pieces)
     fresh.unlink()
     with suppress(OSError):
         _forget(path.parent)
-    return model
+    return pieces
 
 
-def _kept(path: Path, signatures: int) -> Any:
-    """The model at `path`; None if it is missing or incomplete."""
+def _kept(path: Path, signatures: int) -> bytes | None:
+    """The file at `path`; None if it is missing or incomplete."""
     content = kept(path)
     if content is None:
         return None
     with suppress(OSError):
         path.touch()
-    model = flatbuffer.parse(content)
-    return model if len(model.signatureDefs) == signatures else None
+    return content if len(flatbuffer.parse(content).signatureDefs) == signatures else None
 
 
 def _key(graphs: Graphs) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from litert_torch.backend.composite import StableHLOCompositeBuilder
 from litert_torch.generative.custom_ops.bmm_4d import bmm_4d
 from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
 from torch import Tensor, nn
@@ -30,6 +29,12 @@ HIDDEN = -1e4
 # The stock runtime gives the drafter the position P - 1. transformers' SinglePositionMultiTokenCandidateGenerator gives
 # it P = len - 1, the position of the last token, which has no KV yet. The graphs add the difference.
 DRAFTER_POSITION_OFFSET = 1
+
+# Norms square x times this: GPUs compute in half precision, in which squares of more than 256 overflow. A power of two
+# changes no bit of a result.
+SHRINK = 2.0**-4
+
+ROTATION_STEP = 128  # positions that two tables of cosines and sines cover together: this many, and multiples of it
 
 # Windows are cut for at least this many rows, so that graphs of fewer rows differ only in their rows.
 MANY_ROWS = 16
@@ -77,12 +82,13 @@ class Piece(nn.Module):
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-    """x / rms(x) over the last axis, times `weight`. It is a composite, so accelerators can use their own kernel."""
-    composite: Any = StableHLOCompositeBuilder(name="odml.rms_norm", attr={"epsilon": epsilon})
-    weight = torch.ones(x.shape[-1]) if weight is None else weight
-    x, weight = composite.mark_inputs(x, weight)
-    normed: Tensor = composite.mark_outputs(x * torch.rsqrt((x * x).mean(-1, keepdim=True) + epsilon) * weight)
-    return normed
+    """x / rms(x) over the last axis, times `weight`.
+
+    It is no composite `odml.rms_norm`: LiteRT's GPU accelerator claims that one and crashes.
+    """
+    x = x * SHRINK
+    normed = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + epsilon * SHRINK**2)
+    return normed if weight is None else normed * weight
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -95,14 +101,33 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-right, left), dim=-1) * sin
 
 
-def rotary(decoder: Decoder, attention: str, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines at `position`, i32 [T]: [1,T,1,D] each."""
-    angles = position.float().view(1, -1, 1, 1) * decoder.frequencies[attention].view(1, 1, 1, -1)
-    angles = torch.cat((angles, angles), dim=-1)
-    scaling = decoder.scaling[attention]
-    if scaling == 1.0:
-        return angles.cos(), angles.sin()
-    return angles.cos() * scaling, angles.sin() * scaling
+class Rotation(nn.Module):
+    """cos_* and sin_* at positions i32 [T] up to `context`, for each type of attention: [1,T,1,D] each.
+
+    They are looked up: in half precision an angle of thousands is off by more than a turn. For p = a + b with a multiple
+    a of `ROTATION_STEP`, cos p = cos a cos b - sin a sin b and sin p = sin a cos b + cos a sin b.
+    """
+
+    def __init__(self, decoder: Decoder, context: int) -> None:
+        super().__init__()
+        self.attentions = decoder.attentions
+        self.sizes = [2 * len(decoder.frequencies[attention]) for attention in self.attentions] * 2
+        scaling = torch.cat([torch.full((size,), decoder.scaling[a]) for a, size in zip(self.attentions, self.sizes)])
+        frequencies = torch.cat([decoder.frequencies[attention].double().repeat(2) for attention in self.attentions])
+        coarse = torch.arange(0, context + 1, ROTATION_STEP).view(-1, 1) * frequencies
+        cos, sin = coarse.cos() * scaling, coarse.sin() * scaling
+        self.cos_sin, self.sin_cos = (nn.Buffer(torch.cat(pair, 1).float()) for pair in ((cos, sin), (sin, cos)))
+        fine = torch.arange(ROTATION_STEP).view(-1, 1) * frequencies
+        cos, sin = fine.cos(), fine.sin()
+        self.cos_cos, self.sin_sin = (nn.Buffer(torch.cat(pair, 1).float()) for pair in ((cos, cos), (-sin, sin)))
+
+    def forward(self, position: Tensor) -> dict[str, Tensor]:
+        a, b = position // ROTATION_STEP, position % ROTATION_STEP
+        cos_sin, sin_cos = (nn.functional.embedding(a, table) for table in (self.cos_sin, self.sin_cos))
+        cos_cos, sin_sin = (nn.functional.embedding(b, table) for table in (self.cos_cos, self.sin_sin))
+        both = (cos_sin * cos_cos + sin_cos * sin_sin).view(1, len(position), 1, -1)
+        names = [f"{name}_{attention}" for name in ("cos", "sin") for attention in self.attentions]
+        return dict(zip(names, both.split(self.sizes, dim=-1), strict=True))
 
 
 class Masks:
@@ -155,6 +180,7 @@ class Begin(Piece):
     def __init__(self, decoder: Decoder, rows: int, context: int, cut: bool) -> None:
         super().__init__()
         self.decoder, self.cut = decoder, cut
+        self.rotation = Rotation(decoder, context)
         self.inputs = {"input_pos": (rows,), "mask": (1, 1, rows, context)}
         self.weights = {}
         if decoder.per_layer:
@@ -174,7 +200,7 @@ class Begin(Piece):
     ) -> dict[str, Tensor]:
         decoder = self.decoder
         masks = Masks(mask, input_pos, decoder.window - 1, max(len(input_pos), MANY_ROWS), self.cut)
-        outputs = shared(decoder, masks, input_pos) | {"start": input_pos[0].clone()}
+        outputs = self.rotation(input_pos) | visible(decoder, masks) | {"start": input_pos[0].clone()}
         if embeddings is not None and per_layer_embeddings is not None and weights is not None:
             projected = linear(embeddings, weights["model.per_layer_model_projection.weight"])
             projected = (projected * decoder.hidden**-0.5).view(per_layer_embeddings.shape)
@@ -184,15 +210,10 @@ class Begin(Piece):
         return outputs
 
 
-def shared(decoder: Decoder, masks: Masks, position: Tensor) -> dict[str, Tensor]:
-    """Rotation and mask for each type of attention, and where the window begins."""
-    outputs = {}
-    for attention in decoder.attentions:
-        outputs[f"cos_{attention}"], outputs[f"sin_{attention}"] = rotary(decoder, attention, position)
-        outputs[f"mask_{attention}"] = masks.of(decoder, attention)
-    if masks.start is not None:
-        outputs["window"] = masks.start
-    return outputs
+def visible(decoder: Decoder, masks: Masks) -> dict[str, Tensor]:
+    """The mask for each type of attention, and where the window begins."""
+    outputs = {f"mask_{attention}": masks.of(decoder, attention) for attention in decoder.attentions}
+    return outputs if masks.start is None else outputs | {"window": masks.start}
 
 
 class DecoderLayer(Piece):
@@ -342,7 +363,7 @@ def layer_weights(decoder: Decoder, layer: Layer) -> dict[str, Shape]:
         "mlp.up_proj.weight": (layer.intermediate, hidden),
         "mlp.down_proj.weight": (hidden, layer.intermediate),
         "post_feedforward_layernorm.weight": (hidden,),
-        "layer_scalar": (1,),
+        "layer_scalar": (1, 1, 1),  # of as many axes as what it scales, else the graph would reshape a constant
     }
     if layer.own_kv:
         shapes |= {"self_attn.k_proj.weight": (keys, hidden), "self_attn.k_norm.weight": (dim,)}
@@ -408,6 +429,26 @@ class Verify(Piece):
         return {"n_accepted": accepted, "tokens": tokens}
 
 
+class NextHidden(Piece):
+    """n_accepted i32 [1] and activations [1,T,H] -> next_hidden [1,1,H]: those of the last accepted row.
+
+    The next draft reads them, so they need not leave the accelerator. Without an answer (n_accepted < 0) they are 0.
+    """
+
+    integers = frozenset({"n_accepted"})
+
+    def __init__(self, decoder: Decoder, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.weights = {}
+        self.inputs = {"n_accepted": (1,), "activations": (1, rows, decoder.hidden)}
+
+    def forward(self, n_accepted: Tensor, activations: Tensor) -> dict[str, Tensor]:
+        distance = torch.arange(self.rows, dtype=torch.float32).view(1, -1, 1) - n_accepted.float()
+        chosen = torch.relu(1.0 - distance.abs())
+        return {"next_hidden": (activations * chosen).sum(dim=1, keepdim=True)}
+
+
 class Embedder(Piece):
     """token_ids i32 [1,1] -> embeddings f32 [1,1,H], or [1,1,L,P] from the per-layer table; scaled."""
 
@@ -438,6 +479,7 @@ class DraftBegin(Piece):
     def __init__(self, drafter: Decoder, context: int, cut: bool, int8_kv: bool, steps: int) -> None:
         super().__init__()
         self.drafter, self.cut, self.int8_kv, self.steps = drafter, cut, int8_kv, steps
+        self.rotation = Rotation(drafter, context)
         self.weights = {}
         self.inputs = {"input_pos": (1,), "mask": (1, 1, 1, context)}
         for layer in dict.fromkeys(drafter.layers):
@@ -454,7 +496,7 @@ class DraftBegin(Piece):
         drafter, position = self.drafter, input_pos + DRAFTER_POSITION_OFFSET
         # The row at `position` itself is not in the cache, so its window of keys ends one position before it.
         masks = Masks(mask, position, drafter.window + 1, 0, self.cut)
-        outputs = shared(drafter, masks, position)
+        outputs = self.rotation(position) | visible(drafter, masks)
         outputs.pop("window", None)
         for attention in drafter.attentions:
             start, length = masks.start if attention == SLIDING else None, outputs[f"mask_{attention}"].shape[-1]

@@ -13,7 +13,7 @@ from edge_mtp.formats.manifest import EDGE_KEY, MANIFEST_VERSION, Manifest
 if TYPE_CHECKING:
     from edge_mtp.export.stock_template import Trial
 
-SIGNATURES_VERSION = 1
+SIGNATURES_VERSION = 2  # from 2 on, our own signatures are in the aux section
 # The stock engine that is known to pass the drafter P - 1 and to run these bundles.
 MINIMUM_ENGINE = "litert-lm 0.18.1"
 
@@ -46,6 +46,7 @@ def manifest_of(pair: Pair, options: Options, chat: Chat, source: dict[str, Any]
         "verify_widths": list(options.widths),
         "draft_lengths": [width - 1 for width in options.widths],
         "lean": options.lean,
+        "accelerators": list(options.accelerators),
         "drafter_kv": [f"kv_cache_{kind}_{layer}" for layer in pair.kv_layers.values() for kind in "kv"],
         # The drafter's graphs take input_pos = P - 1 and add this: transformers' position of a draft is P.
         "drafter_position_offset": layers.DRAFTER_POSITION_OFFSET,

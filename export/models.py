@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edge_mtp.export import recipes
@@ -19,55 +20,71 @@ from edge_mtp.quiet import quiet
 
 if TYPE_CHECKING:
     from edge_mtp.export.signatures import Graphs, Section
-    from edge_mtp.export.store import Store
+    from edge_mtp.export.store import Lent, Store
 
+AUX = recipes.AUX
+# The sections whose weights the aux section uses. In a bundle they follow it, in this order.
+LENDERS = (recipes.EMBEDDER, recipes.PREFILL_DECODE, recipes.DRAFTER)
+ORDER = (recipes.PER_LAYER_EMBEDDER, AUX, *LENDERS)
 
 # Tracing one piece takes as long as encoding so many weights (on the machine where this was measured).
 WEIGHTS_PER_PIECE = 60_000_000
 
 
 def write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dict[str, Path]:
-    """Trace, assemble and fill every model of the bundle; return their TFLite files by section name."""
+    """Trace, assemble and fill every model of the bundle; return their TFLite files by section name, in its order."""
     work.begin("trace", "load the converter")
     with quiet():
         from edge_mtp.export import layer_cache
 
         graphs = graphs_of(pair, options)
     sections = graphs.sections()
-    traced = {name: section.traced() for name, section in sections.items()}
-    for name in sections:
-        work.plan[name] = WEIGHTS_PER_PIECE * len(traced[name]) + _parameters(pair, name, options.lean)
-    models = {}
+    traced = {section.pieces: section.traced() for section in sections.values()}
+    pieces: dict[str, bytes] = {}
+    for name, section in sections.items():
+        costs = len(traced[section.pieces]) if name != AUX else 0  # traced before
+        work.plan[name] = WEIGHTS_PER_PIECE * costs + _parameters(pair, name)
     for name, section in sections.items():
         work.section(name)
-        models[name] = parts.folder / f"{name}.tflite"
-        if not models[name].is_file():
-            work.begin("trace", f"trace {name}")
-            pieces = layer_cache.converted(
-                name, graphs, traced[name], parts.scratch, lambda piece: work.add(WEIGHTS_PER_PIECE / 2)
+        if _file(parts, name).is_file():
+            continue
+        if section.pieces not in pieces:
+            work.begin("trace", f"trace {section.pieces}")
+            pieces[section.pieces] = layer_cache.converted(
+                section.pieces,
+                graphs,
+                traced[section.pieces],
+                parts.scratch,
+                lambda piece: work.add(WEIGHTS_PER_PIECE / 2),
             )
-            _write_model(pair, options, name, section, pieces, parts, work)
-    return models
+        _write_model(pair, options, name, section, pieces[section.pieces], parts, work)
+    return {name: _file(parts, name) for name in ORDER if name in sections}
+
+
+def _file(parts: Parts, section: str) -> Path:
+    return parts.folder / f"{section}.tflite"
 
 
 def _write_model(
-    pair: Pair, options: Options, name: str, section: Section, pieces: Any, parts: Parts, work: Work
+    pair: Pair, options: Options, name: str, section: Section, pieces: bytes, parts: Parts, work: Work
 ) -> None:
-    from edge_mtp.export import compact, ops
-    from edge_mtp.export.store import Store
+    from edge_mtp.export import compact, flatbuffer, ops, store
 
     work.begin("assemble", f"assemble {name}")
-    assembly = section.assemble(pieces)
+    assembly = section.assemble(flatbuffer.parse(pieces))
     compact.compact(assembly.model)
     ops.add_custom_codes(assembly.model)
-    store = Store(assembly, parts.folder / f"{name}.tflite")
-    bind(pair, options, name, store)
+    target = store.Store(assembly, _file(parts, name))
+    lent = store.lent([_file(parts, lender) for lender in LENDERS]) if name == AUX else {}
+    bind(pair, options, name, target, lent)
     work.begin("weights", f"weights of {name}")
-    store.write(work.add)
+    target.write(work.add)
 
 
-def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
-    """Tell the store what each weight is and where it comes from."""
+def bind(
+    pair: Pair, options: Options, section: str, store: Store, lent: Mapping[str, Lent] = MappingProxyType({})
+) -> None:
+    """Tell the store what each weight is and where it comes from: from the checkpoint, or from what is `lent`."""
     from edge_mtp.export.calibration import cache_scales
     from edge_mtp.export.signatures import DRAFTER
 
@@ -76,6 +93,9 @@ def bind(pair: Pair, options: Options, section: str, store: Store) -> None:
         weights = (pair.drafter if owner + "/" == DRAFTER else pair.target).weights
         if len(shape) != 2 or name.endswith("token_ordering"):
             store.constant(qualified, weights.read(name).reshape(shape))
+            continue
+        if qualified in lent:
+            store.borrow(qualified, (shape[0], shape[1]), lent[qualified])
             continue
         role = recipes.DRAFTER if owner + "/" == DRAFTER else section
         encoding = options.recipe.encoding(role, name, shape)
@@ -129,19 +149,21 @@ def graphs_of(pair: Pair, options: Options) -> Graphs:
         context=options.context,
         prefill=options.prefill,
         widths=options.widths,
+        gpu="gpu" in options.accelerators,
         int8_kv=options.kv == "int8",
         centroids=assistant.num_centroids if assistant.use_ordered_embeddings else 0,
         nearest=assistant.centroid_intermediate_top_k,
     )
 
 
-def _parameters(pair: Pair, section: str, lean: bool) -> int:
+def _parameters(pair: Pair, section: str) -> int:
     """The number of weights in a section."""
     target = pair.target.weights.names
     tables = {recipes.EMBEDDER: recipes.TABLE, recipes.PER_LAYER_EMBEDDER: recipes.PER_LAYER_TABLE}
+    if section == AUX:
+        return 0
     if section in tables:
         return math.prod(target[tables[section]])
     if section == recipes.DRAFTER:
         return pair.drafter.parameters
-    decoder = sum(math.prod(shape) for name, shape in target.items() if name != recipes.PER_LAYER_TABLE)
-    return decoder + (0 if lean else pair.drafter.parameters)
+    return sum(math.prod(shape) for name, shape in target.items() if name != recipes.PER_LAYER_TABLE)

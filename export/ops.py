@@ -8,8 +8,10 @@ logits without NaN.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 VERIFY = "edge_mtp.verify"
@@ -123,16 +125,18 @@ def add_custom_codes(model: Any) -> None:
         codes.insert(0, code)
 
 
-def inline_composites(model: Any) -> None:
-    """Replaces each of our composites by its decomposition, for accelerators that do not support composites.
+def inline_composites(model: Any, wanted: Callable[[str], bool] = lambda signature: True) -> None:
+    """Replaces our composites by their decompositions in the graphs of the signatures that are `wanted` by name.
 
     LiteRT's GPU delegate leaves composites to the CPU, so a model compiled only for the GPU would be refused. After
     this, no runtime can claim the ops. The decompositions' subgraphs stay, unused.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    for graph in model.subgraphs:
-        inlined = []
+    for signature in model.signatureDefs:
+        if not wanted(signature.signatureKey.decode()):
+            continue
+        graph, inlined = model.subgraphs[signature.subgraphIndex], []
         for op in graph.operators or []:
             if _composite_name(schema, model.operatorCodes, op) in (VERIFY, DRAFT):
                 body = model.subgraphs[op.builtinOptions2.decompositionSubgraphIndex]
@@ -150,11 +154,11 @@ def _instantiate(body: Any, call: Any, tensors: list[Any]) -> list[Any]:
     for index, tensor in enumerate(body.tensors):
         if index not in place:
             place[index] = len(tensors)
-            tensors.append(tensor)
+            tensors.append(copy.copy(tensor))
     operators = []
     for op in body.operators:
         op = copy.copy(op)
-        op.inputs, op.outputs = [place[i] for i in op.inputs], [place[i] for i in op.outputs]
+        op.inputs, op.outputs = (np.array([place[i] for i in ports], np.int32) for ports in (op.inputs, op.outputs))
         operators.append(op)
     return operators
 

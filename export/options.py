@@ -15,12 +15,14 @@ class Options:
     """The options of an export.
 
     `context` counts positions of the KV cache, `kv` is its type (fp32 or int8). `prefill` has the rows of each prefill
-    signature, `widths` the T of each `edge_verify_T`: none for a lean bundle. `recipe` says how weights are stored.
+    signature, `widths` the T of each `edge_verify_T`: none for a lean bundle. `accelerators` are those that get graphs
+    of their own: none in a lean bundle. `recipe` says how weights are stored.
     """
 
     context: int
     prefill: tuple[int, ...]
     widths: tuple[int, ...]
+    accelerators: tuple[str, ...]
     kv: str
     recipe: recipes.Recipe
 

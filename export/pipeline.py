@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.chat.tokenizer import Tokenizer
 from edge_mtp.export import defaults, recipes
+from edge_mtp.export.accelerators import chosen
 from edge_mtp.export.adapter import AdaptedWeights
 from edge_mtp.export.chat import Chat, chat_of, llm_metadata
 from edge_mtp.export.checkpoint import Pair, open_pair
@@ -46,6 +47,8 @@ class Summary:
     nearly: dict[str, int]  # the same of those that are so but for a few integers (`Weights.nearly`)
     anew: dict[str, int]  # by the checkpoint's form, how many quantized tensors were rounded again
     notes: tuple[str, ...]  # what a user should know of the checkpoints
+    accelerators: tuple[str, ...]  # that have graphs of their own
+    without: str  # why an accelerator has none, or ""
 
 
 def export_bundle(
@@ -59,6 +62,7 @@ def export_bundle(
     kv: str = defaults.KV,
     lean: bool = False,
     widths: Sequence[int] = defaults.WIDTHS,
+    accelerators: Sequence[str] | None = None,
     origins: Mapping[str, str] | None = None,
     progress: Progress = lambda what, done: None,
 ) -> Summary:
@@ -74,8 +78,9 @@ def export_bundle(
         context: C, positions in the KV cache; None for the model's own (`defaults.context`).
         prefill: rows of the prefill signatures; None for the model's own (`defaults.prefill`).
         kv: type of the KV cache, `fp32` or `int8`.
-        lean: leave out the `edge_*` signatures, so that only the stock runtime's graphs remain.
-        widths: T of the `edge_verify_T` signatures; each comes with the draft of T - 1 tokens.
+        lean: leave out our own signatures, so that only the stock runtime's graphs remain.
+        widths: T of our own verify signatures; each comes with the draft of T - 1 tokens.
+        accelerators: whose signatures to write (`accelerators.ACCELERATORS`); None for all that can run the recipe.
         origins: for the manifest, where target, drafter and adapter come from.
         progress: told how far it is, from 0 to 1.
 
@@ -86,27 +91,32 @@ def export_bundle(
     loaded = recipes.load(recipe)
     with quiet():
         pair = target if isinstance(target, Pair) else open_pair(target, drafter or Path())
+    stored = loaded.keeping(pair.target.weights.encodings, pair.drafter.weights.encodings, grids_of(pair))
+    served, without = ((), "") if lean else chosen(accelerators, pair, stored, kv)
     options = Options(
         context=defaults.context(pair.target.directory) if context is None else context,
         prefill=tuple(sorted(set(prefill or defaults.prefill(pair)))),
         widths=() if lean else tuple(sorted(set(widths))),
+        accelerators=served,
         kv=kv,
-        recipe=loaded.keeping(pair.target.weights.encodings, pair.drafter.weights.encodings, grids_of(pair)),
+        recipe=stored,
     )
     own_recipe = Path(recipe) if recipe.endswith(".toml") else None
     files = (*pair.target.files, *pair.drafter.files)
     refuse_inputs([output], [pair.tokenizer.parent, *files, pair.target.directory, pair.drafter.directory, own_recipe])
     check(options, pair)
-    return _export(pair, options, output, origins or {}, Work(progress))
+    return _export(pair, options, without, output, origins or {}, Work(progress))
 
 
-def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, str], work: Work) -> Summary:
+def _export(
+    pair: Pair, options: Options, without: str, output: Path, origins: Mapping[str, str], work: Work
+) -> Summary:
     """Write the bundle, in a folder that an interrupted export finds again."""
     names = pair.target.weights.names, pair.drafter.weights.names
     chat, table = chat_of(pair), token_table(pair.tokenizer, pair.target.config.vocab_size)
     templates = _tried_templates(pair, chat)
     check_memory(pair, options)
-    weights = sum(options.recipe.sizes(*names, lean=options.lean).values())
+    weights = sum(options.recipe.sizes(*names).values())
     with Parts(output, identity(pair, options), disk_room(pair, weights)) as parts:
         hashes = pair.start_hashing()
         models = write_models(pair, options, parts, work)
@@ -138,6 +148,8 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
         nearly,
         anew,
         _notes(pair, options),
+        options.accelerators,
+        without,
     )
 
 

@@ -27,6 +27,7 @@ EMBEDDER, PER_LAYER_EMBEDDER, PREFILL_DECODE, DRAFTER = (
     "prefill_decode",
     "mtp_drafter",
 )
+AUX = "aux"  # uses the weights of the others
 TABLE, PER_LAYER_TABLE = "model.embed_tokens.weight", "model.embed_tokens_per_layer.weight"
 
 SMALLEST_BLOCK = 32
@@ -63,8 +64,7 @@ _DRAFTER_SUFFIXES = (
 def role(section: str, name: str) -> str | None:
     """The role of a weight by its name in transformers' state_dict; None: it stays float32 (or int32).
 
-    `section` is the weight's section in the stock bundle. The drafter's weights belong to `mtp_drafter`, even where
-    a graph of prefill_decode holds a copy.
+    `section` is the weight's section in the stock bundle.
 
     Raises:
         EdgeMtpError: no role is known for the weight.
@@ -182,12 +182,8 @@ class Recipe:
                 chosen = encoding
         return chosen
 
-    def sizes(
-        self, target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]], *, lean: bool = False
-    ) -> dict[str, int]:
+    def sizes(self, target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """Bytes of weights by section, from the two models' shapes by name.
-
-        `lean`: without the copy of the drafter inside prefill_decode.
 
         Raises:
             EdgeMtpError: as in `encoding`, or a pattern that matches no weight.
@@ -196,8 +192,6 @@ class Recipe:
         sizes = dict.fromkeys((PREFILL_DECODE, EMBEDDER, PER_LAYER_EMBEDDER, DRAFTER), 0)
         for section, name, shape in _weights(target, drafter):
             sizes[section] += storage_bytes(shape, self.encoding(section, name, shape))
-        if not lean:
-            sizes[PREFILL_DECODE] += sizes[DRAFTER]
         return {section: size for section, size in sizes.items() if size}
 
     def _refuse_idle_patterns(self, target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]]) -> None:

@@ -1,24 +1,28 @@
 """Builds each signature of a bundle from its pieces.
 
-The stock runtime's signatures (`prefill_*`, `decode`, `verify`, the embedders' and the drafter's) read the whole
-cache, which every accelerator can do. Ours (`edge_*`), for the CPU, cut windows out of it.
+The stock runtime's signatures (`prefill_*`, `decode`, `verify`, the embedders' and the drafter's) and those for the
+GPU (`gpu_*`) read the whole cache, which every accelerator can do. Those for the CPU (`edge_*`) cut windows out of it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from edge_mtp.export import derive, layers
+from edge_mtp.export import derive, layers, ops
 from edge_mtp.export.assemble import Assembly, Graph
 from edge_mtp.export.convert import Signature
-from edge_mtp.export.decoder import SLIDING, Decoder
+from edge_mtp.export.decoder import SLIDING, Decoder, Layer
 
 # The numbers of rows for which the verify graphs' pieces are traced; other widths are derived from these. Primes, so
 # that neither equals a dimension of the model, for which the converter might take shortcuts.
 TRACED_WIDTHS = (11, 13)
 STOCK_VERIFY_WIDTH = 4  # rows; the stock runtime drafts one token fewer
+
+GPU = "gpu_"  # before the names of signatures for it
 
 TARGET, DRAFTER = "target/", "drafter/"  # prefixes of a weight's name in the checkpoint, by owner
 
@@ -31,7 +35,11 @@ class Rows:
     cut: bool
 
     def __str__(self) -> str:
-        return f"{'cut' if self.cut else 'whole'}_{self.count}"
+        return f"{_reach(self.cut)}_{self.count}"
+
+
+def _reach(cut: bool) -> str:
+    return "cut" if cut else "whole"
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Graphs:
     """The graphs of one pair.
 
     C positions of KV cache, float32 or int8; rows of the prefill signatures; T of each `edge_verify_T` (none in a lean
-    bundle); the number of centroids of the drafter's ordered embeddings and how many of them it searches (0 without).
+    bundle); whether there are graphs for the GPU, too; the number of centroids of the drafter's ordered embeddings and
+    how many of them it searches (0 without).
     """
 
     target: Decoder
@@ -47,26 +56,30 @@ class Graphs:
     context: int
     prefill: tuple[int, ...]
     widths: tuple[int, ...]
+    gpu: bool
     int8_kv: bool
     centroids: int
     nearest: int
 
     def sections(self) -> dict[str, Section]:
+        """The sections in the order in which they are made: the last one uses the weights of those before."""
         sections: dict[str, Section] = {"embedder": EmbedderSection(self, "embedder")}
         if self.target.per_layer:
             sections["per_layer_embedder"] = EmbedderSection(self, "per_layer_embedder")
-        return sections | {"prefill_decode": DecoderSection(self), "mtp_drafter": DrafterSection(self)}
+        sections |= {"prefill_decode": StockSection(self), "mtp_drafter": DrafterSection(self)}
+        return sections | ({"aux": AuxSection(self)} if self.widths else {})
 
 
 class Section(ABC):
-    """One TFLite model of a bundle."""
+    """One TFLite model of a bundle, built from the pieces called `pieces`, which sections may share."""
 
-    def __init__(self, graphs: Graphs) -> None:
+    def __init__(self, graphs: Graphs, pieces: str) -> None:
         self.graphs = graphs
+        self.pieces = pieces
 
     @abstractmethod
     def traced(self) -> list[Signature]:
-        """The pieces to convert."""
+        """The pieces to convert; equal for sections that share them."""
 
     @abstractmethod
     def assemble(self, pieces: Any) -> Assembly:
@@ -81,7 +94,7 @@ class EmbedderSection(Section):
     """Looks up one token in the embedding table or in the per-layer table."""
 
     def __init__(self, graphs: Graphs, name: str) -> None:
-        super().__init__(graphs)
+        super().__init__(graphs, name)
         self.name = name
 
     def traced(self) -> list[Signature]:
@@ -105,22 +118,20 @@ class DraftPieces:
 
     def __init__(self, graphs: Graphs, cut: bool, folded: bool) -> None:
         self.graphs, self.cut, self.folded = graphs, cut, folded
-        self.prefix = "draft" if folded else "stock"
+        self.begin_name = f"draft_begin_{_reach(cut)}"
+        self.kinds = list(dict.fromkeys(graphs.drafter.layers))
 
     def traced(self) -> list[Signature]:
         graphs, drafter = self.graphs, self.graphs.drafter
         steps = max(graphs.widths) - 1 if self.folded else 0
         begin = layers.DraftBegin(drafter, graphs.context, self.cut, graphs.int8_kv, steps)
-        traced = [_trace(f"{self.prefix}_begin", begin)]
-        traced.append(_trace(f"{self.prefix}_in", layers.DraftIn(drafter, graphs.target, self.folded)))
-        for kind, layer in enumerate(dict.fromkeys(drafter.layers)):
-            length = graphs.context
-            if self.cut and layer.attention == SLIDING:
-                length = layers.window_length(drafter.window + 1, 0, length)
-            piece = layers.DecoderLayer(drafter, layer, 1, graphs.context, length, graphs.int8_kv)
-            traced.append(_trace(f"{self.prefix}_layer_{kind}", piece))
+        traced = [_trace(self.begin_name, begin)]
+        traced.append(_trace("draft_in", layers.DraftIn(drafter, graphs.target, self.folded)))
+        for layer in self.kinds:
+            piece = layers.DecoderLayer(drafter, layer, 1, graphs.context, self._keys(layer), graphs.int8_kv)
+            traced.append(_trace(self._name(layer), piece))
         out = layers.DraftOut(drafter, graphs.target, graphs.centroids, graphs.nearest, self.folded)
-        return [*traced, _trace(f"{self.prefix}_out", out)]
+        return [*traced, _trace("draft_out", out)]
 
     def begin(self, graph: Graph) -> dict[str, int]:
         inputs = {name: name for name in ("input_pos", "mask", "control")}
@@ -130,7 +141,7 @@ class DraftPieces:
             for kind in "kv":
                 inputs[f"{kind}_{attention}"] = f"kv_cache_{kind}_{layer}"
                 scales[f"{kind}_{attention}"] = f"{layer}.{kind}"
-        return graph.place(f"{self.prefix}_begin", inputs, scales=scales)
+        return graph.place(self.begin_name, inputs, scales=scales)
 
     def step(
         self, graph: Graph, shared: dict[str, int], inputs: dict[str, int | str], request: dict[str, int | str]
@@ -138,101 +149,158 @@ class DraftPieces:
         """One drafter step. `inputs` are DraftIn's, `request` are DraftOut's besides the hidden state."""
         target_table = {layers.TARGET_EMBEDDING: TARGET + layers.EMBEDDING}
         own = {"pre_projection.weight": f"{DRAFTER}pre_projection.weight"}
-        hidden = graph.place(f"{self.prefix}_in", inputs, own | target_table)["hidden"]
-        drafter = self.graphs.drafter
-        kinds = list(dict.fromkeys(drafter.layers))
-        for index, layer in enumerate(drafter.layers):
+        hidden = graph.place("draft_in", inputs, own | target_table)["hidden"]
+        for index, layer in enumerate(self.graphs.drafter.layers):
             hidden = graph.place(
-                f"{self.prefix}_layer_{kinds.index(layer)}",
+                self._name(layer),
                 {"hidden": hidden}
                 | {port: shared[f"{port}_{layer.attention}"] for port in ("cos", "sin", "mask", "keys", "values")},
                 f"{DRAFTER}model.layers.{index}.",
             )["hidden"]
-        return graph.place(f"{self.prefix}_out", {"hidden": hidden, **request}, DRAFTER)
+        return graph.place("draft_out", {"hidden": hidden, **request}, DRAFTER)
+
+    def fold(self, assembly: Assembly, name: str, length: int) -> None:
+        """Add the signature `name`: `length` steps, each with the token that the one before has drafted."""
+        graph = assembly.graph(name)
+        shared = self.begin(graph)
+        inputs: dict[str, int | str] = {"token": "token", "activations": "activations"}
+        columns: dict[str, int | str] = {}
+        for step in range(length):
+            request: dict[str, int | str] = {"control": "control", "scalars": "scalars"}
+            outputs = self.step(graph, shared, inputs, request | {"offset": shared[f"offset_{step}"]})
+            inputs = {"token": outputs["token"], "activations": outputs["projected_activations"]}
+            columns |= {f"{name}_{step}": outputs[name] for name in ("token", "confidence")}
+        graph.finish(graph.place(f"columns_{length}", columns))
+
+    def _name(self, layer: Layer) -> str:
+        return f"draft_layer_{self.kinds.index(layer)}_{self._keys(layer)}"
+
+    def _keys(self, layer: Layer) -> int:
+        context = self.graphs.context
+        if not self.cut or layer.attention != SLIDING:
+            return context
+        return layers.window_length(self.graphs.drafter.window + 1, 0, context)
 
 
 class DrafterSection(Section):
     """One drafter step, as the stock runtime calls it."""
 
     def __init__(self, graphs: Graphs) -> None:
-        super().__init__(graphs)
-        self.pieces = DraftPieces(graphs, cut=False, folded=False)
+        super().__init__(graphs, "mtp_drafter")
+        self.draft = DraftPieces(graphs, cut=False, folded=False)
 
     def traced(self) -> list[Signature]:
-        return self.pieces.traced()
+        return self.draft.traced()
 
     def assemble(self, pieces: Any) -> Assembly:
         assembly = Assembly(pieces)
         graph = assembly.graph("mtp_drafter")
-        graph.finish(self.pieces.step(graph, self.pieces.begin(graph), {"activations": "activations"}, {}))
+        graph.finish(self.draft.step(graph, self.draft.begin(graph), {"activations": "activations"}, {}))
         return assembly
 
 
-class DecoderSection(Section):
-    """The target's passes and, unless lean, the folded drafter."""
+@dataclass
+class Family:
+    """Pieces that differ in their number of rows alone, and the numbers that the signatures have."""
+
+    piece: Callable[[int], layers.Piece]
+    rows: set[int] = field(default_factory=set)
+
+
+class TargetSection(Section):
+    """A section with passes through the target; all such sections share their pieces."""
 
     def __init__(self, graphs: Graphs) -> None:
-        super().__init__(graphs)
+        super().__init__(graphs, "target")
         self.kinds = list(dict.fromkeys(graphs.target.layers))
-        self.draft = DraftPieces(graphs, cut=True, folded=True)
+        reaches = () if not graphs.widths else (True, False) if graphs.gpu else (True,)
+        self.drafts = {cut: DraftPieces(graphs, cut, folded=True) for cut in reaches}
 
     def traced(self) -> list[Signature]:
+        traced = [
+            _trace(f"{name}_{rows}", family.piece(rows))
+            for name, family in self._families().items()
+            for rows in sorted(self._traced_rows(family))
+        ]
+        for draft in self.drafts.values():
+            traced += draft.traced()
+        traced += [_trace(f"columns_{width - 1}", layers.Columns(width - 1)) for width in self.graphs.widths]
+        # Layers that see the whole cache in any case are the drafter's over cut windows and over the whole, too.
+        return list({signature.name: signature for signature in traced}.values())
+
+    def _families(self) -> dict[str, Family]:
+        """The pieces that all signatures of these sections need, by name without the number of rows."""
         graphs, target = self.graphs, self.graphs.target
+        families: dict[str, Family] = {}
+
+        def need(name: str, rows: int, piece: Callable[[int], layers.Piece]) -> None:
+            families.setdefault(name, Family(piece)).rows.add(rows)
+
+        for rows in self._passes():
+            need(
+                f"begin_{_reach(rows.cut)}",
+                rows.count,
+                partial(layers.Begin, target, context=graphs.context, cut=rows.cut),
+            )
+            for layer in self.kinds:
+                keys = self._keys(rows, layer)
+                sizes = {"context": graphs.context, "keys": keys, "int8_kv": graphs.int8_kv}
+                need(self._name(rows, layer), rows.count, partial(layers.DecoderLayer, target, layer, **sizes))
+        for count in (1, STOCK_VERIFY_WIDTH, *graphs.widths):
+            need("head", count, partial(layers.Head, target))
+        for count in graphs.widths:
+            need("select", count, partial(layers.Verify, target))
+            if graphs.gpu:
+                need("next_hidden", count, partial(layers.NextHidden, target))
+        return families
+
+    def _passes(self) -> list[Rows]:
+        graphs = self.graphs
         passes = [Rows(count, False) for count in (*graphs.prefill, 1, STOCK_VERIFY_WIDTH)]
         if graphs.widths:
-            passes += [Rows(count, True) for count in (1, *self.samples)]
-        traced = []
-        for rows in dict.fromkeys(passes):
-            traced.append(_trace(f"begin_{rows}", layers.Begin(target, rows.count, graphs.context, rows.cut)))
-            for kind, layer in enumerate(self.kinds):
-                keys = self._keys(rows, layer.attention)
-                piece = layers.DecoderLayer(target, layer, rows.count, graphs.context, keys, graphs.int8_kv)
-                traced.append(_trace(f"layer_{kind}_{rows}", piece))
-        traced += [_trace(f"head_{count}", layers.Head(target, count)) for count in (1, STOCK_VERIFY_WIDTH)]
-        if graphs.widths:
-            for count in self.samples:
-                traced.append(_trace(f"edge_head_{count}", layers.Head(target, count)))
-                traced.append(_trace(f"edge_verify_{count}", layers.Verify(target, count)))
-            traced += self.draft.traced()
-            traced += [_trace(f"columns_{width - 1}", layers.Columns(width - 1)) for width in graphs.widths]
-        return traced
+            passes += [Rows(count, True) for count in (1, *graphs.widths)]
+        if graphs.gpu:
+            passes += [Rows(count, False) for count in graphs.widths]
+        return passes
 
-    @property
-    def samples(self) -> tuple[int, ...]:
-        """The widths to trace: two, or all if each row has its own operators (because it chooses its experts)."""
-        return self.graphs.widths if self.graphs.target.experts else TRACED_WIDTHS
+    def _traced_rows(self, family: Family) -> set[int]:
+        """The numbers of rows to trace: two for all that can be derived from these.
 
-    def _derive(self, model: Any) -> None:
-        """Derive the pieces of the other widths from the traced ones."""
-        layers = [f"layer_{kind}_cut" for kind in range(len(self.kinds))]
-        for name in ("begin_cut", *layers, "edge_head", "edge_verify"):
-            samples = {rows: f"{name}_{rows}" for rows in self.samples}
-            for rows in set(self.graphs.widths) - set(self.samples):
-                derive.add_width(model, samples, f"{name}_{rows}", rows)
+        Where each row has its own operators, because it chooses its experts, that is none.
+        """
+        derived = {rows for rows in family.rows if 1 < rows < min(TRACED_WIDTHS)}
+        if self.graphs.target.experts or len(derived) < 2:
+            return family.rows
+        return family.rows - derived | set(TRACED_WIDTHS)
 
-    def assemble(self, pieces: Any) -> Assembly:
-        self._derive(pieces)
-        assembly = Assembly(pieces)
+    def _assembly(self, pieces: Any) -> Assembly:
+        """An assembly of the pieces, traced and derived."""
+        for name, family in self._families().items():
+            samples = {rows: f"{name}_{rows}" for rows in TRACED_WIDTHS}
+            for rows in sorted(family.rows - self._traced_rows(family)):
+                derive.add_width(pieces, samples, f"{name}_{rows}", rows)
+        return Assembly(pieces)
+
+    def _prefill(self, assembly: Assembly, prefix: str = "") -> None:
         for count in self.graphs.prefill:
-            graph = assembly.graph(f"prefill_{count}")
+            graph = assembly.graph(f"{prefix}prefill_{count}")
             graph.finish(self._layers(graph, Rows(count, False))[1])
-        self._decode(assembly, "decode", Rows(1, False))
-        self._decode(assembly, "verify", Rows(STOCK_VERIFY_WIDTH, False))
-        if self.graphs.widths:
-            self._decode(assembly, "edge_decode", Rows(1, True))
-        for count in self.graphs.widths:
-            self._decode(assembly, f"edge_verify_{count}", Rows(count, True), verify=True)
-            self._fold(assembly, count - 1)
-        return assembly
 
-    def _decode(self, assembly: Assembly, name: str, rows: Rows, *, verify: bool = False) -> None:
+    def _decode(
+        self, assembly: Assembly, name: str, rows: Rows, *, select: bool = False, next_hidden: bool = False
+    ) -> None:
+        """Add the signature `name`: layers and head; then select tokens, and the hidden state for the next draft."""
         graph = assembly.graph(name)
         hidden, caches = self._layers(graph, rows)
-        head = f"edge_head_{rows.count}" if verify else f"head_{rows.count}"
-        outputs = caches | graph.place(head, {"hidden": hidden}, TARGET)
-        if verify:
+        outputs = caches | graph.place(f"head_{rows.count}", {"hidden": hidden}, TARGET)
+        if select:
             request: dict[str, int | str] = {name: name for name in ("draft", "control", "scalars", "token_mask")}
-            outputs |= graph.place(f"edge_verify_{rows.count}", {"logits": outputs["logits"]} | request)
+            outputs |= graph.place(f"select_{rows.count}", {"logits": outputs["logits"]} | request)
+        if next_hidden:
+            chosen = {name: outputs[name] for name in ("n_accepted", "activations")}
+            outputs |= graph.place(f"next_hidden_{rows.count}", chosen)
+        if not rows.cut:
+            outputs["activations"] = graph.apart(outputs["activations"])
         graph.finish(outputs)
 
     def _layers(self, graph: Graph, rows: Rows) -> tuple[int, dict[str, int]]:
@@ -257,9 +325,8 @@ class DecoderSection(Section):
                     inputs["window"] = shared["window"]
             else:
                 inputs |= seen[layer.attention]
-            outputs = graph.place(
-                f"layer_{self.kinds.index(layer)}_{rows}", inputs, f"{TARGET}model.layers.{index}.", f"{index}."
-            )
+            piece = f"{self._name(rows, layer)}_{rows.count}"
+            outputs = graph.place(piece, inputs, f"{TARGET}model.layers.{index}.", f"{index}.")
             hidden = outputs["hidden"]
             if layer.own_kv:
                 caches |= {f"kv_cache_{kind}_{index}": outputs[f"{kind}_cache"] for kind in "kv"}
@@ -267,20 +334,42 @@ class DecoderSection(Section):
         assert isinstance(hidden, int)
         return hidden, caches
 
-    def _fold(self, assembly: Assembly, length: int) -> None:
-        graph = assembly.graph(f"edge_draft_{length}")
-        shared = self.draft.begin(graph)
-        inputs: dict[str, int | str] = {"token": "token", "activations": "activations"}
-        columns: dict[str, int | str] = {}
-        for step in range(length):
-            request: dict[str, int | str] = {"control": "control", "scalars": "scalars"}
-            outputs = self.draft.step(graph, shared, inputs, request | {"offset": shared[f"offset_{step}"]})
-            inputs = {"token": outputs["token"], "activations": outputs["projected_activations"]}
-            columns |= {f"{name}_{step}": outputs[name] for name in ("token", "confidence")}
-        graph.finish(graph.place(f"columns_{length}", columns))
+    def _name(self, rows: Rows, layer: Layer) -> str:
+        """The name of a layer's pieces: layers that see equally many keys are alike, cut or whole."""
+        return f"layer_{self.kinds.index(layer)}_{self._keys(rows, layer)}"
 
-    def _keys(self, rows: Rows, attention: str) -> int:
+    def _keys(self, rows: Rows, layer: Layer) -> int:
         graphs = self.graphs
-        if not rows.cut or attention != SLIDING:
+        if not rows.cut or layer.attention != SLIDING:
             return graphs.context
         return layers.window_length(graphs.target.window - 1, max(rows.count, layers.MANY_ROWS), graphs.context)
+
+
+class StockSection(TargetSection):
+    """The target's passes as the stock runtime calls them."""
+
+    def assemble(self, pieces: Any) -> Assembly:
+        assembly = self._assembly(pieces)
+        self._prefill(assembly)
+        self._decode(assembly, "decode", Rows(1, False))
+        self._decode(assembly, "verify", Rows(STOCK_VERIFY_WIDTH, False))
+        return assembly
+
+
+class AuxSection(TargetSection):
+    """Our own signatures: prefill, decode, verify and folded draft, for the CPU (`edge_*`) and the GPU (`gpu_*`)."""
+
+    def assemble(self, pieces: Any) -> Assembly:
+        assembly = self._assembly(pieces)
+        self._own(assembly, "edge_", cut=True)
+        if self.graphs.gpu:
+            self._own(assembly, GPU, cut=False)
+            ops.inline_composites(assembly.model, lambda signature: signature.startswith(GPU))
+        return assembly
+
+    def _own(self, assembly: Assembly, prefix: str, *, cut: bool) -> None:
+        self._prefill(assembly, prefix)
+        self._decode(assembly, f"{prefix}decode", Rows(1, cut))
+        for count in self.graphs.widths:
+            self._decode(assembly, f"{prefix}verify_{count}", Rows(count, cut), select=True, next_hidden=not cut)
+            self.drafts[cut].fold(assembly, f"{prefix}draft_{count - 1}", count - 1)

@@ -8,6 +8,7 @@ flatbuffer.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections import deque
@@ -29,20 +30,20 @@ from edge_mtp.export.encodings import Encoding
 Read = Callable[[int, int], Any]  # rows [start:stop] of a matrix: float32, or `encodings.Encoded` already
 
 ALIGNMENT = 64  # LiteRT needs it to use host memory without a copy
+SECTION_ALIGNMENT = 1 << 14  # of the sections in a bundle
+INDEX = "index"  # in an inventory, beside the row scales by the names of the matrices
 CHUNK = 1 << 22  # weights that are read and encoded at a time: 16 MiB of float32
 WORKERS = 2
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight [n, k] to be written: its buffer in the object tree, encoding, source, and offset in the file."""
+    """A weight [n, k]: its buffer in the object tree and its encoding."""
 
     name: str
     buffer: Any
     shape: tuple[int, int]
     encoding: Encoding
-    read: Read
-    offset: int
 
     @property
     def size(self) -> int:
@@ -51,21 +52,50 @@ class Matrix:
         return rows * width * self.encoding.bits // 8
 
     @property
-    def block_scales(self) -> tuple[int, int]:
-        """Offset and size in bytes of the float16 block scales; the size is 0 without blocks."""
+    def block_scale_bytes(self) -> int:
+        """Bytes of the float16 block scales; 0 without blocks."""
         rows, width = self.shape
-        size = rows * (width // self.encoding.block) * 2 if self.encoding.block else 0
-        return _aligned(self.offset + self.size), size
+        return rows * (width // self.encoding.block) * 2 if self.encoding.block else 0
 
     @property
     def row_scales(self) -> int:
         """The number of float32 row scales in the flatbuffer."""
         return self.shape[0] if self.encoding.is_integer and not self.encoding.block else 0
 
+
+@dataclass(frozen=True)
+class Written(Matrix):
+    """A matrix to be written: its source, and its offset behind the flatbuffer."""
+
+    read: Read
+    offset: int
+
+    @property
+    def block_scales(self) -> int:
+        """The offset of the block scales, if there are any."""
+        return _aligned(self.offset + self.size)
+
     @property
     def end(self) -> int:
-        place, size = self.block_scales
-        return place + size if size else self.offset + self.size
+        return self.block_scales + self.block_scale_bytes if self.block_scale_bytes else self.offset + self.size
+
+
+@dataclass(frozen=True)
+class Lent:
+    """Where another file holds a matrix: the offsets of its weights and block scales from some place, and its row
+    scales, float32 [n] (empty without)."""
+
+    encoding: Encoding
+    offset: int
+    block_scales: int
+    row_scales: Any
+
+
+@dataclass(frozen=True)
+class Borrowed(Matrix):
+    """A matrix that lies in a file behind this one; `lent` counts from the end of this file."""
+
+    lent: Lent
 
 
 def memory(matrices: Iterable[tuple[Sequence[int], Encoding]]) -> int:
@@ -79,18 +109,35 @@ def memory(matrices: Iterable[tuple[Sequence[int], Encoding]]) -> int:
     return chunks + rows * 12 * 4
 
 
+def lent(files: Sequence[Path]) -> dict[str, Lent]:
+    """The matrices in finished files that follow one another in a bundle, counted from the beginning of the first.
+
+    Of matrices with the same name the last one counts.
+    """
+    found: dict[str, Lent] = {}
+    begin = 0
+    for path in files:
+        with np.load(_inventory(path)) as inventory:
+            for name, (encoding, offset, block_scales) in json.loads(inventory[INDEX].tobytes()).items():
+                place = begin + offset, begin + block_scales
+                found[name] = Lent(encodings.ENCODINGS[encoding], *place, inventory[name])
+        begin += _aligned(path.stat().st_size, SECTION_ALIGNMENT)
+    return found
+
+
 class Store:
     """Writes an assembled model to `path`, through two files beside it that survive an interruption.
 
     `path`.weights becomes the file. `path`.scales records the finished matrices and the scales of their rows. A later
-    run with the same matrices resumes after the last finished one.
+    run with the same matrices resumes after the last finished one. `path`.inventory stays, for `lent`.
     """
 
     def __init__(self, assembly: Assembly, path: Path) -> None:
         self._model = assembly.model
         self._buffers = {name: buffer for name, buffer in assembly.weights.items() if _holds(self._model, buffer)}
         self._path = path
-        self._matrices: list[Matrix] = []
+        self._matrices: list[Written] = []
+        self._borrowed: list[Borrowed] = []
         self._end = 0
         self._scales = assembly.scales
         self._holders: dict[str, Any] = {}  # where a matrix's scales are stored: a buffer, or a quantization
@@ -111,9 +158,14 @@ class Store:
 
     def matrix(self, name: str, shape: tuple[int, int], encoding: Encoding, read: Read) -> None:
         """Declare a weight's shape, encoding and source; `write` reads its rows."""
-        matrix = Matrix(name, self._buffers[name], shape, encoding, read, self._end)
+        matrix = Written(name, self._buffers[name], shape, encoding, read, self._end)
         self._matrices.append(matrix)
         self._end = _aligned(matrix.end)
+
+    def borrow(self, name: str, shape: tuple[int, int], lent: Lent) -> None:
+        """Declare a weight that a file behind this one holds; `lent` counts from the end of this file, which becomes a
+        multiple of `SECTION_ALIGNMENT`."""
+        self._borrowed.append(Borrowed(name, self._buffers[name], shape, lent.encoding, lent))
 
     @property
     def size(self) -> int:
@@ -141,18 +193,26 @@ class Store:
                 os.fsync(data.fileno())
                 journal.write(_entry(scales[-1]))
                 journal.flush()
-            data.truncate(base + self._end)
-            self._settle(scales, base)
+            end = base + self._end
+            data.truncate(_aligned(end, SECTION_ALIGNMENT) if self._borrowed else end)
+            self._settle(scales, base, data.seek(0, os.SEEK_END))
             head = flatbuffer.serialize(self._model)
             assert len(head) <= base, "true scales share more than random ones, never less"
             data.seek(0)
             data.write(head.ljust(base, b"\0"))
+        self._take_inventory(scales, base)
         weights.replace(self._path)
         kept.unlink()
 
-    def _stream(self, matrix: Matrix, data: BinaryIO, base: int, report: Callable[[int], None]) -> Any:
+    def _take_inventory(self, scales: list[Any], base: int) -> None:
+        index = {m.name: (m.encoding.name, base + m.offset, base + m.block_scales) for m in self._matrices}
+        rows = {matrix.name: values for matrix, values in zip(self._matrices, scales, strict=True)}
+        with _inventory(self._path).open("wb") as file:
+            np.savez(file, **{INDEX: np.frombuffer(json.dumps(index).encode(), np.uint8)}, **rows)
+
+    def _stream(self, matrix: Written, data: BinaryIO, base: int, report: Callable[[int], None]) -> Any:
         """Write a matrix and return the scales of its rows."""
-        place, scales_place = base + matrix.offset, base + matrix.block_scales[0]
+        place, scales_place = base + matrix.offset, base + matrix.block_scales
         scales: list[Any] = [np.empty(0, np.float32)]
         with closing(_encoded(matrix)) as chunks:
             for encoded, rows in chunks:
@@ -191,18 +251,20 @@ class Store:
     def _attach(self) -> None:
         """Give the tensors of all matrices their types, sizes and provisional scales, and adapt the operators."""
         place = self._places()
-        by_buffer = {place[id(matrix.buffer)]: matrix for matrix in self._matrices}
+        matrices: list[Written | Borrowed] = [*self._matrices, *self._borrowed]
+        by_buffer = {place[id(matrix.buffer)]: matrix for matrix in matrices}
         block_scales: dict[str, int] = {}
-        for number, matrix in enumerate(self._matrices):
+        for number, matrix in enumerate(matrices):
             matrix.buffer.offset, matrix.buffer.size = ALIGNMENT, matrix.size
             if matrix.encoding.block:
                 buffer = self._holders[matrix.name] = schema.BufferT()
-                buffer.offset, buffer.size = ALIGNMENT, matrix.block_scales[1]
+                buffer.offset, buffer.size = ALIGNMENT, matrix.block_scale_bytes
                 block_scales[matrix.name] = len(self._model.buffers)
                 self._model.buffers.append(buffer)
             elif matrix.row_scales:
                 any_scales = np.random.default_rng(number).random(matrix.row_scales, np.float32)
-                self._holders[matrix.name] = encodings.quantization(matrix.encoding, any_scales)
+                scales = matrix.lent.row_scales if isinstance(matrix, Borrowed) else any_scales
+                self._holders[matrix.name] = encodings.quantization(matrix.encoding, scales)
         for graph in self._model.subgraphs:
             for tensor in list(graph.tensors):
                 if tensor.buffer not in by_buffer:
@@ -218,14 +280,18 @@ class Store:
                     tensor.quantization = self._holders.get(matrix.name)
             _insert_dequantize(self._model, graph)
 
-    def _settle(self, scales: list[Any], base: int) -> None:
-        """Replace the provisional scales and offsets by the true ones."""
+    def _settle(self, scales: list[Any], base: int, size: int) -> None:
+        """Replace the provisional scales and offsets by the true ones; `size` is the file's."""
         for matrix, values in zip(self._matrices, scales, strict=True):
             matrix.buffer.offset = base + matrix.offset
             if matrix.encoding.block:
-                self._holders[matrix.name].offset = base + matrix.block_scales[0]
+                self._holders[matrix.name].offset = base + matrix.block_scales
             elif matrix.row_scales:
                 self._holders[matrix.name].scale = values
+        for borrowed in self._borrowed:
+            borrowed.buffer.offset = size + borrowed.lent.offset
+            if borrowed.encoding.block:
+                self._holders[borrowed.name].offset = size + borrowed.lent.block_scales
 
     def cache_scales(self, scales: dict[str, float]) -> None:
         """Set the scales of int8 KV caches by name."""
@@ -250,11 +316,15 @@ def _opened(path: Path) -> BinaryIO:
     return path.open("r+b" if path.exists() else "w+b")
 
 
-def _aligned(offset: int) -> int:
-    return (offset + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+def _inventory(path: Path) -> Path:
+    return path.with_suffix(".inventory")
 
 
-def _encoded(matrix: Matrix) -> Generator[tuple[encodings.Encoded, int], None, None]:
+def _aligned(offset: int, alignment: int = ALIGNMENT) -> int:
+    return -(-offset // alignment) * alignment
+
+
+def _encoded(matrix: Written) -> Generator[tuple[encodings.Encoded, int], None, None]:
     """The matrix's encoded rows in order, with their number. Threads read and encode ahead."""
     rows, width = matrix.shape
     step = max(1, CHUNK // width)

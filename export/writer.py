@@ -13,7 +13,7 @@ import litert_lm_builder
 from litert_lm_builder import LitertLmFileBuilder
 from litert_lm_builder.litertlm_builder import DType, Metadata
 
-from edge_mtp.formats.bundle import HEADER_BEGIN, Bundle
+from edge_mtp.formats.bundle import GRAPHS, GRAPHS_SECTION, HEADER_BEGIN, Bundle
 from edge_mtp.formats.manifest import EDGE_KEY, Manifest, write_manifest
 
 # The two header fields that differ each time the builder writes the same file.
@@ -42,23 +42,25 @@ def write_bundle(
     builder.add_llm_metadata(_file(scratch / "llm_metadata.pb", metadata))
     builder.add_hf_tokenizer(str(tokenizer))
     for name, model in models.items():
-        builder.add_tflite_model(str(model), model_type(name))
-    ours = {
+        # Others use sections of this type for their own purposes.
+        ours = [Metadata(EDGE_KEY, GRAPHS, DType.STRING)] if name == GRAPHS_SECTION else []
+        builder.add_tflite_model(str(model), model_type(name), additional_metadata=ours)
+    data = {
         "manifest": write_manifest(manifest),
         "token_bytes": token_table,
     }
     if chat_template is not None:
-        ours["chat_template"] = chat_template.encode()
-    for name, data in ours.items():
+        data["chat_template"] = chat_template.encode()
+    for name, content in data.items():
         builder.add_generic_binary_data(
-            _file(scratch / name, data),
+            _file(scratch / name, content),
             # The item that identifies a generic section.
             [Metadata(EDGE_KEY, name, DType.STRING)],
         )
     with path.open("w+b") as file:
         builder.build(file, validate_metadata=True)
-    _make_repeatable(path, metadata, *ours.values())
-    names = ["llm_metadata", "tokenizer", *models, *ours]
+    _make_repeatable(path, metadata, *data.values())
+    names = ["llm_metadata", "tokenizer", *models, *data]
     return dict(zip(names, (s.size for s in Bundle(path).sections), strict=True))
 
 

@@ -53,6 +53,14 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def vulkan(pytestconfig: pytest.Config) -> Path:
+    """A Vulkan driver for LiteRT's GPU accelerator (`vulkan.load`)."""
+    from vulkan import find_driver
+
+    return find_driver(pytestconfig)
+
+
+@pytest.fixture(scope="session")
 def synthetic_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete bundle without weights: to be read, not run."""
     from synthetic_bundle import Parts

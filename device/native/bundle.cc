@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "file_identity.h"
@@ -105,6 +106,16 @@ const Section* Bundle::model(const std::string& model_type) const {
 }
 
 const Section* Bundle::own(const std::string& name) const { return find(Section::kGenericBinaryData, "edge_mtp", name); }
+
+const Section* Bundle::own_graphs() const { return find(Section::kTfliteModel, "edge_mtp", "graphs"); }
+
+flatbuffer::Bytes Bundle::with_followers(const Section& section) const {
+  const uint8_t* end = section.bytes.data + section.bytes.size;
+  for (const Section& other : sections_) {
+    if (other.type == Section::kTfliteModel) end = std::max(end, other.bytes.data + other.bytes.size);
+  }
+  return {section.bytes.data, static_cast<size_t>(end - section.bytes.data)};
+}
 
 const Section* Bundle::find(uint8_t type, const std::string& item, const std::string& value) const {
   for (const Section& section : sections_) {

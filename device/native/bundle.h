@@ -37,6 +37,11 @@ class Bundle {
   const Section* model(const std::string& model_type) const;
   // The exporter's own section of a name, e.g. "token_bytes"; nullptr when the bundle has none.
   const Section* own(const std::string& name) const;
+  // The TFLite section with our own signatures; nullptr in a bundle that has them in prefill_decode, or none.
+  const Section* own_graphs() const;
+  // The bytes from the beginning of a section to the end of the last TFLite section: our own graphs use the weights of
+  // the sections that follow them.
+  flatbuffer::Bytes with_followers(const Section& section) const;
 
   // The mapping is private: writes here change this process's view and never the file.
   uint8_t* writable(const Section& section) const;

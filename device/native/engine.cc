@@ -15,6 +15,7 @@ namespace edge_mtp {
 namespace {
 
 constexpr char kDecoderSection[] = "tf_lite_prefill_decode";
+constexpr char kOwnGraphs[] = "tf_lite_aux";
 constexpr char kEmbedderSection[] = "tf_lite_embedder";
 constexpr char kPerLayerSection[] = "tf_lite_per_layer_embedder";
 constexpr char kDrafterSection[] = "tf_lite_mtp_drafter";
@@ -37,6 +38,9 @@ bool has_numbered(const Graph& graph, const char* prefix) {
   const auto& all = graph.signatures();
   return std::any_of(all.begin(), all.end(), [&](const Signature& s) { return s.name.rfind(prefix, 0) == 0; });
 }
+
+// Whether a signature is for an accelerator other than the CPU.
+bool is_for_accelerator(const std::string& name) { return name.rfind("gpu_", 0) == 0; }
 
 // Whether a session gives the input of this name its meaning. An input left at zero would be silently wrong.
 bool is_served(const std::string& input) {
@@ -166,18 +170,22 @@ void Engine::open(const std::string& path, const Options& options) {
     return std::make_unique<Embedder>(api_, environment_, require_section(bundle_, path, section), settings(section));
   };
 
-  const Section& decoder = require_section(bundle_, path, kDecoderSection);
+  // Our own graphs, with the weights behind them; else the stock graphs, which older bundles have ours among.
+  const Section* own = bundle_.own_graphs();
+  const Section& decoder = own != nullptr ? *own : require_section(bundle_, path, kDecoderSection);
+  const flatbuffer::Bytes content = own != nullptr ? bundle_.with_followers(decoder) : decoder.bytes;
   uint8_t* model = bundle_.writable(decoder);
   const size_t claimed = claim_composites(model, decoder.bytes.size, kVerifyOp) +
                          claim_composites(model, decoder.bytes.size, kDraftOp);
-  Graph::Settings decoding = settings(kDecoderSection);
+  Graph::Settings decoding = settings(own != nullptr ? kOwnGraphs : kDecoderSection);
   decoding.wanted = [&](const Graph& graph, const std::string& name) {
+    if (is_for_accelerator(name)) return false;
     // Ours do the same with the selection inside.
     if (name == "decode") return graph.signature("edge_decode") == nullptr;
     if (name == "verify") return !has_numbered(graph, "edge_verify_");
     return name.rfind("edge_draft_", 0) != 0 || !options.stepwise;
   };
-  decoder_ = std::make_unique<Graph>(api_, environment_, decoder.bytes, decoding);
+  decoder_ = std::make_unique<Graph>(api_, environment_, content, decoding);
   find_signatures(path);
   if (options.stepwise) folded_drafts_.clear();
   if (claimed == 0 && (!folded_drafts_.empty() || verifies_inside())) {
@@ -210,7 +218,7 @@ void Engine::find_signatures(const std::string& path) {
     int count = 0;
     if (name == "edge_decode" || (name == "decode" && decoder_->signature("edge_decode") == nullptr)) {
       decode_ = &signature;
-    } else if (name.rfind("prefill", 0) == 0) {
+    } else if (name.rfind("prefill", 0) == 0 || name.rfind("edge_prefill", 0) == 0) {
       prefills_[require_port(signature, signature.input("input_pos"), "input_pos").dimension(0)] = &signature;
     } else if (std::sscanf(name.c_str(), "edge_verify_%d", &count) == 1) {
       verifies_[count] = &signature;

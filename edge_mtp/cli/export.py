@@ -44,6 +44,15 @@ class Lengths(click.ParamType[Any]):
         return lengths
 
 
+class Names(click.ParamType[Any]):
+    """Comma-separated words."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(str(value).split(","))
+
+
 @click.command()
 @click.option(
     "--model",
@@ -105,7 +114,13 @@ class Lengths(click.ParamType[Any]):
 @click.option(
     "--lean",
     is_flag=True,
-    help="Only the stock runtime's graphs, as its GPU backend needs; `edge-mtp run` then decodes plainly.",
+    help="Only the stock runtime's graphs; `edge-mtp run` then decodes plainly.",
+)
+@click.option(
+    "--accelerators",
+    type=Names(),
+    metavar="NAMES",
+    help="Whose graphs to write: cpu, or cpu,gpu; default all that can run the recipe.",
 )
 @click.option(
     "--report",
@@ -146,6 +161,7 @@ def export(
     prefill: tuple[int, ...] | None,
     widths: tuple[int, ...],
     lean: bool,
+    accelerators: tuple[str, ...] | None,
     report: bool,
     prompts: Path | None,
     reference: Path | None,
@@ -206,6 +222,7 @@ def export(
                 kv=kv,
                 lean=lean,
                 widths=widths,
+                accelerators=accelerators,
                 origins=origins,
                 progress=progress,
             )
@@ -245,6 +262,8 @@ def export(
                     "nearly": summary.nearly,
                     "anew": summary.anew,
                     "notes": summary.notes,
+                    "accelerators": summary.accelerators,
+                    "without": summary.without,
                 }
                 | ({} if verified is None else {"verified": asdict(verified)})
                 | ({} if measured is None else {"report": measured.to_json()})
@@ -272,6 +291,8 @@ def export(
         click.echo(f"rounded again, for LiteRT has no such form: {counts} tensors; recipe {recipe} stores them")
     for note in summary.notes:
         click.echo(shown(note))
+    if summary.without:
+        click.echo(shown(f"no graphs for an accelerator: {summary.without}"))
     for line in verified.lines() if verified is not None else ():
         click.echo(shown(line))
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())

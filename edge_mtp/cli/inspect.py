@@ -66,6 +66,7 @@ def as_dict(bundle: Bundle) -> dict[str, Any]:
         "metadata": asdict(bundle.metadata) if has_metadata else None,
         "chat_template": bundle.chat_template if has_metadata else None,
         "mtp": asdict(bundle.mtp) | {"complete": bundle.mtp.complete, "edge_complete": bundle.mtp.edge_complete},
+        "accelerators": bundle.accelerators,
         "drafter": {"first_drafts": known[0], "accepted": known[1], "unfit": unfit(*known)} if known else None,
         "manifest": bundle.manifest,
         "token_bytes": len(bundle.token_bytes) if bundle.token_bytes else None,
@@ -141,6 +142,7 @@ def _mtp(bundle: Bundle) -> Iterator[str]:
     else:
         yield f"edge signatures: {'incomplete' if mtp.edge_widths else 'absent'}"
         yield from (f"  {reason}" for reason in mtp.edge_missing)
+    yield f"accelerators: {', '.join(bundle.accelerators) or 'none has signatures of its own'}"
 
 
 def _templates(bundle: Bundle) -> Iterator[str]:
@@ -178,7 +180,7 @@ def _signatures(group: list[Signature]) -> Iterator[str]:
     """A head line, then inputs and outputs."""
     first = group[0]
     numbers = [_split(signature.name)[1] or 0 for signature in group]
-    # LiteRT has its own kernels for odml.* composites; what needs naming is the rest.
+    # LiteRT knows odml.* composites; what needs naming is the rest.
     notable = [op for op in first.custom_ops if not op.startswith("odml.")]
     ops = f"  [{', '.join(notable)}]" if notable else ""
     if len(group) == 1:

@@ -10,7 +10,7 @@ import mmap
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +39,13 @@ STRING_VALUE = 9
 
 # Bytes of tokenizer.json for each one stored. Gemma's of 33 MB has 7, a text of zeros 1,000; parsing takes ten more.
 MOST_INFLATED = 32
+
+# Our own signatures are in this section, marked by an item (others use sections of this type for their own purposes).
+# It has no weights: its buffers point into the TFLite sections that follow it. In older bundles the signatures for the
+# CPU are in prefill_decode.
+GRAPHS_SECTION, GRAPHS = "aux", "graphs"
+# Accelerators, and how the names of signatures for them begin.
+PREFIXES = {"cpu": "edge_", "gpu": "gpu_"}
 
 Value = int | float | str | None
 
@@ -145,6 +152,13 @@ class Bundle:
         """Bytes in the file."""
         return len(self._data)
 
+    def content(self, section: Section) -> memoryview:
+        """What a runtime must be given to run a TFLite section: its bytes, and after our own graphs the weights."""
+        if section is not self._own_graphs:
+            return section.data
+        end = max(each.end for each in self.sections if each.type == "TFLiteModel")
+        return self._data[section.begin : end]
+
     def section(self, type: str, model_type: str | None = None) -> Section | None:
         """The first section of this type (and model type, if given)."""
         matches = (s for s in self.sections if s.type == type and model_type in (None, s.model_type))
@@ -244,17 +258,39 @@ class Bundle:
     @cached_property
     def mtp(self) -> Mtp:
         """Whether MTP is present and complete, and if not, why."""
-        signatures = self.models["prefill_decode"].signatures if "prefill_decode" in self.models else {}
+        signatures = self._signatures("prefill_decode")
         verify = signatures.get("verify")
         positions = verify.inputs.get("input_pos") if verify else None
-        widths = sorted(int(m[1]) for m in (re.fullmatch(r"edge_verify_(\d{1,3})", name) for name in signatures) if m)
+        own = self.own_signatures
+        widths = _widths(own, PREFIXES["cpu"])
         return Mtp(
             present="mtp_drafter" in self.models,
             draft_length=positions.shape[0] - 1 if positions and positions.shape else None,
             edge_widths=tuple(widths),
             missing=tuple(self._mtp_missing(signatures)),
-            edge_missing=tuple(self._edge_missing(signatures, widths)),
+            edge_missing=tuple(self._edge_missing(own, widths)),
         )
+
+    @cached_property
+    def own_signatures(self) -> dict[str, Signature]:
+        """The signatures by name, the stock ones among them in older bundles, where ours are looked for."""
+        return self._signatures("prefill_decode" if self._own_graphs is None else GRAPHS_SECTION)
+
+    @cached_property
+    def accelerators(self) -> tuple[str, ...]:
+        """The accelerators for which the bundle has signatures of its own, from prefill to draft."""
+        if self.mtp.missing:
+            return ()
+        own = self.own_signatures
+        return tuple(name for name, prefix in PREFIXES.items() if not any(_own_missing(own, prefix)))
+
+    @cached_property
+    def _own_graphs(self) -> Section | None:
+        section = self.section("TFLiteModel", GRAPHS_SECTION)
+        return section if section is not None and section.items.get(EDGE_KEY) == GRAPHS else None
+
+    def _signatures(self, section: str) -> dict[str, Signature]:
+        return self.models[section].signatures if section in self.models else {}
 
     def _mtp_missing(self, signatures: dict[str, Signature]) -> Iterator[str]:
         for name in ("prefill_decode", "embedder", "mtp_drafter"):
@@ -291,15 +327,10 @@ class Bundle:
         for name in ("manifest", "token_bytes"):
             if self._edge_section(name) is None:
                 yield f"no {name} section"
-        if "edge_decode" not in signatures:
-            yield "prefill_decode has no `edge_decode` signature"
-        if not widths:
-            yield "prefill_decode has no `edge_verify_T` signature"
+        yield from _own_missing(signatures, PREFIXES["cpu"])
         for width in widths:
             if "edge_mtp.verify" not in signatures[f"edge_verify_{width}"].custom_ops:
                 yield f"`edge_verify_{width}` does not hold the edge_mtp.verify op"
-            if f"edge_draft_{width - 1}" not in signatures:
-                yield f"prefill_decode has no `edge_draft_{width - 1}` signature beside `edge_verify_{width}`"
 
     def _edge_section(self, name: str) -> Section | None:
         return next((s for s in self.sections if s.items.get(EDGE_KEY) == name), None)
@@ -317,6 +348,27 @@ class Bundle:
             f"{self.path}: the bundle is truncated: {what} ends at byte {end}, the file at {len(self._data)};"
             " copy or export it again"
         )
+
+
+def _widths(signatures: Mapping[str, Signature], prefix: str) -> list[int]:
+    """The T of each `<prefix>verify_T`."""
+    found = (re.fullmatch(rf"{prefix}verify_(\d{{1,3}})", name) for name in signatures)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _own_missing(signatures: Mapping[str, Signature], prefix: str) -> Iterator[str]:
+    """Why the signatures that begin with `prefix` are incomplete."""
+    # In older bundles, where the stock decode is beside ours, its prefill is ours, too.
+    if "decode" not in signatures and not any(name.startswith(f"{prefix}prefill_") for name in signatures):
+        yield f"no `{prefix}prefill_T` signature"
+    if f"{prefix}decode" not in signatures:
+        yield f"no `{prefix}decode` signature"
+    widths = _widths(signatures, prefix)
+    if not widths:
+        yield f"no `{prefix}verify_T` signature"
+    for width in widths:
+        if f"{prefix}draft_{width - 1}" not in signatures:
+            yield f"no `{prefix}draft_{width - 1}` signature beside `{prefix}verify_{width}`"
 
 
 def _item(pair: Table) -> tuple[str, Value]:

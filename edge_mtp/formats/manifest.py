@@ -72,10 +72,11 @@ class Manifest(TypedDict, total=False):
     """The keys in the order in which they are written.
 
     `source` has the hashes of both checkpoints, and in `origins` where they come from. `context` counts positions of
-    the KV cache, `prefill_lengths` and `verify_widths` rows of the graphs, `draft_lengths` tokens. `drafter_kv` names
-    the target's caches that the drafter reads. The drafter's graphs take position P - 1 and add
-    `drafter_position_offset`. `special_tokens` are variables of the chat template. `activation_ranges` has, by module,
-    the scales of input and output of the static 8-bit ranges that the checkpoint was trained with; 0 is none.
+    the KV cache, `prefill_lengths` and `verify_widths` rows of the graphs, `draft_lengths` tokens. `accelerators` have
+    signatures of their own. `drafter_kv` names the target's caches that the drafter reads. The drafter's graphs take
+    position P - 1 and add `drafter_position_offset`. `special_tokens` are variables of the chat template.
+    `activation_ranges` has, by module, the scales of input and output of the static 8-bit ranges that the checkpoint
+    was trained with; 0 is none.
     """
 
     edge_mtp: int
@@ -88,6 +89,7 @@ class Manifest(TypedDict, total=False):
     verify_widths: list[int]
     draft_lengths: list[int]
     lean: bool
+    accelerators: list[str]
     drafter_kv: list[str]
     drafter_position_offset: int
     chat: Chat

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,14 @@ from edge_mtp.formats.bundle import Bundle
 pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
+from ai_edge_litert import schema_py_generated as schema
+
 from edge_mtp.export import resources
 from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.formats.token_bytes import token_table
 
+BUILTIN = schema.BuiltinOperator
 SMALL: dict[str, Any] = {"recipe": "fp32", "context": 64, "prefill": (4,)}
 
 
@@ -36,7 +39,7 @@ def test_the_command_line_and_the_library_make_the_same_bundle() -> None:
     """Where nothing is chosen: what the verb passes on is what the function takes by itself."""
     taken = {name: each.default for name, each in inspect.signature(export_bundle).parameters.items()}
     passed = export_verb.make_context("export", ["--model", "tiny"]).params
-    shared = ("recipe", "context", "prefill", "kv", "lean", "widths")
+    shared = ("recipe", "context", "prefill", "kv", "lean", "widths", "accelerators")
     assert [passed[name] for name in shared] == [taken[name] for name in shared]
 
 
@@ -169,12 +172,25 @@ class TestRefusals:
             ("kv", "int4", "KV type 'int4' is unknown: choose fp32 or int8"),
             ("widths", (1, 2), "verify widths 1,2 are not all between 2 and 8"),
             ("widths", (9,), "verify widths 9 are not all"),
+            ("accelerators", ("tpu",), "no accelerator 'tpu': take one of cpu, gpu"),
             ("recipe", "int3", "no recipe 'int3'"),
             ("recipe", "absent.toml", "absent.toml cannot be read"),
         ],
     )
     def test_option(self, pair: Copy, folder: Path, option: str, value: Any, message: str) -> None:
         assert message in refusal(pair, folder, **{option: value})
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"recipe": "mixed"}, "in blocks: take int8 or int4, or --accelerators cpu"),
+            ({"recipe": "fp16"}, "in fp16: take int8 or int4, or --accelerators cpu"),
+            ({"kv": "int8"}, "a KV cache in int8 otherwise than the CPU: take --kv fp32, or --accelerators cpu"),
+        ],
+        ids=str,
+    )
+    def test_accelerator_cannot_run_it(self, pair: Copy, folder: Path, options: dict[str, Any], message: str) -> None:
+        assert message in refusal(pair, folder, accelerators=("cpu", "gpu"), **options)
 
     def test_memory_too_small(self, pair: Copy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(resources, "available_memory", lambda: 1 << 30)
@@ -251,6 +267,26 @@ def test_token_table_of_a_byte_level_tokenizer(tmp_path: Path) -> None:
     assert [table[token] for token in range(7)] == [b" ", b"a", b"\xc3", b"\xa9", b"\n", b"", b""]
 
 
+def own_signatures(widths: Sequence[int], prefill: Sequence[int]) -> set[str]:
+    names = {"decode", *(f"prefill_{count}" for count in prefill)}
+    names |= {f"verify_{width}" for width in widths} | {f"draft_{width - 1}" for width in widths}
+    return {f"{prefix}{name}" for prefix in ("edge_", "gpu_") for name in names}
+
+
+class Content:
+    """A TFLite model whose weights may lie behind its flatbuffer."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.tree = schema.ModelT.InitFromPackedBuf(bytes(data), 0)
+
+    def buffer(self, number: int) -> bytes:
+        buffer = self.tree.buffers[number]
+        if buffer.offset > 1:
+            return bytes(self.data[buffer.offset : buffer.offset + buffer.size])
+        return b"" if buffer.data is None else bytes(buffer.data)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["fp32", "int8"])
 class TestBundle:
@@ -265,10 +301,11 @@ class TestBundle:
         assert bundle.mtp.edge_widths == tuple(VERIFY_WIDTHS)
 
     def test_signatures(self, bundle: Bundle) -> None:
-        ours = {f"edge_verify_{t}" for t in VERIFY_WIDTHS} | {f"edge_draft_{t - 1}" for t in VERIFY_WIDTHS}
-        signatures = bundle.models["prefill_decode"].signatures
-        assert signatures.keys() == {"prefill_16", "decode", "verify", "edge_decode"} | ours
-        stock, wide = signatures["verify"], signatures["edge_verify_4"]
+        stock_signatures, signatures = bundle.models["prefill_decode"].signatures, bundle.own_signatures
+        assert stock_signatures.keys() == {"prefill_16", "decode", "verify"}
+        assert signatures.keys() == own_signatures(VERIFY_WIDTHS, [16])
+        assert bundle.accelerators == ("cpu", "gpu")
+        stock, wide = stock_signatures["verify"], signatures["edge_verify_4"]
         assert stock.inputs.items() <= wide.inputs.items()
         assert stock.outputs.items() <= wide.outputs.items()
         assert not any(name.startswith("edge_mtp") for name in stock.custom_ops)
@@ -282,6 +319,38 @@ class TestBundle:
             "draft": "i32[1,5]",
             "confidence": "f32[1,5]",
         }
+        whole = signatures["gpu_verify_4"]
+        assert whole.inputs == wide.inputs
+        assert {name: str(t) for name, t in whole.outputs.items() if name not in wide.outputs} == {
+            "next_hidden": "f32[1,1,64]"
+        }
+        assert signatures["gpu_draft_5"].outputs == signatures["edge_draft_5"].outputs
+        assert not any(s.custom_ops for name, s in signatures.items() if name.startswith("gpu_"))
+
+    def test_graphs_are_fit_for_an_accelerator(self, bundle: Bundle) -> None:
+        """What the stock graphs and those for the GPU must not hold, by what LiteRT's GPU accelerator makes of it."""
+        for name in ("prefill_decode", "aux"):
+            section = bundle.section("TFLiteModel", name)
+            assert section is not None
+            model = schema.ModelT.InitFromPackedBuf(bytes(section.data), 0)
+            entries = {signature.subgraphIndex for signature in model.signatureDefs}
+            assert entries == set(range(len(entries))), "the stock engine takes the first subgraph for its own"
+            for signature in model.signatureDefs:
+                key = signature.signatureKey.decode()
+                if key.startswith("edge_"):
+                    continue
+                graph = model.subgraphs[signature.subgraphIndex]
+                made = {int(t): operator for operator in graph.operators for t in operator.outputs}
+                computed = {*made, *graph.inputs.tolist()}
+                codes = {id(o): model.operatorCodes[o.opcodeIndex].builtinCode for o in graph.operators}
+                for operator in graph.operators:
+                    code, inputs = codes[id(operator)], operator.inputs.tolist()
+                    assert code not in (BUILTIN.CUSTOM, BUILTIN.STABLEHLO_COMPOSITE, BUILTIN.STABLEHLO_SCATTER), key
+                    assert computed.intersection(inputs), f"{key} computes a constant"
+                    assert code != BUILTIN.SLICE or not computed.intersection(inputs[1:]), f"{key} cuts a window"
+                read = {tensor for operator in graph.operators for tensor in operator.inputs.tolist()}
+                outputs = {port.name.decode(): port.tensorIndex for port in signature.outputs}
+                assert outputs.get("activations") not in read, key
 
     def test_metadata(self, bundle: Bundle) -> None:
         metadata = bundle.metadata
@@ -309,40 +378,40 @@ class TestBundle:
         assert manifest["verify_widths"] == list(VERIFY_WIDTHS)
         assert manifest["context"] == tiny_checkpoints.CONTEXT
 
-    def test_signatures_share_weights(self, bundle: Bundle, recipe: str) -> None:
-        """Equal constants are stored once, and drafts gather embedding rows from the head's own buffer."""
-        from ai_edge_litert import schema_py_generated as schema
-
-        section = bundle.section("TFLiteModel", "prefill_decode")
-        assert section is not None
-        data = bytes(section.data)
-        model = schema.ModelT.InitFromPackedBuf(data, 0)
-
-        def content(number: int) -> bytes:
-            buffer = model.buffers[number]
-            if buffer.offset > 1:
-                return data[buffer.offset : buffer.offset + buffer.size]
-            return b"" if buffer.data is None else bytes(buffer.data)
-
-        copies = Counter(content(number) for number in range(len(model.buffers)))
-        assert all(count == 1 for text, count in copies.items() if len(text) > 64)
+    def test_weights_are_stored_once(self, bundle: Bundle, recipe: str) -> None:
+        """Each in one section; our own graphs use those of the others, and take drafts' embeddings from the head."""
+        aux = bundle.section("TFLiteModel", "aux")
+        assert aux is not None
+        places: Counter[int] = Counter()  # in the file
+        for name in ("embedder", "prefill_decode", "mtp_drafter"):
+            section = bundle.section("TFLiteModel", name)
+            assert section is not None
+            model = Content(section.data)
+            copies = Counter(model.buffer(number) for number in range(len(model.tree.buffers)))
+            assert all(count == 1 for text, count in copies.items() if len(text) > 64)
+            places.update(section.begin + buffer.offset for buffer in model.tree.buffers if buffer.offset > 1)
+        ours = Content(bundle.content(aux))
+        borrowed = [aux.begin + buffer.offset for buffer in ours.tree.buffers if buffer.offset > 1]
+        assert len(borrowed) > 40
+        assert [places[place] for place in borrowed] == [1] * len(borrowed)
+        assert max(len(ours.buffer(n)) for n, b in enumerate(ours.tree.buffers) if b.offset < 2) < 4096
 
         def tables(kind: int) -> set[int]:
             """Buffers of [V,H] constants that operators of this kind read."""
             return {
                 graph.tensors[operand].buffer
-                for graph in model.subgraphs
+                for graph in ours.tree.subgraphs
                 for operator in graph.operators
-                if model.operatorCodes[operator.opcodeIndex].builtinCode == kind
+                if ours.tree.operatorCodes[operator.opcodeIndex].builtinCode == kind
                 for operand in operator.inputs
                 if operand >= 0 and list(graph.tensors[operand].shape) == [512, 64]
             }
 
-        heads = tables(schema.BuiltinOperator.FULLY_CONNECTED)
+        heads = tables(BUILTIN.FULLY_CONNECTED)
         assert len(heads) == 1
-        assert tables(schema.BuiltinOperator.EMBEDDING_LOOKUP) == heads
+        assert tables(BUILTIN.EMBEDDING_LOOKUP) == heads
         (head,) = heads
-        assert len(content(head)) == 512 * 64 * {"fp32": 4, "int8": 1}[recipe]
+        assert len(ours.buffer(head)) == 512 * 64 * {"fp32": 4, "int8": 1}[recipe]
 
     def test_runs_in_the_stock_engine(self, bundle: Bundle) -> None:
         litert_lm = pytest.importorskip("litert_lm")
@@ -387,8 +456,10 @@ class TestOptions:
         assert bundle.mtp.missing == bundle.mtp.edge_missing == ()
         assert bundle.mtp.edge_widths == (3, 5)
         signatures = bundle.models["prefill_decode"].signatures
-        ours = {"edge_decode", "edge_verify_3", "edge_verify_5", "edge_draft_2", "edge_draft_4"}
-        assert signatures.keys() == {"prefill_4", "prefill_8", "decode", "verify"} | ours
+        assert signatures.keys() == {"prefill_4", "prefill_8", "decode", "verify"}
+        wanted = own_signatures((3, 5), [4, 8])
+        assert bundle.own_signatures.keys() == {name for name in wanted if name.startswith("edge_")}
+        assert bundle.accelerators == ("cpu",)  # a cache in int8 is not for the GPU
         caches = {str(t) for n, t in signatures["decode"].inputs.items() if n.startswith("kv_cache")}
         assert all(cache.startswith("i8[") for cache in caches)
         assert bundle.manifest is not None

@@ -33,9 +33,10 @@ def test_readable_form(synthetic_bundle: Path) -> None:
     assert "kv_cache_k_0..2 f32[1,1,64,4]" in text
     assert "tokenizer: HF, 40 tokens" in lines
     assert 'stop_tokens: ["<turn|>", [1, 300]]' in lines
-    assert lines[-2:] == [
+    assert lines[-3:] == [
         "MTP: present, complete, draft length 3",
         "edge signatures: complete, verify widths 2..8",
+        "accelerators: cpu",
     ]
 
 
@@ -45,8 +46,8 @@ def test_reasons_stand_under_what_is_missing(tmp_path: Path) -> None:
     text = inspect(lean.write(tmp_path / "lean.litertlm"))
     assert text.endswith(
         "MTP: absent\n  no mtp_drafter section\n"
-        "edge signatures: absent\n  no manifest section\n  prefill_decode has no `edge_decode` signature\n"
-        "  prefill_decode has no `edge_verify_T` signature\n"
+        "edge signatures: absent\n  no manifest section\n  no `edge_decode` signature\n"
+        "  no `edge_verify_T` signature\naccelerators: none has signatures of its own\n"
     )
 
 

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 Kernel = Callable[[list[Array], list[Array]], None]
 
 PACKAGE = Path(ai_edge_litert.__file__).parent
-_TYPES = {1: np.float32, 2: np.int32}
+_TYPES = {1: np.float32, 2: np.int32, 9: np.int8}
 _RUNTIME_LIBRARY_DIR, _STRING = 22, 8
 
 
@@ -47,6 +47,7 @@ _Init = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _Layouts = ctypes.CFUNCTYPE(c_int, c_void_p, c_size_t, POINTER(_Layout), c_size_t, POINTER(_Layout))
 _Run = ctypes.CFUNCTYPE(c_int, c_void_p, c_size_t, POINTER(c_void_p), c_size_t, POINTER(c_void_p))
 _Destroy = ctypes.CFUNCTYPE(c_int, c_void_p)
+_Free = ctypes.CFUNCTYPE(None, c_void_p)
 
 
 class _KernelTable(ctypes.Structure):
@@ -58,33 +59,49 @@ class LiteRtError(Exception):
 
 
 class Graph:
-    """A compiled model. `kernels` maps an operator's name to (function of input and output arrays, output shapes)."""
+    """A compiled model.
+
+    `kernels` maps an operator's name to (function of input and output arrays, output shapes); `options` has TOML by the
+    identifiers of LiteRT's opaque options.
+    """
 
     def __init__(
         self,
         model: bytes,
         accelerators: int = CPU,
         kernels: Mapping[str, tuple[Kernel, Callable[[list[tuple[int, ...]]], list[tuple[int, ...]]]]] | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self._library = ctypes.CDLL(str(PACKAGE / "libLiteRt.so"))
         self._keep: list[Any] = [ctypes.create_string_buffer(model, len(model))]
-        environment, options = c_void_p(), c_void_p()
+        environment, chosen = c_void_p(), c_void_p()
         self._model, self._compiled = c_void_p(), c_void_p()
         where = _Option(_RUNTIME_LIBRARY_DIR, _Value(_STRING, str(PACKAGE).encode()))
         self._call("CreateEnvironment", 1, byref(where), byref(environment))
         self._call("CreateModelFromBuffer", environment, self._keep[0], c_size_t(len(model)), byref(self._model))
-        self._call("CreateOptions", byref(options))
-        self._call("SetOptionsHardwareAccelerators", options, accelerators)
+        self._call("CreateOptions", byref(chosen))
+        self._call("SetOptionsHardwareAccelerators", chosen, accelerators)
+        for identifier, toml in (options or {}).items():
+            text, free, opaque = ctypes.create_string_buffer(toml.encode()), _Free(lambda _: None), c_void_p()
+            self._keep += text, free
+            self._call("CreateOpaqueOptions", identifier.encode(), text, free, byref(opaque))
+            self._call("AddOpaqueOptions", chosen, opaque)
         for name, (kernel, shapes) in (kernels or {}).items():
             table = self._table(kernel, shapes)
             self._keep.append(table)
-            self._call("AddCustomOpKernelOption", options, name.encode(), 1, byref(table), None)
-        self._call("CreateCompiledModel", environment, self._model, options, byref(self._compiled))
+            self._call("AddCustomOpKernelOption", chosen, name.encode(), 1, byref(table), None)
+        self._call("CreateCompiledModel", environment, self._model, chosen, byref(self._compiled))
 
     def is_fully_accelerated(self) -> bool:
         answer = ctypes.c_bool()
-        self._call("CompiledModelIsFullyAccelerated", self._compiled, byref(answer))
+        self._call("CompiledModelIsNonCpuFullyAccelerated", self._compiled, byref(answer))
         return answer.value
+
+    def shapes(self, signature: int, kind: str) -> dict[str, tuple[int, ...]]:
+        """The shapes of a signature's "Input" or "Output" ports by name."""
+        handle = c_void_p()
+        self._call("GetModelSignature", self._model, c_size_t(signature), byref(handle))
+        return {name: array.shape for name, (array, _) in self._ports(handle, kind).items()}
 
     def run(self, signature: int, inputs: Mapping[str, Array]) -> dict[str, Array]:
         handle = c_void_p()
@@ -151,7 +168,7 @@ class Graph:
 
 def _aligned(shape: tuple[int, ...], dtype: type) -> Array:
     """Zeros that LiteRt accepts as a buffer: at a multiple of 64 bytes."""
-    size = int(np.prod(shape)) * 4
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)

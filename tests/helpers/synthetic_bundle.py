@@ -73,21 +73,45 @@ def drafter() -> Graph:
     return Graph(inputs, {"logits": f"f32[1,1,{VOCAB}]", "projected_activations": f"f32[1,1,{HIDDEN}]"})
 
 
+def own_graphs() -> dict[str, Graph]:
+    """Our own signatures for CPU and GPU, as they are in the aux section."""
+    inlined = {n: Graph(g.inputs, g.outputs) for n, g in _own("gpu_").items()}
+    return _own("edge_") | inlined
+
+
+def _own(prefix: str) -> dict[str, Graph]:
+    return {
+        f"{prefix}prefill_16": target(16, logits=False),
+        f"{prefix}decode": target(1),
+        f"{prefix}verify_4": edge_verify(4),
+        f"{prefix}draft_3": edge_draft(3),
+    }
+
+
+def stock_graphs() -> dict[str, Graph]:
+    """The signatures of the stock runtime."""
+    return {
+        "prefill_16": target(16, logits=False),
+        "prefill_32": target(32, logits=False),
+        "decode": target(1),
+        "verify": target(4),
+    }
+
+
 @dataclass
 class Parts:
-    """What goes into the bundle; a test changes what it is about."""
+    """What goes into the bundle, ours in prefill_decode as in older ones; a test changes what it is about."""
 
     prefill_decode: dict[str, Graph] = field(
         default_factory=lambda: {
-            "prefill_16": target(16, logits=False),
-            "prefill_32": target(32, logits=False),
-            "decode": target(1),
-            "verify": target(4),
+            **stock_graphs(),
             "edge_decode": target(1),
             **{f"edge_verify_{width}": edge_verify(width) for width in range(2, 9)},
             **{f"edge_draft_{length}": edge_draft(length) for length in range(1, 8)},
         }
     )
+    aux: dict[str, Graph] | None = None
+    aux_is_ours: bool = True
     drafter: Graph | None = field(default_factory=drafter)
     embedder: Graph | None = field(
         default_factory=lambda: Graph({"tokens": "i32[1,1]"}, {"embeddings": f"f32[1,1,{HIDDEN}]"})
@@ -119,11 +143,14 @@ class Parts:
         for graphs, kind in [
             (self.embedder and {"embed": self.embedder}, "embedder"),
             ({"embed": per_layer}, "per_layer_embedder"),
+            (self.aux, "aux"),
             (self.prefill_decode, "prefill_decode"),
             (self.drafter and {"draft": self.drafter}, "mtp_drafter"),
         ]:
             if graphs:
-                builder.add_tflite_model(_file(path, f"{kind}.tflite", tflite_model(graphs)), model_type(kind))
+                mark = [Metadata("edge_mtp", "graphs", DType.STRING)] if kind == "aux" and self.aux_is_ours else None
+                file = _file(path, f"{kind}.tflite", tflite_model(graphs))
+                builder.add_tflite_model(file, model_type(kind), additional_metadata=mark)
         token_table = self.token_bytes
         if token_table is None:
             token_table = token_bytes([token.encode() for token in self.tokens], special={VOCAB - 1})
@@ -132,8 +159,8 @@ class Parts:
             if data:
                 mark = [Metadata("edge_mtp", name, DType.STRING)]
                 builder.add_generic_binary_data(_file(path, name, data), mark)
-        with open(path, "wb") as file:
-            builder.build(file, validate_metadata=True)
+        with open(path, "wb") as bundle:
+            builder.build(bundle, validate_metadata=True)
         return path
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import inspect
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ import pytest
 import torch
 from litert_ctypes import CPU, GPU, Array, Graph, LiteRtError
 from native_select import core
+from vulkan import load
 
 from edge_mtp.export import flatbuffer, ops
 
@@ -394,37 +391,14 @@ def test_inlined_composites_compute_the_same(model: bytes, drafter: Drafter) -> 
 
 
 @pytest.fixture(scope="session")
-def vulkan(pytestconfig: pytest.Config) -> None:
-    """A Vulkan driver for the WebGPU accelerator: the one of VK_ICD_FILENAMES, else SwiftShader from Debian."""
-    driver = Path(os.environ.get("VK_ICD_FILENAMES") or fetch_swiftshader(pytestconfig))
-    loader = driver.parent / "libvulkan.so.1"
+def loaded_vulkan(vulkan: Path) -> None:
     try:
-        ctypes.CDLL(str(loader) if loader.exists() else "libvulkan.so.1", mode=ctypes.RTLD_GLOBAL)
+        load(vulkan)
     except OSError as error:
         pytest.skip(f"no Vulkan loader: {error}; install libvulkan1")
-    os.environ["VK_ICD_FILENAMES"] = str(driver)
 
 
-def fetch_swiftshader(config: pytest.Config) -> Path:
-    """SwiftShader and a Vulkan loader out of Debian's chromium-common package, kept in pytest's cache."""
-    assert config.cache is not None
-    folder = config.cache.mkdir("vulkan")
-    driver = folder / "usr/lib/chromium/vk_swiftshader_icd.json"
-    if not driver.exists():
-        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            pytest.skip("no software Vulkan driver: set VK_ICD_FILENAMES, or run where apt-get knows chromium-common")
-        download = subprocess.run(
-            ["apt-get", "download", "chromium-common"], cwd=folder, timeout=300, capture_output=True, text=True
-        )
-        if download.returncode != 0:
-            pytest.skip(f"no software Vulkan driver: apt-get download chromium-common: {download.stderr.strip()}")
-        (package,) = folder.glob("chromium-common_*.deb")
-        subprocess.run(["dpkg-deb", "-x", package, folder], check=True, timeout=120)
-        package.unlink()
-    return driver
-
-
-@pytest.mark.usefixtures("vulkan")
+@pytest.mark.usefixtures("loaded_vulkan")
 def test_the_gpu_runs_the_inlined_ops_whole(model: bytes, drafter: Drafter) -> None:
     graph = Graph(changed(model, ops.inline_composites), GPU)
     assert graph.is_fully_accelerated()
@@ -432,7 +406,7 @@ def test_the_gpu_runs_the_inlined_ops_whole(model: bytes, drafter: Drafter) -> N
     check_draft(graph, drafter, flags=0, cases=25)
 
 
-@pytest.mark.usefixtures("vulkan")
+@pytest.mark.usefixtures("loaded_vulkan")
 def test_the_gpu_leaves_a_composite_to_the_cpu(model: bytes) -> None:
     """Why inline_composites exists: with the CPU at hand the results are right, without it there are none."""
     check_greedy(Graph(model, GPU | CPU), cases=10)
@@ -467,7 +441,7 @@ def bare_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_the_full_vocabulary(bare_model: bytes, accelerator: int, request: pytest.FixtureRequest) -> None:
     """With ties on the CPU, which takes the first; a GPU's parallel ARG_MAX takes any of the largest."""
     if accelerator == GPU:
-        request.getfixturevalue("vulkan")
+        request.getfixturevalue("loaded_vulkan")
     graph = Graph(bare_model, accelerator)
     rng = np.random.default_rng(9)
     for case in range(12):

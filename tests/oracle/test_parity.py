@@ -37,6 +37,7 @@ pytestmark = pytest.mark.slow
 
 LENGTH = 120  # tokens of the test sequence: several sliding windows, of which the last are cut out elsewhere
 HIDDEN = -1e4
+OWN = ("edge_", "gpu_")  # how the names of our own signatures begin
 TOLERANCE = 1e-4  # of the largest magnitude in the reference
 
 
@@ -46,7 +47,7 @@ class Graphs:
     def __init__(self, path: Path) -> None:
         bundle = Bundle(path)
         self.models = {
-            section.model_type: Interpreter(model_content=bytes(section.data), num_threads=1)
+            section.model_type: Interpreter(model_content=bytes(bundle.content(section)), num_threads=1)
             for section in bundle.sections
             if section.type == "TFLiteModel"
         }
@@ -75,7 +76,7 @@ class Graphs:
         if "per_layer_embedder" in self.models:
             extra["per_layer_embeddings"] = self.embed("per_layer_embedder", tokens)
         out = self.call(
-            "prefill_decode",
+            "aux" if signature.startswith(OWN) else "prefill_decode",
             signature,
             embeddings=self.embed("embedder", tokens),
             input_pos=np.arange(position, position + count, dtype=np.int32),
@@ -87,12 +88,12 @@ class Graphs:
             self.cache[name] = out.pop(name)
         return out
 
-    def verify(self, tokens: Any, position: int, flags: int = 0) -> dict[str, np.ndarray]:
+    def verify(self, tokens: Any, position: int, flags: int = 0, own: str = "edge_") -> dict[str, np.ndarray]:
         width = len(tokens)
         control, mask = no_request(), np.full((1, width, (VOCAB + 31) // 32), -1, np.int32)
         control[0, 0], control[0, 4] = flags, position + 1
         return self.rows(
-            f"edge_verify_{width}",
+            f"{own}verify_{width}",
             tokens,
             position,
             draft=np.array([tokens[1:]], np.int32),
@@ -111,10 +112,12 @@ class Graphs:
         activations = np.concatenate([self.embed("embedder", [token]), hidden], axis=2)
         return self.call("mtp_drafter", "mtp_drafter", activations=activations, **self.drafter_inputs(position))
 
-    def draft(self, length: int, token: int, hidden: np.ndarray, position: int) -> dict[str, np.ndarray]:
+    def draft(
+        self, length: int, token: int, hidden: np.ndarray, position: int, own: str = "edge_"
+    ) -> dict[str, np.ndarray]:
         return self.call(
-            "prefill_decode",
-            f"edge_draft_{length}",
+            "aux",
+            f"{own}draft_{length}",
             token=np.array([token], np.int32),
             activations=hidden,
             control=no_request(),
@@ -206,10 +209,10 @@ def filled(family: str, reference: Reference) -> Graphs:
     return graphs
 
 
-def fill(graphs: Graphs, tokens: list[int]) -> None:
+def fill(graphs: Graphs, tokens: list[int], own: str = "") -> None:
     for start in range(0, len(tokens), PREFILL):
         chunk = tokens[start : start + PREFILL]
-        graphs.rows(f"prefill_{PREFILL}", chunk + [0] * (PREFILL - len(chunk)), start)
+        graphs.rows(f"{own}prefill_{PREFILL}", chunk + [0] * (PREFILL - len(chunk)), start)
 
 
 def assert_close(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
@@ -224,10 +227,10 @@ def test_the_sequence_passes_the_sliding_window() -> None:
     assert window_length(WINDOW - 1, MANY_ROWS, CONTEXT) < CONTEXT
 
 
-@pytest.mark.parametrize("decode", ["decode", "edge_decode"])
-def test_prefill_then_decode_equals_transformers(graphs: Graphs, reference: Reference, decode: str) -> None:
-    prompt = 2 * PREFILL
-    fill(graphs, reference.tokens[:prompt])
+@pytest.mark.parametrize("own", ["", *OWN])
+def test_prefill_then_decode_equals_transformers(graphs: Graphs, reference: Reference, own: str) -> None:
+    prompt, decode = 2 * PREFILL, f"{own}decode"
+    fill(graphs, reference.tokens[:prompt], own)
     for position in range(prompt, LENGTH):
         out = graphs.rows(decode, [reference.tokens[position]], position)
         assert_close(out["logits"][0, 0], reference.logits[position], f"logits at {position}")
@@ -239,17 +242,20 @@ def test_rows_are_rounded_alike(family: str, reference: Reference) -> None:
     check_rows_are_rounded_alike(families.bundle(family), reference.tokens)
 
 
-def test_verify_of_every_width_equals_transformers(graphs: Graphs, reference: Reference) -> None:
-    fill(graphs, reference.tokens[:PREFILL])
+@pytest.mark.parametrize("own", OWN)
+def test_verify_of_every_width_equals_transformers(graphs: Graphs, reference: Reference, own: str) -> None:
+    fill(graphs, reference.tokens[:PREFILL], own)
     for width in graphs.manifest["verify_widths"]:
         for position in range(PREFILL, LENGTH - width, width):
             tokens = reference.tokens[position : position + width]
-            out = graphs.verify(tokens, position)
+            out = graphs.verify(tokens, position, own=own)
             rows = slice(position, position + width)
             assert_close(out["logits"][0], reference.logits[rows], f"logits of {width} from {position}")
             assert_close(out["activations"][0], reference.hidden[rows], f"activations of {width} from {position}")
             assert out["n_accepted"].tolist() == [0]
             assert out["tokens"][0].tolist() == [int(reference.logits[position].argmax())] + [-1] * (width - 1)
+            if "next_hidden" in out:
+                assert_close(out["next_hidden"][0, 0], reference.hidden[position], f"next hidden state of {width}")
 
 
 def test_stock_verify_equals_transformers(graphs: Graphs, reference: Reference) -> None:
@@ -260,9 +266,10 @@ def test_stock_verify_equals_transformers(graphs: Graphs, reference: Reference) 
     assert_close(out["activations"][0], reference.hidden[position : position + 4], "activations")
 
 
+@pytest.mark.parametrize("own", OWN)
 @pytest.mark.parametrize("accepted", [0, 1, 3])
 def test_verify_accepts_what_the_target_would_say(
-    family: str, graphs: Graphs, reference: Reference, accepted: int
+    family: str, graphs: Graphs, reference: Reference, accepted: int, own: str
 ) -> None:
     position, width = 3 * PREFILL, 5
     fill(graphs, reference.tokens[:position])
@@ -275,14 +282,19 @@ def test_verify_accepts_what_the_target_would_say(
     drafted = tokens[:width]
     if accepted + 1 < width:
         drafted[accepted + 1] = (tokens[accepted + 1] + 1) % VOCAB
-    out = graphs.verify(drafted, position)
+    out = graphs.verify(drafted, position, own=own)
     assert out["n_accepted"].tolist() == [accepted]
     assert out["tokens"][0].tolist() == tokens[1 : accepted + 2] + [-1] * (width - accepted - 1)
+    if "next_hidden" in out:
+        np.testing.assert_array_equal(out["next_hidden"][0, 0], out["activations"][0, accepted])
 
 
-def test_verify_refuses_what_only_the_kernel_serves(graphs: Graphs, reference: Reference) -> None:
+@pytest.mark.parametrize("own", OWN)
+def test_verify_refuses_what_only_the_kernel_serves(graphs: Graphs, reference: Reference, own: str) -> None:
     fill(graphs, reference.tokens[:PREFILL])
-    assert graphs.verify(reference.tokens[PREFILL : PREFILL + 2], PREFILL, flags=1)["n_accepted"] == [-3]
+    out = graphs.verify(reference.tokens[PREFILL : PREFILL + 2], PREFILL, flags=1, own=own)
+    assert out["n_accepted"] == [-3]
+    assert not out.get("next_hidden", np.zeros(1)).any()
 
 
 def check_drafter_step(filled: Graphs, reference: Reference, position: int) -> None:
@@ -305,11 +317,12 @@ def test_drafter_step_equals_transformers(filled: Graphs, reference: Reference, 
     check_drafter_step(filled, reference, position)
 
 
+@pytest.mark.parametrize("own", OWN)
 @pytest.mark.parametrize("position", [5, WINDOW + 1, LENGTH - 1])
-def test_folded_drafter_equals_single_steps(filled: Graphs, reference: Reference, position: int) -> None:
+def test_folded_drafter_equals_single_steps(filled: Graphs, reference: Reference, position: int, own: str) -> None:
     for length in filled.manifest["draft_lengths"]:
         token, hidden = reference.tokens[position], reference.hidden[None, None, position - 1]
-        out = filled.draft(length, token, hidden, position)
+        out = filled.draft(length, token, hidden, position, own)
         assert out["draft"].shape == out["confidence"].shape == (1, length)
         assert out["draft"][0].tolist() == reference.draft(length, position)
         for step in range(length):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from edge_mtp.export.chat import Chat, llm_metadata
 from edge_mtp.export.checkpoint import Pair, open_pair
 from edge_mtp.export.encodings import ENCODINGS, Encoding, encode
 from edge_mtp.export.options import Options
-from edge_mtp.export.store import ALIGNMENT, Store
+from edge_mtp.export.store import ALIGNMENT, SECTION_ALIGNMENT, Lent, Store
 from edge_mtp.export.writer import write_bundle
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.token_bytes import token_table
@@ -51,8 +51,8 @@ class Written(NamedTuple):
     def assembly(self, section: str) -> Assembly:
         graphs = models.graphs_of(self.pair, self.options)
         made = graphs.sections()[section]
-        pieces = layer_cache.converted(section, graphs, made.traced(), self.folder, lambda name: None)
-        assembly = made.assemble(pieces)
+        pieces = layer_cache.converted(made.pieces, graphs, made.traced(), self.folder, lambda name: None)
+        assembly = made.assemble(flatbuffer.parse(pieces))
         compact.compact(assembly.model)
         return assembly
 
@@ -86,7 +86,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     # Blocks of 32 must fit.
     sizes = {"hidden_size_per_layer_input": 32}
     pair = open_pair(*tiny_checkpoints.write_pair(folder, target=sizes, drafter_text={"intermediate_size": 64}))
-    options = Options(64, (4,), (), "fp32", recipes.RECIPES["fp32"])
+    options = Options(64, (4,), (), (), "fp32", recipes.RECIPES["fp32"])
     return Written(pair, options, folder)
 
 
@@ -211,13 +211,17 @@ def plans(draw: Callable[..., Any]) -> Plan:
 
 
 class Target:
-    """A model with a FULLY_CONNECTED for each matrix, twice in graphs of their own."""
+    """A model with a FULLY_CONNECTED for each matrix, twice in graphs of their own.
 
-    def __init__(self, plan: Plan, path: Path) -> None:
+    The matrices have the names `first`.w and so on. It borrows those that are `lent`.
+    """
+
+    def __init__(self, plan: Plan, path: Path, first: int = 0, lent: Mapping[str, Lent] | None = None) -> None:
         self.plan, self.path = plan, path
         self.reads: list[str] = []
         pieces = Pieces()
-        for number, (weights, _) in enumerate(plan.matrices):
+        numbers = range(first, first + len(plan.matrices))
+        for number, (weights, _) in zip(numbers, plan.matrices, strict=True):
             rows, width = weights.shape
             tensors = pieces.piece(
                 f"p{number}", x=((1, width), KINDS.FLOAT32), weights_w=((rows, width), KINDS.FLOAT32)
@@ -226,13 +230,15 @@ class Target:
         assembly = Assembly(pieces.model)
         for name in ("one", "two"):
             graph = assembly.graph(name)
-            graph.finish(
-                {f"y{n}": graph.place(f"p{n}", {"x": f"x{n}"}, f"{n}.")["y"] for n in range(len(plan.matrices))}
-            )
+            graph.finish({f"y{n}": graph.place(f"p{n}", {"x": f"x{n}"}, f"{n}.")["y"] for n in numbers})
         compact.compact(assembly.model)
         self.store = Store(assembly, path)
-        for number, (weights, encoding) in enumerate(plan.matrices):
-            self.store.matrix(f"{number}.w", weights.shape, encoding, self.reader(f"{number}.w", weights))
+        for number, (weights, encoding) in zip(numbers, plan.matrices, strict=True):
+            name = f"{number}.w"
+            if lent is None:
+                self.store.matrix(name, weights.shape, encoding, self.reader(name, weights))
+            else:
+                self.store.borrow(name, weights.shape, lent[name])
 
     def reader(self, name: str, weights: Any) -> Callable[[int, int], Any]:
         def read(start: int, stop: int) -> Any:
@@ -264,14 +270,19 @@ def test_a_file_holds_what_was_streamed(plan: Plan) -> None:
         counts: list[int] = []
         data = target.write(counts.append)
         assert sum(counts) == sum(weights.size for weights, _ in plan.matrices)
-        assert [path.name for path in Path(folder).iterdir()] == ["x.tflite"]
+        assert {path.name for path in Path(folder).iterdir()} == {"x.tflite", "x.inventory"}
     offsets = schema.ModelT.InitFromPackedBuf(data, 0).buffers
     assert all(buffer.offset % ALIGNMENT == 0 for buffer in offsets)
     model = flatbuffer.parse(data)
+    check_weights(model, plan.matrices)
+
+
+def check_weights(model: Any, matrices: list[tuple[Any, Encoding]]) -> None:
+    """Both graphs have these matrices."""
     graphs = weights_of(model)
     assert graphs["one"] == graphs["two"]
-    assert len(graphs["one"]) == len(plan.matrices)
-    for found, (weights, encoding) in zip(graphs["one"], plan.matrices, strict=True):
+    assert len(graphs["one"]) == len(matrices)
+    for found, (weights, encoding) in zip(graphs["one"], matrices, strict=True):
         encoded = encode(weights, encoding)
         kind, tensor_type, shape, stored, *scales = found
         assert kind == BUILTIN.FULLY_CONNECTED
@@ -287,6 +298,25 @@ def test_a_file_holds_what_was_streamed(plan: Plan) -> None:
             assert scales == [0, encoded.scales.tolist(), [0] * len(weights)]
         else:
             assert scales == []
+
+
+@relaxed
+@given(st.lists(plans(), min_size=1, max_size=3))
+def test_a_file_uses_what_the_files_behind_it_hold(lenders: list[Plan]) -> None:
+    matrices = [matrix for plan in lenders for matrix in plan.matrices]
+    with tempfile.TemporaryDirectory() as folder:
+        paths, first = [], 0
+        for plan in lenders:
+            paths.append(Path(folder) / f"{first}.tflite")
+            Target(plan, paths[-1], first).write()
+            first += len(plan.matrices)
+        together = Plan(matrices, 1, 1)
+        data = Target(together, Path(folder) / "all.tflite", lent=store.lent(paths)).write()
+        assert len(data) % SECTION_ALIGNMENT == 0
+        for path in paths:
+            data += path.read_bytes()
+            data += bytes(-len(data) % SECTION_ALIGNMENT)
+    check_weights(flatbuffer.parse(data), matrices)
 
 
 @relaxed

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_bundle import CONTEXT, VOCAB, Graph, Parts, drafter, target, token_bytes
+from synthetic_bundle import CONTEXT, VOCAB, Graph, Parts, drafter, own_graphs, stock_graphs, target, token_bytes
 
 from edge_mtp.cli.inspect import as_dict, report
 from edge_mtp.errors import EdgeMtpError
@@ -189,11 +189,11 @@ def test_incomplete_mtp_says_why(tmp_path: Path, parts: Parts, reason: str) -> N
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        (_without("edge_decode"), "prefill_decode has no `edge_decode` signature"),
-        (_without("edge_draft_3"), "prefill_decode has no `edge_draft_3` signature beside `edge_verify_4`"),
+        (_without("edge_decode"), "no `edge_decode` signature"),
+        (_without("edge_draft_3"), "no `edge_draft_3` signature beside `edge_verify_4`"),
         (
             _without(*(f"edge_verify_{t}" for t in range(2, 9))),
-            "prefill_decode has no `edge_verify_T` signature",
+            "no `edge_verify_T` signature",
         ),
         (
             Parts(prefill_decode=Parts().prefill_decode | {"edge_verify_2": target(2)}),
@@ -207,6 +207,42 @@ def test_incomplete_edge_signatures_say_why(tmp_path: Path, parts: Parts, reason
     mtp = Bundle(parts.write(tmp_path / "incomplete.litertlm")).mtp
     assert mtp.complete
     assert mtp.edge_missing == (reason,)
+
+
+def _split(**changes: Any) -> Parts:
+    """Ours in a section of their own."""
+    return Parts(**{"prefill_decode": stock_graphs(), "aux": own_graphs(), **changes})
+
+
+def test_our_own_signatures_are_found_in_their_section(tmp_path: Path) -> None:
+    bundle = Bundle(_split().write(tmp_path / "split.litertlm"))
+    assert bundle.mtp.edge_complete
+    assert bundle.mtp.edge_widths == (4,)
+    assert bundle.accelerators == ("cpu", "gpu")
+    aux, last = bundle.section("TFLiteModel", "aux"), bundle.section("TFLiteModel", "mtp_drafter")
+    assert aux is not None
+    assert last is not None
+    assert bytes(bundle.content(aux)) == Path(bundle.path).read_bytes()[aux.begin : last.end]
+    assert bundle.content(last) == last.data
+
+
+@pytest.mark.parametrize(
+    ("changes", "served"),
+    [
+        ({}, ("cpu", "gpu")),
+        ({"aux": {n: g for n, g in own_graphs().items() if n.startswith("edge_")}}, ("cpu",)),
+        ({"aux": {n: g for n, g in own_graphs().items() if n != "gpu_draft_3"}}, ("cpu",)),
+        ({"aux": {n: g for n, g in own_graphs().items() if n != "gpu_prefill_16"}}, ("cpu",)),
+        ({"aux": {n: g for n, g in own_graphs().items() if n != "edge_decode"}}, ("gpu",)),
+        ({"drafter": None}, ()),
+        ({"aux_is_ours": False}, ()),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else "-".join(value) or "none",
+)
+def test_an_accelerator_is_served_by_what_is_whole(
+    tmp_path: Path, changes: dict[str, Any], served: tuple[str, ...]
+) -> None:
+    assert Bundle(_split(**changes).write(tmp_path / "split.litertlm")).accelerators == served
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:

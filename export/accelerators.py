@@ -1,0 +1,56 @@
+"""Which accelerators get graphs of their own in a bundle, and which recipes keep one of them out.
+
+docs/accelerators.md has what was seen with each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export import recipes
+from edge_mtp.export.checkpoint import Pair
+from edge_mtp.export.recipes import Recipe
+
+CPU, GPU = "cpu", "gpu"
+ACCELERATORS = (CPU, GPU)
+
+# Encodings of weights in LiteRT 2.3's GPU accelerator. Blocks end the process, and fp16 is refused.
+GPU_ENCODINGS = ("fp32", "int8", "int4")
+
+
+def chosen(wanted: Sequence[str] | None, pair: Pair, recipe: Recipe, kv: str) -> tuple[tuple[str, ...], str]:
+    """The accelerators to make graphs for, and why one of them is left out, or "".
+
+    Args:
+        wanted: names of `ACCELERATORS`; None for all that the pair and the recipe allow.
+
+    Raises:
+        EdgeMtpError: one that is wanted is unknown, or cannot run what the recipe stores.
+    """
+    for name in wanted or ():
+        if name not in ACCELERATORS:
+            raise EdgeMtpError(f"no accelerator {name!r}: take one of {', '.join(ACCELERATORS)}")
+    if wanted is not None and GPU not in wanted:
+        return (CPU,), ""
+    reason = gpu_refusal(pair.target.weights.names, pair.drafter.weights.names, recipe, kv)
+    if reason and wanted is not None:
+        raise EdgeMtpError(f"{reason}, or --accelerators cpu")
+    return ((CPU,) if reason else (CPU, GPU)), reason
+
+
+def gpu_refusal(
+    target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]], recipe: Recipe, kv: str
+) -> str:
+    """Why LiteRT's GPU accelerator cannot run a pair of these shapes in this recipe, with the cure; "" if it can."""
+    if kv != "fp32":
+        return f"the GPU rounds a KV cache in {kv} otherwise than the CPU: take --kv fp32"
+    for section, weights in ((recipes.PREFILL_DECODE, target), (recipes.DRAFTER, drafter)):
+        for name, shape in weights.items():
+            if name == recipes.PER_LAYER_TABLE:
+                continue
+            encoding = recipe.encoding(section, name, shape)
+            if encoding.name not in GPU_ENCODINGS:
+                stored = "in blocks" if encoding.block else f"in {encoding}"
+                return f"the GPU cannot run recipe {recipe.name}, which stores {name} {stored}: take int8 or int4"
+    return ""
