@@ -283,12 +283,10 @@ def export(
         click.echo(f"as the checkpoint stores them: {counts} tensors; recipe {recipe} stores the others")
     if summary.nearly:
         counts = ", ".join(f"{count} in {encoding}" for encoding, count in summary.nearly.items())
-        click.echo(
-            f"nearly as the checkpoint stores them: {counts} tensors; LiteRT's int4 has no +8, and 7 stands for it"
-        )
+        click.echo(f"nearly as the checkpoint stores them: {counts} tensors; int4 has no +8, and 7 stands for it")
     if summary.anew:
-        counts = ", ".join(f"{count} from {form}" for form, count in summary.anew.items())
-        click.echo(f"rounded again, for LiteRT has no such form: {counts} tensors; recipe {recipe} stores them")
+        counts = ", ".join(f"{count} tensors in {form}" for form, count in summary.anew.items())
+        click.echo(f"rounded again, for LiteRT has no such form: {counts}; recipe {recipe} stores them")
     for note in summary.notes:
         click.echo(shown(note))
     if summary.without:

@@ -17,6 +17,7 @@ LONGEST = (
     "test_remote",
     "test_tiny_pair",
     "test_controller",
+    "test_gguf",
     "test_ratios",
 )
 
