@@ -35,6 +35,7 @@ Role = Literal[
 FARTHEST = 48
 _OUTPUT = "self_attn.o_proj.weight"
 _IN_LAYERS = ("self_attn.", "mlp.", "router.", "per_layer_input_gate.", "per_layer_projection.")
+_CHOSEN_FROM = {"logits", "draft"}  # outputs that a head's result goes into, as it is or chosen from
 _ATTENTION = ("attention", "bmm", "sdpa")  # in the names of composites that multiply computed tensors
 
 
@@ -133,9 +134,9 @@ class _Walk:
     def _role(self, number: int, op: Operator) -> tuple[Role, str, int]:
         """The role of a matrix, its name, and 1 where it comes before its layer's attention output, 0 behind it."""
         before, behind = self._sources(op.inputs[0]), self._sinks(op.outputs[0])
+        if behind & _CHOSEN_FROM:
+            return "head", "", 0
         if behind and all(isinstance(each, str) for each in behind):
-            if "logits" in behind:
-                return "head", "", 0
             return "projection", "post_projection.weight" if self.drafts else "", 0
         kinds = {self.operators[each].kind for each in behind if isinstance(each, int)}
         if behind and kinds <= {TOPK}:
