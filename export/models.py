@@ -41,9 +41,7 @@ def write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dict
         models[name] = parts.folder / f"{name}.tflite"
         if not models[name].is_file():
             work.begin("trace", f"trace {name}")
-            pieces = layer_cache.converted(
-                name, graphs, traced[name], parts.scratch, lambda piece: work.add(WEIGHTS_PER_PIECE / 2)
-            )
+            pieces = layer_cache.converted(traced[name], lambda: work.add(WEIGHTS_PER_PIECE / 2))
             _write_model(pair, options, name, section, pieces, parts, work)
     return models
 
@@ -108,6 +106,7 @@ def graphs_of(pair: Pair, options: Options) -> Graphs:
     return Graphs(
         target=Decoder.of(pair.target.config),
         drafter=drafter,
+        tied=pair.target.config.tie_word_embeddings,
         context=options.context,
         prefill=options.prefill,
         widths=options.widths,

@@ -38,12 +38,14 @@ class Rows:
 class Graphs:
     """The graphs of one pair.
 
-    C positions of KV cache, float32 or int8; rows of the prefill signatures; T of each `edge_verify_T` (none in a lean
-    bundle); the number of centroids of the drafter's ordered embeddings and how many of them it searches (0 without).
+    Whether the target's embedding is its head, too; C positions of KV cache, float32 or int8; rows of the prefill
+    signatures; T of each `edge_verify_T` (none in a lean bundle); the number of centroids of the drafter's ordered
+    embeddings and how many of them it searches (0 without).
     """
 
     target: Decoder
     drafter: Decoder
+    tied: bool
     context: int
     prefill: tuple[int, ...]
     widths: tuple[int, ...]
@@ -188,10 +190,11 @@ class DecoderSection(Section):
                 keys = self._keys(rows, layer.attention)
                 piece = layers.DecoderLayer(target, layer, rows.count, graphs.context, keys, graphs.int8_kv)
                 traced.append(_trace(f"layer_{kind}_{rows}", piece))
-        traced += [_trace(f"head_{count}", layers.Head(target, count)) for count in (1, STOCK_VERIFY_WIDTH)]
+        for count in (1, STOCK_VERIFY_WIDTH):
+            traced.append(_trace(f"head_{count}", layers.Head(target, count, graphs.tied)))
         if graphs.widths:
             for count in self.samples:
-                traced.append(_trace(f"edge_head_{count}", layers.Head(target, count)))
+                traced.append(_trace(f"edge_head_{count}", layers.Head(target, count, graphs.tied)))
                 traced.append(_trace(f"edge_verify_{count}", layers.Verify(target, count)))
             traced += self.draft.traced()
             traced += [_trace(f"columns_{width - 1}", layers.Columns(width - 1)) for width in graphs.widths]

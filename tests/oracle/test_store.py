@@ -51,7 +51,7 @@ class Written(NamedTuple):
     def assembly(self, section: str) -> Assembly:
         graphs = models.graphs_of(self.pair, self.options)
         made = graphs.sections()[section]
-        pieces = layer_cache.converted(section, graphs, made.traced(), self.folder, lambda name: None)
+        pieces = layer_cache.converted(made.traced(), lambda: None)
         assembly = made.assemble(pieces)
         compact.compact(assembly.model)
         return assembly
