@@ -13,6 +13,7 @@ from litert_torch._config import config as litert_torch_config
 from litert_torch._convert.interface import Converter
 from torch import nn
 
+from edge_mtp.export.shared_lowering import shared_lowering
 from edge_mtp.quiet import quiet
 
 # litert-torch's names for the two long stages.
@@ -38,7 +39,7 @@ def conversion(report: Callable[[], None]) -> Iterator[Callable[[Signature], byt
         content: bytes = converter.convert(strict_export=False).model_content()
         return content
 
-    with _reported(report), quiet(), _without_collector():
+    with _reported(report), quiet(), _without_collector(), shared_lowering():
         yield convert
 
 
@@ -64,7 +65,6 @@ def _reported(report: Callable[[], None]) -> Iterator[None]:
 def _without_collector() -> Iterator[None]:
     """Disable garbage collection: tracing makes millions of long-lived objects, and scanning them costs a quarter of
     the time."""
-    gc.collect()
     gc.disable()
     try:
         yield
