@@ -24,7 +24,7 @@ from torch import Tensor
 
 from edge_mtp.export import catalogue, compact, encodings, flatbuffer, layers
 from edge_mtp.export.assemble import Assembly
-from edge_mtp.export.convert import Signature, convert
+from edge_mtp.export.convert import Signature, conversion
 from edge_mtp.export.decoder import Decoder, Experts
 from edge_mtp.export.placeholders import linear
 from edge_mtp.export.store import Store
@@ -60,10 +60,8 @@ class Dense(layers.Piece):
 
 def write(piece: layers.Piece, encoding: str, path: Path) -> int:
     """Export a piece by itself with random weights; return how many bytes its matrices take."""
-    traced = path.with_suffix(".pieces")
-    convert([Signature("layer", piece, piece.sample())], traced, lambda stage: None)
-    assembly = Assembly(flatbuffer.parse(traced.read_bytes()))
-    traced.unlink()
+    with conversion(lambda: None) as convert:
+        assembly = Assembly(flatbuffer.parse(convert(Signature("layer", piece, piece.sample()))))
     graph = assembly.graph("layer")
     graph.finish(graph.place("layer", {"hidden": "input"}))
     compact.compact(assembly.model)

@@ -65,7 +65,7 @@ def _drop_unused_subgraphs(model: Any) -> None:
     while found:
         callees = {
             getattr(options, field)
-            for options in _options(model.subgraphs[found.pop()])
+            for options in options_of(model.subgraphs[found.pop()])
             for field in SUBGRAPH_FIELDS
             if hasattr(options, field)
         }
@@ -79,7 +79,7 @@ def _keep_subgraphs(model: Any, kept: list[int], replaced_by: dict[int, int]) ->
     """Drop all subgraphs but `kept`; calls of subgraph n become calls of `replaced_by[n]`."""
     position = {old: new for new, old in enumerate(kept)}
     graphs = [model.subgraphs[old] for old in kept]
-    options = {id(found): found for graph in graphs for found in _options(graph)}  # operators may share options
+    options = {id(found): found for graph in graphs for found in options_of(graph)}  # operators may share options
     for option in options.values():
         for field in SUBGRAPH_FIELDS:
             if hasattr(option, field):
@@ -104,7 +104,8 @@ def _renumber_buffers(model: Any, renumber: Callable[[int], int]) -> None:
         holder.buffer = renumber(holder.buffer)
 
 
-def _options(graph: Any) -> Iterator[Any]:
+def options_of(graph: Any) -> Iterator[Any]:
+    """The options of each operator that has some."""
     for operator in graph.operators:
         for options in (operator.builtinOptions, operator.builtinOptions2):
             if options is not None:

@@ -1,11 +1,10 @@
-"""Converts torch modules to one TFLite file with a signature for each."""
+"""Converts torch modules to TFLite, each by itself."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -14,11 +13,10 @@ from litert_torch._config import config as litert_torch_config
 from litert_torch._convert.interface import Converter
 from torch import nn
 
+from edge_mtp.export.shared_lowering import shared_lowering
 from edge_mtp.quiet import quiet
 
-Report = Callable[[str], None]
-
-# litert-torch's names for the two long stages. All signatures pass the first stage before any enters the second.
+# litert-torch's names for the two long stages.
 STAGES = ("Torch Export: ", "Lower to MLIR: ")
 
 
@@ -30,25 +28,30 @@ class Signature(NamedTuple):
     inputs: dict[str, Any]
 
 
-def convert(signatures: Sequence[Signature], path: Path, report: Report) -> None:
-    """Write `signatures` to `path`; call `report` with the name of each twice, halfway and near the end."""
-    converter = Converter()
-    for signature in signatures:
+@contextmanager
+def conversion(report: Callable[[], None]) -> Iterator[Callable[[Signature], bytes]]:
+    """Gives the function that converts a signature to a TFLite file; `report` is called twice for each, halfway and
+    near the end."""
+
+    def convert(signature: Signature) -> bytes:
+        converter = Converter()
         converter.add_signature(signature.name, signature.module.eval(), sample_kwargs=signature.inputs)
-    with _reported(report), quiet(), _without_collector():
-        converter.convert(strict_export=False).export(str(path))
+        content: bytes = converter.convert(strict_export=False).model_content()
+        return content
+
+    with _reported(report), quiet(), _without_collector(), shared_lowering():
+        yield convert
 
 
 @contextmanager
-def _reported(report: Report) -> Iterator[None]:
+def _reported(report: Callable[[], None]) -> Iterator[None]:
     """Report litert-torch's progress instead of letting it print."""
 
     @contextmanager
     def task(name: str) -> Iterator[None]:
         yield
-        for stage in STAGES:
-            if name.startswith(stage):
-                report(name.removeprefix(stage))
+        if name.startswith(STAGES):
+            report()
 
     shown, litert_torch_config.show_progress = litert_torch_config.show_progress, False
     try:
@@ -62,7 +65,6 @@ def _reported(report: Report) -> Iterator[None]:
 def _without_collector() -> Iterator[None]:
     """Disable garbage collection: tracing makes millions of long-lived objects, and scanning them costs a quarter of
     the time."""
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -42,9 +42,8 @@ class Experts:
 class Decoder:
     """A decoder's layers and the parameters that they share.
 
-    `tied`: the embedding is the head, too. `per_layer` is the width of the per-layer embeddings, 0 without;
-    `frequencies` the inverse frequencies of the rotary embedding by attention type, [head_dim / 2] each; `scaling` what
-    its cosines and sines are multiplied by.
+    `per_layer` is the width of the per-layer embeddings, 0 without; `frequencies` the inverse frequencies of the rotary
+    embedding by attention type, [head_dim / 2] each; `scaling` what its cosines and sines are multiplied by.
     """
 
     layers: tuple[Layer, ...]
@@ -58,7 +57,6 @@ class Decoder:
     experts: Experts | None
     frequencies: dict[str, Any]
     scaling: dict[str, float]
-    tied: bool = True
 
     @property
     def attentions(self) -> tuple[str, ...]:
@@ -108,7 +106,6 @@ class Decoder:
             experts=_experts(config),
             frequencies={kind: getattr(rotary, f"{kind}_inv_freq") for kind in attentions},
             scaling={kind: getattr(rotary, f"{kind}_attention_scaling") for kind in attentions},
-            tied=config.tie_word_embeddings,
         )
 
 

@@ -391,13 +391,16 @@ def layer_weights(decoder: Decoder, layer: Layer) -> dict[str, Shape]:
 
 
 class Head(Piece):
-    """hidden [1,T,H] -> activations (after the final norm) and logits [1,T,V]. Only here are logits softcapped."""
+    """hidden [1,T,H] -> activations (after the final norm) and logits [1,T,V]. Only here are logits softcapped.
 
-    def __init__(self, decoder: Decoder, rows: int) -> None:
+    `tied`: the embedding is the head, too.
+    """
+
+    def __init__(self, decoder: Decoder, rows: int, tied: bool) -> None:
         super().__init__()
         self.decoder = decoder
         self.inputs = {"hidden": (1, rows, decoder.hidden)}
-        self.head = EMBEDDING if decoder.tied else HEAD
+        self.head = EMBEDDING if tied else HEAD
         self.weights = {"model.norm.weight": (decoder.hidden,), self.head: (decoder.vocabulary, decoder.hidden)}
 
     def forward(self, hidden: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:

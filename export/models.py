@@ -19,6 +19,7 @@ from edge_mtp.export.work import Work
 from edge_mtp.quiet import quiet
 
 if TYPE_CHECKING:
+    from edge_mtp.export.layer_cache import Pieces
     from edge_mtp.export.signatures import Graphs, Section
     from edge_mtp.export.store import Lent, Store
 
@@ -40,7 +41,7 @@ def write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dict
         graphs = graphs_of(pair, options)
     sections = graphs.sections()
     traced = {section.pieces: section.traced() for section in sections.values()}
-    pieces: dict[str, bytes] = {}
+    pieces: dict[str, Pieces] = {}
     for name, section in sections.items():
         costs = len(traced[section.pieces]) if name != AUX else 0  # traced before
         work.plan[name] = WEIGHTS_PER_PIECE * costs + _parameters(pair, name)
@@ -51,11 +52,7 @@ def write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dict
         if section.pieces not in pieces:
             work.begin("trace", f"trace {section.pieces}")
             pieces[section.pieces] = layer_cache.converted(
-                section.pieces,
-                graphs,
-                traced[section.pieces],
-                parts.scratch,
-                lambda piece: work.add(WEIGHTS_PER_PIECE / 2),
+                traced[section.pieces], lambda: work.add(WEIGHTS_PER_PIECE / 2)
             )
         _write_model(pair, options, name, section, pieces[section.pieces], parts, work)
     return {name: _file(parts, name) for name in ORDER if name in sections}
@@ -66,12 +63,12 @@ def _file(parts: Parts, section: str) -> Path:
 
 
 def _write_model(
-    pair: Pair, options: Options, name: str, section: Section, pieces: bytes, parts: Parts, work: Work
+    pair: Pair, options: Options, name: str, section: Section, pieces: Pieces, parts: Parts, work: Work
 ) -> None:
-    from edge_mtp.export import compact, flatbuffer, ops, store
+    from edge_mtp.export import compact, ops, store
 
     work.begin("assemble", f"assemble {name}")
-    assembly = section.assemble(flatbuffer.parse(pieces))
+    assembly = section.assemble(pieces.model())
     compact.compact(assembly.model)
     ops.add_custom_codes(assembly.model)
     target = store.Store(assembly, _file(parts, name))
@@ -146,6 +143,7 @@ def graphs_of(pair: Pair, options: Options) -> Graphs:
     return Graphs(
         target=Decoder.of(pair.target.config),
         drafter=drafter,
+        tied=pair.target.config.tie_word_embeddings,
         context=options.context,
         prefill=options.prefill,
         widths=options.widths,

@@ -46,13 +46,14 @@ def _reach(cut: bool) -> str:
 class Graphs:
     """The graphs of one pair.
 
-    C positions of KV cache, float32 or int8; rows of the prefill signatures; T of each `edge_verify_T` (none in a lean
-    bundle); whether there are graphs for the GPU, too; the number of centroids of the drafter's ordered embeddings and
-    how many of them it searches (0 without).
+    Whether the target's embedding is its head, too; C positions of KV cache, float32 or int8; rows of the prefill
+    signatures; T of each `edge_verify_T` (none in a lean bundle); whether there are graphs for the GPU, too; the number
+    of centroids of the drafter's ordered embeddings and how many of them it searches (0 without).
     """
 
     target: Decoder
     drafter: Decoder
+    tied: bool
     context: int
     prefill: tuple[int, ...]
     widths: tuple[int, ...]
@@ -247,7 +248,7 @@ class TargetSection(Section):
                 sizes = {"context": graphs.context, "keys": keys, "int8_kv": graphs.int8_kv}
                 need(self._name(rows, layer), rows.count, partial(layers.DecoderLayer, target, layer, **sizes))
         for count in (1, STOCK_VERIFY_WIDTH, *graphs.widths):
-            need("head", count, partial(layers.Head, target))
+            need("head", count, partial(layers.Head, target, tied=graphs.tied))
         for count in graphs.widths:
             need("select", count, partial(layers.Verify, target))
             if graphs.gpu:

@@ -31,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput"):  # pytest-xdist's: the process that started this one has done it
+    if hasattr(config, "workerinput"):  # pytest-xdist's: the process that started this one has done the rest
+        # Where torch's threads outnumber the cores they wait for each other, and take six times as long.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         return
     folder = tempfile.mkdtemp(prefix="edge-mtp-tests-")
     os.environ["EDGE_MTP_TESTS_WORKSPACE"] = folder

@@ -1,9 +1,11 @@
 # xgrammar's C++ core as the static target `xgrammar`, from its source distribution, pinned by version and hash.
-# -DXGRAMMAR_SOURCE_DIR=DIR takes an unpacked one, for builds without a network.
+# -DXGRAMMAR_SOURCE_DIR=DIR takes an unpacked one, for builds without a network; -DXGRAMMAR_LIBRARY=FILE takes what
+# another build for this machine has made of it.
 set(XGRAMMAR_VERSION 0.2.8)
 set(XGRAMMAR_SHA256 8305646fd2b319d6c3003f51a1665e54cbbe9cba1fb636bc41d0b46434ccbb80)
 set(XGRAMMAR_FILE xgrammar-${XGRAMMAR_VERSION}.tar.gz)
 set(XGRAMMAR_SOURCE_DIR "" CACHE PATH "an unpacked ${XGRAMMAR_FILE}; empty to download it")
+set(XGRAMMAR_LIBRARY "" CACHE FILEPATH "another build's libxgrammar.a; empty to build it")
 
 # Downloads `url` to `file`; sets `ok` if its hash is right.
 function(xgrammar_download url file ok)
@@ -89,8 +91,9 @@ if(NOT EXISTS ${xgrammar_source}/include/xgrammar/matcher.h)
                       "${XGRAMMAR_FILE}")
 endif()
 
-file(GLOB xgrammar_files ${xgrammar_source}/cpp/*.cc ${xgrammar_source}/cpp/converter_ext/*.cc
-                         ${xgrammar_source}/cpp/support/*.cc)
+file(GLOB xgrammar_files ${xgrammar_source}/cpp/*.cc ${xgrammar_source}/cpp/support/*.cc)
+list(FILTER xgrammar_files EXCLUDE REGEX "/cpp/(json_schema_converter|lark_converter|structural_tag)\\.cc$")
+list(APPEND xgrammar_files ${CMAKE_CURRENT_SOURCE_DIR}/xgrammar_converters.cc)
 
 # Compiles, for `file` in cpp/, a copy of it in which `old`, which is there once, is `new`.
 function(xgrammar_mend file old new)
@@ -131,17 +134,24 @@ void AddPackedUTF8RangeEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t 
 
 static void AddRunEdges(FSM& fsm, int from, int to, uint32_t min, uint32_t max) {")
 
-add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_files})
-target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/include ${xgrammar_source}/3rdparty/picojson
-                                                  ${xgrammar_source}/3rdparty/dlpack/include)
+if(XGRAMMAR_LIBRARY)
+  add_library(xgrammar STATIC IMPORTED GLOBAL)
+  set_target_properties(xgrammar PROPERTIES IMPORTED_LOCATION ${XGRAMMAR_LIBRARY})
+  set(xgrammar_scope INTERFACE)
+else()
+  add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_files})
+  # Its warnings are not ours to mend. Optimised in every configuration: its compiler of grammars is a hundred times the
+  # work of the code around it. What no one calls is dropped when linking.
+  target_compile_options(xgrammar PRIVATE -w -O2 -ffunction-sections -fdata-sections)
+  set(xgrammar_scope PUBLIC)
+endif()
+target_include_directories(xgrammar SYSTEM ${xgrammar_scope} ${xgrammar_source}/include
+                           ${xgrammar_source}/3rdparty/picojson ${xgrammar_source}/3rdparty/dlpack/include)
 # grammar_compiler.cc reads compiled grammars and receives messages.
-target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_source}/cpp)
-target_compile_definitions(xgrammar PUBLIC XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0
-                                           XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
-# Its warnings are not ours to mend. Optimised in every configuration: its compiler of grammars is a hundred times the
-# work of the code around it. What no one calls (Lark, structural tags) is dropped when linking.
-target_compile_options(xgrammar PRIVATE -w -O2 -ffunction-sections -fdata-sections)
-target_link_libraries(xgrammar PUBLIC Threads::Threads)
+target_include_directories(xgrammar SYSTEM ${xgrammar_scope} ${xgrammar_source}/cpp)
+target_compile_definitions(xgrammar ${xgrammar_scope} XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0
+                                                      XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
+target_link_libraries(xgrammar ${xgrammar_scope} Threads::Threads)
 if(NOT APPLE)
   target_link_options(xgrammar INTERFACE -Wl,--gc-sections)
 endif()

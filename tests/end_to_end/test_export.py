@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import tiny_checkpoints
 from click.testing import CliRunner
+from tiny_checkpoints import CONTEXT, PREFILL
 
 from edge_mtp.cli import main
 from edge_mtp.cli.export import export as export_verb
@@ -32,7 +33,7 @@ from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.formats.token_bytes import token_table
 
 BUILTIN = schema.BuiltinOperator
-SMALL: dict[str, Any] = {"recipe": "fp32", "context": 64, "prefill": (4,)}
+SMALL: dict[str, Any] = {"recipe": "fp32", "context": CONTEXT, "prefill": (PREFILL,)}
 
 
 def test_the_command_line_and_the_library_make_the_same_bundle() -> None:
@@ -160,8 +161,8 @@ class TestRefusals:
             token_table(pair.target / "tokenizer.json", 512)
 
     def test_context_too_small(self, pair: Copy, folder: Path) -> None:
-        assert "context 15 is too small" in refusal(pair, folder, context=15)
-        assert "at least 128" in refusal(pair, folder, prefill=(128,))
+        assert "context 15 is too small" in refusal(pair, folder, context=15, prefill=(4,))
+        assert "at least 128" in refusal(pair, folder, context=64, prefill=(128,))
 
     def test_context_beyond_the_model(self, pair: Copy, folder: Path) -> None:
         assert "4096 positions" in refusal(pair, folder, context=8192)
@@ -357,7 +358,7 @@ class TestBundle:
         assert metadata.model_type == "gemma4"
         assert metadata.start_token == (2,)
         assert set(metadata.stop_tokens) == {(1,), (50,), (106,)}
-        assert metadata.max_num_tokens == tiny_checkpoints.CONTEXT - VERIFY_WIDTHS[-1]
+        assert metadata.max_num_tokens == CONTEXT - VERIFY_WIDTHS[-1]
         assert bundle.chat_template == tiny_checkpoints.CHAT_TEMPLATE
         assert metadata.supports_thinking
         assert metadata.supports_function_calling
@@ -376,7 +377,7 @@ class TestBundle:
         assert manifest["drafter_kv"] == ["kv_cache_k_1", "kv_cache_v_1", "kv_cache_k_2", "kv_cache_v_2"]
         assert manifest["drafter_position_offset"] == 1
         assert manifest["verify_widths"] == list(VERIFY_WIDTHS)
-        assert manifest["context"] == tiny_checkpoints.CONTEXT
+        assert manifest["context"] == CONTEXT
 
     def test_weights_are_stored_once(self, bundle: Bundle, recipe: str) -> None:
         """Each in one section; our own graphs use those of the others, and take drafts' embeddings from the head."""
@@ -439,7 +440,7 @@ class TestOptions:
         assert shares == sorted(shares)
         assert len(set(shares)) > 20
         bundle = Bundle(path)
-        assert bundle.models["prefill_decode"].signatures.keys() == {"prefill_4", "decode", "verify"}
+        assert bundle.models["prefill_decode"].signatures.keys() == {"prefill_16", "decode", "verify"}
         assert bundle.mtp.missing == ()
         assert bundle.mtp.edge_widths == ()
         assert list(tmp_path.iterdir()) == [path]
@@ -450,14 +451,20 @@ class TestOptions:
         recipe, path = tmp_path / "mine.toml", tmp_path / "mine.litertlm"
         recipe.write_text('base = "fp32"\n[roles]\nmlp = "int8"\n[overrides]\n"*.layers.0.mlp.*" = "fp16"\n')
         pair, origins = tiny_checkpoints.random_pair(), {"target": "someone/tune@0"}
-        options = {"widths": (5, 3), "kv": "int8", "prefill": (8, 4, 8), "recipe": str(recipe), "origins": origins}
+        options = {
+            "widths": (5, 3),
+            "kv": "int8",
+            "prefill": (PREFILL, 8, PREFILL),
+            "recipe": str(recipe),
+            "origins": origins,
+        }
         export_bundle(*pair, path, **(SMALL | options))
         bundle = Bundle(path)
         assert bundle.mtp.missing == bundle.mtp.edge_missing == ()
         assert bundle.mtp.edge_widths == (3, 5)
         signatures = bundle.models["prefill_decode"].signatures
-        assert signatures.keys() == {"prefill_4", "prefill_8", "decode", "verify"}
-        wanted = own_signatures((3, 5), [4, 8])
+        assert signatures.keys() == {"prefill_8", "prefill_16", "decode", "verify"}
+        wanted = own_signatures((3, 5), [8, 16])
         assert bundle.own_signatures.keys() == {name for name in wanted if name.startswith("edge_")}
         assert bundle.accelerators == ("cpu",)  # a cache in int8 is not for the GPU
         caches = {str(t) for n, t in signatures["decode"].inputs.items() if n.startswith("kv_cache")}

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import slow_export
 import tiny_checkpoints
+from tiny_checkpoints import CONTEXT, PREFILL
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.bundle import Bundle
@@ -37,7 +38,7 @@ from edge_mtp.export.resources import disk_room
 from edge_mtp.export.unfinished import Parts
 from edge_mtp.export.weights import Weights
 
-SMALL: dict[str, Any] = {"context": 64, "prefill": (4,), "lean": True, "recipe": "int8"}
+SMALL: dict[str, Any] = {"context": CONTEXT, "prefill": (PREFILL,), "lean": True, "recipe": "int8"}
 OLD = b"an older bundle"
 
 
@@ -373,7 +374,7 @@ class TestInterrupted:
         assert small.reads == {}
         assert small.sections(output) == small.whole
 
-    @pytest.mark.parametrize("change", [{"kv": "int8"}, {"context": 65}, {"recipe": "fp32"}])
+    @pytest.mark.parametrize("change", [{"kv": "int8"}, {"context": CONTEXT + 1}, {"recipe": "fp32"}])
     def test_another_export_starts_afresh(
         self, small: Interruptible, output: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
     ) -> None:
@@ -424,7 +425,7 @@ class Process:
 
     def __init__(self, small: Interruptible, output: Path, read: int = 1 << 30, **environment: str) -> None:
         target, drafter = small.pair
-        options = ["--context", "64", "--prefill", "4", "--lean", "--recipe", "int8"]
+        options = ["--context", str(CONTEXT), "--prefill", str(PREFILL), "--lean", "--recipe", "int8"]
         self.process = subprocess.Popen(
             [
                 *(sys.executable, slow_export.__file__, str(read)),

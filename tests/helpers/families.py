@@ -11,8 +11,7 @@ import tiny_checkpoints
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
-CONTEXT = tiny_checkpoints.CONTEXT
-PREFILL = 16
+CONTEXT, PREFILL = tiny_checkpoints.CONTEXT, tiny_checkpoints.PREFILL
 WIDTHS = (2, 5)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from native_build import BUILD, ROOT, built
+from native_build import BUILD, NATIVE, ROOT, built
 from numpy.typing import NDArray
 
 
@@ -19,9 +19,22 @@ class RefusalError(Exception):
 
 @cache
 def library() -> Native:
-    """The test library. The engine takes a minute or two to build, and its sources come over the network."""
-    options = ("-DCMAKE_BUILD_TYPE=Release", "-DEDGE_MTP_TESTS=ON")
+    """The test library.
+
+    Its grammar engine is that of the package's own build, where this checkout has one. Else it is built, which takes a
+    minute or two and the network.
+    """
+    options = ["-DCMAKE_BUILD_TYPE=Release", "-DEDGE_MTP_TESTS=ON", *engine_of_the_package()]
     return Native(built(ROOT, BUILD / "constraint", "edge_mtp_constraint_test_lib", *options))
+
+
+def engine_of_the_package() -> list[str]:
+    """CMake's options for the engine that `pip install` has built, unless that is older than what it is made by."""
+    for engine in ROOT.glob("build/cp*/device/native/libxgrammar.a"):
+        sources = [*engine.parents[2].glob("_deps/xgrammar/xgrammar-*/.unpacked")]
+        if sources and engine.stat().st_mtime > (NATIVE / "xgrammar.cmake").stat().st_mtime:
+            return [f"-DXGRAMMAR_LIBRARY={engine}", f"-DXGRAMMAR_SOURCE_DIR={sources[0].parent}"]
+    return ["-DXGRAMMAR_LIBRARY=", "-DXGRAMMAR_SOURCE_DIR="]
 
 
 class Native:

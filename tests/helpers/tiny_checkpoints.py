@@ -17,7 +17,9 @@ from edge_mtp.export.shapes import drafters_allowed, model_class
 
 VOCAB = 512
 WINDOW = 24
+# Exports of the random pair that have these sizes in common share their pieces, whatever else they are asked for.
 CONTEXT = 192  # so long that a window is cut out, at more than one place
+PREFILL = 16
 CONTROL = {
     46: "<|tool>", 47: "<tool|>", 48: "<|tool_call>", 49: "<tool_call|>", 50: "<|tool_response>",
     51: "<tool_response|>", 52: '<|"|>', 98: "<|think|>", 100: "<|channel>", 101: "<channel|>",
@@ -177,10 +179,12 @@ def random_pair() -> tuple[Path, Path]:
 
 @cache
 def random_bundle(recipe: str) -> Path:
-    """`random_pair` exported with every signature and prefill 16, once a run."""
+    """`random_pair` exported with every signature, once a run."""
     from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.pipeline import export_bundle
 
-    path = workspace() / f"{recipe}.litertlm"
-    export_bundle(*random_pair(), path, recipe=recipe, context=CONTEXT, prefill=(16,), widths=VERIFY_WIDTHS)
-    return path
+    def export(folder: Path) -> None:
+        sizes: dict[str, Any] = {"context": CONTEXT, "prefill": (PREFILL,), "widths": VERIFY_WIDTHS}
+        export_bundle(*random_pair(), folder / "whole.litertlm", recipe=recipe, **sizes)
+
+    return once_a_run(f"E2B-{recipe}", export) / "whole.litertlm"

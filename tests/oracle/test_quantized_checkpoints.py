@@ -66,7 +66,7 @@ def bundles(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
         if form not in done:
             done[form] = folder / f"{form}.litertlm"
             with exclusive(cache_folder(), lambda: None):
-                export_bundle(pair_of(checkpoints[form]), None, done[form], recipe="int8", context=256, widths=WIDTHS)
+                export_bundle(pair_of(checkpoints[form]), None, done[form], recipe="int8", widths=WIDTHS)
         return done[form]
 
     return bundle

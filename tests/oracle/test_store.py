@@ -51,8 +51,8 @@ class Written(NamedTuple):
     def assembly(self, section: str) -> Assembly:
         graphs = models.graphs_of(self.pair, self.options)
         made = graphs.sections()[section]
-        pieces = layer_cache.converted(made.pieces, graphs, made.traced(), self.folder, lambda name: None)
-        assembly = made.assemble(flatbuffer.parse(pieces))
+        pieces = layer_cache.converted(made.traced(), lambda: None)
+        assembly = made.assemble(pieces.model())
         compact.compact(assembly.model)
         return assembly
 

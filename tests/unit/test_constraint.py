@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from native_constraint import Compiler, Constraint, Native, RefusalError, library
 
@@ -216,12 +216,23 @@ def test_the_bytes_of_a_class_are_utf_8_and_no_other(bytes_compiler: Compiler, g
 codes = st.sampled_from(EDGES) | st.integers(0, 0x10FFFF).filter(lambda code: code not in SURROGATES)
 
 
+def class_of(low: int, high: int, negated: bool, regex: bool) -> str:
+    """A class from its ends. In a regex, those that mean something in a class have a backslash of the regex's own."""
+    low_end, high_end = (("\\\\" if regex and chr(code) in "\\]^-[" else "") + f"\\U{code:08X}" for code in (low, high))
+    return f"[{'^' * negated}{low_end}-{high_end}]"
+
+
 @QUICK
 @given(codes, codes, st.booleans(), st.booleans())
+@example(0, ord("\\"), False, True)
+@example(ord("\\"), ord("]"), True, True)
+@example(ord("-"), ord("^"), False, True)
+@example(ord("^"), 0x7F, False, True)
+@example(ord("\\"), ord("]"), False, False)
 def test_classes_by_their_ends(bytes_compiler: Compiler, low: int, high: int, negated: bool, regex: bool) -> None:
     low, high = min(low, high), max(low, high)
     assume(not negated or high - low < 0x10FFFF)  # a class of nothing is refused
-    character_class = f"[{'^' * negated}\\U{low:08X}-\\U{high:08X}]"
+    character_class = class_of(low, high, negated, regex)
     constraint = bytes_compiler.constraint(
         f'root ::= Regex("{character_class}")' if regex else f"root ::= {character_class}"
     )
