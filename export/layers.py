@@ -102,32 +102,37 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Rotation(nn.Module):
-    """cos_* and sin_* at positions i32 [T] up to `context`, for each type of attention: [1,T,1,D] each.
+    """position i32 [T], up to `context` -> cos_* and sin_* for each type of attention, [1,T,1,D] each.
 
-    They are looked up: in half precision an angle of thousands is off by more than a turn. For p = a + b with a multiple
-    a of `ROTATION_STEP`, cos p = cos a cos b - sin a sin b and sin p = sin a cos b + cos a sin b.
+    They are looked up: half precision cannot hold an angle of thousands. For p = a + b with a multiple a of
+    `ROTATION_STEP`, cos p = cos a cos b - sin a sin b and sin p = sin a cos b + cos a sin b. A row of a table has all D
+    for the cosines and then for the sines.
     """
 
     def __init__(self, decoder: Decoder, context: int) -> None:
         super().__init__()
         self.attentions = decoder.attentions
-        self.sizes = [2 * len(decoder.frequencies[attention]) for attention in self.attentions] * 2
-        scaling = torch.cat([torch.full((size,), decoder.scaling[a]) for a, size in zip(self.attentions, self.sizes)])
-        frequencies = torch.cat([decoder.frequencies[attention].double().repeat(2) for attention in self.attentions])
-        coarse = torch.arange(0, context + 1, ROTATION_STEP).view(-1, 1) * frequencies
-        cos, sin = coarse.cos() * scaling, coarse.sin() * scaling
-        self.cos_sin, self.sin_cos = (nn.Buffer(torch.cat(pair, 1).float()) for pair in ((cos, sin), (sin, cos)))
-        fine = torch.arange(ROTATION_STEP).view(-1, 1) * frequencies
-        cos, sin = fine.cos(), fine.sin()
-        self.cos_cos, self.sin_sin = (nn.Buffer(torch.cat(pair, 1).float()) for pair in ((cos, cos), (-sin, sin)))
+        halves = {attention: decoder.frequencies[attention].double() for attention in self.attentions}
+        self.sizes = [2 * len(half) for half in halves.values()] * 2
+        frequencies = torch.cat([half.repeat(2) for half in halves.values()])
+        scaling = torch.cat([half.new_full((2 * len(half),), decoder.scaling[a]) for a, half in halves.items()])
+        far = torch.arange(0, context + 1, ROTATION_STEP).view(-1, 1) * frequencies
+        near = torch.arange(ROTATION_STEP).view(-1, 1) * frequencies
+        self.far = nn.Buffer(_row(far.cos() * scaling, far.sin() * scaling))
+        self.far_swapped = nn.Buffer(_row(far.sin() * scaling, far.cos() * scaling))
+        self.near_cos = nn.Buffer(_row(near.cos(), near.cos()))
+        self.near_sin = nn.Buffer(_row(-near.sin(), near.sin()))
 
     def forward(self, position: Tensor) -> dict[str, Tensor]:
         a, b = position // ROTATION_STEP, position % ROTATION_STEP
-        cos_sin, sin_cos = (nn.functional.embedding(a, table) for table in (self.cos_sin, self.sin_cos))
-        cos_cos, sin_sin = (nn.functional.embedding(b, table) for table in (self.cos_cos, self.sin_sin))
-        both = (cos_sin * cos_cos + sin_cos * sin_sin).view(1, len(position), 1, -1)
+        turned = gather(a, self.far) * gather(b, self.near_cos) + gather(a, self.far_swapped) * gather(b, self.near_sin)
+        parts = turned.view(1, len(position), 1, -1).split(self.sizes, dim=-1)
         names = [f"{name}_{attention}" for name in ("cos", "sin") for attention in self.attentions]
-        return dict(zip(names, both.split(self.sizes, dim=-1), strict=True))
+        return dict(zip(names, parts, strict=True))
+
+
+def _row(cosines: Tensor, sines: Tensor) -> Tensor:
+    return torch.cat((cosines, sines), dim=1).float()
 
 
 class Masks:
@@ -200,7 +205,7 @@ class Begin(Piece):
     ) -> dict[str, Tensor]:
         decoder = self.decoder
         masks = Masks(mask, input_pos, decoder.window - 1, max(len(input_pos), MANY_ROWS), self.cut)
-        outputs = self.rotation(input_pos) | visible(decoder, masks) | {"start": input_pos[0].clone()}
+        outputs = self.rotation(input_pos) | seen_by(decoder, masks) | {"start": input_pos[0].clone()}
         if embeddings is not None and per_layer_embeddings is not None and weights is not None:
             projected = linear(embeddings, weights["model.per_layer_model_projection.weight"])
             projected = (projected * decoder.hidden**-0.5).view(per_layer_embeddings.shape)
@@ -210,7 +215,7 @@ class Begin(Piece):
         return outputs
 
 
-def visible(decoder: Decoder, masks: Masks) -> dict[str, Tensor]:
+def seen_by(decoder: Decoder, masks: Masks) -> dict[str, Tensor]:
     """The mask for each type of attention, and where the window begins."""
     outputs = {f"mask_{attention}": masks.of(decoder, attention) for attention in decoder.attentions}
     return outputs if masks.start is None else outputs | {"window": masks.start}
@@ -499,7 +504,7 @@ class DraftBegin(Piece):
         drafter, position = self.drafter, input_pos + DRAFTER_POSITION_OFFSET
         # The row at `position` itself is not in the cache, so its window of keys ends one position before it.
         masks = Masks(mask, position, drafter.window + 1, 0, self.cut)
-        outputs = self.rotation(position) | visible(drafter, masks)
+        outputs = self.rotation(position) | seen_by(drafter, masks)
         outputs.pop("window", None)
         for attention in drafter.attentions:
             start, length = masks.start if attention == SLIDING else None, outputs[f"mask_{attention}"].shape[-1]

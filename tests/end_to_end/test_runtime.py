@@ -301,7 +301,7 @@ def test_a_damaged_drafter_names_the_cure_and_plain_decoding_goes_on(
 ) -> None:
     whole = tiny_bundle.read_bytes()
     bundle = Bundle(tiny_bundle)
-    (section,) = (section for section in bundle.sections if section.model_type == "prefill_decode")
+    (section,) = (section for section in bundle.sections if section.model_type == "aux")
     model = schema.Model.GetRootAs(section.data, 0)
     orders = {
         tensor.Buffer()

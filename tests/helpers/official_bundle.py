@@ -71,7 +71,8 @@ def write(variant: Variant, path: Path) -> Path:
     builder.add_llm_metadata(_file(path.with_suffix(".pb"), bytes(metadata.data)))
     builder.add_hf_tokenizer(str(tiny_pair()[0] / "tokenizer.json"))
     for section in source.sections:
-        if section.type != "TFLiteModel" or (section.model_type == "mtp_drafter" and not variant.drafter):
+        left_out = {"aux"} if variant.drafter else {"aux", "mtp_drafter"}
+        if section.type != "TFLiteModel" or section.model_type in left_out:
             continue
         tflite = _file(path.with_suffix(f".{section.model_type}.tflite"), _changed(section, variant))
         builder.add_tflite_model(tflite, model_type(section.model_type or ""))
@@ -101,7 +102,7 @@ def _file(path: Path, data: bytes) -> str:
 def _changed(section: Section, variant: Variant) -> bytes:
     model = flatbuffer.parse(bytes(section.data))
     names = [signature.signatureKey.decode() for signature in model.signatureDefs]
-    kept = {name for name in names if not name.startswith("edge_") and (name != "verify" or variant.verify)}
+    kept = {name for name in names if name != "verify" or variant.verify}
     model.signatureDefs = [s for s in model.signatureDefs if s.signatureKey.decode() in kept]
     for graph in [_Graph(model, signature) for signature in model.signatureDefs]:
         if "input_pos" not in graph.ports:  # a table

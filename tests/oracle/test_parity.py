@@ -496,10 +496,11 @@ def assert_correlated(ours: np.ndarray, theirs: np.ndarray) -> None:
         assert np.corrcoef(row, expected)[0, 1] > 0.98
 
 
-def tflite_models(bundle: Path) -> Iterator[Any]:
-    for section in Bundle(bundle).sections:
+def tflite_models(path: Path) -> Iterator[Any]:
+    bundle = Bundle(path)
+    for section in bundle.sections:
         if section.type == "TFLiteModel":
-            yield flatbuffer.parse(bytes(section.data))
+            yield flatbuffer.parse(bytes(bundle.content(section)))
 
 
 def int8_connected(model: Any, graph: Any, tensor: int) -> list[Any]:
