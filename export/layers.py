@@ -205,7 +205,9 @@ class Begin(Piece):
     ) -> dict[str, Tensor]:
         decoder = self.decoder
         masks = Masks(mask, input_pos, decoder.window - 1, max(len(input_pos), MANY_ROWS), self.cut)
-        outputs = self.rotation(input_pos) | seen_by(decoder, masks) | {"start": input_pos[0].clone()}
+        outputs: dict[str, Tensor] = (
+            self.rotation(input_pos) | seen_by(decoder, masks) | {"start": input_pos[0].clone()}
+        )
         if embeddings is not None and per_layer_embeddings is not None and weights is not None:
             projected = linear(embeddings, weights["model.per_layer_model_projection.weight"])
             projected = (projected * decoder.hidden**-0.5).view(per_layer_embeddings.shape)
@@ -504,7 +506,7 @@ class DraftBegin(Piece):
         drafter, position = self.drafter, input_pos + DRAFTER_POSITION_OFFSET
         # The row at `position` itself is not in the cache, so its window of keys ends one position before it.
         masks = Masks(mask, position, drafter.window + 1, 0, self.cut)
-        outputs = self.rotation(position) | seen_by(drafter, masks)
+        outputs: dict[str, Tensor] = self.rotation(position) | seen_by(drafter, masks)
         outputs.pop("window", None)
         for attention in drafter.attentions:
             start, length = masks.start if attention == SLIDING else None, outputs[f"mask_{attention}"].shape[-1]

@@ -245,8 +245,10 @@ class TargetSection(Section):
             )
             for layer in self.kinds:
                 keys = self._keys(rows, layer)
-                sizes = {"context": graphs.context, "keys": keys, "int8_kv": graphs.int8_kv}
-                need(self._name(rows, layer), rows.count, partial(layers.DecoderLayer, target, layer, **sizes))
+                piece = partial(
+                    layers.DecoderLayer, target, layer, context=graphs.context, keys=keys, int8_kv=graphs.int8_kv
+                )
+                need(self._name(rows, layer), rows.count, piece)
         for count in (1, STOCK_VERIFY_WIDTH, *graphs.widths):
             need("head", count, partial(layers.Head, target, tied=graphs.tied))
         for count in graphs.widths:

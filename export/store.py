@@ -206,9 +206,10 @@ class Store:
 
     def _take_inventory(self, scales: list[Any], base: int) -> None:
         index = {m.name: (m.encoding.name, base + m.offset, base + m.block_scales) for m in self._matrices}
-        rows = {matrix.name: values for matrix, values in zip(self._matrices, scales, strict=True)}
+        arrays: dict[str, Any] = {INDEX: np.frombuffer(json.dumps(index).encode(), np.uint8)}
+        arrays |= {matrix.name: values for matrix, values in zip(self._matrices, scales, strict=True)}
         with _inventory(self._path).open("wb") as file:
-            np.savez(file, **{INDEX: np.frombuffer(json.dumps(index).encode(), np.uint8)}, **rows)
+            np.savez(file, **arrays)
 
     def _stream(self, matrix: Written, data: BinaryIO, base: int, report: Callable[[int], None]) -> Any:
         """Write a matrix and return the scales of its rows."""
