@@ -26,7 +26,7 @@ NOT_EXECUTED = {
     r"edge-mtp devices clean": "removes files of the device",
     r"edge-mtp .*(--suite bfcl|adaptive)": "takes a package that the tests do without",
     r"cmake ": "takes a cross compiler",
-    r"python benchmarks/(experts|recipes|push|json_schemas)\.py": "takes minutes, gigabytes or a device",
+    r"python benchmarks/(adapters|experts|recipes|push|json_schemas)\.py": "takes minutes, gigabytes or a device",
 }
 
 
