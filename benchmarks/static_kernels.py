@@ -1,6 +1,6 @@
 """Is a matrix faster with the static 8-bit ranges that it was trained with than with the range of each row?
 
-    python benchmarks/static_kernels.py [--threads 2] [--rounds N] [--json FILE]
+    python benchmarks/static_kernels.py [--threads N] [--rounds N] [--json FILE]
 
 One FULLY_CONNECTED of E2B's MLP, [6144, 1536] or [1536, 6144], on LiteRT's CPU (XNNPACK). `dynamic`: float32 in and
 out, as bundles have it. `static`: QUANTIZE with a scale that is known, FULLY_CONNECTED in int8, DEQUANTIZE. `inner`:
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -154,21 +155,18 @@ def kernels(shape: tuple[int, int], name: str, rows: int, threads: int) -> dict[
 
 
 @click.command()
-@click.option("--threads", default=2, show_default=True)
+@click.option("--threads", default=(1, 2), multiple=True, show_default=True, type=click.IntRange(1))
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Also write the result here.")
-def main(threads: int, rounds: int, output: Path | None) -> None:
+def main(threads: tuple[int, ...], rounds: int, output: Path | None) -> None:
     lines: list[dict[str, Any]] = []
-    click.echo(
-        "| matrix | rows | dynamic us | static us | static / dynamic | inner / dynamic |\n|---|---|---|---|---|---|"
-    )
-    for shape in SHAPES:
-        for name in WEIGHTS:
-            for rows in ROWS:
-                lines.append(measured(shape, name, rows, threads, rounds))
-                click.echo(told(lines[-1]))
+    click.echo("| matrix | rows | threads | dynamic us | static us | static / dynamic | inner / dynamic |")
+    click.echo("|---|---|---|---|---|---|---|")
+    for shape, name, rows, count in product(SHAPES, WEIGHTS, ROWS, threads):
+        lines.append(measured(shape, name, rows, count, rounds))
+        click.echo(told(lines[-1]))
     if output is not None:
-        output.write_text(json.dumps({"threads": threads, "rounds": rounds, "kernels": lines}, indent=1) + "\n")
+        output.write_text(json.dumps({"rounds": rounds, "kernels": lines}, indent=1) + "\n")
 
 
 def measured(shape: tuple[int, int], name: str, rows: int, threads: int, rounds: int) -> dict[str, Any]:
@@ -178,7 +176,7 @@ def measured(shape: tuple[int, int], name: str, rows: int, threads: int, rounds:
     for number in range(rounds):
         for kind in list(running)[:: 1 if number % 2 else -1]:
             seconds[kind].append(running[kind].seconds())
-    line: dict[str, Any] = {"shape": list(shape), "weights": name, "rows": rows}
+    line: dict[str, Any] = {"shape": list(shape), "weights": name, "rows": rows, "threads": threads}
     for kind in KINDS:
         if kind not in running:
             line[kind] = found[kind]
@@ -200,7 +198,8 @@ def told(line: dict[str, Any]) -> str:
         found = line.get(f"{kind}_ratio")
         return "" if found is None else "{:.2f} ({:.2f} to {:.2f})".format(*found)
 
-    cells = [f"{line['weights']} [{rows}, {columns}]", str(line["rows"]), time_of("dynamic"), time_of("static")]
+    cells = [f"{line['weights']} [{rows}, {columns}]", str(line["rows"]), str(line["threads"])]
+    cells += [time_of("dynamic"), time_of("static")]
     return "| " + " | ".join([*cells, ratio_of("static"), ratio_of("inner")]) + " |"
 
 

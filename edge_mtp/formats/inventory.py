@@ -140,6 +140,8 @@ def _of_section(section: str, found: Sequence[Use], is_drafters: bool) -> list[_
 
 def _names(use: Use, is_drafters: bool) -> tuple[str, ...]:
     """What a checkpoint may call a weight."""
+    if use.role == "embedder":  # the target's, even in a drafter's graph
+        return (_TABLE,)
     owner = "drafter." if is_drafters else ""
     if use.role == "head" and not use.part:
         return (f"{owner}{_TABLE}",) if is_drafters else (_HEAD, _TABLE)
@@ -154,12 +156,13 @@ def _names(use: Use, is_drafters: bool) -> tuple[str, ...]:
 def _grouped(section: str, is_drafters: bool, found: Sequence[_Named], origins: _Origins) -> Iterator[Holding]:
     groups: dict[tuple[Any, ...], list[_Named]] = {}
     for each, origin in zip(found, origins.of(section, found), strict=True):
-        groups.setdefault((each.use.role, each.use.constant.encoding, origin), []).append(each)
-    for (role, encoding, origin), members in groups.items():
+        owned = is_drafters and each.use.role != "embedder"
+        groups.setdefault((owned, each.use.role, each.use.constant.encoding, origin), []).append(each)
+    for (owned, role, encoding, origin), members in groups.items():
         layers = {each.use.layer for each in members if each.use.layer is not None} if role == "mlp" else set()
         yield Holding(
             section=section,
-            is_drafters=is_drafters,
+            is_drafters=owned,
             role=role,
             encoding=encoding,
             origin=origin,
@@ -214,6 +217,8 @@ class _Origins:
 
 def _recipe_role(section: str, each: _Named) -> str:
     """The role by which recipes choose (docs/recipes.md)."""
+    if each.use.role == "embedder" and section == PREFILL_DECODE:
+        return "head"
     if section == DRAFTER or any(name.startswith("drafter.") for name in each.names):
         return "drafter_head" if each.use.role == "head" else "drafter"
     return each.use.role

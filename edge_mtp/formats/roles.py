@@ -106,9 +106,10 @@ class _Walk:
         read = min(table.bytes, table.bytes // max(1, table.rows) * math.prod(self.graph.shape(ids)))
         if table.encoding.startswith("i32") or len(table.shape) < 2:
             return Use(table, "other", None, "", read)
-        if self.drafts:
-            return Use(table, "head", None, "", read)
-        if not any(isinstance(each, int) and self.operators[each].kind == TOPK for each in self._sources(ids)):
+        chosen = {self.operators[each].kind if isinstance(each, int) else each for each in self._sources(ids)}
+        if self.drafts:  # rows of the clusters that its centroids chose; else of the token that came before
+            return Use(table, "head" if chosen and chosen <= {GATHER, TOPK} else "embedder", None, "", read)
+        if TOPK not in chosen:
             return Use(table, "embedder", None, "", read)
         first = self.gates.setdefault(layer, table.buffer) == table.buffer
         return Use(table, "experts", layer, "experts.gate_up_proj" if first else "experts.down_proj", read)

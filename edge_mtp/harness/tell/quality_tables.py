@@ -19,9 +19,9 @@ class Table:
 
 
 def tables(report: QualityReport) -> list[Table]:
-    """What `edge-mtp quality` shows: sizes and quality, then acceptance at each K."""
+    """What `edge-mtp quality` shows: sizes, quality, then acceptance at each K."""
     lengths = sorted({a.draft_length for m in report.measurements for a in m.acceptance})
-    return [_quality_table(report), *(_acceptance_table(report, length) for length in lengths)]
+    return [_size_table(report), _quality_table(report), *(_acceptance_table(report, length) for length in lengths)]
 
 
 def markdown(report: QualityReport) -> str:
@@ -42,6 +42,20 @@ def _number(estimate: Estimate, digits: str) -> str:
     return f"{value} ({low} to {high})"
 
 
+def _size_table(report: QualityReport) -> Table:
+    rows = [
+        [
+            m.label,
+            m.relation if m is not report.reference else m.checkpoint or "",
+            f"{m.bytes / 1e6:.2f} ({m.bytes / report.reference.bytes:.0%})",
+            size(m.read),
+            size(m.draft_read) if m.draft_read else "",
+        ]
+        for m in report.measurements
+    ]
+    return Table("Size", ["bundle", "checkpoint", "MB", "read a step", "read a draft"], rows)
+
+
 def _quality_table(report: QualityReport) -> Table:
     rows = []
     for m in report.measurements:
@@ -49,9 +63,6 @@ def _quality_table(report: QualityReport) -> Table:
         rows.append(
             [
                 m.label,
-                m.relation if m is not report.reference else m.checkpoint or "",
-                f"{m.bytes / 1e6:.2f} ({m.bytes / report.reference.bytes:.0%})",
-                f"{size(m.read)} + {size(m.draft_read)}" if m.draft_read else size(m.read),
                 _number(d.kl, ".2g") if d else "",
                 _percent(d.agreement) if d else "",
                 _percent(c.share) if c else "",
@@ -59,18 +70,8 @@ def _quality_table(report: QualityReport) -> Table:
                 str(m.unfinished),
             ]
         )
-    header = [
-        "bundle",
-        "checkpoint",
-        "MB",
-        "read a step + a draft",
-        "KL, nats a token",
-        "same argmax",
-        "exact calls",
-        "calls to reference",
-        "no end",
-    ]
-    return Table("Size, distributions and tool calls", header, rows)
+    header = ["bundle", "KL, nats a token", "same argmax", "exact calls", "calls to reference", "no end"]
+    return Table("Distributions and tool calls", header, rows)
 
 
 def _acceptance_table(report: QualityReport, length: int) -> Table:
