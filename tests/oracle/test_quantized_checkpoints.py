@@ -32,6 +32,7 @@ from edge_mtp.export.encodings import ENCODINGS, decode, encode
 from edge_mtp.export.lattice import LATTICE, on_lattice, with_lattice
 from edge_mtp.export.manifest import ranges_of
 from edge_mtp.export.pipeline import export_bundle
+from edge_mtp.export.tiny import CONTEXT
 from edge_mtp.export.verify import verify
 from edge_mtp.export.weights import RandomWeights
 from edge_mtp.formats.bundle import Bundle
@@ -66,7 +67,8 @@ def bundles(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
         if form not in done:
             done[form] = folder / f"{form}.litertlm"
             with exclusive(cache_folder(), lambda: None):
-                export_bundle(pair_of(checkpoints[form]), None, done[form], recipe="int8", widths=WIDTHS)
+                pair = pair_of(checkpoints[form])
+                export_bundle(pair, None, done[form], recipe="int8", context=CONTEXT, widths=WIDTHS)
         return done[form]
 
     return bundle
