@@ -19,6 +19,7 @@ _ROLES = {
     "per_layer": "per-layer gate, projection",
     "projection": "projections",
     "norms": "norms, vectors",
+    "rotations": "rotations",
     "other": "other",
 }
 

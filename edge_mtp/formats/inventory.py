@@ -198,7 +198,7 @@ class _Origins:
 
     def _told(self, section: str, each: _Named) -> tuple[str, tuple[str, str] | None]:
         use, encoding = each.use, each.use.constant.encoding
-        if use.role == "norms" or (use.role == "other" and not each.names):
+        if use.role in ("norms", "rotations") or (use.role == "other" and not each.names):
             return NEVER_ENCODED, None
         if self.recipe is None:
             return UNKNOWN, None

@@ -28,7 +28,7 @@ from edge_mtp.formats.graph import (
 
 Role = Literal[
     "embedder", "per_layer_embedder", "head", "attention", "mlp", "experts", "router", "per_layer", "projection",
-    "norms", "other",
+    "norms", "rotations", "other",
 ]  # fmt: skip
 
 # Operators between a matrix and its neighbours; a walk that meets more is in the residual stream.
@@ -107,6 +107,8 @@ class _Walk:
         if table.encoding.startswith("i32") or len(table.shape) < 2:
             return Use(table, "other", None, "", read)
         chosen = {self.operators[each].kind if isinstance(each, int) else each for each in self._sources(ids)}
+        if chosen == {"input_pos"}:
+            return Use(table, "rotations", None, "", read)
         if self.drafts:  # rows of the clusters that its centroids chose; else of the token that came before
             return Use(table, "head" if chosen and chosen <= {GATHER, TOPK} else "embedder", None, "", read)
         if TOPK not in chosen:

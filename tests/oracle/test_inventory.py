@@ -35,7 +35,7 @@ def contents(bundle: Bundle, section: str) -> tuple[Any, Any]:
     """A section as flatbuffers' own generated reader has it, and its bytes."""
     found = bundle.section("TFLiteModel", section)
     assert found is not None
-    data = np.frombuffer(found.data, np.uint8)
+    data = np.frombuffer(bundle.content(found), np.uint8)
     return schema.ModelT.InitFromPackedBuf(data, 0), data
 
 
@@ -54,8 +54,8 @@ def names(graph: Graph) -> dict[str, Constant]:
     ("section", "signature", "owner"),
     [
         ("prefill_decode", "decode", "target"),
-        ("prefill_decode", "edge_verify_5", "target"),
-        ("prefill_decode", "edge_draft_3", "drafter"),
+        ("aux", "edge_verify_5", "target"),
+        ("aux", "edge_draft_3", "drafter"),
         ("mtp_drafter", "mtp_drafter", "drafter"),
     ],
 )
@@ -68,13 +68,13 @@ def test_a_name_found_by_neighbours_is_the_checkpoints(
     weights = getattr(pair, owner).weights
     found = bundle.section("TFLiteModel", section)
     assert found is not None
-    named = names(graphs_of(found.data)[0][signature])
+    named = names(graphs_of(bundle.content(found))[0][signature])
     matrices = {name for name, shape in weights.names.items() if len(shape) == 2 and "embed_tokens" not in name}
     assert named.keys() == matrices - {"masked_embedding.token_ordering"}
     for name, constant in named.items():
         buffer = model.buffers[constant.buffer]
         stored = data[buffer.offset : buffer.offset + buffer.size] if buffer.offset else np.asarray(buffer.data)
-        role = recipes.DRAFTER if owner == "drafter" else section
+        role = recipes.DRAFTER if owner == "drafter" else recipes.PREFILL_DECODE
         wanted = encode(weights.read(name), recipes.load("int8").encoding(role, name, weights.names[name]))
         np.testing.assert_array_equal(stored, wanted.data)
 
@@ -82,9 +82,11 @@ def test_a_name_found_by_neighbours_is_the_checkpoints(
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_matrix_of_every_family_is_named(family: str) -> None:
     bundle, pair = Bundle(families.bundle(family)), open_pair(*families.pair(family))
-    section = bundle.section("TFLiteModel", "prefill_decode")
-    assert section is not None
-    graphs = graphs_of(section.data)[0]
+    graphs: dict[str, Graph] = {}
+    for name in ("prefill_decode", "aux"):
+        section = bundle.section("TFLiteModel", name)
+        assert section is not None
+        graphs |= graphs_of(bundle.content(section))[0]
     # Other exporters' graphs do not give out activations: the last layer then leads to the head alone.
     graphs["decode"].outputs = {at: name for at, name in graphs["decode"].outputs.items() if name != "activations"}
     for signature, weights in (("decode", pair.target.weights), ("edge_draft_1", pair.drafter.weights)):
@@ -104,7 +106,7 @@ def test_bytes_are_those_that_the_recipe_expects(
     names = pair.target.weights.names, pair.drafter.weights.names
     sizes: Counter[str] = Counter()
     for each in found.holdings:
-        if each.role not in ("norms", "other"):
+        if each.role not in ("norms", "rotations", "other"):
             sizes[each.section] += each.bytes
     for section, wanted in recipes.load(recipe).sizes(*names).items():
         assert wanted * 0.9 < sizes[section] <= wanted  # without norms, and the order of the centroids
@@ -134,7 +136,8 @@ def test_a_bundle_without_our_parts_has_the_same_matrices(tiny_bundle: Path, tmp
         return {
             (each.section, each.role, each.encoding, each.layers, each.count, each.bytes)
             for each in inventory.holdings
-            if each.role not in ("norms", "other") and not (each.is_drafters and each.section == "prefill_decode")
+            if each.role not in ("norms", "rotations", "other")
+            and not (each.is_drafters and each.section == "prefill_decode")
         }
 
     assert matrices(theirs) == matrices(ours)
