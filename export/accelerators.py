@@ -1,4 +1,4 @@
-"""Which accelerators get graphs of their own in a bundle, and which recipes keep one of them out.
+"""Which accelerators get graphs of their own in a bundle, and what they cannot run.
 
 docs/accelerators.md has what was seen with each.
 """
@@ -19,24 +19,23 @@ ACCELERATORS = (CPU, GPU)
 GPU_ENCODINGS = ("fp32", "int8", "int4")
 
 
-def chosen(wanted: Sequence[str] | None, pair: Pair, recipe: Recipe, kv: str) -> tuple[tuple[str, ...], str]:
-    """The accelerators to make graphs for, and why one of them is left out, or "".
-
-    Args:
-        wanted: names of `ACCELERATORS`; None for all that the pair and the recipe allow.
+def chosen(wanted: Sequence[str], pair: Pair, recipe: Recipe, kv: str) -> tuple[str, ...]:
+    """The accelerators to make graphs for: those that are wanted, and always the CPU.
 
     Raises:
-        EdgeMtpError: one that is wanted is unknown, or cannot run what the recipe stores.
+        EdgeMtpError: one that is wanted is unknown, or cannot run the model or what the recipe stores.
     """
-    for name in wanted or ():
+    for name in wanted:
         if name not in ACCELERATORS:
             raise EdgeMtpError(f"no accelerator {name!r}: take one of {', '.join(ACCELERATORS)}")
-    if wanted is not None and GPU not in wanted:
-        return (CPU,), ""
+    if GPU not in wanted:
+        return (CPU,)
+    if getattr(pair.target.config, "enable_moe_block", False):
+        raise EdgeMtpError("the GPU cannot run a mixture of experts: take --accelerators cpu")
     reason = gpu_refusal(pair.target.weights.names, pair.drafter.weights.names, recipe, kv)
-    if reason and wanted is not None:
+    if reason:
         raise EdgeMtpError(f"{reason}, or --accelerators cpu")
-    return ((CPU,) if reason else (CPU, GPU)), reason
+    return CPU, GPU
 
 
 def gpu_refusal(

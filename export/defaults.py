@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 RECIPE = "int8"
 KV = "fp32"
 KV_TYPES = ("fp32", "int8")
+# Graphs for the GPU take as long to trace again, and no runner of ours uses them yet.
+ACCELERATORS = ("cpu",)
 
 VERIFY_WIDTHS = tuple(range(2, 9))  # all that an export can make
 # Wider ones cost every runtime that loads the bundle, and gained nothing in what benchmarks/full_size.py measured.

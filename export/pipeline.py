@@ -48,7 +48,6 @@ class Summary:
     anew: dict[str, int]  # by the checkpoint's form, how many quantized tensors were rounded again
     notes: tuple[str, ...]  # what a user should know of the checkpoints
     accelerators: tuple[str, ...]  # that have graphs of their own
-    without: str  # why an accelerator has none, or ""
 
 
 def export_bundle(
@@ -62,7 +61,7 @@ def export_bundle(
     kv: str = defaults.KV,
     lean: bool = False,
     widths: Sequence[int] = defaults.WIDTHS,
-    accelerators: Sequence[str] | None = None,
+    accelerators: Sequence[str] = defaults.ACCELERATORS,
     origins: Mapping[str, str] | None = None,
     progress: Progress = lambda what, done: None,
 ) -> Summary:
@@ -80,7 +79,7 @@ def export_bundle(
         kv: type of the KV cache, `fp32` or `int8`.
         lean: leave out our own signatures, so that only the stock runtime's graphs remain.
         widths: T of our own verify signatures; each comes with the draft of T - 1 tokens.
-        accelerators: whose signatures to write (`accelerators.ACCELERATORS`); None for all that can run the recipe.
+        accelerators: whose signatures to write, of `accelerators.ACCELERATORS`.
         origins: for the manifest, where target, drafter and adapter come from.
         progress: told how far it is, from 0 to 1.
 
@@ -92,7 +91,7 @@ def export_bundle(
     with quiet():
         pair = target if isinstance(target, Pair) else open_pair(target, drafter or Path())
     stored = loaded.keeping(pair.target.weights.encodings, pair.drafter.weights.encodings, grids_of(pair))
-    served, without = ((), "") if lean else chosen(accelerators, pair, stored, kv)
+    served = () if lean else chosen(accelerators, pair, stored, kv)
     options = Options(
         context=defaults.context(pair.target.directory) if context is None else context,
         prefill=tuple(sorted(set(prefill or defaults.prefill(pair)))),
@@ -105,12 +104,10 @@ def export_bundle(
     files = (*pair.target.files, *pair.drafter.files)
     refuse_inputs([output], [pair.tokenizer.parent, *files, pair.target.directory, pair.drafter.directory, own_recipe])
     check(options, pair)
-    return _export(pair, options, without, output, origins or {}, Work(progress))
+    return _export(pair, options, output, origins or {}, Work(progress))
 
 
-def _export(
-    pair: Pair, options: Options, without: str, output: Path, origins: Mapping[str, str], work: Work
-) -> Summary:
+def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, str], work: Work) -> Summary:
     """Write the bundle, in a folder that an interrupted export finds again."""
     names = pair.target.weights.names, pair.drafter.weights.names
     chat, table = chat_of(pair), token_table(pair.tokenizer, pair.target.config.vocab_size)
@@ -149,7 +146,6 @@ def _export(
         anew,
         _notes(pair, options),
         options.accelerators,
-        without,
     )
 
 

@@ -120,7 +120,9 @@ class Names(click.ParamType[Any]):
     "--accelerators",
     type=Names(),
     metavar="NAMES",
-    help="Whose graphs to write: cpu, or cpu,gpu; default all that can run the recipe.",
+    default=defaults.ACCELERATORS,
+    show_default="cpu",
+    help="Whose graphs to write: cpu, or cpu,gpu.",
 )
 @click.option(
     "--report",
@@ -161,7 +163,7 @@ def export(
     prefill: tuple[int, ...] | None,
     widths: tuple[int, ...],
     lean: bool,
-    accelerators: tuple[str, ...] | None,
+    accelerators: tuple[str, ...],
     report: bool,
     prompts: Path | None,
     reference: Path | None,
@@ -263,7 +265,6 @@ def export(
                     "anew": summary.anew,
                     "notes": summary.notes,
                     "accelerators": summary.accelerators,
-                    "without": summary.without,
                 }
                 | ({} if verified is None else {"verified": asdict(verified)})
                 | ({} if measured is None else {"report": measured.to_json()})
@@ -289,8 +290,6 @@ def export(
         click.echo(f"rounded again, for LiteRT has no such form: {counts}; recipe {recipe} stores them")
     for note in summary.notes:
         click.echo(shown(note))
-    if summary.without:
-        click.echo(shown(f"no graphs for an accelerator: {summary.without}"))
     for line in verified.lines() if verified is not None else ():
         click.echo(shown(line))
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())

