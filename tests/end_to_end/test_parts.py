@@ -362,7 +362,7 @@ class TestInterrupted:
         # The embedder was finished; of this section no more than the matrix that was cut is read again.
         assert len({name for name, _ in first + small.reads - small.whole_reads}) <= 1
 
-    @pytest.mark.parametrize("what", ["load the converter", "trace embedder", "trace prefill_decode"])
+    @pytest.mark.parametrize("what", ["load the converter", "trace embedder", "trace target"])
     def test_during_tracing(
         self, small: Interruptible, output: Path, monkeypatch: pytest.MonkeyPatch, what: str
     ) -> None:
@@ -370,7 +370,7 @@ class TestInterrupted:
             small.export(monkeypatch, output, raising(small.whole_steps.index(what), KeyboardInterrupt()))
         assert output.read_bytes() == OLD
         # Nothing was finished before the embedder.
-        assert parts_of(output).exists() == (what == "trace prefill_decode")
+        assert parts_of(output).exists() == (what == "trace target")
         small.export(monkeypatch, output)
         assert small.sections(output) == small.whole
 
@@ -393,7 +393,7 @@ class TestInterrupted:
     def test_another_export_starts_afresh(
         self, small: Interruptible, output: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
     ) -> None:
-        at = small.whole_steps.index("trace prefill_decode")
+        at = small.whole_steps.index("trace target")
         with pytest.raises(KeyboardInterrupt):
             small.export(monkeypatch, output, raising(at, KeyboardInterrupt()))
         first = Counter(small.reads)
@@ -405,7 +405,7 @@ class TestInterrupted:
     def test_a_refusal_in_the_middle_leaves_nothing(
         self, small: Interruptible, output: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        at = small.whole_steps.index("trace prefill_decode")
+        at = small.whole_steps.index("trace target")
         with pytest.raises(EdgeMtpError, match=r"^refused$"):
             small.export(monkeypatch, output, raising(at, EdgeMtpError("refused")))
         assert list(output.parent.iterdir()) == [output]
@@ -486,7 +486,7 @@ class TestSignals:
     def test_while_the_converter_works(self, small: Interruptible, output: Path, tmp_path: Path) -> None:
         process = Process(small, output, XDG_CACHE_HOME=str(tmp_path / "empty"))
         assert process.process.stderr is not None
-        while "trace prefill_decode" not in process.process.stderr.readline():
+        while "trace target" not in process.process.stderr.readline():
             assert process.process.poll() is None
         time.sleep(3)  # into the conversion, where other libraries might take an interrupt for an error
         process.process.send_signal(signal.SIGINT)
@@ -496,8 +496,9 @@ class TestSignals:
             f"interrupted: the same command goes on where it was; remove {parts_of(output)} to start afresh"
         ]
         assert {path.name for path in parts_of(output).iterdir() if path.suffix} == {
-            "embedder.tflite",
-            "per_layer_embedder.tflite",
+            f"{section}{suffix}"
+            for section in ("embedder", "per_layer_embedder")
+            for suffix in (".tflite", ".inventory")
         }
         assert output.read_bytes() == OLD
 
