@@ -13,6 +13,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 CONTEXT, PREFILL = tiny_checkpoints.CONTEXT, tiny_checkpoints.PREFILL
 WIDTHS = (2, 5)
+EXPERTS = "26B-A4B"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def bundle(name: str, recipe: str = "fp32", kv: str = "fp32", lean: bool = False
 
     def export(folder: Path) -> None:
         sizes: dict[str, Any] = {"context": CONTEXT, "prefill": (PREFILL,), "widths": WIDTHS}
-        served = ("cpu",) if kv == "int8" or name == "26B-A4B" else ("cpu", "gpu")  # as a GPU allows it
+        served = ("cpu",) if kv == "int8" or name == EXPERTS else ("cpu", "gpu")  # as a GPU allows it
         export_bundle(
             *pair(name), folder / "few.litertlm", recipe=recipe, kv=kv, lean=lean, accelerators=served, **sizes
         )
