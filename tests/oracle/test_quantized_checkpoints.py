@@ -369,10 +369,7 @@ def test_inspect_tells_the_checkpoints_bits_from_the_recipes(
     roles = {"attention": "self_attn", "mlp": "mlp", "embedder": "embed_tokens", "head": "lm_head"}
     roles["per_layer_embedder"] = "embed_tokens_per_layer"
     found = [each for each in inventory_of(Bundle(bundles(form))).holdings if not each.is_drafters]
-    # A head apart from the embedding: the folded drafts look tokens up in a copy of the table.
-    copies = [each for each in found if (each.role, each.section) == ("embedder", "prefill_decode")]
-    assert [(each.encoding, each.origin) for each in copies] == [("int4", "checkpoint")] * (form == "gemma")
-    kept = [each for each in found if each.origin == "checkpoint" and each not in copies]
+    kept = [each for each in found if each.origin == "checkpoint"]
     told = Counter({(roles[each.role], each.encoding): 0 for each in kept if each.role in roles})
     for each in kept:
         if each.role in roles:
