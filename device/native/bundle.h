@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "accelerator.h"
 #include "flatbuffer.h"
 
 namespace edge_mtp {
@@ -37,8 +38,9 @@ class Bundle {
   const Section* model(const std::string& model_type) const;
   // The exporter's own section of a name, e.g. "token_bytes"; nullptr when the bundle has none.
   const Section* own(const std::string& name) const;
-  // The TFLite section with our own signatures; nullptr in a bundle that has them in prefill_decode, or none.
-  const Section* own_graphs() const;
+  // The TFLite section with our own signatures for an accelerator; nullptr in a bundle that has none, or has those for
+  // the CPU in prefill_decode.
+  const Section* own_graphs(Accelerator accelerator) const;
   // The bytes from the beginning of a section to the end of the last TFLite section: our own graphs use the weights of
   // the sections that follow them.
   flatbuffer::Bytes with_followers(const Section& section) const;

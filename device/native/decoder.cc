@@ -18,13 +18,24 @@ std::vector<int32_t> sizes(const Engine::Sized& signatures) {
 
 }  // namespace
 
-Decoder::Bound::Bound(const Graph& graph, const Signature& signature, BufferPool& pool)
-    : call(graph, signature, pool, kOwnPorts), mask(call), written(call) {}
+Decoder::Bound::Bound(const Engine& engine, const Signature& signature, BufferPool& pool)
+    : call(engine.decoder(), signature, pool, kOwnPorts),
+      mask(call),
+      written(call),
+      embeddings(call.input<float>("embeddings")),
+      input_pos(call.input<int32_t>("input_pos")),
+      new_rows(call, signature.input("input_pos")->dimension(0), engine.context_length()) {
+  if (signature.input("per_layer_embeddings") != nullptr) per_layer = call.input<float>("per_layer_embeddings");
+  if (signature.output("n_accepted") == nullptr) return;
+  draft = call.input<int32_t>("draft");
+  n_accepted = call.output<int32_t>("n_accepted");
+  tokens = call.output<int32_t>("tokens");
+}
 
 void Decoder::reserve(const Engine& engine, BufferPool& pool) {
-  Call::reserve(engine.decode(), pool, kOwnPorts);
+  Call::reserve(engine.decoder(), engine.decode(), pool, kOwnPorts);
   for (const Engine::Sized* kind : {&engine.prefills(), &engine.verifies()}) {
-    for (const auto& [size, signature] : *kind) Call::reserve(*signature, pool, kOwnPorts);
+    for (const auto& [size, signature] : *kind) Call::reserve(engine.decoder(), *signature, pool, kOwnPorts);
   }
   pool.reserve("control", EDGE_CONTROL_LENGTH * sizeof(int32_t));
   pool.reserve("scalars", EDGE_SCALAR_LENGTH * sizeof(float));
@@ -36,71 +47,105 @@ Decoder::Decoder(Engine& engine, BufferPool& pool)
       widths_(sizes(engine.verifies())),
       inside_(engine.verifies_inside()),
       vocabulary_(engine.vocabulary()) {
-  const auto bind = [&](const Signature& signature) {
-    return std::make_unique<Bound>(engine.decoder(), signature, pool);
-  };
+  const auto bind = [&](const Signature& signature) { return std::make_unique<Bound>(engine, signature, pool); };
   decode_ = bind(engine.decode());
   for (const auto& [rows, signature] : engine.prefills()) prefill_[rows] = bind(*signature);
   for (const auto& [rows, signature] : engine.verifies()) verify_[rows] = bind(*signature);
 
-  const Call& decode = decode_->call;
-  embeddings_ = decode.input<float>("embeddings");
-  if (engine.per_layer_embedder() != nullptr) per_layer_ = decode.input<float>("per_layer_embeddings");
-  input_pos_ = decode.input<int32_t>("input_pos");
-  logits_ = decode.output<float>("logits");
-  control_ = static_cast<int32_t*>(pool.take("control"));
-  scalars_ = static_cast<float*>(pool.take("scalars"));
-  if (decode.signature().output("activations") != nullptr) activations_ = decode.output<float>("activations");
-  if (inside_) {
-    const Call& widest = verify_.rbegin()->second->call;
-    draft_ = widest.input<int32_t>("draft");
-    n_accepted_ = widest.output<int32_t>("n_accepted");
-    tokens_ = widest.output<int32_t>("tokens");
-  }
+  const Signature& decode = engine.decode();
+  if (decode.output("activations") != nullptr) hidden_ = &decode_->call.output_block("activations");
+  // The ops' operands have the same name in all graphs that take them.
+  const Call* with_ops = inside_ ? &verify_.rbegin()->second->call : nullptr;
+  const auto operand = [&](const char* name) {
+    return with_ops != nullptr && with_ops->signature().input(name) != nullptr ? with_ops->input_block(name).host()
+                                                                               : pool.take(name);
+  };
+  control_ = static_cast<int32_t*>(operand("control"));
+  scalars_ = static_cast<float*>(operand("scalars"));
 }
 
 void Decoder::prefill(const int32_t* tokens, int32_t count, int32_t first, int32_t rows) {
-  for (int32_t r = 0; r < count; ++r) embed(r, tokens[r]);
-  // Padding rows repeat the first token. Their cache entries lie past the end of the text and stay hidden until they
-  // are overwritten, so they only need to be finite.
-  for (int32_t r = count; r < rows; ++r) embed(r, tokens[0]);
   const auto found = prefill_.find(rows);
   Bound& bound = found == prefill_.end() ? *decode_ : *found->second;
+  // Padding rows repeat the first token. Their cache entries lie past the end of the text and stay hidden until they
+  // are overwritten, so they only need to be finite.
+  for (int32_t r = 0; r < rows; ++r) embed(bound, r, tokens[r < count ? r : 0]);
   set_positions(bound, first, count, rows);
   bound.call.run();
+  bound.call.wait();
+  bound.new_rows.append(first, count);
 }
 
 void Decoder::place(int32_t token, const Proposal& proposal, int32_t position, int32_t width) {
-  embed(0, token);
+  placed_ = width == 1 ? decode_.get() : verify_.at(width).get();
+  embed(*placed_, 0, token);
   for (int32_t j = 0; j + 1 < width; ++j) {
     // A blank draft (-1) matches no token, so its row only needs to be finite.
     const int32_t draft = j < proposal.count ? proposal.tokens[static_cast<size_t>(j)] : -1;
-    embed(j + 1, std::max(draft, 0));
-    if (inside_) draft_[j] = draft;
+    embed(*placed_, j + 1, std::max(draft, 0));
+    if (inside_) placed_->draft[j] = draft;
   }
+  if (inside_ && width > 1) placed_->call.input_block("draft").give();
   control_[EDGE_CONTROL_POSITION] = position + 1;
-  placed_ = width == 1 ? decode_.get() : verify_.at(width).get();
   set_positions(*placed_, position, width, width);
+  position_ = position;
+  width_ = width;
+}
+
+void Decoder::run() {
+  placed_->call.run();
+  placed_->new_rows.append(position_, width_);
+  if (placed_->n_accepted == nullptr) {
+    placed_->call.output_block("logits").fetch();
+  } else {
+    placed_->call.output_block("n_accepted").fetch();
+    placed_->call.output_block("tokens").fetch();
+  }
+}
+
+float* Decoder::logits(int32_t row) {
+  Block& block = placed_->call.output_block("logits");
+  block.fetch();
+  return static_cast<float*>(block.host()) + static_cast<size_t>(row) * static_cast<size_t>(vocabulary_);
+}
+
+const float* Decoder::hidden() {
+  if (hidden_ == nullptr) return nullptr;
+  Block& block = placed_->call.output_block("activations");
+  block.fetch();
+  return static_cast<const float*>(block.host());
 }
 
 void Decoder::keep_hidden(int32_t row) {
-  if (row == 0 || activations_ == nullptr) return;
+  if (hidden_ == nullptr || width_ == 1) return;
+  // Graphs of an accelerator leave the hidden state of the last row that they have accepted where a draft reads it.
+  if (placed_->call.signature().output("next_hidden") != nullptr && accepted() == row) return;
+  Block& all = placed_->call.output_block("activations");
+  if (row == 0 && &all == hidden_) return;
+  all.fetch();
   const auto width = static_cast<size_t>(engine_.hidden_size());
-  std::copy_n(activations_ + static_cast<size_t>(row) * width, width, activations_);
+  std::copy_n(static_cast<const float*>(all.host()) + static_cast<size_t>(row) * width, width,
+              static_cast<float*>(hidden_->host()));
+  hidden_->give();
 }
 
-void Decoder::embed(int32_t row, int32_t token) {
+void Decoder::embed(Bound& bound, int32_t row, int32_t token) {
   Embedder& embedder = engine_.embedder();
-  embedder.row(token, embeddings_ + static_cast<size_t>(row) * embedder.width());
-  if (per_layer_ == nullptr) return;
+  embedder.row(token, bound.embeddings + static_cast<size_t>(row) * embedder.width());
+  if (bound.per_layer == nullptr) return;
   Embedder& per_layer = *engine_.per_layer_embedder();
-  per_layer.row(token, per_layer_ + static_cast<size_t>(row) * per_layer.width());
+  per_layer.row(token, bound.per_layer + static_cast<size_t>(row) * per_layer.width());
 }
 
 // Sets the positions of `rows` rows, the first `count` of which are not padding.
 void Decoder::set_positions(Bound& bound, int32_t first, int32_t count, int32_t rows) {
-  for (int32_t r = 0; r < rows; ++r) input_pos_[r] = first + r;
-  bound.mask.show(first + 1, 1);
+  for (int32_t r = 0; r < rows; ++r) bound.input_pos[r] = first + r;
+  // Rows that are not in the cache yet are seen inside the graph.
+  if (bound.new_rows.is_empty()) {
+    bound.mask.show(first + 1, 1);
+  } else {
+    bound.mask.show(first, 0);
+  }
   bound.written.set(first, first + count);
 }
 

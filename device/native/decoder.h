@@ -1,7 +1,7 @@
-// The target's graphs on one session's memory: the KV cache, and the rows of inputs and outputs.
+// Passes through the target on a session's memory: the KV cache, and the rows of inputs and outputs.
 //
-// Runs a bundle's edge_* signatures, which contain the verify op. If the bundle has none, runs the stock ones
-// (`decode`, `verify`), and the caller selects tokens from the logits.
+// Runs a bundle's signatures for the engine's accelerator, which contain the verify op. If the bundle has none, runs
+// the stock ones (`decode`, `verify`), and the caller selects tokens from the logits.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 
 #include "engine.h"
 #include "graph.h"
+#include "kv_cache.h"
 #include "mask.h"
 #include "param_tensor.h"
 #include "proposal.h"
@@ -34,14 +35,16 @@ class Decoder {
   // Prepares a step in the graph of `width` rows (1: decode; else one of widths(), above proposal.count): `token` at
   // `position`, followed by the drafts. run() then caches them and computes each row's outputs.
   void place(int32_t token, const Proposal& proposal, int32_t position, int32_t width);
-  void run() { placed_->call.run(); }
+  void run();
 
   // The logits of a row, [vocabulary].
-  float* logits(int32_t row) { return logits_ + static_cast<size_t>(row) * static_cast<size_t>(vocabulary_); }
+  float* logits(int32_t row);
   // After a pass wider than 1, if verifies_inside(): the number of accepted drafts or an EDGE_ERROR, and the tokens.
   bool verifies_inside() const { return inside_; }
-  int32_t accepted() const { return *n_accepted_; }
-  const int32_t* tokens() const { return tokens_; }
+  int32_t accepted() const { return *placed_->n_accepted; }
+  const int32_t* tokens() const { return placed_->tokens; }
+  // The hidden states of the pass's rows; nullptr if its graph does not put them out.
+  const float* hidden();
   // Makes the next draft start from the hidden state of `row`.
   void keep_hidden(int32_t row);
 
@@ -51,28 +54,33 @@ class Decoder {
   float* scalars() { return scalars_; }
 
  private:
+  // A signature and the host's memory of its ports, which on the CPU is the same for all.
   struct Bound {
-    Bound(const Graph& graph, const Signature& signature, BufferPool& pool);
+    Bound(const Engine& engine, const Signature& signature, BufferPool& pool);
     Call call;
     Mask mask;
     ParamTensor written;
+    float *embeddings, *per_layer = nullptr;
+    int32_t *input_pos, *draft = nullptr, *n_accepted = nullptr, *tokens = nullptr;
+    NewRows new_rows;
   };
 
-  void embed(int32_t row, int32_t token);
+  void embed(Bound& bound, int32_t row, int32_t token);
   void set_positions(Bound& bound, int32_t first, int32_t count, int32_t rows);
 
   Engine& engine_;
   std::vector<int32_t> prefill_lengths_, widths_;
   std::unique_ptr<Bound> decode_;
   std::map<int32_t, std::unique_ptr<Bound>> prefill_, verify_;  // by rows
-  Bound* placed_ = nullptr;
   bool inside_ = false;
   int32_t vocabulary_;
-
-  // Memory that the graphs share, by port name.
-  float *embeddings_, *per_layer_ = nullptr, *activations_ = nullptr, *logits_;
-  int32_t *input_pos_, *control_, *draft_ = nullptr, *n_accepted_ = nullptr, *tokens_ = nullptr;
+  int32_t* control_;
   float* scalars_;
+  Block* hidden_ = nullptr;  // its first row is what a draft starts from
+
+  // Of the running step.
+  Bound* placed_ = nullptr;
+  int32_t position_ = 0, width_ = 1;
 };
 
 }  // namespace edge_mtp

@@ -20,7 +20,7 @@ const std::vector<std::string> kStepwiseOwn = {"mask", "activations", "input_pos
 // Runs all K steps in one invocation; inside the graph, each step passes its token and hidden state to the next.
 class FoldedDrafter : public Drafter {
  public:
-  FoldedDrafter(Engine& engine, BufferPool& pool) : control_(static_cast<int32_t*>(pool.take("control"))) {
+  FoldedDrafter(Engine& engine, BufferPool& pool) {
     for (const auto& [length, signature] : engine.folded_drafts()) {
       lengths_.push_back(length);
       bound_[length] = std::make_unique<Bound>(engine.decoder(), *signature, pool);
@@ -33,9 +33,11 @@ class FoldedDrafter : public Drafter {
     Bound& bound = *bound_.at(count);
     *bound.token = token;
     *bound.input_pos = position - 1;
-    control_[EDGE_CONTROL_POSITION] = position + 1;
+    bound.control[EDGE_CONTROL_POSITION] = position + 1;
     bound.mask.show(position, 0);
     bound.call.run();
+    bound.call.output_block("draft").fetch();
+    bound.call.output_block("confidence").fetch();
     for (int32_t j = 0; j < count && bound.draft[j] >= 0; ++j) {  // below 0: the op failed, and there are no more
       proposal.add(bound.draft[j], bound.confidence[j], Source::kDrafter);
     }
@@ -48,16 +50,16 @@ class FoldedDrafter : public Drafter {
           mask(call),
           token(call.input<int32_t>("token")),
           input_pos(call.input<int32_t>("input_pos")),
+          control(call.input<int32_t>("control")),
           draft(call.output<int32_t>("draft")),
           confidence(call.output<float>("confidence")) {}
     Call call;
     Mask mask;
-    int32_t *token, *input_pos;
+    int32_t *token, *input_pos, *control;
     const int32_t* draft;
     const float* confidence;
   };
 
-  int32_t* control_;
   std::vector<int32_t> lengths_;
   std::map<int32_t, std::unique_ptr<Bound>> bound_;
 };
@@ -151,8 +153,11 @@ class StepwiseDrafter : public Drafter {
 }  // namespace
 
 void Drafter::reserve(const Engine& engine, BufferPool& pool) {
-  for (const auto& [length, signature] : engine.folded_drafts()) Call::reserve(*signature, pool, kFoldedOwn);
-  if (engine.drafter() != nullptr) Call::reserve(engine.drafter()->signatures().at(0), pool, kStepwiseOwn);
+  for (const auto& [length, signature] : engine.folded_drafts()) {
+    Call::reserve(engine.decoder(), *signature, pool, kFoldedOwn);
+  }
+  const Graph* const stepwise = engine.drafter();
+  if (stepwise != nullptr) Call::reserve(*stepwise, stepwise->signatures().at(0), pool, kStepwiseOwn);
 }
 
 std::unique_ptr<Drafter> Drafter::create(Engine& engine, BufferPool& pool) {

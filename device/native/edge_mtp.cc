@@ -3,14 +3,18 @@
 #include <array>
 #include <mutex>
 #include <string>
+#include <utility>
 
+#include "accelerator_choice.h"
 #include "engine.h"
 #include "error.h"
 #include "session.h"
 
 struct edge_mtp_engine {
-  edge_mtp_engine(const char* bundle, const edge_mtp::Engine::Options& options) : engine(bundle, options) {}
+  edge_mtp_engine(const char* bundle, const edge_mtp::Engine::Options& options, std::string reason)
+      : engine(bundle, options), accelerator_reason(std::move(reason)) {}
   edge_mtp::Engine engine;
+  std::string accelerator_reason;
   std::mutex running;
 };
 
@@ -33,6 +37,22 @@ Result guarded(Result failed, const Body& body) {
     last_error = error.what();
   }
   return failed;
+}
+
+// Sets the accelerator; returns why it was chosen, "" if it was asked for.
+std::string take_accelerator(const char* bundle, const edge_mtp_options& from, edge_mtp::Engine::Options& settings) {
+  switch (from.accelerator) {
+    case EDGE_MTP_CPU: return {};
+    case EDGE_MTP_GPU: settings.accelerator = edge_mtp::Accelerator::kGpu; return {};
+    case EDGE_MTP_NPU: settings.accelerator = edge_mtp::Accelerator::kNpu; return {};
+    case EDGE_MTP_AUTO: break;
+    default: throw edge_mtp::Error("no accelerator " + std::to_string(from.accelerator) + "; take an edge_mtp_accelerator");
+  }
+  if (settings.stepwise) return "drafts a step at a time are made on the cpu only";
+  const edge_mtp::AcceleratorChoice choice =
+      edge_mtp::choose_accelerator(from.runner == nullptr ? "" : from.runner, bundle, settings);
+  settings.accelerator = choice.taken;
+  return choice.why;
 }
 
 edge_mtp::Request read(const edge_mtp_request& from) {
@@ -84,6 +104,9 @@ struct Seen {
       logprobs[static_cast<size_t>(i)] = from.chosen[i].logprob;
       margins[static_cast<size_t>(i)] = from.chosen[i].margin;
     }
+    step.waits = from.traffic.waits;
+    step.bytes_to_accelerator = from.traffic.to_device;
+    step.bytes_from_accelerator = from.traffic.to_host;
     step.kind = from.rows == 1 ? EDGE_MTP_PLAIN : EDGE_MTP_VERIFY;
     step.position = from.position;
     step.drafted = proposal.count;
@@ -122,7 +145,10 @@ edge_mtp_engine* edge_mtp_open(const char* bundle, const edge_mtp_options* optio
     settings.threads = options->threads;
     if (options->token_bytes != nullptr) settings.token_bytes = options->token_bytes;
     settings.stepwise = options->stepwise != 0;
-    return new edge_mtp_engine(bundle, settings);
+    settings.half = options->half != 0;
+    if (options->npu_libraries != nullptr) settings.npu_libraries = options->npu_libraries;
+    const std::string reason = take_accelerator(bundle, *options, settings);
+    return new edge_mtp_engine(bundle, settings, reason);
   });
 }
 
@@ -130,7 +156,12 @@ void edge_mtp_close(edge_mtp_engine* engine) { delete engine; }
 
 edge_mtp_info edge_mtp_describe(const edge_mtp_engine* engine) {
   const edge_mtp::Engine& described = engine->engine;
-  return {described.context_length(), described.vocabulary(), described.max_drafts(), described.has_drafter() ? 1 : 0};
+  return {described.context_length(),
+          described.vocabulary(),
+          described.max_drafts(),
+          described.has_drafter() ? 1 : 0,
+          static_cast<edge_mtp_accelerator>(described.accelerator()),
+          engine->accelerator_reason.c_str()};
 }
 
 edge_mtp_session* edge_mtp_session_create(edge_mtp_engine* engine) {

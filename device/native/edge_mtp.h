@@ -23,6 +23,11 @@ extern "C" {
 typedef struct edge_mtp_engine edge_mtp_engine;
 typedef struct edge_mtp_session edge_mtp_session;
 
+/* What runs the graphs. The bundle must have some for it (edge-mtp export --accelerators), and LiteRT's library for it
+ * lies beside libLiteRt.so. An accelerator that cannot run a graph may end the process. EDGE_MTP_AUTO tries each one in
+ * a child process, takes the fastest that computes what the CPU does, and remembers it in cache_dir. */
+typedef enum { EDGE_MTP_CPU = 0, EDGE_MTP_GPU = 1, EDGE_MTP_NPU = 2, EDGE_MTP_AUTO = 3 } edge_mtp_accelerator;
+
 typedef struct {
   const char* litert_library; /* path of libLiteRt.so */
   const char* cache_dir;      /* existing folder for what is kept between runs (packed weights, measured costs, prompt
@@ -30,6 +35,11 @@ typedef struct {
   int32_t threads;            /* 0 = LiteRT's own choice */
   const char* token_bytes;    /* file with the token-bytes table of a bundle that has none; NULL = none */
   int32_t stepwise;           /* draft a step at a time even where the bundle has folded drafts */
+  edge_mtp_accelerator accelerator;
+  int32_t half;               /* a GPU computes in half precision: faster, and other rounding than the CPU's */
+  const char* npu_libraries;  /* folder of the NPU vendor's dispatch library; NULL = that of litert_library */
+  const char* runner;         /* path of edge_mtp_runner, which EDGE_MTP_AUTO starts; NULL = it takes what an earlier
+                                 trial has found, or the CPU */
 } edge_mtp_options;
 
 typedef struct {
@@ -37,6 +47,8 @@ typedef struct {
   int32_t vocabulary;
   int32_t max_draft_length; /* 0 = the bundle cannot verify drafts */
   int32_t has_drafter;      /* else only look-up and grammars can draft */
+  edge_mtp_accelerator accelerator; /* that runs the graphs */
+  const char* accelerator_reason;   /* why EDGE_MTP_AUTO has taken it, one line; "" = it was asked for */
 } edge_mtp_info;
 
 /* Where drafts may come from, joined by |. None of them: blanks, which no token matches. */
@@ -101,6 +113,8 @@ typedef struct {
   const float* logprobs; /* [count], log softmax of the model's own logits; NULL unless asked for */
   const float* margins;  /* [count], largest logit minus the second; NULL unless asked for */
   double draft_us, mask_us, embed_us, verify_us, select_us, total_us;
+  int32_t waits; /* of the host for an accelerator; 0 on the CPU, as the next two */
+  int64_t bytes_to_accelerator, bytes_from_accelerator;
 } edge_mtp_step;
 
 typedef void (*edge_mtp_on_step)(const edge_mtp_step* step, void* user);

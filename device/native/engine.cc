@@ -39,8 +39,14 @@ bool has_numbered(const Graph& graph, const char* prefix) {
   return std::any_of(all.begin(), all.end(), [&](const Signature& s) { return s.name.rfind(prefix, 0) == 0; });
 }
 
-// Whether a signature is for an accelerator other than the CPU.
-bool is_for_accelerator(const std::string& name) { return name.rfind("gpu_", 0) == 0; }
+bool begins(const std::string& name, const std::string& prefix) { return name.rfind(prefix, 0) == 0; }
+
+// Whether a signature is for the accelerator. Stock signatures are for the CPU.
+bool is_for(Accelerator accelerator, const std::string& name) {
+  if (begins(name, prefix_of(accelerator))) return true;
+  return accelerator == Accelerator::kCpu && !begins(name, prefix_of(Accelerator::kGpu)) &&
+         !begins(name, prefix_of(Accelerator::kNpu));
+}
 
 // Whether a session gives the input of this name its meaning. An input left at zero would be silently wrong.
 bool is_served(const std::string& input) {
@@ -88,13 +94,28 @@ std::vector<uint8_t> read_file(const std::string& path) {
   return bytes;
 }
 
-litert::Environment create_environment(const litert::Api& api) {
-  litert::EnvOption severity{};
-  severity.tag = litert::kMinLoggerSeverity;
-  severity.value.type = litert::kIntValue;
-  severity.value.int_value = kErrorSeverity;
+litert::Environment create_environment(const litert::Api& api, const Engine::Options& options) {
+  std::vector<litert::EnvOption> settings(1);
+  settings[0].tag = litert::kMinLoggerSeverity;
+  settings[0].value.type = litert::kIntValue;
+  settings[0].value.int_value = kErrorSeverity;
+  const auto folder = [&](int tag, const std::string& path) {
+    litert::EnvOption setting{};
+    setting.tag = tag;
+    setting.value.type = litert::kStringValue;
+    setting.value.str_value = path.c_str();
+    settings.push_back(setting);
+  };
+  const std::string own = options.litert_library.substr(0, options.litert_library.rfind('/'));
+  if (options.accelerator != Accelerator::kCpu) folder(litert::kRuntimeLibraryDir, own);
+  const std::string& npu = options.npu_libraries.empty() ? own : options.npu_libraries;
+  if (options.accelerator == Accelerator::kNpu) {
+    folder(litert::kDispatchLibraryDir, npu);
+    folder(litert::kCompilerPluginDir, npu);
+  }
   litert::Environment environment = nullptr;
-  litert::check(api.CreateEnvironment(1, &severity, &environment), "creating a LiteRT environment");
+  litert::check(api.CreateEnvironment(static_cast<int>(settings.size()), settings.data(), &environment),
+                "creating a LiteRT environment");
   return environment;
 }
 
@@ -109,7 +130,7 @@ Embedder::Embedder(const litert::Api& api, litert::Environment environment, cons
   }
   graph_ = std::make_unique<Graph>(api, environment, section.bytes, settings);
   const Signature& signature = graph_->signatures().at(0);
-  Call::reserve(signature, pool_, {});
+  Call::reserve(*graph_, signature, pool_, {});
   call_ = std::make_unique<Call>(*graph_, signature, pool_, std::vector<std::string>());
   token_ = call_->input<int32_t>(signature.inputs.at(0).name);
   output_ = call_->output<float>(signature.outputs.at(0).name);
@@ -129,7 +150,7 @@ void Embedder::row(int32_t token, float* out) {
 Engine::Engine(const std::string& path, const Options& options)
     : bundle_(path),
       api_(litert::load(options.litert_library)),
-      environment_(create_environment(api_)),
+      environment_(create_environment(api_, options)),
       cache_dir_(options.cache_dir) {
   try {
     open(path, options);
@@ -158,7 +179,9 @@ void Engine::open(const std::string& path, const Options& options) {
     std::snprintf(name, sizeof name, "%016" PRIx64 "-%016" PRIx64, identity_,
                   file_identity(options.litert_library, options.cache_dir));
     packed = options.cache_dir + "/" + name;
-    memory_ = packed + ".threads-" + std::to_string(options.threads);
+    memory_ = packed + (options.accelerator == Accelerator::kCpu
+                            ? ".threads-" + std::to_string(options.threads)
+                            : std::string(".") + name_of(options.accelerator) + (options.half ? "-half" : ""));
   }
   const auto settings = [&](const char* section) {
     Graph::Settings result;
@@ -171,28 +194,40 @@ void Engine::open(const std::string& path, const Options& options) {
   };
 
   // Our own graphs, with the weights behind them; else the stock graphs, which older bundles have ours among.
-  const Section* own = bundle_.own_graphs();
+  const Accelerator accelerator = options.accelerator;
+  const Section* own = bundle_.own_graphs(accelerator);
+  if (own == nullptr && accelerator != Accelerator::kCpu) {
+    throw Error("'" + path + "' has no graphs for the " + name_of(accelerator) + "; export it with --accelerators cpu," +
+                name_of(accelerator) + ", or take --accelerator cpu");
+  }
+  if (options.stepwise && accelerator != Accelerator::kCpu) {
+    throw Error("drafts a step at a time are made on the CPU only; take --accelerator cpu");
+  }
   const Section& decoder = own != nullptr ? *own : require_section(bundle_, path, kDecoderSection);
   const flatbuffer::Bytes content = own != nullptr ? bundle_.with_followers(decoder) : decoder.bytes;
   uint8_t* model = bundle_.writable(decoder);
-  const size_t claimed = claim_composites(model, decoder.bytes.size, kVerifyOp) +
-                         claim_composites(model, decoder.bytes.size, kDraftOp);
+  const size_t claimed = accelerator != Accelerator::kCpu ? 0
+                                                          : claim_composites(model, decoder.bytes.size, kVerifyOp) +
+                                                                claim_composites(model, decoder.bytes.size, kDraftOp);
   Graph::Settings decoding = settings(own != nullptr ? kOwnGraphs : kDecoderSection);
+  decoding.accelerator = accelerator;
+  decoding.half = options.half;
   decoding.wanted = [&](const Graph& graph, const std::string& name) {
-    if (is_for_accelerator(name)) return false;
+    if (!is_for(accelerator, name)) return false;
     // Ours do the same with the selection inside.
     if (name == "decode") return graph.signature("edge_decode") == nullptr;
     if (name == "verify") return !has_numbered(graph, "edge_verify_");
-    return name.rfind("edge_draft_", 0) != 0 || !options.stepwise;
+    return !begins(name, "edge_draft_") || !options.stepwise;
   };
   decoder_ = std::make_unique<Graph>(api_, environment_, content, decoding);
   find_signatures(path);
   if (options.stepwise) folded_drafts_.clear();
-  if (claimed == 0 && (!folded_drafts_.empty() || verifies_inside())) {
+  if (accelerator == Accelerator::kCpu && claimed == 0 && (!folded_drafts_.empty() || verifies_inside())) {
     throw Error("'" + path + "' has edge signatures without operator codes to claim; export it again");
   }
-  if (const Section* section = bundle_.model(kDrafterSection); section != nullptr && folded_drafts_.empty() &&
-                                                                decode_->output("activations") != nullptr) {
+  if (const Section* section = bundle_.model(kDrafterSection);
+      section != nullptr && folded_drafts_.empty() && accelerator == Accelerator::kCpu &&
+      decode_->output("activations") != nullptr) {
     drafter_ = std::make_unique<Graph>(api_, environment_, section->bytes, settings(kDrafterSection));
   }
   embedder_ = embedder(kEmbedderSection);
@@ -213,16 +248,20 @@ void Engine::open(const std::string& path, const Options& options) {
 }
 
 void Engine::find_signatures(const std::string& path) {
+  const Accelerator accelerator = decoder_->accelerator();
+  const std::string prefix = prefix_of(accelerator);
   for (const Signature& signature : decoder_->signatures()) {
-    const std::string& name = signature.name;
+    if (!is_for(accelerator, signature.name)) continue;
+    const bool own = begins(signature.name, prefix);
+    const std::string name = own ? signature.name.substr(prefix.size()) : signature.name;
     int count = 0;
-    if (name == "edge_decode" || (name == "decode" && decoder_->signature("edge_decode") == nullptr)) {
+    if (name == "decode" && (own || decoder_->signature(prefix + name) == nullptr)) {
       decode_ = &signature;
-    } else if (name.rfind("prefill", 0) == 0 || name.rfind("edge_prefill", 0) == 0) {
+    } else if (begins(name, "prefill")) {
       prefills_[require_port(signature, signature.input("input_pos"), "input_pos").dimension(0)] = &signature;
-    } else if (std::sscanf(name.c_str(), "edge_verify_%d", &count) == 1) {
+    } else if (own && std::sscanf(name.c_str(), "verify_%d", &count) == 1) {
       verifies_[count] = &signature;
-    } else if (std::sscanf(name.c_str(), "edge_draft_%d", &count) == 1) {
+    } else if (own && std::sscanf(name.c_str(), "draft_%d", &count) == 1) {
       folded_drafts_[count] = &signature;
     }
   }

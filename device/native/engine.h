@@ -39,7 +39,10 @@ class Engine {
   struct Options {
     std::string litert_library;  // path of libLiteRt.so
     std::string cache_dir;       // where packed weights are kept between runs; empty = nowhere
-    int threads = 0;             // 0 = LiteRT's own choice
+    int threads = 0;             // of the CPU; 0 = LiteRT's own choice
+    Accelerator accelerator = Accelerator::kCpu;
+    bool half = false;           // a GPU computes in half precision
+    std::string npu_libraries;   // folder of the NPU's dispatch library; empty = that of LiteRT
     std::string token_bytes;     // file with the table of a bundle that has none; empty = none
     bool stepwise = false;       // draft a step at a time even where the bundle has folded drafts
   };
@@ -72,6 +75,9 @@ class Engine {
   int32_t max_drafts() const { return verifies_.empty() ? 0 : verifies_.rbegin()->first - 1; }
   // Whether the verify graphs hold the verify op; else tokens are selected from their logits.
   bool verifies_inside() const { return !verifies_.empty() && verifies_.rbegin()->second->output("n_accepted") != nullptr; }
+  // What the op inside selects is the greedy choice, whatever the request asks for: graphs of accelerators have no kernel.
+  bool verifies_greedily() const { return accelerator() != Accelerator::kCpu; }
+  Accelerator accelerator() const { return decoder_->accelerator(); }
   bool has_drafter() const { return !folded_drafts_.empty() || drafter_ != nullptr; }
 
   // File beside the packed weights for what a session learns of this bundle, LiteRT and threads; empty = nowhere.

@@ -1,6 +1,5 @@
 #include "graph.h"
 
-#include <sys/mman.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -82,6 +81,16 @@ void add_options(const litert::Api& api, litert::Options options, const char* id
 constexpr char kInMemory[] = ":memory";
 constexpr char kSeal[] = ".seal";
 
+constexpr char kHidden[] = "activations", kNextHidden[] = "next_hidden";
+
+int hardware_of(Accelerator accelerator) {
+  switch (accelerator) {
+    case Accelerator::kGpu: return litert::kGpu;
+    case Accelerator::kNpu: return litert::kNpu;
+    default: return litert::kCpu;
+  }
+}
+
 // Whether `file` can be written and grow to the packed size of a graph of `bytes`: LiteRT ends the process when it
 // runs out of space. Packing keeps the size of integers and may widen fp16.
 bool has_room(const std::string& file, size_t bytes) {
@@ -113,33 +122,40 @@ const Port* Signature::output(const std::string& port) const { return find_port(
 
 Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model,
              const Settings& settings)
-    : api_(api) {
-  std::string building;
+    : api_(api), environment_(environment), accelerator_(settings.accelerator) {
   try {
     litert::check(api.CreateModelFromBuffer(environment, model.data, model.size, &model_), "reading a graph");
     read_signatures();
-    const std::string& cache = settings.weight_cache;
-    if (cache.empty()) {
-      compile(environment, settings, kInMemory);
-    } else if (is_sealed(cache)) {
-      compile(environment, settings, cache);
-    } else if (!has_room(cache, model.size)) {
-      compile(environment, settings, kInMemory);
+    if (accelerator_ == Accelerator::kCpu) {
+      compile_for_cpu(settings, model.size);
     } else {
-      // XNNPACK builds a missing cache file in place. Building it under another name and renaming it ensures that no
-      // run ever reads half a cache, even if this one is killed or another starts at the same time.
-      building = cache + "." + std::to_string(getpid());
-      compile(environment, settings, building);
-      // Packing leaves a scratch buffer of the largest weight's size allocated; a graph that reads the cache has none.
-      if (write_entry(cache + kSeal, seal_of(building, "")) && move_entry(building, cache)) {
-        release();
-        compile(environment, settings, cache);
-      }
+      compile(settings, {});
     }
   } catch (...) {
     release();
     if (model_ != nullptr) api.DestroyModel(model_);
-    if (!building.empty()) std::remove(building.c_str());
+    throw;
+  }
+}
+
+// Compiles with the packed weights in the cache's file, which is built first if it is missing or damaged.
+void Graph::compile_for_cpu(const Settings& settings, size_t bytes) {
+  const std::string& cache = settings.weight_cache;
+  if (cache.empty()) return compile(settings, kInMemory);
+  if (is_sealed(cache)) return compile(settings, cache);
+  if (!has_room(cache, bytes)) return compile(settings, kInMemory);
+  // XNNPACK builds a missing cache file in place. Building it under another name and renaming it ensures that no run
+  // ever reads half a cache, even if this one is killed or another starts at the same time.
+  const std::string building = cache + "." + std::to_string(getpid());
+  try {
+    compile(settings, building);
+    // Packing leaves a scratch buffer of the largest weight's size allocated; a graph that reads the cache has none.
+    if (write_entry(cache + kSeal, seal_of(building, "")) && move_entry(building, cache)) {
+      release();
+      compile(settings, cache);
+    }
+  } catch (...) {
+    std::remove(building.c_str());
     throw;
   }
 }
@@ -166,16 +182,20 @@ void Graph::read_signatures() {
   }
 }
 
-void Graph::compile(litert::Environment environment, const Settings& settings, const std::string& weight_cache) {
+void Graph::compile(const Settings& settings, const std::string& weight_cache) {
   litert::check(api_.CreateOptions(&options_), "creating options");
-  litert::check(api_.SetOptionsHardwareAccelerators(options_, litert::kCpu), "choosing the CPU");
-  for (const Kernel& kernel : kernels(api_)) {
-    litert::check(api_.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, nullptr),
-                  std::string("registering ") + kernel.name);
+  litert::check(api_.SetOptionsHardwareAccelerators(options_, hardware_of(accelerator_)), "choosing the hardware");
+  if (accelerator_ == Accelerator::kCpu) {
+    for (const Kernel& kernel : kernels(api_)) {
+      litert::check(api_.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, nullptr),
+                    std::string("registering ") + kernel.name);
+    }
+    std::string cpu = "weight_cache_file_path = " + toml_quote(weight_cache) + "\n";
+    if (settings.threads > 0) cpu += "num_threads = " + std::to_string(settings.threads) + "\n";
+    add_options(api_, options_, "xnnpack", cpu);
+  } else if (accelerator_ == Accelerator::kGpu) {
+    add_options(api_, options_, "gpu_options", std::string("precision = ") + (settings.half ? "1" : "2") + "\n");
   }
-  std::string cpu = "weight_cache_file_path = " + toml_quote(weight_cache) + "\n";
-  if (settings.threads > 0) cpu += "num_threads = " + std::to_string(settings.threads) + "\n";
-  add_options(api_, options_, "xnnpack", cpu);
   // Without runtime options, LiteRT 2.3 records an event per operator, which takes a quarter of a small graph's time.
   std::string runtime = "enable_profiling = false\n";
   if (settings.wanted) {
@@ -185,10 +205,21 @@ void Graph::compile(litert::Environment environment, const Settings& settings, c
       if (!keys.empty()) keys += ", ";
       keys += toml_quote(signature.name);
     }
+    if (keys.empty()) throw Error(std::string("the bundle has no graphs for the ") + name_of(accelerator_));
     runtime += "selected_signature_keys = [" + keys + "]\n";
   }
   add_options(api_, options_, "runtime_options_string", runtime);
-  litert::check(api_.CreateCompiledModel(environment, model_, options_, &compiled_), "compiling a graph");
+  const litert::Status status = api_.CreateCompiledModel(environment_, model_, options_, &compiled_);
+  if (accelerator_ == Accelerator::kCpu) return litert::check(status, "compiling a graph");
+  bool full = false;
+  if (status == litert::kOk) {
+    litert::check(api_.CompiledModelIsNonCpuFullyAccelerated(compiled_, &full), "asking who runs a graph");
+  }
+  if (!full) {
+    throw Error(std::string("LiteRT cannot run this bundle's graphs on the ") + name_of(accelerator_) + " (" +
+                (status == litert::kOk ? "it leaves a part to the CPU" : "status " + std::to_string(status)) +
+                "); take --accelerator cpu");
+  }
 }
 
 void Graph::release() {
@@ -204,76 +235,111 @@ const Signature* Graph::signature(const std::string& name) const {
   return found == signatures_.end() ? nullptr : &*found;
 }
 
-BufferPool::~BufferPool() {
-  for (auto& [name, block] : blocks_) {
-    if (block.data != nullptr) munmap(block.data, block.bytes);
-  }
-}
-
-void BufferPool::reserve(const std::string& name, size_t bytes) {
-  Block& block = blocks_[name];
-  block.bytes = std::max(block.bytes, bytes);
-}
-
-void* BufferPool::take(const std::string& name) {
-  Block& block = blocks_.at(name);
-  if (block.data == nullptr) {
-    // LiteRT needs addresses aligned to 64 bytes, which pages are.
-    void* mapped = mmap(nullptr, block.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) throw Error("no memory for " + std::to_string(block.bytes) + " bytes of '" + name + "'");
-    block.data = mapped;
-  }
-  return block.data;
-}
-
 Call::Call(const Graph& graph, const Signature& signature, BufferPool& pool, const std::vector<std::string>& own)
-    : graph_(graph), signature_(signature) {
-  bind(signature.inputs, pool, own, input_memory_, inputs_);
-  bind(signature.outputs, pool, own, output_memory_, outputs_);
+    : graph_(graph), signature_(signature), traffic_(pool.traffic()) {
+  bind(signature.inputs, true, pool, own);
+  bind(signature.outputs, false, pool, own);
 }
 
 Call::~Call() {
-  for (litert::TensorBuffer buffer : inputs_) graph_.api().DestroyTensorBuffer(buffer);
-  for (litert::TensorBuffer buffer : outputs_) graph_.api().DestroyTensorBuffer(buffer);
+  for (litert::TensorBuffer buffer : host_buffers_) graph_.api().DestroyTensorBuffer(buffer);
 }
 
-std::string Call::block_name(const Signature& signature, const Port& port, const std::vector<std::string>& own) {
+std::string Call::block_name(const Graph& graph, const Signature& signature, const Port& port,
+                             const std::vector<std::string>& own) {
   const bool owned = std::find(own.begin(), own.end(), port.name) != own.end();
-  return owned ? signature.name + "/" + port.name : port.name;
+  std::string name = owned ? signature.name + "/" + port.name : port.name;
+  if (graph.accelerator() == Accelerator::kCpu) return name;
+  if (name == kNextHidden) name = kHidden;
+  for (unsigned axis = 0; axis < port.type.layout.rank; ++axis) name += " " + std::to_string(port.dimension(axis));
+  return name;
 }
 
-void Call::reserve(const Signature& signature, BufferPool& pool, const std::vector<std::string>& own) {
-  for (const Port& port : signature.inputs) pool.reserve(block_name(signature, port, own), port.bytes);
-  for (const Port& port : signature.outputs) pool.reserve(block_name(signature, port, own), port.bytes);
+void Call::reserve(const Graph& graph, const Signature& signature, BufferPool& pool,
+                   const std::vector<std::string>& own) {
+  // An accelerator that writes a cache while it reads it leaves garbage in it, without an error.
+  const bool doubles = graph.accelerator() != Accelerator::kCpu;
+  for (const Port& port : signature.inputs) {
+    pool.reserve(block_name(graph, signature, port, own), port.bytes, doubles && signature.output(port.name) != nullptr);
+  }
+  for (const Port& port : signature.outputs) pool.reserve(block_name(graph, signature, port, own), port.bytes);
 }
 
-void Call::bind(const std::vector<Port>& ports, BufferPool& pool, const std::vector<std::string>& own,
-                std::vector<void*>& memory, std::vector<litert::TensorBuffer>& buffers) {
+void Call::bind(const std::vector<Port>& ports, bool is_input, BufferPool& pool, const std::vector<std::string>& own) {
   const litert::Api& api = graph_.api();
-  for (const Port& port : ports) {
-    memory.push_back(pool.take(block_name(signature_, port, own)));
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const Port& port = ports[i];
+    Block& block = pool.block(block_name(graph_, signature_, port, own));
+    (is_input ? input_blocks_ : output_blocks_).push_back(&block);
+    if (graph_.accelerator() != Accelerator::kCpu) place(block, port, is_input, i);
     litert::TensorBuffer buffer = nullptr;
-    litert::check(api.CreateTensorBufferFromHostMemory(&port.type, memory.back(), port.bytes, nullptr, &buffer),
-          "binding " + signature_.name + "." + port.name);
-    buffers.push_back(buffer);
+    if (block.is_placed()) {
+      (is_input ? sent_ : written_).push_back(&block);
+    } else {
+      litert::check(api.CreateTensorBufferFromHostMemory(&port.type, block.host(), port.bytes, nullptr, &buffer),
+                    "binding " + signature_.name + "." + port.name);
+      host_buffers_.push_back(buffer);
+    }
+    (is_input ? inputs_ : outputs_).push_back(buffer);
   }
 }
 
-void* Call::find(const std::vector<Port>& ports, const std::vector<void*>& memory, const std::string& name) const {
+// Gives a block its buffers on the accelerator, of the type that the signature asks for, unless that is host memory.
+void Call::place(Block& block, const Port& port, bool is_input, size_t index) {
+  if (block.is_placed()) return;
+  const litert::Api& api = graph_.api();
+  const std::string what = "binding " + signature_.name + "." + port.name;
+  litert::BufferRequirements requirements = nullptr;
+  const auto ask = is_input ? api.GetCompiledModelInputBufferRequirements : api.GetCompiledModelOutputBufferRequirements;
+  litert::check(ask(graph_.compiled(), signature_.index, index, &requirements), what);
+  int type = 0;
+  size_t bytes = 0;
+  litert::check(api.GetTensorBufferRequirementsSupportedTensorBufferType(requirements, 0, &type), what);
+  if (type == litert::kHostMemory) return;
+  litert::check(api.GetTensorBufferRequirementsBufferSize(requirements, &bytes), what);
+  std::vector<litert::TensorBuffer> buffers(block.is_doubled() ? 2 : 1);
+  for (litert::TensorBuffer& buffer : buffers) {
+    litert::check(api.CreateManagedTensorBuffer(graph_.environment(), type, &port.type, bytes, &buffer), what);
+  }
+  block.place(api, std::move(buffers), traffic_);
+}
+
+Block& Call::find(const std::vector<Port>& ports, const std::vector<Block*>& blocks, const std::string& name) const {
   for (size_t i = 0; i < ports.size(); ++i) {
-    if (ports[i].name == name) return memory[i];
+    if (ports[i].name == name) return *blocks[i];
   }
   throw Error("signature '" + signature_.name + "' has no '" + name + "'; export the bundle again");
 }
 
 void Call::run() {
+  if (!sent_.empty() || !written_.empty()) send();
   const litert::Status status =
       graph_.api().RunCompiledModel(graph_.compiled(), signature_.index, inputs_.size(), inputs_.data(),
                                     outputs_.size(), outputs_.data());
-  if (status == litert::kOk) return;
-  throw Error("'" + signature_.name + "' failed with LiteRT status " + std::to_string(status) +
-              ": the bundle is damaged, or made for another LiteRT; copy or export it again" +
-              (signature_.name.rfind("edge_draft", 0) == 0 ? ", or use draft length 0" : ""));
+  if (status != litert::kOk) {
+    throw Error("'" + signature_.name + "' failed with LiteRT status " + std::to_string(status) +
+                ": the bundle is damaged, or made for another LiteRT; copy or export it again" +
+                (signature_.name.find("_draft_") != std::string::npos ? ", or use draft length 0" : ""));
+  }
+  for (Block* block : written_) block->was_written();
+  traffic_.running = true;
+}
+
+void Call::wait() {
+  const auto smallest = std::min_element(written_.begin(), written_.end(),
+                                         [](const Block* a, const Block* b) { return a->bytes() < b->bytes(); });
+  if (smallest != written_.end()) (*smallest)->fetch();
+}
+
+// Brings the accelerator's inputs up to date. Which of two buffers a graph reads changes with every run.
+void Call::send() {
+  for (Block* block : sent_) block->send();
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    if (input_blocks_[i]->is_placed()) inputs_[i] = input_blocks_[i]->read_from();
+  }
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    if (output_blocks_[i]->is_placed()) outputs_[i] = output_blocks_[i]->write_to();
+  }
 }
 
 }  // namespace edge_mtp

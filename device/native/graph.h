@@ -3,11 +3,11 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
+#include "accelerator.h"
+#include "buffer_pool.h"
 #include "flatbuffer.h"
 #include "litert_api.h"
 
@@ -36,14 +36,17 @@ struct Signature {
 class Graph {
  public:
   struct Settings {
-    int threads = 0;           // 0 = LiteRT's own choice
+    Accelerator accelerator = Accelerator::kCpu;
+    bool half = false;         // a GPU computes in half precision
+    int threads = 0;           // of the CPU; 0 = LiteRT's own choice
     std::string weight_cache;  // file for XNNPACK's packed weights; if empty or not writable, they stay in memory
     // Which signatures to compile; the others cannot run. Empty = all.
     std::function<bool(const Graph&, const std::string&)> wanted;
   };
 
-  // Compiles `model` (a .tflite that must outlive the graph) for the CPU, with the edge_mtp kernels registered.
-  // All signatures share one copy of the packed weights. Throws Error with LiteRT's status.
+  // Compiles `model` (a .tflite that must outlive the graph). On the CPU the edge_mtp kernels are registered, and all
+  // signatures share one copy of the packed weights. On an accelerator no operator may be left to the CPU. Throws Error
+  // with LiteRT's status.
   Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model, const Settings& settings);
   ~Graph();
   Graph(const Graph&) = delete;
@@ -52,77 +55,73 @@ class Graph {
   const Signature* signature(const std::string& name) const;
   const std::vector<Signature>& signatures() const { return signatures_; }
   const litert::Api& api() const { return api_; }
+  litert::Environment environment() const { return environment_; }
   litert::CompiledModel compiled() const { return compiled_; }
+  Accelerator accelerator() const { return accelerator_; }
 
  private:
   void read_signatures();
-  void compile(litert::Environment environment, const Settings& settings, const std::string& weight_cache);
+  void compile_for_cpu(const Settings& settings, size_t bytes);
+  void compile(const Settings& settings, const std::string& weight_cache);
   void release();
 
   const litert::Api& api_;
+  litert::Environment environment_;
+  Accelerator accelerator_;
   litert::Model model_ = nullptr;
   litert::Options options_ = nullptr;  // LiteRT's custom operators still read them after compilation
   litert::CompiledModel compiled_ = nullptr;
   std::vector<Signature> signatures_;
 };
 
-// Zeroed host memory by name; each block has the size of its largest user. Ports of the same name share a block: so
-// every graph updates the KV cache in place, and a draft reaches the verify graph without a copy.
-// The kernel allocates pages on the first write, so a KV cache takes only the memory that the context fills.
-class BufferPool {
- public:
-  BufferPool() = default;
-  ~BufferPool();
-  BufferPool(const BufferPool&) = delete;
-  BufferPool& operator=(const BufferPool&) = delete;
-  // Memory of at least `bytes`, by name. Reserve every user's size before the first take().
-  void reserve(const std::string& name, size_t bytes);
-  void* take(const std::string& name);
-  size_t bytes(const std::string& name) const { return blocks_.at(name).bytes; }
-
- private:
-  struct Block {
-    size_t bytes = 0;
-    void* data = nullptr;
-  };
-  std::map<std::string, Block> blocks_;
-};
-
 // A signature with a buffer bound to every port. run() is exactly one LiteRT invocation.
 class Call {
  public:
-  // A port's memory in the pool has the port's name, or "<signature>/<name>" if the port is listed in `own`.
+  // A port's block in the pool has the port's name, or "<signature>/<name>" if the port is listed in `own`; on an
+  // accelerator followed by the shape.
   Call(const Graph& graph, const Signature& signature, BufferPool& pool, const std::vector<std::string>& own);
   ~Call();
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
+  // On an accelerator this may return before the outputs are there; fetching one waits for them.
   void run();
+  // Waits by fetching the smallest output: LiteRT 2.3 gives no event to wait for.
+  void wait();
   const Signature& signature() const { return signature_; }
 
-  // Memory of a port; throws Error when the signature lacks it.
+  // A port's block; throws Error when the signature lacks it.
+  Block& input_block(const std::string& name) const { return find(signature_.inputs, input_blocks_, name); }
+  Block& output_block(const std::string& name) const { return find(signature_.outputs, output_blocks_, name); }
+  // The host's memory of a port.
   template <typename T>
   T* input(const std::string& name) const {
-    return static_cast<T*>(find(signature_.inputs, input_memory_, name));
+    return static_cast<T*>(input_block(name).host());
   }
   template <typename T>
   T* output(const std::string& name) const {
-    return static_cast<T*>(find(signature_.outputs, output_memory_, name));
+    return static_cast<T*>(output_block(name).host());
   }
 
   // Reserves the memory that a call of `signature` takes.
-  static void reserve(const Signature& signature, BufferPool& pool, const std::vector<std::string>& own);
+  static void reserve(const Graph& graph, const Signature& signature, BufferPool& pool,
+                      const std::vector<std::string>& own);
+  // The name of a port's block.
+  static std::string block_name(const Graph& graph, const Signature& signature, const Port& port,
+                                const std::vector<std::string>& own);
 
  private:
-  static std::string block_name(const Signature& signature, const Port& port, const std::vector<std::string>& own);
-  void* find(const std::vector<Port>& ports, const std::vector<void*>& memory, const std::string& name) const;
-  void bind(const std::vector<Port>& ports, BufferPool& pool, const std::vector<std::string>& own,
-            std::vector<void*>& memory, std::vector<litert::TensorBuffer>& buffers);
+  Block& find(const std::vector<Port>& ports, const std::vector<Block*>& blocks, const std::string& name) const;
+  void bind(const std::vector<Port>& ports, bool is_input, BufferPool& pool, const std::vector<std::string>& own);
+  void send();
+  void place(Block& block, const Port& port, bool is_input, size_t index);
 
   const Graph& graph_;
   const Signature& signature_;
-  std::vector<void*> input_memory_, output_memory_;
-  std::vector<litert::TensorBuffer> inputs_, outputs_;
+  Traffic& traffic_;
+  std::vector<Block*> input_blocks_, output_blocks_;
+  std::vector<Block*> sent_, written_;  // of these, the ones with buffers on an accelerator
+  std::vector<litert::TensorBuffer> inputs_, outputs_, host_buffers_;
 };
 
 }  // namespace edge_mtp

@@ -13,7 +13,7 @@
 namespace edge_mtp {
 namespace {
 
-constexpr char kMagic[8] = {'E', 'M', 'K', 'V', 0, 0, 0, 1};
+constexpr char kMagic[8] = {'E', 'M', 'K', 'V', 0, 0, 0, 2};
 
 }  // namespace
 
@@ -23,22 +23,16 @@ struct KeptPrefix::Header {
   uint64_t layout, tokens, count;
 };
 
-KeptPrefix::KeptPrefix(std::string folder, uint64_t identity, const Signature& decode, int32_t context)
+KeptPrefix::KeptPrefix(std::string folder, uint64_t identity, const Graph& graph, const Signature& decode,
+                       int32_t context)
     : folder_(std::move(folder)), layout_(hash_bytes(kHashSeed, &identity, sizeof identity)),
-      context_(static_cast<size_t>(context)) {
+      cache_(graph, decode, context) {
+  if (!cache_.is_known()) folder_.clear();  // another kind of cache, which is not saved
+  // Accelerators round otherwise than the CPU.
+  const std::string accelerator = name_of(graph.accelerator());
+  layout_ = hash_bytes(layout_, accelerator.data(), accelerator.size());
   for (const Port& port : decode.inputs) {
-    if (port.name.rfind("kv_cache_", 0) != 0) continue;
-    size_t outer = 1;
-    unsigned axis = 0;
-    while (axis < port.type.layout.rank && port.dimension(axis) != context) {
-      outer *= static_cast<size_t>(port.dimension(axis++));
-    }
-    if (axis == port.type.layout.rank) {  // no axis of entries: another kind of cache, which is not saved
-      folder_.clear();
-      return;
-    }
-    blocks_.push_back({port.name, outer, port.bytes / outer / context_});
-    entry_bytes_ += outer * blocks_.back().inner;
+    if (!is_cache(port)) continue;
     layout_ = hash_bytes(layout_, port.name.data(), port.name.size());
     layout_ = hash_bytes(layout_, &port.type.element_type, sizeof port.type.element_type);
     layout_ = hash_bytes(layout_, port.type.layout.dimensions, port.type.layout.rank * sizeof(int32_t));
@@ -71,7 +65,7 @@ bool KeptPrefix::restore(const std::vector<int32_t>& tokens, int32_t count, Buff
   }
   // The whole file is read and checked before any of it reaches the cache.
   std::vector<int32_t> ids(static_cast<size_t>(count));
-  std::vector<uint8_t> entries(entry_bytes_ * static_cast<size_t>(count));
+  std::vector<uint8_t> entries(cache_.entry_bytes() * static_cast<size_t>(count));
   uint64_t sum = 0;
   if (std::fread(ids.data(), sizeof(int32_t), ids.size(), file.get()) != ids.size() ||
       !std::equal(ids.begin(), ids.end(), tokens.begin()) ||
@@ -79,12 +73,7 @@ bool KeptPrefix::restore(const std::vector<int32_t>& tokens, int32_t count, Buff
       std::fread(&sum, sizeof sum, 1, file.get()) != 1 || sum != hash_bytes(kHashSeed, entries.data(), entries.size())) {
     return false;
   }
-  const uint8_t* from = entries.data();
-  for (const Block& block : blocks_) {
-    auto* to = static_cast<uint8_t*>(pool.take(block.name));
-    const size_t bytes = block.inner * static_cast<size_t>(count);
-    for (size_t o = 0; o < block.outer; ++o, from += bytes) std::memcpy(to + o * context_ * block.inner, from, bytes);
-  }
+  cache_.write(pool, count, entries);
   return true;
 }
 
@@ -95,16 +84,7 @@ bool KeptPrefix::is_kept(const std::vector<int32_t>& tokens, int32_t count) cons
 bool KeptPrefix::keep(const std::vector<int32_t>& tokens, int32_t count, BufferPool& pool) const {
   if (folder_.empty()) return false;
   const Header head = header(tokens, count);
-  std::vector<uint8_t> entries;
-  entries.reserve(entry_bytes_ * static_cast<size_t>(count));
-  for (const Block& block : blocks_) {
-    const auto* from = static_cast<const uint8_t*>(pool.take(block.name));
-    const size_t bytes = block.inner * static_cast<size_t>(count);
-    for (size_t o = 0; o < block.outer; ++o) {
-      const uint8_t* run = from + o * context_ * block.inner;
-      entries.insert(entries.end(), run, run + bytes);
-    }
-  }
+  const std::vector<uint8_t> entries = cache_.read(pool, count);
   const uint64_t sum = hash_bytes(kHashSeed, entries.data(), entries.size());
   const std::string whole = path(head), part = whole + "." + std::to_string(getpid());
   bool written = false;

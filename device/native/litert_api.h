@@ -22,9 +22,11 @@ using CompiledModel = struct CompiledModelOpaque*;
 using Signature = struct SignatureOpaque*;
 using Tensor = struct TensorOpaque*;
 using TensorBuffer = struct TensorBufferOpaque*;
+using BufferRequirements = struct BufferRequirementsOpaque*;
 
-enum Accelerator : int { kCpu = 1, kGpu = 2, kNpu = 4 };
-enum LockMode : int { kRead = 0, kWrite = 1 };
+enum Hardware : int { kCpu = 1, kGpu = 2, kNpu = 4 };
+enum LockMode : int { kRead = 0, kWrite = 1, kReadWrite = 2 };
+constexpr int kHostMemory = 1;  // a type of tensor buffer
 enum ElementType : int { kFloat32 = 1, kInt32 = 2, kBool = 6, kInt8 = 9, kFloat16 = 10 };
 
 struct Layout {
@@ -52,6 +54,8 @@ struct EnvOption {
   } value;
 };
 static_assert(sizeof(EnvOption) == 24);
+constexpr int kCompilerPluginDir = 0;
+constexpr int kDispatchLibraryDir = 1;
 constexpr int kRuntimeLibraryDir = 22;
 constexpr int kMinLoggerSeverity = 25;
 constexpr int kIntValue = 2;
@@ -91,6 +95,13 @@ struct CustomOpKernel {
   F(RunCompiledModel, Status, (CompiledModel, size_t, size_t, TensorBuffer*, size_t, TensorBuffer*))      \
   F(CreateTensorBufferFromHostMemory, Status,                                                             \
     (const RankedTensorType*, void*, size_t, void (*)(void*), TensorBuffer*))                             \
+  F(CreateManagedTensorBuffer, Status, (Environment, int, const RankedTensorType*, size_t, TensorBuffer*)) \
+  F(GetCompiledModelInputBufferRequirements, Status, (CompiledModel, size_t, size_t, BufferRequirements*)) \
+  F(GetCompiledModelOutputBufferRequirements, Status, (CompiledModel, size_t, size_t, BufferRequirements*)) \
+  F(GetNumTensorBufferRequirementsSupportedBufferTypes, Status, (BufferRequirements, int*))               \
+  F(GetTensorBufferRequirementsSupportedTensorBufferType, Status, (BufferRequirements, int, int*))        \
+  F(GetTensorBufferRequirementsBufferSize, Status, (BufferRequirements, size_t*))                         \
+  F(CompiledModelIsNonCpuFullyAccelerated, Status, (CompiledModel, bool*))                                \
   F(GetTensorBufferTensorType, Status, (TensorBuffer, RankedTensorType*))                                 \
   F(LockTensorBuffer, Status, (TensorBuffer, void**, LockMode))                                           \
   F(UnlockTensorBuffer, Status, (TensorBuffer))                                                           \

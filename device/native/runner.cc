@@ -1,4 +1,7 @@
 // edge_mtp_runner: serves one bundle over standard input and output, JSON lines both ways (docs/trace.md).
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cerrno>
 #include <cinttypes>
@@ -12,9 +15,12 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
+#include "accelerator.h"
+#include "accelerator_choice.h"
 #include "edge_mtp.h"
 #include "error.h"
 #include "json.h"
@@ -29,7 +35,7 @@ constexpr int kProtocol = 2;
 constexpr const char* kFinishNames[] = {"stop", "length", "context", "cancelled"};
 constexpr char kUsage[] =
     "usage: edge_mtp_runner --bundle FILE --litert LIBLITERT_SO [--cache-dir DIR] [--threads N] [--token-bytes FILE]\n"
-    "                       [--stepwise]\n"
+    "                       [--stepwise] [--accelerator cpu|gpu|npu|auto] [--half] [--npu-libraries DIR]\n"
     "Reads requests and writes tokens and trace records as JSON lines; see docs/trace.md.\n";
 
 template <typename T>
@@ -44,16 +50,29 @@ std::string list(const T* items, int32_t count, const char* format) {
   return out + "]";
 }
 
+// The stream of records. Libraries of accelerators write lines of their own to standard output: they go to standard
+// error from here on.
+std::FILE* records() {
+  static std::FILE* const stream = [] {
+    const int own = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    std::FILE* const opened = own < 0 ? nullptr : fdopen(own, "w");
+    if (opened == nullptr || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) return stdout;
+    std::setvbuf(opened, nullptr, _IOFBF, 1 << 16);
+    return opened;
+  }();
+  return stream;
+}
+
 // Writes a record. Every flush wakes the reader, which on a small machine takes the core from the next step: steps
 // faster than anyone can read share a flush.
 void emit(const std::string& line, bool urgent = true) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kPatience(5);
   static Clock::time_point flushed = Clock::now();
-  std::fwrite(line.data(), 1, line.size(), stdout);
-  std::fputc('\n', stdout);
+  std::fwrite(line.data(), 1, line.size(), records());
+  std::fputc('\n', records());
   if (!urgent && Clock::now() - flushed < kPatience) return;
-  std::fflush(stdout);
+  std::fflush(records());
   flushed = Clock::now();
 }
 
@@ -202,6 +221,11 @@ void emit_step(const edge_mtp_step* step, void* user) {
                      ",\"tokens\":" + list(step->tokens, step->count, "%d") +
                      ",\"draft\":" + list(step->draft, step->drafted, "%d") +
                      ",\"confidence\":" + list(step->confidence, step->drafted, "%.4f");
+  if (step->waits > 0) {
+    line += ",\"waits\":" + std::to_string(step->waits) +
+            ",\"bytes_to_accelerator\":" + std::to_string(step->bytes_to_accelerator) +
+            ",\"bytes_from_accelerator\":" + std::to_string(step->bytes_from_accelerator);
+  }
   if (step->logprobs != nullptr) {
     line += ",\"logprobs\":" + list(step->logprobs, step->count, "%.6g") +
             ",\"margins\":" + list(step->margins, step->count, "%.6g");
@@ -391,9 +415,24 @@ class Inbox {
   std::thread reader_;
 };
 
+// Answers a parent process that chooses among accelerators.
+int try_out(const char* bundle, const edge_mtp_options& from, edge_mtp::Accelerator accelerator) {
+  edge_mtp::Engine::Options options;
+  options.litert_library = from.litert_library;
+  if (from.cache_dir != nullptr) options.cache_dir = from.cache_dir;
+  if (from.npu_libraries != nullptr) options.npu_libraries = from.npu_libraries;
+  options.threads = from.threads;
+  options.half = from.half != 0;
+  options.accelerator = accelerator;
+  emit(edge_mtp::try_accelerator(bundle, options));
+  std::_Exit(0);  // an accelerator's threads do not always end
+}
+
 int run(int argc, char** argv) {
   const char* bundle = nullptr;
   edge_mtp_options options{};
+  options.runner = "/proc/self/exe";
+  std::optional<edge_mtp::Accelerator> tried;  // in a process for nothing else
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
     if (flag == "--help") {
@@ -402,6 +441,10 @@ int run(int argc, char** argv) {
     }
     if (flag == "--stepwise") {
       options.stepwise = 1;
+      continue;
+    }
+    if (flag == "--half") {
+      options.half = 1;
       continue;
     }
     const char* value = i + 1 < argc ? argv[++i] : nullptr;
@@ -413,6 +456,18 @@ int run(int argc, char** argv) {
       options.cache_dir = value;
     } else if (value != nullptr && flag == "--token-bytes") {
       options.token_bytes = value;
+    } else if (value != nullptr && flag == "--npu-libraries") {
+      options.npu_libraries = value;
+    } else if (value != nullptr && flag == "--accelerator") {
+      const auto found = edge_mtp::accelerator_of(value);
+      if (!found && std::strcmp(value, "auto") != 0) {
+        emit_error("", std::string("no accelerator '") + value + "'; they are cpu, gpu, npu and auto");
+        return 1;
+      }
+      options.accelerator = found ? static_cast<edge_mtp_accelerator>(*found) : EDGE_MTP_AUTO;
+    } else if (value != nullptr && flag == "--try") {
+      tried = edge_mtp::accelerator_of(value);
+      if (!tried) return 2;
     } else if (value != nullptr && flag == "--threads") {
       char* end = nullptr;
       errno = 0;
@@ -432,7 +487,8 @@ int run(int argc, char** argv) {
     return 2;
   }
 
-  std::setvbuf(stdout, nullptr, _IOFBF, 1 << 16);
+  records();  // before any library is opened
+  if (tried) return try_out(bundle, options, *tried);
   const auto start = std::chrono::steady_clock::now();
   edge_mtp_engine* engine = edge_mtp_open(bundle, &options);
   edge_mtp_session* session = engine == nullptr ? nullptr : edge_mtp_session_create(engine);
@@ -444,13 +500,14 @@ int run(int argc, char** argv) {
   const double load_us =
       std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
   const edge_mtp_info info = edge_mtp_describe(engine);
-  char ready[240];
+  char ready[280];
   std::snprintf(ready, sizeof ready,
                 "{\"event\":\"ready\",\"protocol\":%d,\"context_length\":%d,\"vocabulary\":%d,"
-                "\"max_draft_length\":%d,\"has_drafter\":%s,\"load_us\":%.1f}",
+                "\"max_draft_length\":%d,\"has_drafter\":%s,\"load_us\":%.1f,\"accelerator\":\"%s\"",
                 kProtocol, info.context_length, info.vocabulary, info.max_draft_length,
-                info.has_drafter != 0 ? "true" : "false", load_us);
-  emit(ready);
+                info.has_drafter != 0 ? "true" : "false", load_us,
+                edge_mtp::name_of(static_cast<edge_mtp::Accelerator>(info.accelerator)));
+  emit(std::string(ready) + ",\"accelerator_reason\":" + json::quote(info.accelerator_reason) + "}");
   {
     Progress progress;
     Inbox inbox(session, progress);

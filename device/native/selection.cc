@@ -74,7 +74,8 @@ void Selection::bind(const Request& request) {
 }
 
 Selected Selection::select(int32_t rows, int32_t position, const Proposal& proposal) {
-  const bool inside = rows > 1 && decoder_.verifies_inside() && !processes_ && !bounds_;
+  const bool serves = !engine_.verifies_greedily() || verify_flags_ == 0;
+  const bool inside = rows > 1 && decoder_.verifies_inside() && serves && !processes_ && !bounds_;
   return inside ? take_selected(rows, position) : select_on_host(rows, position, proposal);
 }
 

@@ -30,7 +30,7 @@ Session::Session(Engine& engine)
         for (const auto& [rows, signature] : engine.prefills()) lengths.push_back(rows);
         return lengths;
       }()),
-      kept_prefix_(engine.cache_dir(), engine.identity(), engine.decode(), engine.context_length()) {
+      kept_prefix_(engine.cache_dir(), engine.identity(), engine.decoder(), engine.decode(), engine.context_length()) {
   Decoder::reserve(engine, pool_);
   Drafter::reserve(engine, pool_);
   decoder_ = std::make_unique<Decoder>(engine, pool_);
@@ -144,13 +144,14 @@ bool Session::prefill(const std::vector<int32_t>& prompt) {
 Step Session::step(const Request& request, int32_t most) {
   Clock clock;
   Step step;
+  pool_.traffic() = Traffic{};
   step.position = static_cast<int32_t>(cached_.size()) + 1;
   step.proposal = &proposal_;
   propose(request, most, step);
   step.mask_us = clock.lap() - step.draft_us;
 
   decoder_->place(pending_, proposal_, step.position - 1, step.rows);
-  decoder_->control()[EDGE_CONTROL_FLAGS] = selection_->verify_flags();
+  decoder_->control()[EDGE_CONTROL_FLAGS] = engine_.verifies_greedily() ? 0 : selection_->verify_flags();
   step.embed_us = clock.lap();
   decoder_->run();
   step.verify_us = clock.lap();
@@ -168,6 +169,7 @@ Step Session::step(const Request& request, int32_t most) {
   }
   decoder_->keep_hidden(step.accepted);
   hidden_known_ = true;
+  step.traffic = pool_.traffic();
   step.select_us = clock.lap();
   step.total_us = clock.elapsed();
   return step;

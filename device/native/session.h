@@ -35,6 +35,7 @@ struct Step {
   bool ended = false;                    // by the last of them
   const Chosen* chosen = nullptr;        // [count], or nullptr
   double draft_us = 0, mask_us = 0, embed_us = 0, verify_us = 0, select_us = 0, total_us = 0;
+  Traffic traffic;  // with an accelerator
 };
 
 enum class Finish { kStop, kLength, kContext, kCancelled };

@@ -1,0 +1,42 @@
+// Whether an accelerator computes what the CPU does, and what its passes cost.
+//
+// A wrong accelerator seldom says so: it crashes, or leaves garbage with a good status. So each kind of pass runs on
+// the same text on both, and every output is compared.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+
+namespace edge_mtp {
+
+struct Trial {
+  // An output of one pass, or the cache behind the prompt.
+  struct Output {
+    std::string name;
+    bool is_logits = false;  // [rows, vocabulary]
+    std::vector<float> values;
+  };
+  std::vector<Output> outputs;
+  std::string fault;  // what a pass did that no right one does; empty = nothing
+
+  // Microseconds of a pass: a plain step, verify graphs by their rows, drafts by their length.
+  double plain_us = 0.0;
+  std::map<int32_t, double> verify_us, draft_us;
+};
+
+// Runs prefill (three calls at least), decode, verify and draft on a fixed text, then times them.
+Trial try_out(Engine& engine);
+
+// Why `found` is not what `reference` is, in a few words; empty = it is. Rounding may differ: values by a fifth of the
+// largest, and a row may choose another token if the reference holds that nearly as likely.
+std::string difference(const Trial& reference, const Trial& found, int32_t vocabulary);
+
+// The most tokens a millisecond, over all draft lengths and plain decoding, if each draft is right with probability
+// `acceptance`.
+double best_rate(const Trial& trial, double acceptance);
+
+}  // namespace edge_mtp
