@@ -74,9 +74,9 @@ uint64_t driver_identity(const Engine::Options& options) {
 std::string memory_file(const Bundle& bundle, const std::string& path, const Engine::Options& options) {
   if (options.cache_dir.empty()) return {};
   char name[80];
-  std::snprintf(name, sizeof name, "/%016" PRIx64 "-%016" PRIx64 ".threads-%d%s",
+  std::snprintf(name, sizeof name, "/%016" PRIx64 "-%016" PRIx64 ".threads-%d%s.%d",
                 bundle.identity(path, options.cache_dir), driver_identity(options), options.threads,
-                options.half ? "-half" : "");
+                options.half ? "-half" : "", options.openvino_device);
   return options.cache_dir + name + kChoices;
 }
 
@@ -98,6 +98,9 @@ Verdict ask_child(const std::string& program, const std::string& bundle, const E
   add("--cache-dir", options.cache_dir);
   add("--threads", options.threads > 0 ? std::to_string(options.threads) : std::string());
   add("--npu-libraries", options.npu_libraries);
+  if (options.openvino_device >= 0) {
+    add("--openvino-device", name_of(static_cast<Accelerator>(options.openvino_device)));
+  }
   if (options.half) command.push_back("--half");
   const Answer answer = ask(command, kTrialSeconds);
   std::istringstream lines(answer.output);

@@ -109,7 +109,8 @@ const Section* Bundle::own(const std::string& name) const { return find(Section:
 
 const Section* Bundle::own_graphs(Accelerator accelerator) const {
   const Section* section = find(Section::kTfliteModel, "edge_mtp", name_of(accelerator));
-  return section != nullptr ? section : find(Section::kTfliteModel, "edge_mtp", "graphs");  // for all, in older bundles
+  if (section != nullptr || accelerator != Accelerator::kCpu) return section;
+  return find(Section::kTfliteModel, "edge_mtp", "graphs");  // its name in older bundles
 }
 
 flatbuffer::Bytes Bundle::with_followers(const Section& section) const {

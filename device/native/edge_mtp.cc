@@ -147,6 +147,11 @@ edge_mtp_engine* edge_mtp_open(const char* bundle, const edge_mtp_options* optio
     settings.stepwise = options->stepwise != 0;
     settings.half = options->half != 0;
     if (options->npu_libraries != nullptr) settings.npu_libraries = options->npu_libraries;
+    if (options->openvino_device != nullptr) {
+      const auto device = edge_mtp::accelerator_of(options->openvino_device);
+      if (!device) throw edge_mtp::Error(std::string("OpenVINO has no device '") + options->openvino_device + "'; give cpu, gpu or npu");
+      settings.openvino_device = static_cast<int>(*device);
+    }
     const std::string reason = take_accelerator(bundle, *options, settings);
     return new edge_mtp_engine(bundle, settings, reason);
   });

@@ -37,7 +37,8 @@ typedef struct {
   int32_t stepwise;           /* draft a step at a time even where the bundle has folded drafts */
   edge_mtp_accelerator accelerator;
   int32_t half;               /* a GPU computes in half precision: faster, and other rounding than the CPU's */
-  const char* npu_libraries;  /* folder of the NPU vendor's dispatch library; NULL = that of litert_library */
+  const char* npu_libraries;  /* folder of the NPU vendor's libraries; NULL = that of litert_library */
+  const char* openvino_device; /* "cpu", "gpu" or "npu", where OpenVINO serves as the NPU; NULL = its own choice */
   const char* runner;         /* path of edge_mtp_runner, which EDGE_MTP_AUTO starts; NULL = it takes what an earlier
                                  trial has found, or the CPU */
 } edge_mtp_options;

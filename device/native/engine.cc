@@ -1,5 +1,7 @@
 #include "engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
@@ -94,6 +96,12 @@ std::vector<uint8_t> read_file(const std::string& path) {
   return bytes;
 }
 
+// A folder inside another if there is one of that name, else the other itself.
+std::string folder_in(const std::string& folder, const char* name) {
+  const std::string inner = folder + "/" + name;
+  return access(inner.c_str(), X_OK) == 0 ? inner : folder;
+}
+
 litert::Environment create_environment(const litert::Api& api, const Engine::Options& options) {
   std::vector<litert::EnvOption> settings(1);
   settings[0].tag = litert::kMinLoggerSeverity;
@@ -109,9 +117,11 @@ litert::Environment create_environment(const litert::Api& api, const Engine::Opt
   const std::string own = options.litert_library.substr(0, options.litert_library.rfind('/'));
   if (options.accelerator != Accelerator::kCpu) folder(litert::kRuntimeLibraryDir, own);
   const std::string& npu = options.npu_libraries.empty() ? own : options.npu_libraries;
+  std::string dispatch, compiler;
   if (options.accelerator == Accelerator::kNpu) {
-    folder(litert::kDispatchLibraryDir, npu);
-    folder(litert::kCompilerPluginDir, npu);
+    // The wheel has the dispatch library and the compiler in a folder each, a device has both in one.
+    folder(litert::kDispatchLibraryDir, dispatch = folder_in(npu, "dispatch"));
+    folder(litert::kCompilerPluginDir, compiler = folder_in(npu, "compiler"));
   }
   litert::Environment environment = nullptr;
   litert::check(api.CreateEnvironment(static_cast<int>(settings.size()), settings.data(), &environment),
@@ -212,6 +222,7 @@ void Engine::open(const std::string& path, const Options& options) {
   Graph::Settings decoding = settings(own != nullptr ? kOwnGraphs : kDecoderSection);
   decoding.accelerator = accelerator;
   decoding.half = options.half;
+  decoding.openvino_device = options.openvino_device;
   decoding.wanted = [&](const Graph& graph, const std::string& name) {
     if (!is_for(accelerator, name)) return false;
     // Ours do the same with the selection inside.

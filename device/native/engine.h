@@ -42,7 +42,8 @@ class Engine {
     int threads = 0;             // of the CPU; 0 = LiteRT's own choice
     Accelerator accelerator = Accelerator::kCpu;
     bool half = false;           // a GPU computes in half precision
-    std::string npu_libraries;   // folder of the NPU's dispatch library; empty = that of LiteRT
+    std::string npu_libraries;   // folder of the NPU vendor's libraries; empty = that of LiteRT
+    int openvino_device = -1;    // Graph::Settings
     std::string token_bytes;     // file with the table of a bundle that has none; empty = none
     bool stepwise = false;       // draft a step at a time even where the bundle has folded drafts
   };

@@ -81,6 +81,8 @@ void add_options(const litert::Api& api, litert::Options options, const char* id
 constexpr char kInMemory[] = ":memory";
 constexpr char kSeal[] = ".seal";
 
+constexpr int kMostParts = 64;  // that an NPU's compiler may cut a graph into; ours have one each
+
 constexpr char kHidden[] = "activations", kNextHidden[] = "next_hidden";
 
 int hardware_of(Accelerator accelerator) {
@@ -130,6 +132,9 @@ Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer
       compile_for_cpu(settings, model.size);
     } else {
       compile(settings, {});
+      // An NPU's compiler has replaced the model by one with other numbers.
+      signatures_.clear();
+      read_signatures();
     }
   } catch (...) {
     release();
@@ -195,6 +200,12 @@ void Graph::compile(const Settings& settings, const std::string& weight_cache) {
     add_options(api_, options_, "xnnpack", cpu);
   } else if (accelerator_ == Accelerator::kGpu) {
     add_options(api_, options_, "gpu_options", std::string("precision = ") + (settings.half ? "1" : "2") + "\n");
+  } else if (settings.openvino_device >= 0) {
+    std::string devices;
+    for (int part = 0; part < kMostParts; ++part) {
+      devices += "graph." + std::to_string(part) + ".graph_backend = " + std::to_string(settings.openvino_device) + "\n";
+    }
+    add_options(api_, options_, "intel_openvino", devices);
   }
   // Without runtime options, LiteRT 2.3 records an event per operator, which takes a quarter of a small graph's time.
   std::string runtime = "enable_profiling = false\n";

@@ -38,6 +38,7 @@ class Graph {
   struct Settings {
     Accelerator accelerator = Accelerator::kCpu;
     bool half = false;         // a GPU computes in half precision
+    int openvino_device = -1;  // of OpenVINO, as an NPU: 0 CPU, 1 GPU, 2 NPU; -1 = its own choice
     int threads = 0;           // of the CPU; 0 = LiteRT's own choice
     std::string weight_cache;  // file for XNNPACK's packed weights; if empty or not writable, they stay in memory
     // Which signatures to compile; the others cannot run. Empty = all.

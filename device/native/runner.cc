@@ -36,6 +36,7 @@ constexpr const char* kFinishNames[] = {"stop", "length", "context", "cancelled"
 constexpr char kUsage[] =
     "usage: edge_mtp_runner --bundle FILE --litert LIBLITERT_SO [--cache-dir DIR] [--threads N] [--token-bytes FILE]\n"
     "                       [--stepwise] [--accelerator cpu|gpu|npu|auto] [--half] [--npu-libraries DIR]\n"
+    "                       [--openvino-device cpu|gpu|npu]\n"
     "Reads requests and writes tokens and trace records as JSON lines; see docs/trace.md.\n";
 
 template <typename T>
@@ -421,6 +422,8 @@ int try_out(const char* bundle, const edge_mtp_options& from, edge_mtp::Accelera
   options.litert_library = from.litert_library;
   if (from.cache_dir != nullptr) options.cache_dir = from.cache_dir;
   if (from.npu_libraries != nullptr) options.npu_libraries = from.npu_libraries;
+  const auto device = from.openvino_device == nullptr ? std::nullopt : edge_mtp::accelerator_of(from.openvino_device);
+  if (device) options.openvino_device = static_cast<int>(*device);
   options.threads = from.threads;
   options.half = from.half != 0;
   options.accelerator = accelerator;
@@ -458,6 +461,8 @@ int run(int argc, char** argv) {
       options.token_bytes = value;
     } else if (value != nullptr && flag == "--npu-libraries") {
       options.npu_libraries = value;
+    } else if (value != nullptr && flag == "--openvino-device") {
+      options.openvino_device = value;
     } else if (value != nullptr && flag == "--accelerator") {
       const auto found = edge_mtp::accelerator_of(value);
       if (!found && std::strcmp(value, "auto") != 0) {
