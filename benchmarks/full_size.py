@@ -43,9 +43,10 @@ def memory(pid: int | str) -> Figures:
 def serve_ours(bundle: Path, threads: int) -> None:
     """Answers each draft length on standard input with the figures of a reply; starts with those of the load."""
     from edge_mtp.device import HostDevice, Outcome, Request, Step
+    from edge_mtp.device.load_options import LoadOptions
 
     _, tokens = prompt_of(bundle)
-    with HostDevice().start(bundle, threads=threads) as runner:
+    with HostDevice().start(bundle, LoadOptions(threads=threads)) as runner:
         say({"load_s": runner.ready.load_us / 1e6, "RssAnon": memory(runner.pid)["RssAnon"]})
         other = tokens[::-1]  # so that the prompt is never cached
         for line in sys.stdin:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_mtp.device.link import Link
+from edge_mtp.device.load_options import DEFAULT_LOADING, LoadOptions
 from edge_mtp.device.runner import Runner
 
 
@@ -43,12 +44,8 @@ class Device(ABC):
         """Asks the device what it is."""
 
     @abstractmethod
-    def start(
-        self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False
-    ) -> Runner:
-        """Puts the files that the device lacks there, and returns a runner with `bundle` loaded. `threads` None leaves
-        the number to LiteRT. `token_bytes` is a file with the token table, for a bundle without one. `stepwise` drafts
-        with the stock one-step drafter even where the bundle has folded drafts."""
+    def start(self, bundle: Path, options: LoadOptions = DEFAULT_LOADING) -> Runner:
+        """Puts the files that the device lacks there, and returns a runner with `bundle` loaded."""
 
     def close(self) -> None:
         """Closes the link. On a device other than this machine, that ends the programs still running over it."""

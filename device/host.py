@@ -12,20 +12,26 @@ from pathlib import Path
 from edge_mtp.cache import cache_folder
 from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.fingerprint import read_fingerprint
+from edge_mtp.device.load_options import DEFAULT_LOADING, LoadOptions
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.accelerator import CPU
 
-# Files that runners keep: packed weights and their hash, the cache of prompt prefixes, measured costs, hashes of files.
+# Files that runners keep: packed weights and their hash, the cache of prompt prefixes, measured costs, hashes of files,
+# the best accelerator.
 # NAME.PID is a file that the process PID is writing.
-KEPT = (".xnnpack", ".seal", ".prefix", ".costs", ".prefill", ".identity")
+KEPT = (".xnnpack", ".seal", ".prefix", ".costs", ".prefill", ".identity", ".accelerator")
 # The most disk space for them, enough for several bundles of 2 GB. The least recently used files are deleted first.
 KEPT_BYTES = 10 << 30
 
+# Names the device that OpenVINO uses as the NPU: cpu, gpu or npu. OpenVINO's own choice is npu.
+OPENVINO_DEVICE = "EDGE_MTP_OPENVINO_DEVICE"
+
 
 class HostDevice(Device):
-    """Runs bundles on this machine's CPU in a child process, with the LiteRT library of `ai-edge-litert`."""
+    """Runs bundles on this machine in a child process, with the LiteRT library of `ai-edge-litert`."""
 
     name = "host"
 
@@ -36,15 +42,12 @@ class HostDevice(Device):
     def fingerprint(self) -> Fingerprint:
         return replace(read_fingerprint(self.link, self.folder), kind="host")
 
-    def start(
-        self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False
-    ) -> Runner:
-        """A runner with `bundle` loaded. `threads` None leaves the number to LiteRT.
+    def start(self, bundle: Path, options: LoadOptions = DEFAULT_LOADING) -> Runner:
+        """A runner with `bundle` loaded.
 
         Packed weights, about as large as the bundle's decoder, are kept between runs in `cache_folder()`, within
         `KEPT_BYTES`; where that fails, the runner packs them into memory again each time. Measured costs and prompt
-        prefixes are kept beside them. `token_bytes` is a file with the token table (export/token_bytes.py), for a
-        bundle without one. `stepwise` drafts with the stock one-step drafter even where the bundle has folded drafts.
+        prefixes are kept beside them, and the accelerator that `auto` found to be the best.
         Raises EdgeMtpError when the runner or the library is missing, or the bundle cannot be loaded.
         """
         cache = cache_folder() / "weights"
@@ -52,12 +55,9 @@ class HostDevice(Device):
         with contextlib.suppress(OSError):
             cache.mkdir(parents=True, exist_ok=True)
             command += ["--cache-dir", str(cache)]
-        if threads is not None:
-            command += ["--threads", str(threads)]
-        if token_bytes is not None:
-            command += ["--token-bytes", str(token_bytes)]
-        if stepwise:
-            command.append("--stepwise")
+        command += options.flags(None if options.token_bytes is None else str(options.token_bytes))
+        if options.accelerator != CPU:
+            command += npu_flags()
         runner = Runner(LocalProcess(command))
         prune(cache, KEPT_BYTES)
         return runner
@@ -96,6 +96,14 @@ def _is_alive(pid: str) -> bool:
     except (ValueError, OSError):
         return False
     return True
+
+
+def npu_flags() -> list[str]:
+    """The runner's flags for an NPU of this machine: Intel's, by OpenVINO, whose plug-in `ai-edge-litert` has."""
+    folder = litert_library().parent / "vendors" / "intel_openvino"
+    flags = ["--npu-libraries", str(folder)] if folder.is_dir() else []
+    device = os.environ.get(OPENVINO_DEVICE)
+    return flags if device is None else [*flags, "--openvino-device", device]
 
 
 def litert_library() -> Path:

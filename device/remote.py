@@ -16,6 +16,7 @@ from edge_mtp.device.binaries import LITERT, RUNNER, Binaries, binaries_for
 from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.fingerprint import read_fingerprint
 from edge_mtp.device.link import Link
+from edge_mtp.device.load_options import DEFAULT_LOADING, LoadOptions
 from edge_mtp.device.put import Folder, Transfer, TransferProgress, file_digest
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
@@ -76,30 +77,23 @@ class RemoteDevice(Device):
     def fingerprint(self) -> Fingerprint:
         return read_fingerprint(self.link, self.folder)
 
-    def start(
-        self, bundle: Path, *, threads: int | None = None, token_bytes: Path | None = None, stepwise: bool = False
-    ) -> Runner:
-        """Puts the files that the device lacks there, and returns a runner with `bundle` loaded. Options as in
-        HostDevice."""
+    def start(self, bundle: Path, options: LoadOptions = DEFAULT_LOADING) -> Runner:
+        """Puts the files that the device lacks there, and returns a runner with `bundle` loaded."""
         binaries = self._fitting(self.fingerprint())
         # Bundle last: it takes longest, and by then everything else that can fail has succeeded.
         home = f"bin/{binaries.digest}"
         for name, path in sorted(binaries.files.items()):
             self.store.put(path, f"{home}/{name}", digest=file_digest(path, self._report), mode="755")
-        paths = {path: self._put_data(path) for path in (token_bytes, bundle) if path is not None}
+        token_bytes = None if options.token_bytes is None else self._put_data(options.token_bytes)
+        put = self._put_data(bundle)
         cache = f"{self.folder}/cache"
         done = self.link.run(["mkdir", "-p", cache])
         if done.exit_code != 0:
             raise EdgeMtpError(f"{self.name} cannot make '{cache}': {done.errors.decode(errors='replace').strip()}")
         libraries = f"{self.folder}/{home}"
-        command = [f"{libraries}/{RUNNER}", "--bundle", paths[bundle], "--litert", f"{libraries}/{LITERT}"]
+        command = [f"{libraries}/{RUNNER}", "--bundle", put, "--litert", f"{libraries}/{LITERT}"]
         command += ["--cache-dir", cache]
-        if threads is not None:
-            command += ["--threads", str(threads)]
-        if token_bytes is not None:
-            command += ["--token-bytes", paths[token_bytes]]
-        if stepwise:
-            command.append("--stepwise")
+        command += options.flags(token_bytes)
         self._end_leftovers()
         owner = f"{_this_machine()}:{os.getpid()}:{next(_numbers)}"
         _starting.add(owner)

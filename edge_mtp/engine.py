@@ -18,8 +18,10 @@ from edge_mtp.chat.messages import Message
 from edge_mtp.chat.thoughts import is_opened, thoughts_in
 from edge_mtp.device import Device, Request, Runner, Sampling, Thoughts, find_device
 from edge_mtp.device.find import Notice
+from edge_mtp.device.load_options import LoadOptions
 from edge_mtp.device.sensors import Sampler
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.accelerator import CPU, AcceleratorChoice
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.drafting import DraftPolicy, DraftSource
 from edge_mtp.formats.grammar import Thinking, ToolReport
@@ -274,14 +276,17 @@ def open_engine(
     device: str = "host",
     *,
     threads: int | None = None,
+    accelerator: AcceleratorChoice = CPU,
+    half_precision: bool = False,
     sensors: bool = False,
     notice: Notice | None = None,
     report: TransferProgress | None = None,
 ) -> Engine:
     """Opens a `.litertlm` file on a device: "host" (this machine), "pixel", "emulator", a serial, "host:port" or
     "ssh://user@board". Copies the file to the device if it is not there yet; `report` gets the progress, and `notice`
-    what the device waits for. `threads` None leaves the number to LiteRT. `sensors`: every reply records the device's
-    state.
+    what the device waits for. `threads` None leaves the number to LiteRT. `accelerator` runs the graphs; "auto" takes
+    the fastest that computes what the CPU does, and tries each one first (`Engine.runner.ready` tells which it took).
+    `half_precision`: a GPU computes faster and rounds otherwise. `sensors`: every reply records the device's state.
 
     Raises EdgeMtpError: the file is no bundle, there is no such device, or the device cannot run the bundle.
     """
@@ -291,7 +296,8 @@ def open_engine(
         undo.callback(target.close)
         with tempfile.TemporaryDirectory() as folder:
             table = None if opened.token_bytes is not None else write_token_bytes(opened, Path(folder))
-            runner = target.start(Path(bundle), threads=threads, token_bytes=table)
+            options = LoadOptions(threads, table, accelerator=accelerator, half_precision=half_precision)
+            runner = target.start(Path(bundle), options)
         undo.callback(runner.close)
         has_token_bytes = opened.token_bytes is not None or table is not None
         engine = Engine(opened, runner, has_token_bytes=has_token_bytes, device=target, sensors=sensors)

@@ -119,14 +119,14 @@ Selected Selection::select_on_host(int32_t rows, int32_t position, const Proposa
 // that prefix and take the token too. `token` is what the row selects without either, or -1 when not known.
 int32_t Selection::select_row(int32_t row, int32_t position, int32_t token) {
   const int32_t vocabulary = engine_.vocabulary();
-  const float* logits = decoder_.logits(row);
   if (processes_) {
-    std::copy_n(logits, vocabulary, row_.data());
+    std::copy_n(decoder_.logits(row), vocabulary, row_.data());
     processors_.apply(row_.data());
-    logits = row_.data();
   }
   int32_t* control = decoder_.control();
   const auto select = [&](const int32_t* mask) {
+    // An accelerator's logits are fetched only here: a row whose token is known needs none.
+    const float* logits = processes_ ? row_.data() : decoder_.logits(row);
     control[EDGE_CONTROL_FLAGS] = verify_flags_ | (mask == nullptr ? 0 : EDGE_FLAG_MASK);
     return edge_select(logits, vocabulary, control, decoder_.scalars(), mask, position, scratch_.data());
   };

@@ -58,7 +58,7 @@ def arm_options(mtp: str) -> Callable[[F], F]:
             _arms("--engine", "engines", callback=_list, default="ours", show_default=True, metavar="LIST",
                   help="ours, litert-lm (the stock runtime, on host) or both."),
             _arms("--accelerator", "accelerators", callback=_list, default="cpu", show_default=True, metavar="LIST",
-                  help="cpu, or gpu for litert-lm."),
+                  help="What runs the graphs: cpu, gpu, npu or auto; for litert-lm cpu or gpu."),
             _arms("--device", "devices", multiple=True, default=("host",), show_default=False, metavar="NAME",
                   help="Where to run: host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board. May be repeated."
                   " Default: host."),
@@ -66,7 +66,7 @@ def arm_options(mtp: str) -> Callable[[F], F]:
             _arms("--arm", "arms", multiple=True, metavar="KEY=VALUE,...",
                   help="One more arm; without other options of arms it replaces the combinations. Keys: label,"
                   " bundle, mtp, engine, device, accelerator, temperature, constrained, threads, draft_sources,"
-                  " thinking, calls."),
+                  " thinking, calls, half_precision."),
             _arms("--baseline", metavar="LABEL", help="The arm that the others are compared with; default: the first."),
         ]  # fmt: skip
         for option in reversed(options):

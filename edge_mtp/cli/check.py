@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from edge_mtp.cli.loading_options import loading_options
 from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH, DEFAULT_MAX_TOKENS
 
 DEFAULT_PROMPTS = 50
@@ -29,21 +31,19 @@ BUILT_IN = "built-in"  # what --numerics stands for without a FILE
     show_default=True,
     help="Most tokens in a reply.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT chooses.")
+@loading_options()
 @click.option("--strict", is_flag=True, help="Exit with 1 also if rounding alone changed a text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@click.pass_context
 def check(
-    ctx: click.Context,
     numerics: str | None,
     bundle: Path | None,
     device: str,
     draft_length: int | None,
     limit: int | None,
     max_tokens: int,
-    threads: int | None,
     strict: bool,
     as_json: bool,
+    **loading: Any,
 ) -> None:
     """Check that MTP on a device gives the text of plain decoding.
 
@@ -80,7 +80,7 @@ def check(
 
         with export_progress() as progress:
             bundle = cached_bundle("fp32", widths=VERIFY_WIDTHS, progress=progress)
-    with measured_engine(bundle, device, threads=threads) as engine, count_progress("prompts, three arms") as advance:
+    with measured_engine(bundle, device, **loading) as engine, count_progress("prompts, three arms") as advance:
         k = draft_length or min(DEFAULT_DRAFT_LENGTH, max(1, engine.max_draft_length))
         answers = ask_numerics_arms(
             answerers_on(engine, numerics_arms(str(bundle), k), margins=True),
@@ -97,4 +97,4 @@ def check(
     else:
         click.echo("\n".join(numerics_lines(report)))
     if report.verdict == "accept or rollback" or (strict and report.verdict != "same"):
-        ctx.exit(1)
+        raise SystemExit(1)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -69,13 +69,16 @@ def resumable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def measured_engine(bundle: Path, device: str, *, threads: int | None) -> Iterator[Engine]:
-    """`open_engine`; what is shown of files on their way is gone when the engine is there."""
+def measured_engine(bundle: Path, device: str, **loading: Any) -> Iterator[Engine]:
+    """`open_engine` with the arguments of `loading_options`.
+
+    What is shown of files on their way is gone when the engine is there.
+    """
     from edge_mtp.cli.device_progress import device_progress, notice_for
     from edge_mtp.engine import open_engine
 
     with device_progress(1) as report:
-        engine = open_engine(bundle, device, threads=threads, notice=notice_for(device), report=report(device))
+        engine = open_engine(bundle, device, **loading, notice=notice_for(device), report=report(device))
     with engine:
         yield engine
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_mtp.cli.arm_options import words
+from edge_mtp.cli.loading_options import loading_options
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _acceptances(ctx: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--max-tokens", type=click.IntRange(2), default=128, show_default=True, help="Most tokens in a reply.")
 @click.option("--rounds", type=click.IntRange(LEAST_ROUNDS), default=DEFAULT_ROUNDS, show_default=True, metavar="N",
               help="How often to measure each K; the figures are medians.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT chooses.")
+@loading_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def plan(
     device: str,
@@ -79,8 +80,8 @@ def plan(
     limit: int | None,
     max_tokens: int,
     rounds: int,
-    threads: int | None,
     as_json: bool,
+    **loading: Any,
 ) -> None:
     """Measure a device's step costs and compute at what acceptance MTP pays off.
 
@@ -106,7 +107,7 @@ def plan(
 
     path = bundle or tiny_bundles(["fp32"])[0]
     items, label = chosen_items(Bundle(path), prompts, limit)
-    with measured_engine(path, device, threads=threads) as engine, stage_progress() as progress:
+    with measured_engine(path, device, **loading) as engine, stage_progress() as progress:
         ready = engine.runner.ready
         check_drafter(ready, str(path), draft_lengths)
         longest = max(draft_lengths, default=ready.max_draft_length)
@@ -125,7 +126,7 @@ def plan(
     found = Plan(costs, supposed)
     if as_json:
         made = {"command": command_line(), "versions": versions(), "device": fingerprint, "bundle": str(path)}
-        click.echo(json.dumps({**made, "rounds": rounds, "threads": threads, **found.to_json()}))
+        click.echo(json.dumps({**made, "rounds": rounds, **loading, **found.to_json()}))
     else:
         show(found, f"{path.name} on {device}")
 

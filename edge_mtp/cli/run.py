@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge_mtp.device.put import TransferProgress
     from edge_mtp.dialogue import Dialogue
     from edge_mtp.engine import Engine
+    from edge_mtp.formats.accelerator import AcceleratorChoice
     from edge_mtp.reply import Reply, Token
     from edge_mtp.reply_options import ReplyOptions
 
@@ -36,6 +37,8 @@ def run(
     bundle: Path | None,
     devices: tuple[str, ...],
     threads: int | None,
+    accelerator: AcceleratorChoice,
+    half_precision: bool,
     system: str | None,
     tools: Path | None,
     tool_responses: Path | None,
@@ -87,7 +90,20 @@ def run(
 
     def opened(device: str, report: TransferProgress) -> Engine:
         notice = notice_for(device)
-        return open_engine(bundle, device, threads=threads, sensors=as_json, notice=notice, report=report)
+        engine = open_engine(
+            bundle,
+            device,
+            threads=threads,
+            accelerator=accelerator,
+            half_precision=half_precision,
+            sensors=as_json,
+            notice=notice,
+            report=report,
+        )
+        ready = engine.runner.ready
+        if ready.accelerator_reason:
+            click.echo(shown(f"{device}: runs on the {ready.accelerator}, as {ready.accelerator_reason}"), err=True)
+        return engine
 
     def begun(engine: Engine) -> tuple[Dialogue, ReplyOptions]:
         if compare and engine.max_draft_length == 0:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edge_mtp.cli.loading_options import loading_options
 from edge_mtp.cli.option_groups import option_group
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.defaults import DEFAULT_MAX_TOKENS
@@ -82,7 +83,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         help="Where to run: host (this machine), pixel, emulator, SERIAL, HOST:PORT or ssh://user@board. If it is"
         " repeated, PROMPT runs on all of them at once.",
     ),
-    _model("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT chooses."),
+    loading_options(_model),
     _talk("--system", metavar="TEXT|@FILE", help="System prompt."),
     _talk("--tools", type=_FILE, metavar="FILE", help="A JSON file of tools that the model may call."),
     _talk(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from edge_mtp.formats.accelerator import CPU, Accelerator
 from edge_mtp.formats.codec import Integer, Real, WrongError, decode
 
 PROTOCOL = 2
@@ -15,6 +16,7 @@ class Ready:
     """First record of a runner: the bundle is loaded. Lengths in tokens, `load_us` in microseconds.
 
     `max_draft_length` is 0 for a bundle without verify graphs. Without `has_drafter` only the other sources draft.
+    `accelerator` runs the graphs; where it was chosen by trial, `accelerator_reason` tells why in one line.
     """
 
     protocol: int
@@ -23,6 +25,8 @@ class Ready:
     max_draft_length: int
     has_drafter: bool
     load_us: float
+    accelerator: Accelerator = CPU
+    accelerator_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ class Step:
     the step verified, `source` their origins, a letter each: d(rafter), l(ook-up), g(rammar). A verify step without
     drafts ran blank rows. `planned` is the K asked of the drafter, `explore` whether the controller tried it to learn
     its worth; `expected_per_ms` and `plain_per_ms` are the tokens that it expected of this K and of plain decoding (0
-    where it did not choose). `logprobs` and `margins` (largest logit minus the second largest) belong to `tokens`, and
-    are there if the request asked for them.
+    where it did not choose). `waits` counts how often the host waited for an accelerator, and the bytes are what
+    crossed between them; all are 0 on the CPU. `logprobs` and `margins` (largest logit minus the second largest) belong
+    to `tokens`, and are there if the request asked for them.
     """
 
     request: str
@@ -57,6 +62,9 @@ class Step:
     total_us: float
     expected_per_ms: float = 0.0
     plain_per_ms: float = 0.0
+    waits: int = 0
+    bytes_to_accelerator: int = 0
+    bytes_from_accelerator: int = 0
     logprobs: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
 

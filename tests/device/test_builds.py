@@ -25,6 +25,7 @@ from edge_mtp.device.binaries import (
 )
 from edge_mtp.device.elf import read_elf
 from edge_mtp.device.host import HostDevice
+from edge_mtp.device.load_options import LoadOptions
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
@@ -143,7 +144,7 @@ def test_an_aarch64_runner_gives_the_tokens_of_this_machine(
         for length in (0, 1, 4, 7)
         for sampling in (Sampling(), Sampling(temperature=0.8, top_k=40, seed=11))
     ]
-    with Runner(LocalProcess(command)) as emulated, HostDevice().start(tiny_bundle, threads=1) as host:
+    with Runner(LocalProcess(command)) as emulated, HostDevice().start(tiny_bundle, LoadOptions(threads=1)) as host:
         accepted = 0
         for request in requests:
             (theirs, drafts), (ours, _) = tokens(emulated, request), tokens(host, request)

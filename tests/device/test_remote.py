@@ -26,6 +26,7 @@ from edge_mtp.device.binaries import Binaries
 from edge_mtp.device.device import Fingerprint
 from edge_mtp.device.host import HostDevice
 from edge_mtp.device.link import Link, quote
+from edge_mtp.device.load_options import LoadOptions
 from edge_mtp.device.put import Transfer
 from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.device.runner import Runner
@@ -66,11 +67,11 @@ def tokens(runner: Runner, request: Request = REQUEST) -> list[int]:
 
 
 def test_the_tokens_are_the_hosts(link: Link, tmp_path: Path, tiny_bundle: Path) -> None:
-    with HostDevice().start(tiny_bundle, threads=1) as runner:
+    with HostDevice().start(tiny_bundle, LoadOptions(threads=1)) as runner:
         expected = tokens(runner)
     device = device_on(link, tmp_path)
     before = set(tmp_path.rglob("*"))
-    with device.start(tiny_bundle, threads=1) as runner:
+    with device.start(tiny_bundle, LoadOptions(threads=1)) as runner:
         assert tokens(runner) == expected
         assert tokens(runner, REQUEST) == expected
         pid = runner.pid
@@ -98,7 +99,10 @@ def test_an_aarch64_board_gives_the_tokens_of_this_machine(
     monkeypatch.setattr(remote, "_machine", lambda path: 62)  # what the device has to run is QEMU
     device = device_on(link, tmp_path, lambda told: Binaries(files, "aarch64"))
     requests = [REQUEST, LONG, Request(prompt=[5, 6, 7], max_tokens=40, draft_length=3, sampling=Sampling(0.8, seed=3))]
-    with device.start(tiny_bundle, threads=1) as emulated, HostDevice().start(tiny_bundle, threads=1) as host:
+    with (
+        device.start(tiny_bundle, LoadOptions(threads=1)) as emulated,
+        HostDevice().start(tiny_bundle, LoadOptions(threads=1)) as host,
+    ):
         for request in requests:
             assert tokens(emulated, request) == tokens(host, request)
         assert emulated.pid != host.pid
@@ -107,10 +111,10 @@ def test_an_aarch64_board_gives_the_tokens_of_this_machine(
 def test_the_second_start_sends_nothing(link: Link, tmp_path: Path, tiny_bundle: Path) -> None:
     seen: list[Transfer] = []
     device = RemoteDevice(link, folder=str(tmp_path / "d"), binaries=host_files, report=seen.append)
-    device.start(tiny_bundle, threads=1).close()
+    device.start(tiny_bundle, LoadOptions(threads=1)).close()
     assert {progress.what for progress in seen} >= {f"sending {tiny_bundle.name}", f"sending {remote.RUNNER}"}
     seen.clear()
-    device.start(tiny_bundle, threads=1).close()
+    device.start(tiny_bundle, LoadOptions(threads=1)).close()
     assert not [progress for progress in seen if progress.what.startswith(("sending", "checking"))]
 
 
@@ -130,7 +134,7 @@ def test_options_reach_the_runner(link: Link, tmp_path: Path, tiny_bundle: Path)
 
     monkeypatch.setattr(link, "spawn", spawn_and_keep)
     with pytest.raises(EdgeMtpError, match=r"exit code 1: .*/bin/"):
-        device.start(tiny_bundle, threads=3, token_bytes=table, stepwise=True)
+        device.start(tiny_bundle, LoadOptions(threads=3, token_bytes=table, stepwise=True))
     monkeypatch.undo()
     (command,) = started
     home = f"{tmp_path}/edge mtp's"
@@ -174,7 +178,7 @@ def test_a_runner_killed_in_the_middle_says_so_and_the_next_one_runs(
     link: Link, tmp_path: Path, tiny_bundle: Path
 ) -> None:
     device = device_on(link, tmp_path)
-    runner = device.start(tiny_bundle, threads=1)
+    runner = device.start(tiny_bundle, LoadOptions(threads=1))
     steps = runner.generate(LONG)
     next(steps)
     os.kill(runner.pid, signal.SIGKILL)
@@ -182,7 +186,7 @@ def test_a_runner_killed_in_the_middle_says_so_and_the_next_one_runs(
         list(steps)
     assert runner.has_ended
     runner.close()
-    with device.start(tiny_bundle, threads=1) as runner:
+    with device.start(tiny_bundle, LoadOptions(threads=1)) as runner:
         assert len(tokens(runner)) == REQUEST.max_tokens
 
 
@@ -221,7 +225,7 @@ def test_a_bundle_that_is_none_is_refused_by_the_runner(link: Link, tmp_path: Pa
 
 
 def test_a_request_left_early_leaves_the_runner_usable(link: Link, tmp_path: Path, tiny_bundle: Path) -> None:
-    with device_on(link, tmp_path).start(tiny_bundle, threads=1) as runner:
+    with device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1)) as runner:
         steps = runner.generate(LONG)
         next(steps)
         steps.close()
@@ -235,7 +239,7 @@ def test_a_link_cut_in_the_middle_is_one_line_and_leaves_no_runner(
     with FaultProxy((target.host, target.port)) as proxy:
         proxy.faults = Faults(reset=reset)
         link = AdbLink.over_tcp(proxy.host, proxy.port, pytest.fail)
-        runner = device_on(link, tmp_path).start(tiny_bundle, threads=1)
+        runner = device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1))
         steps = runner.generate(LONG)
         next(steps)
         proxy.cut()
@@ -251,14 +255,14 @@ def test_a_link_cut_in_the_middle_is_one_line_and_leaves_no_runner(
                 folder=str(tmp_path / "edge mtp's"),
                 binaries=host_files,
             ) as device,
-            device.start(tiny_bundle, threads=1) as runner,
+            device.start(tiny_bundle, LoadOptions(threads=1)) as runner,
         ):
             assert len(tokens(runner)) == REQUEST.max_tokens
 
 
 def test_a_runner_that_waits_ends_with_the_link(target: Adbd | FakeAdbd, tmp_path: Path, tiny_bundle: Path) -> None:
     link = AdbLink.over_tcp(target.host, target.port, pytest.fail)
-    runner = device_on(link, tmp_path).start(tiny_bundle, threads=1)
+    runner = device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1))
     link.close()
     assert ends(runner.pid)
     with pytest.raises(EdgeMtpError, match=r"the link to .* broke: it was closed here"):
@@ -268,7 +272,7 @@ def test_a_runner_that_waits_ends_with_the_link(target: Adbd | FakeAdbd, tmp_pat
 
 def test_a_killed_adbd_leaves_no_runner(adbd: Adbd, tmp_path: Path, tiny_bundle: Path) -> None:  # noqa: F811
     with adbd.link() as link:
-        runner = device_on(link, tmp_path).start(tiny_bundle, threads=1)
+        runner = device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1))
         steps = runner.generate(LONG)
         next(steps)
         adbd.kill()
@@ -290,7 +294,7 @@ def test_a_device_that_vanishes_without_a_word_keeps_no_runner_either(
     """Its own end notices late: the next connection ends what the last one left."""
     monkeypatch.setattr("edge_mtp.device.adb_transport.LOST_S", 4)
     with adbd.link() as lost:
-        runner = device_on(lost, tmp_path).start(tiny_bundle, threads=1)
+        runner = device_on(lost, tmp_path).start(tiny_bundle, LoadOptions(threads=1))
         adbd.cut()
         try:
             with pytest.raises(EdgeMtpError, match=r"the link to .* broke: Connection timed out"):
@@ -299,13 +303,13 @@ def test_a_device_that_vanishes_without_a_word_keeps_no_runner_either(
             adbd.mend()
         runner.close()
         # Two runners that are not to be touched: another client's, and one of this process that is at work.
-        with adbd.link() as link, device_on(link, tmp_path).start(tiny_bundle, threads=1) as other:
+        with adbd.link() as link, device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1)) as other:
             assert ends(runner.pid)
-            with device_on(link, tmp_path).start(tiny_bundle, threads=1) as second:
+            with device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1)) as second:
                 assert len(tokens(second)) == len(tokens(other))
             foreign = link.spawn(["cat"], {remote.OWNER: f"elsewhere:0:{os.getpid()}:0"})
             gone = link.spawn(["cat"], {remote.OWNER: f"{remote._this_machine()}:{(1 << 22) + 1}:0"})
-            device_on(link, tmp_path).start(tiny_bundle, threads=1).close()
+            device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1)).close()
             assert is_running(foreign.pid)
             assert ends(gone.pid)
             foreign.close()
@@ -320,7 +324,7 @@ from remote_device import LONG, device_on
 from edge_mtp.device.adb_link import AdbLink
 host, port, folder, bundle = sys.argv[2:6]
 device = device_on(AdbLink.over_tcp(host, int(port), print), Path(folder))
-with device, device.start(Path(bundle), threads=1) as runner:
+with device, device.start(Path(bundle), LoadOptions(threads=1)) as runner:
     print(runner.pid, flush=True)
     while True:
         for record in runner.generate(LONG):
@@ -355,11 +359,11 @@ def test_when_the_program_here_ends_the_one_there_does(
 def test_a_slow_link_carries_a_run(target: Adbd | FakeAdbd, tmp_path: Path, tiny_bundle: Path) -> None:
     with FaultProxy((target.host, target.port)) as proxy:
         with AdbLink.over_tcp(proxy.host, proxy.port, pytest.fail) as link:
-            device_on(link, tmp_path).start(tiny_bundle, threads=1).close()  # what is large goes fast
+            device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1)).close()  # what is large goes fast
         proxy.faults = Faults(piece_bytes=50, bytes_per_s=20_000, delay_s=0.002)
         with (
             AdbLink.over_tcp(proxy.host, proxy.port, pytest.fail) as link,
-            device_on(link, tmp_path).start(tiny_bundle, threads=1) as runner,
+            device_on(link, tmp_path).start(tiny_bundle, LoadOptions(threads=1)) as runner,
         ):
             assert len(tokens(runner)) == REQUEST.max_tokens
 
@@ -368,7 +372,7 @@ def test_two_devices_run_at_once(link: Link, tmp_path: Path, tiny_bundle: Path) 
     results: list[list[int]] = []
 
     def run(folder: Path) -> None:
-        with device_on(link, folder).start(tiny_bundle, threads=1) as runner:
+        with device_on(link, folder).start(tiny_bundle, LoadOptions(threads=1)) as runner:
             results.append(tokens(runner))
 
     threads = [threading.Thread(target=run, args=(tmp_path / name,)) for name in ("a", "b")]

@@ -22,6 +22,7 @@ from waiting import is_running, until
 from edge_mtp.device import Request, ssh_link
 from edge_mtp.device.binaries import binaries_for
 from edge_mtp.device.host import HostDevice
+from edge_mtp.device.load_options import LoadOptions
 from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.device.ssh_link import SshLink
 from edge_mtp.errors import EdgeMtpError
@@ -303,7 +304,11 @@ def test_a_bundle_runs_there_as_here(board: Board, tiny_bundle: Path, tmp_path: 
     folder = tmp_path / "it's a board"
     request = Request(list(range(40, 80)), 32, draft_length=4)
     device = RemoteDevice(board.link(), folder=str(folder), binaries=lambda its: binaries_for(its.kind, its.abi or ""))
-    with device, device.start(tiny_bundle, threads=1) as there, HostDevice().start(tiny_bundle, threads=1) as here:
+    with (
+        device,
+        device.start(tiny_bundle, LoadOptions(threads=1)) as there,
+        HostDevice().start(tiny_bundle, LoadOptions(threads=1)) as here,
+    ):
         assert str(there.pid) in os.listdir("/proc")
         ours, theirs = (list(runner.generate(request)) for runner in (here, there))
     assert [step.tokens for step in theirs[:-1]] == [step.tokens for step in ours[:-1]]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_mtp.device import Request, Runner, Step, find_device
+from edge_mtp.device.load_options import LoadOptions
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Failure, Outcome, Ready, Sensors, parse_record, to_json
@@ -60,7 +61,7 @@ def test_a_request_after_close_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("threads", [0, 257, 100_000, 4294967297, 10**30])
 def test_threads_that_no_device_has(threads: int, synthetic_bundle: Path) -> None:
     with pytest.raises(EdgeMtpError, match=rf"'{threads}' threads cannot be; use 1 to 256"):
-        find_device("host").start(synthetic_bundle, threads=threads)
+        find_device("host").start(synthetic_bundle, LoadOptions(threads=threads))
 
 
 @pytest.mark.parametrize(

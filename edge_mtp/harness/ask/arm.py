@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats import drafting
+from edge_mtp.formats.accelerator import ACCELERATOR_CHOICES, CPU, GPU, AcceleratorChoice
 from edge_mtp.formats.codec import Integer, Real
 from edge_mtp.formats.defaults import DEFAULT_DRAFT_LENGTH
 from edge_mtp.formats.drafting import DRAFT_SOURCES, DraftSource
@@ -17,11 +18,15 @@ from edge_mtp.formats.drafting import DRAFT_SOURCES, DraftSource
 Mtp: TypeAlias = Literal["off", "auto", "adaptive", "blank"] | Integer
 EngineName = Literal["ours", "litert-lm"]
 ENGINES: tuple[EngineName, ...] = ("ours", "litert-lm")
-ACCELERATORS = ("cpu", "gpu")
 SWITCHES = {"on": True, "off": False}
 THINKING: dict[str, bool | None] = {"auto": None, **SWITCHES}
 CALLS = {"parallel": True, "single": False}
-CHOICES: dict[str, Mapping[str, bool | None]] = {"constrained": SWITCHES, "thinking": THINKING, "calls": CALLS}
+CHOICES: dict[str, Mapping[str, bool | None]] = {
+    "constrained": SWITCHES,
+    "thinking": THINKING,
+    "calls": CALLS,
+    "half_precision": SWITCHES,
+}
 # What `KEY=VALUE` calls a field, where that is another name.
 KEYS = {"parallel_calls": "calls"}
 
@@ -43,13 +48,14 @@ class Arm:
     mtp: Mtp = "auto"
     engine: EngineName = "ours"
     device: str = "host"
-    accelerator: str = "cpu"
+    accelerator: AcceleratorChoice = CPU
     temperature: Real = 0.0
     constrained: bool = True
     threads: Integer | None = None
     draft_sources: tuple[DraftSource, ...] | None = None
     thinking: bool | None = None
     parallel_calls: bool = True
+    half_precision: bool = False
 
     @property
     def path(self) -> Path:
@@ -155,12 +161,13 @@ def checked(arm: Arm) -> Arm:
     """The arm, or EdgeMtpError for a combination that cannot run."""
     if arm.engine not in ENGINES:
         raise EdgeMtpError(f"arm '{arm.label}': engine '{arm.engine}' is unknown; use {' or '.join(ENGINES)}")
-    if arm.accelerator not in ACCELERATORS:
-        raise EdgeMtpError(f"arm '{arm.label}': accelerator '{arm.accelerator}' is unknown; use cpu or gpu")
-    if arm.engine == "ours" and arm.accelerator != "cpu":
-        raise EdgeMtpError(
-            f"arm '{arm.label}': our runner has no accelerator {arm.accelerator}; use cpu, or engine=litert-lm"
-        )
+    if arm.accelerator not in ACCELERATOR_CHOICES:
+        known = ", ".join(ACCELERATOR_CHOICES)
+        raise EdgeMtpError(f"arm '{arm.label}': accelerator '{arm.accelerator}' is unknown; use one of {known}")
+    if arm.engine == "litert-lm" and arm.accelerator not in (CPU, GPU):
+        raise EdgeMtpError(f"arm '{arm.label}': litert-lm runs on cpu or gpu; use one of them, or engine=ours")
+    if arm.half_precision and arm.engine == "litert-lm":
+        raise EdgeMtpError(f"arm '{arm.label}': litert-lm chooses its own precision; drop half_precision")
     if arm.engine == "litert-lm" and arm.device != "host":
         raise EdgeMtpError(f"arm '{arm.label}': litert-lm runs on host only, not on {arm.device}; use engine=ours")
     if arm.engine == "litert-lm":

@@ -214,7 +214,8 @@ def open_runner_engines(
         engines: dict[tuple[object, ...], SharedEngine] = {}
         answerers = []
         for arm in arms:
-            key = (arm.bundle, arm.device, arm.threads, arm.label if arm.mtp == "auto" else None)
+            loading = (arm.threads, arm.accelerator, arm.half_precision)
+            key = (arm.bundle, arm.device, *loading, arm.label if arm.mtp == "auto" else None)
             if key not in engines:
                 engines[key] = SharedEngine(
                     _opener(arm, notice, report),
@@ -243,6 +244,8 @@ def _opener(
         arm.path,
         arm.device,
         threads=arm.threads,
+        accelerator=arm.accelerator,
+        half_precision=arm.half_precision,
         notice=notice(arm.device) if notice else None,
         report=report(arm.device) if report else None,
     )
