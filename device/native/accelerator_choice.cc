@@ -20,6 +20,7 @@
 #include "cache_entry.h"
 #include "child_process.h"
 #include "error.h"
+#include "experiment.h"
 #include "file_identity.h"
 #include "hash.h"
 #include "trial.h"

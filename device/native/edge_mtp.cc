@@ -152,7 +152,15 @@ edge_mtp_engine* edge_mtp_open(const char* bundle, const edge_mtp_options* optio
       if (!device) throw edge_mtp::Error(std::string("OpenVINO has no device '") + options->openvino_device + "'; give cpu, gpu or npu");
       settings.openvino_device = static_cast<int>(*device);
     }
-    const std::string reason = take_accelerator(bundle, *options, settings);
+    std::string reason = take_accelerator(bundle, *options, settings);
+    if (options->accelerator == EDGE_MTP_AUTO && settings.accelerator != edge_mtp::Accelerator::kCpu) {
+      try {
+        return new edge_mtp_engine(bundle, settings, reason);
+      } catch (const edge_mtp::Error& error) {  // the driver, or the memory, is not what it was
+        reason += std::string("; now it does not start: ") + error.what();
+        settings.accelerator = edge_mtp::Accelerator::kCpu;
+      }
+    }
     return new edge_mtp_engine(bundle, settings, reason);
   });
 }

@@ -1,15 +1,13 @@
-// Whether an accelerator computes what the CPU does, and what its passes cost.
+// What one engine computed on a fixed text, to be compared with what another one did, and what its passes cost.
 //
-// A wrong accelerator seldom says so: it crashes, or leaves garbage with a good status. So each kind of pass runs on
-// the same text on both, and every output is compared.
+// A wrong accelerator seldom says so: it crashes, or leaves garbage with a good status. So every output of each kind of
+// pass is compared with the CPU's.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
-
-#include "engine.h"
 
 namespace edge_mtp {
 
@@ -27,9 +25,6 @@ struct Trial {
   double plain_us = 0.0;
   std::map<int32_t, double> verify_us, draft_us;
 };
-
-// Runs prefill (three calls at least), decode, verify and draft on a fixed text, then times them.
-Trial try_out(Engine& engine);
 
 // Why `found` is not what `reference` is, in a few words; empty = it is. Rounding may differ: values by a fifth of the
 // largest, and a row may choose another token if the reference holds that nearly as likely.

@@ -1,4 +1,4 @@
-"""Native parts that work on the host alone (processors, stop strings, look-up), through ctypes."""
+"""Native parts that work on the host alone (processors, stop strings, look-up, trials), through ctypes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(part("native_parts")))
     for name in ("processors_create", "stops_create", "lookup_create"):
         getattr(loaded, name).restype = ctypes.c_void_p
-    loaded.parts_error.restype = ctypes.c_char_p
+    for name in ("parts_error", "trial_difference", "child_ask"):
+        getattr(loaded, name).restype = ctypes.c_char_p
+    loaded.trial_best_rate.restype = ctypes.c_double
     return loaded
 
 
@@ -139,3 +141,29 @@ def _ints(values: Sequence[int]) -> NDArray[np.int32]:
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     assert array.flags.c_contiguous
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def difference(reference: NDArray[np.float32], found: NDArray[np.float32], *, logits: bool = False) -> str:
+    """What a trial says of an output; rows of `logits` are the last axis."""
+    vocabulary = reference.shape[-1] if logits else 0
+    arrays = [np.ascontiguousarray(each, np.float32) for each in (reference, found)]
+    pointers = [each.ctypes.data_as(ctypes.c_void_p) for each in arrays]
+    answer: bytes = library().trial_difference(*pointers, reference.size, vocabulary)
+    return answer.decode()
+
+
+def best_rate(plain_us: float, steps: Mapping[int, tuple[float, float]], acceptance: float) -> float:
+    """Tokens a millisecond; `steps` has the costs of drafting and of verifying, by the draft's length."""
+    count = len(steps)
+    lengths = (ctypes.c_int32 * count)(*steps)
+    drafts, verifies = ((ctypes.c_double * count)(*(step[i] for step in steps.values())) for i in range(2))
+    rate: float = library().trial_best_rate(
+        ctypes.c_double(plain_us), lengths, drafts, verifies, count, ctypes.c_double(acceptance)
+    )
+    return rate
+
+
+def ask(script: str, seconds: int) -> tuple[str, str]:
+    """The output and the fault of a shell script in a child process."""
+    fault: bytes = library().child_ask(script.encode(), seconds)
+    return library().parts_error().decode(), fault.decode()

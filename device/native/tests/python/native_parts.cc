@@ -1,14 +1,16 @@
-// Processors, stop strings and look-up for Python: plain functions on opaque pointers. A call that was refused
+// Processors, stop strings, look-up, trials and child processes for Python: plain functions on opaque pointers. A call that was refused
 // returns NULL or -2 and leaves its reason in parts_error().
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "child_process.h"
 #include "error.h"
 #include "lookup.h"
 #include "processors.h"
 #include "stop_text.h"
 #include "token_bytes.h"
+#include "trial.h"
 
 using edge_mtp::Lookup;
 using edge_mtp::Processors;
@@ -70,6 +72,37 @@ void choice_describe(const float* logits, int32_t count, int32_t token, float* o
   const edge_mtp::Chosen chosen = edge_mtp::describe_choice(logits, count, token);
   out[0] = chosen.logprob;
   out[1] = chosen.margin;
+}
+
+// Values of one output, logits of `vocabulary` where that is not 0. Returns what difference() says.
+const char* trial_difference(const float* reference, const float* found, int32_t count, int32_t vocabulary) {
+  const auto trial = [&](const float* values) {
+    edge_mtp::Trial result;
+    result.outputs.push_back({"the values", vocabulary != 0, {values, values + count}});
+    return result;
+  };
+  reason = edge_mtp::difference(trial(reference), trial(found), vocabulary);
+  return reason.c_str();
+}
+// Costs of `count` pairs of a draft of lengths[i] and a verify graph of one row more.
+double trial_best_rate(double plain_us, const int32_t* lengths, const double* draft_us, const double* verify_us,
+                       int32_t count, double acceptance) {
+  edge_mtp::Trial trial;
+  trial.plain_us = plain_us;
+  for (int32_t i = 0; i < count; ++i) {
+    trial.draft_us[lengths[i]] = draft_us[i];
+    trial.verify_us[lengths[i] + 1] = verify_us[i];
+  }
+  return edge_mtp::best_rate(trial, acceptance);
+}
+
+// The fault of `sh -c script`; its output is in parts_error().
+const char* child_ask(const char* script, int seconds) {
+  static std::string fault;
+  const edge_mtp::Answer answer = edge_mtp::ask({"/bin/sh", "-c", script}, seconds);
+  reason = answer.output;
+  fault = answer.fault;
+  return fault.c_str();
 }
 
 // strings: `count` of them one after another, their lengths in `sizes`.
