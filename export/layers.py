@@ -30,10 +30,6 @@ HIDDEN = -1e4
 # it P = len - 1, the position of the last token, which has no KV yet. The graphs add the difference.
 DRAFTER_POSITION_OFFSET = 1
 
-# Norms square x times this: GPUs compute in half precision, in which squares of more than 256 overflow. A power of two
-# changes no bit of a result.
-SHRINK = 2.0**-4
-
 ROTATION_STEP = 128  # positions that two tables of cosines and sines cover together: this many, and multiples of it
 
 # Windows are cut for at least this many rows, so that graphs of fewer rows differ only in their rows.
@@ -84,10 +80,9 @@ class Piece(nn.Module):
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
     """x / rms(x) over the last axis, times `weight`.
 
-    It is no composite `odml.rms_norm`: LiteRT's GPU accelerator claims that one and crashes.
+    It is no composite `odml.rms_norm`: LiteRT's GPU accelerator claims that one and crashes. `half` changes its form.
     """
-    x = x * SHRINK
-    normed = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + epsilon * SHRINK**2)
+    normed = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + epsilon)
     return normed if weight is None else normed * weight
 
 
@@ -96,9 +91,9 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding: x [1,T,N,D], cos and sin [1,T,1,D]."""
+    """Rotary embedding: x [1,T,N,D], cos and sin [1,T,1,D]; the first half of the sines has the other sign."""
     left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin
+    return x * cos + torch.cat((right, left), dim=-1) * sin
 
 
 class Rotation(nn.Module):
@@ -106,7 +101,7 @@ class Rotation(nn.Module):
 
     They are looked up: half precision cannot hold an angle of thousands. For p = a + b with a multiple a of
     `ROTATION_STEP`, cos p = cos a cos b - sin a sin b and sin p = sin a cos b + cos a sin b. A row of a table has all D
-    for the cosines and then for the sines.
+    for the cosines and then for the sines. The sines of the first half are negated, as `rotate` wants them.
     """
 
     def __init__(self, decoder: Decoder, context: int) -> None:
@@ -116,12 +111,13 @@ class Rotation(nn.Module):
         self.sizes = [2 * len(half) for half in halves.values()] * 2
         frequencies = torch.cat([half.repeat(2) for half in halves.values()])
         scaling = torch.cat([half.new_full((2 * len(half),), decoder.scaling[a]) for a, half in halves.items()])
+        sign = torch.cat([torch.ones_like(half) * side for half in halves.values() for side in (-1, 1)])
         far = torch.arange(0, context + 1, ROTATION_STEP).view(-1, 1) * frequencies
         near = torch.arange(ROTATION_STEP).view(-1, 1) * frequencies
-        self.far = nn.Buffer(_row(far.cos() * scaling, far.sin() * scaling))
+        self.far = nn.Buffer(_row(far.cos() * scaling, far.sin() * scaling * sign))
         self.far_swapped = nn.Buffer(_row(far.sin() * scaling, far.cos() * scaling))
         self.near_cos = nn.Buffer(_row(near.cos(), near.cos()))
-        self.near_sin = nn.Buffer(_row(-near.sin(), near.sin()))
+        self.near_sin = nn.Buffer(_row(-near.sin(), near.sin() * sign))
 
     def forward(self, position: Tensor) -> dict[str, Tensor]:
         a, b = position // ROTATION_STEP, position % ROTATION_STEP

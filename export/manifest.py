@@ -13,7 +13,8 @@ from edge_mtp.formats.manifest import EDGE_KEY, MANIFEST_VERSION, Manifest
 if TYPE_CHECKING:
     from edge_mtp.export.stock_template import Trial
 
-SIGNATURES_VERSION = 2  # from 2 on, our own signatures are in the aux section
+# From 2 on, our own signatures are in a section of their own; from 3 on, those for each accelerator.
+SIGNATURES_VERSION = 3
 # The stock engine that is known to pass the drafter P - 1 and to run these bundles.
 MINIMUM_ENGINE = "litert-lm 0.18.1"
 

@@ -16,6 +16,7 @@ from edge_mtp.export.options import Options
 from edge_mtp.export.unfinished import Parts
 from edge_mtp.export.weights import Weights
 from edge_mtp.export.work import Work
+from edge_mtp.formats.bundle import GRAPHS_SECTIONS
 from edge_mtp.quiet import quiet
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from edge_mtp.export.signatures import Graphs, Section
     from edge_mtp.export.store import Lent, Store
 
-AUX = recipes.AUX
-# The sections whose weights the aux section uses. In a bundle they follow it, in this order.
+OWN = tuple(GRAPHS_SECTIONS.values())  # our own graphs, which use the weights of the lenders
 LENDERS = (recipes.EMBEDDER, recipes.PREFILL_DECODE, recipes.DRAFTER)
-ORDER = (recipes.PER_LAYER_EMBEDDER, AUX, *LENDERS)
+# The order in the bundle: whose weights are used follow those that use them.
+ORDER = (recipes.PER_LAYER_EMBEDDER, *reversed(OWN), *LENDERS)
 
 # Tracing one piece takes as long as encoding so many weights (on the machine where this was measured).
 WEIGHTS_PER_PIECE = 60_000_000
@@ -43,7 +44,7 @@ def write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dict
     traced = {section.pieces: section.traced() for section in sections.values()}
     pieces: dict[str, Pieces] = {}
     for name, section in sections.items():
-        costs = len(traced[section.pieces]) if name != AUX else 0  # traced before
+        costs = len(traced[section.pieces]) if name not in OWN else 0  # traced before
         work.plan[name] = WEIGHTS_PER_PIECE * costs + _parameters(pair, name)
     for name, section in sections.items():
         work.section(name)
@@ -56,6 +57,14 @@ def write_models(pair: Pair, options: Options, parts: Parts, work: Work) -> dict
             )
         _write_model(pair, options, name, section, pieces[section.pieces], parts, work)
     return {name: _file(parts, name) for name in ORDER if name in sections}
+
+
+def _lent(parts: Parts, name: str) -> dict[str, Lent]:
+    """What a section of our own graphs can use, counted from its end: the weights of those that follow it."""
+    from edge_mtp.export import store
+
+    followers = [_file(parts, each) for each in ORDER[ORDER.index(name) + 1 :]]
+    return store.lent([path for path in followers if path.is_file()])
 
 
 def _file(parts: Parts, section: str) -> Path:
@@ -72,7 +81,7 @@ def _write_model(
     compact.compact(assembly.model)
     ops.add_custom_codes(assembly.model)
     target = store.Store(assembly, _file(parts, name))
-    lent = store.lent([_file(parts, lender) for lender in LENDERS]) if name == AUX else {}
+    lent = _lent(parts, name) if name in OWN else {}
     bind(pair, options, name, target, lent)
     work.begin("weights", f"weights of {name}")
     target.write(work.add)
@@ -147,7 +156,7 @@ def graphs_of(pair: Pair, options: Options) -> Graphs:
         context=options.context,
         prefill=options.prefill,
         widths=options.widths,
-        gpu="gpu" in options.accelerators,
+        accelerators=options.accelerators,
         int8_kv=options.kv == "int8",
         centroids=assistant.num_centroids if assistant.use_ordered_embeddings else 0,
         nearest=assistant.centroid_intermediate_top_k,
@@ -158,7 +167,7 @@ def _parameters(pair: Pair, section: str) -> int:
     """The number of weights in a section."""
     target = pair.target.weights.names
     tables = {recipes.EMBEDDER: recipes.TABLE, recipes.PER_LAYER_EMBEDDER: recipes.PER_LAYER_TABLE}
-    if section == AUX:
+    if section in OWN:
         return 0
     if section in tables:
         return math.prod(target[tables[section]])

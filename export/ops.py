@@ -8,7 +8,6 @@ logits without NaN.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -125,8 +124,8 @@ def add_custom_codes(model: Any) -> None:
         codes.insert(0, code)
 
 
-def inline_composites(model: Any, wanted: Callable[[str], bool] = lambda signature: True) -> None:
-    """Replaces our composites by their decompositions in the graphs of the signatures that are `wanted` by name.
+def inline_composites(model: Any) -> None:
+    """Replaces our composites by their decompositions in the graphs of the signatures.
 
     LiteRT's GPU delegate leaves composites to the CPU, so a model compiled only for the GPU would be refused. After
     this, no runtime can claim the ops. The decompositions' subgraphs stay, unused.
@@ -134,8 +133,6 @@ def inline_composites(model: Any, wanted: Callable[[str], bool] = lambda signatu
     from ai_edge_litert import schema_py_generated as schema
 
     for signature in model.signatureDefs:
-        if not wanted(signature.signatureKey.decode()):
-            continue
         graph, inlined = model.subgraphs[signature.subgraphIndex], []
         for op in graph.operators or []:
             if _composite_name(schema, model.operatorCodes, op) in (VERIFY, DRAFT):

@@ -27,7 +27,6 @@ EMBEDDER, PER_LAYER_EMBEDDER, PREFILL_DECODE, DRAFTER = (
     "prefill_decode",
     "mtp_drafter",
 )
-AUX = "aux"  # uses the weights of the others
 TABLE, PER_LAYER_TABLE = "model.embed_tokens.weight", "model.embed_tokens_per_layer.weight"
 
 SMALLEST_BLOCK = 32

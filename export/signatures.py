@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from edge_mtp.export import derive, layers, ops
+from edge_mtp.export import derive, half, layers, ops
 from edge_mtp.export.assemble import Assembly, Graph
 from edge_mtp.export.convert import Signature
 from edge_mtp.export.decoder import SLIDING, Decoder, Layer
+from edge_mtp.formats.bundle import GRAPHS_SECTIONS, PREFIXES
 
 # The numbers of rows for which the verify graphs' pieces are traced; other widths are derived from these. Primes, so
 # that neither equals a dimension of the model, for which the converter might take shortcuts.
 TRACED_WIDTHS = (11, 13)
 STOCK_VERIFY_WIDTH = 4  # rows; the stock runtime drafts one token fewer
 
-GPU = "gpu_"  # before the names of signatures for it
+CPU, GPU = "cpu", "gpu"
 
 TARGET, DRAFTER = "target/", "drafter/"  # prefixes of a weight's name in the checkpoint, by owner
 
@@ -47,8 +48,8 @@ class Graphs:
     """The graphs of one pair.
 
     Whether the target's embedding is its head, too; C positions of KV cache, float32 or int8; rows of the prefill
-    signatures; T of each `edge_verify_T` (none in a lean bundle); whether there are graphs for the GPU, too; the number
-    of centroids of the drafter's ordered embeddings and how many of them it searches (0 without).
+    signatures; T of each `edge_verify_T` (none in a lean bundle); the accelerators that have graphs of their own; the
+    number of centroids of the drafter's ordered embeddings and how many of them it searches (0 without).
     """
 
     target: Decoder
@@ -57,18 +58,22 @@ class Graphs:
     context: int
     prefill: tuple[int, ...]
     widths: tuple[int, ...]
-    gpu: bool
+    accelerators: tuple[str, ...]
     int8_kv: bool
     centroids: int
     nearest: int
 
     def sections(self) -> dict[str, Section]:
-        """The sections in the order in which they are made: the last one uses the weights of those before."""
+        """The sections in the order in which they are made: the last ones, our own, use the weights of those before."""
         sections: dict[str, Section] = {"embedder": EmbedderSection(self, "embedder")}
         if self.target.per_layer:
             sections["per_layer_embedder"] = EmbedderSection(self, "per_layer_embedder")
         sections |= {"prefill_decode": StockSection(self), "mtp_drafter": DrafterSection(self)}
-        return sections | ({"aux": AuxSection(self)} if self.widths else {})
+        return sections | {GRAPHS_SECTIONS[name]: OwnSection(self, name) for name in self.accelerators}
+
+    @property
+    def gpu(self) -> bool:
+        return GPU in self.accelerators
 
 
 class Section(ABC):
@@ -359,15 +364,19 @@ class StockSection(TargetSection):
         return assembly
 
 
-class AuxSection(TargetSection):
-    """Our own signatures: prefill, decode, verify and folded draft, for the CPU (`edge_*`) and the GPU (`gpu_*`)."""
+class OwnSection(TargetSection):
+    """Our own signatures for one accelerator: prefill, decode, verify and folded draft."""
+
+    def __init__(self, graphs: Graphs, accelerator: str) -> None:
+        super().__init__(graphs)
+        self.accelerator = accelerator
 
     def assemble(self, pieces: Any) -> Assembly:
         assembly = self._assembly(pieces)
-        self._own(assembly, "edge_", cut=True)
-        if self.graphs.gpu:
-            self._own(assembly, GPU, cut=False)
-            ops.inline_composites(assembly.model, lambda signature: signature.startswith(GPU))
+        self._own(assembly, PREFIXES[self.accelerator], cut=self.accelerator == CPU)
+        if self.accelerator != CPU:
+            ops.inline_composites(assembly.model)
+            half.shrink_norms(assembly.model)
         return assembly
 
     def _own(self, assembly: Assembly, prefix: str, *, cut: bool) -> None:

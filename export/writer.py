@@ -13,7 +13,7 @@ import litert_lm_builder
 from litert_lm_builder import LitertLmFileBuilder
 from litert_lm_builder.litertlm_builder import DType, Metadata
 
-from edge_mtp.formats.bundle import GRAPHS, GRAPHS_SECTION, HEADER_BEGIN, Bundle
+from edge_mtp.formats.bundle import GRAPHS_SECTIONS, HEADER_BEGIN, Bundle
 from edge_mtp.formats.manifest import EDGE_KEY, Manifest, write_manifest
 
 # The two header fields that differ each time the builder writes the same file.
@@ -41,9 +41,10 @@ def write_bundle(
     builder.add_system_metadata(Metadata("Authors", "edge-mtp", DType.STRING))
     builder.add_llm_metadata(_file(scratch / "llm_metadata.pb", metadata))
     builder.add_hf_tokenizer(str(tokenizer))
+    accelerators = {section: accelerator for accelerator, section in GRAPHS_SECTIONS.items()}
     for name, model in models.items():
-        # Others use sections of this type for their own purposes.
-        ours = [Metadata(EDGE_KEY, GRAPHS, DType.STRING)] if name == GRAPHS_SECTION else []
+        # Others use sections of these types for their own purposes.
+        ours = [Metadata(EDGE_KEY, accelerators[name], DType.STRING)] if name in accelerators else []
         builder.add_tflite_model(str(model), model_type(name), additional_metadata=ours)
     data = {
         "manifest": write_manifest(manifest),

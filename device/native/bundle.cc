@@ -107,7 +107,10 @@ const Section* Bundle::model(const std::string& model_type) const {
 
 const Section* Bundle::own(const std::string& name) const { return find(Section::kGenericBinaryData, "edge_mtp", name); }
 
-const Section* Bundle::own_graphs() const { return find(Section::kTfliteModel, "edge_mtp", "graphs"); }
+const Section* Bundle::own_graphs(const std::string& accelerator) const {
+  const Section* section = find(Section::kTfliteModel, "edge_mtp", accelerator);
+  return section != nullptr ? section : find(Section::kTfliteModel, "edge_mtp", "graphs");
+}
 
 flatbuffer::Bytes Bundle::with_followers(const Section& section) const {
   const uint8_t* end = section.bytes.data + section.bytes.size;

@@ -37,8 +37,9 @@ class Bundle {
   const Section* model(const std::string& model_type) const;
   // The exporter's own section of a name, e.g. "token_bytes"; nullptr when the bundle has none.
   const Section* own(const std::string& name) const;
-  // The TFLite section with our own signatures; nullptr in a bundle that has them in prefill_decode, or none.
-  const Section* own_graphs() const;
+  // The TFLite section with our own signatures for an accelerator ("cpu", "gpu", "npu"): its own, or in older bundles
+  // the one for all of them; nullptr in a bundle that has them in prefill_decode, or none.
+  const Section* own_graphs(const std::string& accelerator) const;
   // The bytes from the beginning of a section to the end of the last TFLite section: our own graphs use the weights of
   // the sections that follow them.
   flatbuffer::Bytes with_followers(const Section& section) const;

@@ -39,7 +39,7 @@ bool has_numbered(const Graph& graph, const char* prefix) {
   return std::any_of(all.begin(), all.end(), [&](const Signature& s) { return s.name.rfind(prefix, 0) == 0; });
 }
 
-// Whether a signature is for an accelerator other than the CPU.
+// Whether a signature is for an accelerator other than the CPU. Older bundles have these in the same section.
 bool is_for_accelerator(const std::string& name) { return name.rfind("gpu_", 0) == 0; }
 
 // Whether a session gives the input of this name its meaning. An input left at zero would be silently wrong.
@@ -171,7 +171,7 @@ void Engine::open(const std::string& path, const Options& options) {
   };
 
   // Our own graphs, with the weights behind them; else the stock graphs, which older bundles have ours among.
-  const Section* own = bundle_.own_graphs();
+  const Section* own = bundle_.own_graphs("cpu");
   const Section& decoder = own != nullptr ? *own : require_section(bundle_, path, kDecoderSection);
   const flatbuffer::Bytes content = own != nullptr ? bundle_.with_followers(decoder) : decoder.bytes;
   uint8_t* model = bundle_.writable(decoder);

@@ -40,10 +40,12 @@ STRING_VALUE = 9
 # Bytes of tokenizer.json for each one stored. Gemma's of 33 MB has 7, a text of zeros 1,000; parsing takes ten more.
 MOST_INFLATED = 32
 
-# Our own signatures are in this section, marked by an item (others use sections of this type for their own purposes).
-# It has no weights: its buffers point into the TFLite sections that follow it. In older bundles the signatures for the
-# CPU are in prefill_decode.
-GRAPHS_SECTION, GRAPHS = "aux", "graphs"
+# Our own signatures are in a section for each accelerator, so that a runner loads those that it runs. An item names the
+# accelerator: others use sections of these types for their own purposes, and the stock engine reads none of them for a
+# language model on CPU or GPU. They have no weights: their buffers point into the TFLite sections that follow them. In
+# older bundles one section, marked `GRAPHS`, has the signatures for all; in still older ones prefill_decode has them.
+GRAPHS_SECTIONS = {"cpu": "aux", "gpu": "mtp_aux"}
+GRAPHS = "graphs"
 # Accelerators, and how the names of signatures for them begin.
 PREFIXES = {"cpu": "edge_", "gpu": "gpu_"}
 
@@ -154,7 +156,7 @@ class Bundle:
 
     def content(self, section: Section) -> memoryview:
         """What a runtime must be given to run a TFLite section: its bytes, and after our own graphs the weights."""
-        if section is not self._own_graphs:
+        if section not in self._own_graphs.values():
             return section.data
         end = max(each.end for each in self.sections if each.type == "TFLiteModel")
         return self._data[section.begin : end]
@@ -273,8 +275,17 @@ class Bundle:
 
     @cached_property
     def own_signatures(self) -> dict[str, Signature]:
-        """The signatures by name, the stock ones among them in older bundles, where ours are looked for."""
-        return self._signatures("prefill_decode" if self._own_graphs is None else GRAPHS_SECTION)
+        """The signatures for all accelerators by name; the stock ones among them in older bundles."""
+        if not self._own_graphs:
+            return self._signatures("prefill_decode")
+        found: dict[str, Signature] = {}
+        for section in self._own_graphs.values():
+            found |= self._signatures(section.model_type or "")
+        return found
+
+    def own_graphs(self, accelerator: str) -> Section | None:
+        """The section with the signatures for an accelerator; None in a bundle that has them elsewhere, or has none."""
+        return self._own_graphs.get(accelerator)
 
     @cached_property
     def accelerators(self) -> tuple[str, ...]:
@@ -285,9 +296,11 @@ class Bundle:
         return tuple(name for name, prefix in PREFIXES.items() if not any(_own_missing(own, prefix)))
 
     @cached_property
-    def _own_graphs(self) -> Section | None:
-        section = self.section("TFLiteModel", GRAPHS_SECTION)
-        return section if section is not None and section.items.get(EDGE_KEY) == GRAPHS else None
+    def _own_graphs(self) -> dict[str, Section]:
+        """Our own sections by accelerator; one that is for all stands there for each."""
+        marked = {s.items.get(EDGE_KEY): s for s in reversed(self.sections) if s.type == "TFLiteModel"}
+        found = {name: marked.get(name, marked.get(GRAPHS)) for name in PREFIXES}
+        return {name: section for name, section in found.items() if section is not None}
 
     def _signatures(self, section: str) -> dict[str, Signature]:
         return self.models[section].signatures if section in self.models else {}

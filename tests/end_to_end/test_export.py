@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import tiny_checkpoints
 from click.testing import CliRunner
@@ -20,14 +21,14 @@ from tiny_checkpoints import CONTEXT, PREFILL
 from edge_mtp.cli import main
 from edge_mtp.cli.export import export as export_verb
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.bundle import PREFIXES, Bundle
 
 pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edge_mtp.export import resources
+from edge_mtp.export import half, resources
 from edge_mtp.export.defaults import VERIFY_WIDTHS
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.formats.token_bytes import token_table
@@ -288,6 +289,18 @@ class Content:
         return b"" if buffer.data is None else bytes(buffer.data)
 
 
+def read_by(content: Content, kind: int) -> set[int]:
+    """Buffers of [V,H] constants that operators of this kind read."""
+    return {
+        graph.tensors[operand].buffer
+        for graph in content.tree.subgraphs
+        for operator in graph.operators
+        if content.tree.operatorCodes[operator.opcodeIndex].builtinCode == kind
+        for operand in operator.inputs
+        if operand >= 0 and list(graph.tensors[operand].shape) == [512, 64]
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["fp32", "int8"])
 class TestBundle:
@@ -330,7 +343,7 @@ class TestBundle:
 
     def test_graphs_are_fit_for_an_accelerator(self, bundle: Bundle) -> None:
         """What the stock graphs and those for the GPU must not hold, by what LiteRT's GPU accelerator makes of it."""
-        for name in ("prefill_decode", "aux"):
+        for name in ("prefill_decode", "mtp_aux"):
             section = bundle.section("TFLiteModel", name)
             assert section is not None
             model = schema.ModelT.InitFromPackedBuf(bytes(section.data), 0)
@@ -338,8 +351,6 @@ class TestBundle:
             assert entries == set(range(len(entries))), "the stock engine takes the first subgraph for its own"
             for signature in model.signatureDefs:
                 key = signature.signatureKey.decode()
-                if key.startswith("edge_"):
-                    continue
                 graph = model.subgraphs[signature.subgraphIndex]
                 made = {int(t): operator for operator in graph.operators for t in operator.outputs}
                 computed = {*made, *graph.inputs.tolist()}
@@ -381,8 +392,6 @@ class TestBundle:
 
     def test_weights_are_stored_once(self, bundle: Bundle, recipe: str) -> None:
         """Each in one section; our own graphs use those of the others, and take drafts' embeddings from the head."""
-        aux = bundle.section("TFLiteModel", "aux")
-        assert aux is not None
         places: Counter[int] = Counter()  # in the file
         for name in ("embedder", "prefill_decode", "mtp_drafter"):
             section = bundle.section("TFLiteModel", name)
@@ -391,29 +400,47 @@ class TestBundle:
             copies = Counter(model.buffer(number) for number in range(len(model.tree.buffers)))
             assert all(count == 1 for text, count in copies.items() if len(text) > 64)
             places.update(section.begin + buffer.offset for buffer in model.tree.buffers if buffer.offset > 1)
-        ours = Content(bundle.content(aux))
-        borrowed = [aux.begin + buffer.offset for buffer in ours.tree.buffers if buffer.offset > 1]
-        assert len(borrowed) > 40
-        assert [places[place] for place in borrowed] == [1] * len(borrowed)
-        # Of its own it has vectors and the tables of rotations.
-        assert max(len(ours.buffer(n)) for n, b in enumerate(ours.tree.buffers) if b.offset < 2) < 1 << 16
+        for accelerator in bundle.accelerators:
+            section = bundle.own_graphs(accelerator)
+            assert section is not None
+            ours = Content(bundle.content(section))
+            borrowed = [section.begin + buffer.offset for buffer in ours.tree.buffers if buffer.offset > 1]
+            assert len(borrowed) > 40
+            assert [places[place] for place in borrowed] == [1] * len(borrowed)
+            # Of its own it has vectors and the tables of rotations.
+            assert max(len(ours.buffer(n)) for n, b in enumerate(ours.tree.buffers) if b.offset < 2) < 1 << 16
+            heads = read_by(ours, BUILTIN.FULLY_CONNECTED)
+            assert read_by(ours, BUILTIN.EMBEDDING_LOOKUP) == heads
+            (head,) = heads
+            assert len(ours.buffer(head)) == 512 * 64 * {"fp32": 4, "int8": 1}[recipe]
 
-        def tables(kind: int) -> set[int]:
-            """Buffers of [V,H] constants that operators of this kind read."""
-            return {
-                graph.tensors[operand].buffer
-                for graph in ours.tree.subgraphs
-                for operator in graph.operators
-                if ours.tree.operatorCodes[operator.opcodeIndex].builtinCode == kind
-                for operand in operator.inputs
-                if operand >= 0 and list(graph.tensors[operand].shape) == [512, 64]
-            }
+    def test_an_accelerator_loads_its_own_graphs_alone(self, bundle: Bundle) -> None:
+        for accelerator in bundle.accelerators:
+            section = bundle.own_graphs(accelerator)
+            assert section is not None
+            assert section.items["edge_mtp"] == accelerator
+            names = bundle.models[section.model_type or ""].signatures
+            assert names
+            assert all(name.startswith(PREFIXES[accelerator]) for name in names)
 
-        heads = tables(BUILTIN.FULLY_CONNECTED)
-        assert len(heads) == 1
-        assert tables(BUILTIN.EMBEDDING_LOOKUP) == heads
-        (head,) = heads
-        assert len(ours.buffer(head)) == 512 * 64 * {"fp32": 4, "int8": 1}[recipe]
+    def test_only_accelerators_pay_for_half_precision(self, bundle: Bundle) -> None:
+        """There each norm takes x / 16 for its x; the stock graphs run on the CPU, too."""
+        for name, costs in (("prefill_decode", 0), ("mtp_drafter", 0), ("aux", 0), ("mtp_aux", 1)):
+            section = bundle.section("TFLiteModel", name)
+            assert section is not None
+            model = Content(bundle.content(section))
+            for signature in model.tree.signatureDefs:
+                graph = model.tree.subgraphs[signature.subgraphIndex]
+                codes = [model.tree.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
+                factors = [
+                    model.buffer(graph.tensors[operator.inputs[1]].buffer)
+                    for operator, code in zip(graph.operators, codes, strict=True)
+                    if code == BUILTIN.MUL
+                ]
+                norms = codes.count(BUILTIN.RSQRT)
+                assert norms > 0
+                assert factors.count(np.float32(half.SHRINK).tobytes()) == norms * costs
+                assert np.float32(-1).tobytes() not in factors, "the rotation has its sign in a table"
 
     def test_runs_in_the_stock_engine(self, bundle: Bundle) -> None:
         litert_lm = pytest.importorskip("litert_lm")

@@ -1,11 +1,11 @@
 """Runs a bundle's graphs for the GPU on a GPU and on the CPU, and tells how far their outputs differ.
 
-    python gpu_graphs.py BUNDLE DRIVER SIGNATURES [PRECISION]
+    python gpu_graphs.py BUNDLE DRIVER SIGNATURES [PRECISION [SCALE]]
 
 For each of the comma-separated signatures it prints a line of JSON: its name, whether the GPU runs all of it, and by
 output the largest difference from the CPU's and the CPU's largest value. A process of its own: LiteRT ends it where it
 cannot compile a graph. The inputs are a text's: its first part is in the caches, and the graph gets the tokens after
-that.
+that. `SCALE` multiplies its embeddings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import vulkan
 from ai_edge_litert.interpreter import Interpreter
 from litert_ctypes import CPU, GPU, Array, Graph
 
-from edge_mtp.formats.bundle import GRAPHS_SECTION, Bundle
+from edge_mtp.formats.bundle import Bundle
 
 HIDDEN = -1e4
 
@@ -29,13 +29,13 @@ HIDDEN = -1e4
 class Graphs:
     """The graphs for the GPU, one by one, and what is needed to feed them."""
 
-    def __init__(self, path: Path, precision: str) -> None:
+    def __init__(self, path: Path, precision: str, scale: float) -> None:
         self.bundle = Bundle(path)
-        section = self.bundle.section("TFLiteModel", GRAPHS_SECTION)
+        section = self.bundle.own_graphs("gpu")
         assert section is not None
         self.model = bytes(self.bundle.content(section))
-        self.names = list(self.bundle.own_signatures)
-        self.precision = precision
+        self.names = list(self.bundle.models[section.model_type or ""].signatures)
+        self.precision, self.scale = precision, scale
         self.tables = {
             name: Interpreter(model_content=bytes(section.data), num_threads=1).get_signature_runner(name)
             for name in ("embedder", "per_layer_embedder")
@@ -63,7 +63,7 @@ class Graphs:
             elif port == "input_pos":
                 given[port] = np.arange(position, position + shape[0]) - ("draft" in name)
             elif port in ("embeddings", "per_layer_embeddings"):
-                given[port] = self.embedded(port, tokens[: shape[1]])
+                given[port] = self.embedded(port, tokens[: shape[1]]) * (self.scale if port == "embeddings" else 1)
             elif port == "activations":
                 given[port] = random.standard_normal(shape).astype(np.float32)
             elif port == "token":
@@ -88,9 +88,9 @@ class Graphs:
         return caches
 
 
-def main(path: str, driver: str, signatures: str, precision: str = "2") -> None:
+def main(path: str, driver: str, signatures: str, precision: str = "2", scale: str = "1") -> None:
     vulkan.load(Path(driver))
-    graphs = Graphs(Path(path), precision)
+    graphs = Graphs(Path(path), precision, float(scale))
     prefill = int(next(n for n in graphs.names if n.startswith("gpu_prefill_")).rpartition("_")[2])
     text = np.random.default_rng(3).integers(110, 500, 4 * prefill).tolist()
     position = 3 * prefill

@@ -28,7 +28,7 @@ from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.export.tiny import CONTEXT
 from edge_mtp.export.tiny.bundle import _version, cached_bundle
 from edge_mtp.export.writer import model_type
-from edge_mtp.formats.bundle import Bundle, Section
+from edge_mtp.formats.bundle import GRAPHS_SECTIONS, Bundle, Section
 
 PREFILL = (32, 128)  # of the int8 bundles; those of float32 have the lengths of `cached_bundle`
 DRAFTS = 3  # G
@@ -71,7 +71,7 @@ def write(variant: Variant, path: Path) -> Path:
     builder.add_llm_metadata(_file(path.with_suffix(".pb"), bytes(metadata.data)))
     builder.add_hf_tokenizer(str(tiny_pair()[0] / "tokenizer.json"))
     for section in source.sections:
-        left_out = {"aux"} if variant.drafter else {"aux", "mtp_drafter"}
+        left_out = {*GRAPHS_SECTIONS.values(), *(() if variant.drafter else ("mtp_drafter",))}
         if section.type != "TFLiteModel" or section.model_type in left_out:
             continue
         tflite = _file(path.with_suffix(f".{section.model_type}.tflite"), _changed(section, variant))

@@ -73,10 +73,13 @@ def drafter() -> Graph:
     return Graph(inputs, {"logits": f"f32[1,1,{VOCAB}]", "projected_activations": f"f32[1,1,{HIDDEN}]"})
 
 
-def own_graphs() -> dict[str, Graph]:
-    """Our own signatures for CPU and GPU, as they are in the aux section."""
-    inlined = {n: Graph(g.inputs, g.outputs) for n, g in _own("gpu_").items()}
-    return _own("edge_") | inlined
+def cpu_graphs() -> dict[str, Graph]:
+    """Our own signatures for the CPU."""
+    return _own("edge_")
+
+
+def gpu_graphs() -> dict[str, Graph]:
+    return {name: Graph(graph.inputs, graph.outputs) for name, graph in _own("gpu_").items()}
 
 
 def _own(prefix: str) -> dict[str, Graph]:
@@ -111,7 +114,8 @@ class Parts:
         }
     )
     aux: dict[str, Graph] | None = None
-    aux_is_ours: bool = True
+    mtp_aux: dict[str, Graph] | None = None
+    marks: dict[str, str] = field(default_factory=lambda: {"aux": "cpu", "mtp_aux": "gpu"})
     drafter: Graph | None = field(default_factory=drafter)
     embedder: Graph | None = field(
         default_factory=lambda: Graph({"tokens": "i32[1,1]"}, {"embeddings": f"f32[1,1,{HIDDEN}]"})
@@ -143,12 +147,13 @@ class Parts:
         for graphs, kind in [
             (self.embedder and {"embed": self.embedder}, "embedder"),
             ({"embed": per_layer}, "per_layer_embedder"),
+            (self.mtp_aux, "mtp_aux"),
             (self.aux, "aux"),
             (self.prefill_decode, "prefill_decode"),
             (self.drafter and {"draft": self.drafter}, "mtp_drafter"),
         ]:
             if graphs:
-                mark = [Metadata("edge_mtp", "graphs", DType.STRING)] if kind == "aux" and self.aux_is_ours else None
+                mark = [Metadata("edge_mtp", self.marks[kind], DType.STRING)] if kind in self.marks else None
                 file = _file(path, f"{kind}.tflite", tflite_model(graphs))
                 builder.add_tflite_model(file, model_type(kind), additional_metadata=mark)
         token_table = self.token_bytes

@@ -21,7 +21,9 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 FP32, FP16 = "2", "1"  # LiteRT's numbers for the precision in which a GPU computes
 
 
-def run(bundle: Path, driver: Path, signatures: list[str], precision: str = FP32) -> dict[str, dict[str, Any]]:
+def run(
+    bundle: Path, driver: Path, signatures: list[str], precision: str = FP32, scale: float = 1.0
+) -> dict[str, dict[str, Any]]:
     """What `gpu_graphs` tells of each signature, by name."""
     command = [
         sys.executable,
@@ -30,6 +32,7 @@ def run(bundle: Path, driver: Path, signatures: list[str], precision: str = FP32
         str(driver),
         ",".join(signatures),
         precision,
+        str(scale),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if "cannot open shared object file" in done.stderr:
@@ -56,10 +59,11 @@ def test_float32_is_that_of_the_cpu(vulkan: Path) -> None:
     assert verified["n_accepted"] == [0, 6]
 
 
-def test_half_precision_is_near_it(vulkan: Path) -> None:
-    """Norms must not overflow, nor rotations lose the position."""
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_half_precision_is_near_it(scale: float, vulkan: Path) -> None:
+    """Norms must not overflow where hidden states are large, nor rotations lose the position."""
     names = ["gpu_prefill_16", "gpu_decode", "gpu_verify_4"]
-    told = run(tiny_checkpoints.random_bundle("fp32"), vulkan, names, FP16)
+    told = run(tiny_checkpoints.random_bundle("fp32"), vulkan, names, FP16, scale)
     for each in told.values():
         each["outputs"] = {port: of for port, of in each["outputs"].items() if port not in ("n_accepted", "tokens")}
     check(told, 2e-2)

@@ -19,7 +19,7 @@ from tiny_checkpoints import VOCAB, WINDOW
 import edge_mtp
 from edge_mtp.device import Request
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.bundle import GRAPHS_SECTIONS, PREFIXES, Bundle
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 LENGTH = 120  # tokens of the test sequence: several sliding windows, of which the last are cut out elsewhere
 HIDDEN = -1e4
-OWN = ("edge_", "gpu_")  # how the names of our own signatures begin
+OWN = tuple(PREFIXES.values())  # how the names of our own signatures begin
 TOLERANCE = 1e-4  # of the largest magnitude in the reference
 
 
@@ -76,7 +76,7 @@ class Graphs:
         if "per_layer_embedder" in self.models:
             extra["per_layer_embeddings"] = self.embed("per_layer_embedder", tokens)
         out = self.call(
-            "aux" if signature.startswith(OWN) else "prefill_decode",
+            section_of(signature),
             signature,
             embeddings=self.embed("embedder", tokens),
             input_pos=np.arange(position, position + count, dtype=np.int32),
@@ -116,7 +116,7 @@ class Graphs:
         self, length: int, token: int, hidden: np.ndarray, position: int, own: str = "edge_"
     ) -> dict[str, np.ndarray]:
         return self.call(
-            "aux",
+            section_of(own),
             f"{own}draft_{length}",
             token=np.array([token], np.int32),
             activations=hidden,
@@ -124,6 +124,12 @@ class Graphs:
             scalars=np.zeros((1, 4), np.float32),
             **self.drafter_inputs(position),
         )
+
+
+def section_of(signature: str) -> str:
+    """The section that has a signature, by the beginning of its name."""
+    own = (GRAPHS_SECTIONS[name] for name, prefix in PREFIXES.items() if signature.startswith(prefix))
+    return next(own, "prefill_decode")
 
 
 def no_request() -> np.ndarray:

@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_bundle import CONTEXT, VOCAB, Graph, Parts, drafter, own_graphs, stock_graphs, target, token_bytes
+from synthetic_bundle import (
+    CONTEXT,
+    VOCAB,
+    Graph,
+    Parts,
+    cpu_graphs,
+    drafter,
+    gpu_graphs,
+    stock_graphs,
+    target,
+    token_bytes,
+)
 
 from edge_mtp.cli.inspect import as_dict, report
 from edge_mtp.errors import EdgeMtpError
@@ -210,19 +221,29 @@ def test_incomplete_edge_signatures_say_why(tmp_path: Path, parts: Parts, reason
 
 
 def _split(**changes: Any) -> Parts:
-    """Ours in a section of their own."""
-    return Parts(**{"prefill_decode": stock_graphs(), "aux": own_graphs(), **changes})
+    """Ours in sections of their own."""
+    return Parts(**{"prefill_decode": stock_graphs(), "aux": cpu_graphs(), "mtp_aux": gpu_graphs(), **changes})
 
 
-def test_our_own_signatures_are_found_in_their_section(tmp_path: Path) -> None:
-    bundle = Bundle(_split().write(tmp_path / "split.litertlm"))
+def _together(**changes: Any) -> Parts:
+    """Ours in one section for all accelerators, as in older bundles."""
+    ours = {"aux": cpu_graphs() | gpu_graphs(), "mtp_aux": None, "marks": {"aux": "graphs"}}
+    return _split(**{**ours, **changes})
+
+
+@pytest.mark.parametrize("parts", [_split(), _together()], ids=["split", "together"])
+def test_our_own_signatures_are_found_in_their_sections(tmp_path: Path, parts: Parts) -> None:
+    bundle = Bundle(parts.write(tmp_path / "ours.litertlm"))
     assert bundle.mtp.edge_complete
     assert bundle.mtp.edge_widths == (4,)
     assert bundle.accelerators == ("cpu", "gpu")
-    aux, last = bundle.section("TFLiteModel", "aux"), bundle.section("TFLiteModel", "mtp_drafter")
-    assert aux is not None
+    last = bundle.section("TFLiteModel", "mtp_drafter")
     assert last is not None
-    assert bytes(bundle.content(aux)) == Path(bundle.path).read_bytes()[aux.begin : last.end]
+    for accelerator, types in (("cpu", ("aux",)), ("gpu", ("mtp_aux", "aux"))):
+        ours = bundle.own_graphs(accelerator)
+        assert ours is not None
+        assert ours.model_type == next(each for each in types if bundle.section("TFLiteModel", each))
+        assert bytes(bundle.content(ours)) == Path(bundle.path).read_bytes()[ours.begin : last.end]
     assert bundle.content(last) == last.data
 
 
@@ -230,12 +251,13 @@ def test_our_own_signatures_are_found_in_their_section(tmp_path: Path) -> None:
     ("changes", "served"),
     [
         ({}, ("cpu", "gpu")),
-        ({"aux": {n: g for n, g in own_graphs().items() if n.startswith("edge_")}}, ("cpu",)),
-        ({"aux": {n: g for n, g in own_graphs().items() if n != "gpu_draft_3"}}, ("cpu",)),
-        ({"aux": {n: g for n, g in own_graphs().items() if n != "gpu_prefill_16"}}, ("cpu",)),
-        ({"aux": {n: g for n, g in own_graphs().items() if n != "edge_decode"}}, ("gpu",)),
+        ({"mtp_aux": None}, ("cpu",)),
+        ({"mtp_aux": {n: g for n, g in gpu_graphs().items() if n != "gpu_draft_3"}}, ("cpu",)),
+        ({"mtp_aux": {n: g for n, g in gpu_graphs().items() if n != "gpu_prefill_16"}}, ("cpu",)),
+        ({"aux": {n: g for n, g in cpu_graphs().items() if n != "edge_decode"}}, ("gpu",)),
         ({"drafter": None}, ()),
-        ({"aux_is_ours": False}, ()),
+        ({"marks": {}}, ()),
+        ({"marks": {"aux": "cpu"}}, ("cpu",)),
     ],
     ids=lambda value: "" if isinstance(value, dict) else "-".join(value) or "none",
 )
