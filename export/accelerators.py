@@ -12,11 +12,12 @@ from edge_mtp.export import recipes
 from edge_mtp.export.checkpoint import Pair
 from edge_mtp.export.recipes import Recipe
 
-CPU, GPU = "cpu", "gpu"
-ACCELERATORS = (CPU, GPU)
+CPU, GPU, NPU = "cpu", "gpu", "npu"
+ACCELERATORS = (CPU, GPU, NPU)
 
-# Encodings of weights in LiteRT 2.3's GPU accelerator. Blocks end the process, and fp16 is refused.
-GPU_ENCODINGS = ("fp32", "int8", "int4")
+# Encodings of weights that GPU and NPU take. LiteRT 2.3 on a GPU refuses fp16, and blocks end the process there.
+# Of the plug-ins for NPUs OpenVINO's was tried, which does not take these either.
+ENCODINGS = ("fp32", "int8", "int4")
 
 
 def chosen(wanted: Sequence[str], pair: Pair, recipe: Recipe, kv: str) -> tuple[str, ...]:
@@ -28,28 +29,33 @@ def chosen(wanted: Sequence[str], pair: Pair, recipe: Recipe, kv: str) -> tuple[
     for name in wanted:
         if name not in ACCELERATORS:
             raise EdgeMtpError(f"no accelerator {name!r}: take one of {', '.join(ACCELERATORS)}")
-    if GPU not in wanted:
-        return (CPU,)
-    if getattr(pair.target.config, "enable_moe_block", False):
-        raise EdgeMtpError("the GPU cannot run a mixture of experts: take --accelerators cpu")
-    reason = gpu_refusal(pair.target.weights.names, pair.drafter.weights.names, recipe, kv)
-    if reason:
-        raise EdgeMtpError(f"{reason}, or --accelerators cpu")
-    return CPU, GPU
+    others = tuple(name for name in ACCELERATORS if name in wanted and name != CPU)
+    if others and getattr(pair.target.config, "enable_moe_block", False):
+        raise EdgeMtpError(f"the {others[0].upper()} cannot run a mixture of experts: take --accelerators cpu")
+    for name in others:
+        reason = refusal(name, pair.target.weights.names, pair.drafter.weights.names, recipe, kv)
+        if reason:
+            raise EdgeMtpError(f"{reason}, or --accelerators cpu")
+    return CPU, *others
 
 
-def gpu_refusal(
-    target: Mapping[str, Sequence[int]], drafter: Mapping[str, Sequence[int]], recipe: Recipe, kv: str
+def refusal(
+    accelerator: str,
+    target: Mapping[str, Sequence[int]],
+    drafter: Mapping[str, Sequence[int]],
+    recipe: Recipe,
+    kv: str,
 ) -> str:
-    """Why LiteRT's GPU accelerator cannot run a pair of these shapes in this recipe, with the cure; "" if it can."""
+    """Why an accelerator, GPU or NPU, cannot run a pair of these shapes in this recipe, with the cure; "" if it can."""
+    shown = accelerator.upper()
     if kv != "fp32":
-        return f"the GPU rounds a KV cache in {kv} otherwise than the CPU: take --kv fp32"
+        return f"the {shown} rounds a KV cache in {kv} otherwise than the CPU: take --kv fp32"
     for section, weights in ((recipes.PREFILL_DECODE, target), (recipes.DRAFTER, drafter)):
         for name, shape in weights.items():
             if name == recipes.PER_LAYER_TABLE:
                 continue
             encoding = recipe.encoding(section, name, shape)
-            if encoding.name not in GPU_ENCODINGS:
+            if encoding.name not in ENCODINGS:
                 stored = "in blocks" if encoding.block else f"in {encoding}"
-                return f"the GPU cannot run recipe {recipe.name}, which stores {name} {stored}: take int8 or int4"
+                return f"the {shown} cannot run recipe {recipe.name}, which stores {name} {stored}: take int8 or int4"
     return ""

@@ -41,6 +41,11 @@ MANY_ROWS = 16
 # not supported (src/configs/raddstoreexpminusmax-config.c).
 WINDOW_STEP = 64
 
+# How attention reads the caches. CUT: sliding layers read the part that some row can see. WHOLE: all layers read all,
+# and masks hide the rest. SPLIT: the same, but the call's rows are read beside the caches, and the runtime appends them
+# afterwards: NPUs cannot write at a place that is computed.
+CUT, WHOLE, SPLIT = "cut", "whole", "split"
+
 # Sequence axes of the caches.
 K_AXIS, V_AXIS = 2, 3
 
@@ -138,14 +143,24 @@ class Masks:
         mask: additive, f32 [1,1,T,C].
         position: i32 [T], consecutive; sliding layers do not see keys before `position` - `oldest`.
         rows: the number of rows that the window is wide enough for, at least T.
-        cut: whether sliding layers read only the part of the cache that some row can see, or all of it under a mask.
+        reach: how attention reads the caches.
+        beside: where `reach` is SPLIT, what hides the T rows of the call from one another, f32 [1,1,T,T]: in full
+            layers and in sliding ones.
     """
 
-    def __init__(self, mask: Tensor, position: Tensor, oldest: int, rows: int, cut: bool) -> None:
+    def __init__(
+        self,
+        mask: Tensor,
+        position: Tensor,
+        oldest: int,
+        rows: int,
+        reach: str,
+        beside: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.full = mask
         self.start: Tensor | None = None
         context = mask.shape[-1]
-        length = window_length(oldest, rows, context) if cut else context
+        length = window_length(oldest, rows, context) if reach == CUT else context
         keys = torch.arange(length, dtype=torch.int32)
         if length < context:
             first = torch.clamp(position[0] - oldest, 0, context - length)
@@ -154,6 +169,10 @@ class Masks:
             keys = keys + self.start
         visible = keys.view(1, -1) >= position.view(-1, 1) - oldest
         self.sliding = mask + torch.where(visible, 0.0, HIDDEN).to(torch.float32).view(1, 1, len(position), -1)
+        if beside is not None:
+            self.full, self.sliding = (
+                torch.cat((cached, own), dim=-1) for cached, own in zip((self.full, self.sliding), beside, strict=True)
+            )
 
     def of(self, decoder: Decoder, attention: str) -> Tensor:
         mask = self.sliding if attention == SLIDING else self.full
@@ -173,15 +192,20 @@ class Begin(Piece):
 
     input_pos i32 [T], mask f32 [1,1,T,C], embeddings [1,T,H], per_layer_embeddings [1,T,L,P] -> for each type of
     attention cos_*, sin_*, mask_*; start i32 [], the cache row to write; window i32 [], where the sliding window begins
-    (only if it is cut); per_layer_0 .. L-1 [1,T,P].
+    (only if it is cut); per_layer_0 .. L-1 [1,T,P]. Where the caches are split from the rows, `mask` shows what is
+    cached, the same in each row, and mask_* [1,1,G*T,C+T] has the rows behind it.
     """
 
     integers = frozenset({"input_pos"})
 
-    def __init__(self, decoder: Decoder, rows: int, context: int, cut: bool) -> None:
+    def __init__(self, decoder: Decoder, rows: int, context: int, reach: str) -> None:
         super().__init__()
-        self.decoder, self.cut = decoder, cut
+        self.decoder, self.reach = decoder, reach
         self.rotation = Rotation(decoder, context)
+        if reach == SPLIT:
+            age = torch.arange(rows).view(-1, 1) - torch.arange(rows).view(1, -1)  # of a row, seen from another
+            self.full = nn.Buffer(_hiding((age < 0).view(1, 1, rows, rows)))
+            self.sliding = nn.Buffer(_hiding(((age < 0) | (age >= decoder.window)).view(1, 1, rows, rows)))
         self.inputs = {"input_pos": (rows,), "mask": (1, 1, rows, context)}
         self.weights = {}
         if decoder.per_layer:
@@ -200,7 +224,8 @@ class Begin(Piece):
         weights: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         decoder = self.decoder
-        masks = Masks(mask, input_pos, decoder.window - 1, max(len(input_pos), MANY_ROWS), self.cut)
+        beside = (self.full, self.sliding) if self.reach == SPLIT else None
+        masks = Masks(mask, input_pos, decoder.window - 1, max(len(input_pos), MANY_ROWS), self.reach, beside)
         outputs: dict[str, Tensor] = (
             self.rotation(input_pos) | seen_by(decoder, masks) | {"start": input_pos[0].clone()}
         )
@@ -211,6 +236,10 @@ class Begin(Piece):
             combined = (rms_norm(projected, norm, decoder.epsilon) + per_layer_embeddings) * 2.0**-0.5
             outputs |= {f"per_layer_{index}": row for index, row in enumerate(combined.unbind(2))}
         return outputs
+
+
+def _hiding(hidden: Tensor) -> Tensor:
+    return torch.where(hidden, HIDDEN, 0.0).to(torch.float32)
 
 
 def seen_by(decoder: Decoder, masks: Masks) -> dict[str, Tensor]:
@@ -225,29 +254,36 @@ class DecoderLayer(Piece):
     hidden [1,T,H], cos and sin [1,T,1,D], mask [1,1,G*T,S], per_layer [1,T,P] -> hidden. A layer with its own KV also
     takes start, window, k_cache and v_cache -> k_cache, v_cache, and keys [1,h,S,D] and values [1,h,D,S], which other
     layers of the type may read. A layer without takes keys and values.
+
+    Of the cache `keys` are seen. `split`: S is C + T; a layer with its own KV takes k_cache and v_cache -> the rows
+    k_new [1,h,T,D] and v_new [1,h,D,T], keys and values.
     """
 
     integers = frozenset({"start", "window"})
 
-    def __init__(self, decoder: Decoder, layer: Layer, rows: int, context: int, keys: int, int8_kv: bool) -> None:
+    def __init__(
+        self, decoder: Decoder, layer: Layer, rows: int, context: int, keys: int, int8_kv: bool, split: bool = False
+    ) -> None:
         super().__init__()
-        self.decoder, self.layer, self.keys, self.int8_kv = decoder, layer, keys, int8_kv
+        self.decoder, self.layer, self.keys, self.int8_kv, self.split = decoder, layer, keys, int8_kv, split
         hidden, dim, heads = decoder.hidden, layer.head_dim, layer.kv_heads
-        group = layer.heads // heads
+        group, seen = layer.heads // heads, keys + rows if split else keys
         self.inputs = {
             "hidden": (1, rows, hidden),
             "cos": (1, rows, 1, dim),
             "sin": (1, rows, 1, dim),
-            "mask": (1, 1, group * rows, keys),
+            "mask": (1, 1, group * rows, seen),
         }
         if layer.own_kv:
-            self.inputs |= {"start": (), "k_cache": (1, heads, context, dim), "v_cache": (1, heads, dim, context)}
+            self.inputs |= {"k_cache": (1, heads, context, dim), "v_cache": (1, heads, dim, context)}
+            if not split:
+                self.inputs["start"] = ()
             if keys < context:
                 self.inputs["window"] = ()
             if int8_kv:
                 self.bytes = frozenset({"k_cache", "v_cache"})
         else:
-            self.inputs |= {"keys": (1, heads, keys, dim), "values": (1, heads, dim, keys)}
+            self.inputs |= {"keys": (1, heads, seen, dim), "values": (1, heads, dim, seen)}
         if decoder.per_layer:
             self.inputs["per_layer"] = (1, rows, decoder.per_layer)
         self.weights = layer_weights(decoder, layer)
@@ -279,7 +315,8 @@ class DecoderLayer(Piece):
         return outputs | {"hidden": hidden * weights["layer_scalar"]}
 
     def remember(self, x: Tensor, weights: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Write the rows' keys and values to the caches; return the caches and the part that attention sees."""
+        """Write the rows' keys and values to the caches; return the caches and the part that attention sees. If they
+        are split from the rows: return the rows, and what attention sees."""
         layer, epsilon = self.layer, self.decoder.epsilon
         heads = (1, x.shape[1], layer.kv_heads, layer.head_dim)
         key = linear(x, weights["self_attn.k_proj.weight"]).view(heads)
@@ -287,6 +324,10 @@ class DecoderLayer(Piece):
         key = rotate(rms_norm(key, weights["self_attn.k_norm.weight"], epsilon), inputs["cos"], inputs["sin"])
         value = rms_norm(value, None, epsilon)
         key, value = key.permute(0, 2, 1, 3), value.permute(0, 2, 3, 1)
+        if self.split:
+            keys = torch.cat((inputs["k_cache"], key), dim=K_AXIS)
+            values = torch.cat((inputs["v_cache"], value), dim=V_AXIS)
+            return {"k_new": key, "v_new": value, "keys": keys, "values": values}
         if self.int8_kv:
             key, value = quantize(key, "k"), quantize(value, "v")
         zero, start = torch.zeros((), dtype=torch.int32), inputs["start"]
@@ -482,9 +523,9 @@ class DraftBegin(Piece):
 
     integers = frozenset({"input_pos", "control"})
 
-    def __init__(self, drafter: Decoder, context: int, cut: bool, int8_kv: bool, steps: int) -> None:
+    def __init__(self, drafter: Decoder, context: int, reach: str, int8_kv: bool, steps: int) -> None:
         super().__init__()
-        self.drafter, self.cut, self.int8_kv, self.steps = drafter, cut, int8_kv, steps
+        self.drafter, self.reach, self.int8_kv, self.steps = drafter, reach, int8_kv, steps
         self.rotation = Rotation(drafter, context)
         self.weights = {}
         self.inputs = {"input_pos": (1,), "mask": (1, 1, 1, context)}
@@ -501,7 +542,7 @@ class DraftBegin(Piece):
     ) -> dict[str, Tensor]:
         drafter, position = self.drafter, input_pos + DRAFTER_POSITION_OFFSET
         # The row at `position` itself is not in the cache, so its window of keys ends one position before it.
-        masks = Masks(mask, position, drafter.window + 1, 0, self.cut)
+        masks = Masks(mask, position, drafter.window + 1, 0, self.reach)
         outputs: dict[str, Tensor] = self.rotation(position) | seen_by(drafter, masks)
         outputs.pop("window", None)
         for attention in drafter.attentions:

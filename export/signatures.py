@@ -1,7 +1,8 @@
 """Builds each signature of a bundle from its pieces.
 
 The stock runtime's signatures (`prefill_*`, `decode`, `verify`, the embedders' and the drafter's) and those for the
-GPU (`gpu_*`) read the whole cache, which every accelerator can do. Those for the CPU (`edge_*`) cut windows out of it.
+GPU (`gpu_*`) read the whole cache. Those for the CPU (`edge_*`) cut windows out of it. Those for NPUs (`npu_*`) read it
+whole and do not write it: they give out the new rows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edge_mtp.export import derive, half, layers, ops
 from edge_mtp.export.assemble import Assembly, Graph
 from edge_mtp.export.convert import Signature
 from edge_mtp.export.decoder import SLIDING, Decoder, Layer
+from edge_mtp.export.layers import CUT, SPLIT, WHOLE
 from edge_mtp.formats.bundle import GRAPHS_SECTIONS, PREFIXES
 
 # The numbers of rows for which the verify graphs' pieces are traced; other widths are derived from these. Primes, so
@@ -23,24 +25,31 @@ from edge_mtp.formats.bundle import GRAPHS_SECTIONS, PREFIXES
 TRACED_WIDTHS = (11, 13)
 STOCK_VERIFY_WIDTH = 4  # rows; the stock runtime drafts one token fewer
 
-CPU, GPU = "cpu", "gpu"
+CPU = "cpu"
+# How the target's graphs for each accelerator read the caches. A folded draft writes none, so SPLIT is WHOLE there.
+REACHES = {CPU: CUT, "gpu": WHOLE, "npu": SPLIT}
 
 TARGET, DRAFTER = "target/", "drafter/"  # prefixes of a weight's name in the checkpoint, by owner
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The kind of a pass through the target: T rows, over cut windows or the whole cache."""
+    """The kind of a pass through the target: T rows, and how they read the caches (`layers.CUT` and so on)."""
 
     count: int
-    cut: bool
+    reach: str
 
     def __str__(self) -> str:
-        return f"{_reach(self.cut)}_{self.count}"
+        return f"{self.reach}_{self.count}"
 
 
-def _reach(cut: bool) -> str:
-    return "cut" if cut else "whole"
+def _prefill_reach(accelerator: str) -> str:
+    """Many rows see so much of a cache that cutting windows would gain little."""
+    return WHOLE if REACHES[accelerator] == CUT else REACHES[accelerator]
+
+
+def _draft_reach(accelerator: str) -> str:
+    return CUT if REACHES[accelerator] == CUT else WHOLE
 
 
 @dataclass(frozen=True)
@@ -70,10 +79,6 @@ class Graphs:
             sections["per_layer_embedder"] = EmbedderSection(self, "per_layer_embedder")
         sections |= {"prefill_decode": StockSection(self), "mtp_drafter": DrafterSection(self)}
         return sections | {GRAPHS_SECTIONS[name]: OwnSection(self, name) for name in self.accelerators}
-
-    @property
-    def gpu(self) -> bool:
-        return GPU in self.accelerators
 
 
 class Section(ABC):
@@ -122,15 +127,15 @@ class EmbedderSection(Section):
 class DraftPieces:
     """The drafter's pieces, and one step built from them."""
 
-    def __init__(self, graphs: Graphs, cut: bool, folded: bool) -> None:
-        self.graphs, self.cut, self.folded = graphs, cut, folded
-        self.begin_name = f"draft_begin_{_reach(cut)}"
+    def __init__(self, graphs: Graphs, reach: str, folded: bool) -> None:
+        self.graphs, self.reach, self.folded = graphs, reach, folded
+        self.begin_name = f"draft_begin_{reach}"
         self.kinds = list(dict.fromkeys(graphs.drafter.layers))
 
     def traced(self) -> list[Signature]:
         graphs, drafter = self.graphs, self.graphs.drafter
         steps = max(graphs.widths) - 1 if self.folded else 0
-        begin = layers.DraftBegin(drafter, graphs.context, self.cut, graphs.int8_kv, steps)
+        begin = layers.DraftBegin(drafter, graphs.context, self.reach, graphs.int8_kv, steps)
         traced = [_trace(self.begin_name, begin)]
         traced.append(_trace("draft_in", layers.DraftIn(drafter, graphs.target, self.folded)))
         for layer in self.kinds:
@@ -183,7 +188,7 @@ class DraftPieces:
 
     def _keys(self, layer: Layer) -> int:
         context = self.graphs.context
-        if not self.cut or layer.attention != SLIDING:
+        if self.reach != CUT or layer.attention != SLIDING:
             return context
         return layers.window_length(self.graphs.drafter.window + 1, 0, context)
 
@@ -193,7 +198,7 @@ class DrafterSection(Section):
 
     def __init__(self, graphs: Graphs) -> None:
         super().__init__(graphs, "mtp_drafter")
-        self.draft = DraftPieces(graphs, cut=False, folded=False)
+        self.draft = DraftPieces(graphs, WHOLE, folded=False)
 
     def traced(self) -> list[Signature]:
         return self.draft.traced()
@@ -219,8 +224,8 @@ class TargetSection(Section):
     def __init__(self, graphs: Graphs) -> None:
         super().__init__(graphs, "target")
         self.kinds = list(dict.fromkeys(graphs.target.layers))
-        reaches = () if not graphs.widths else (True, False) if graphs.gpu else (True,)
-        self.drafts = {cut: DraftPieces(graphs, cut, folded=True) for cut in reaches}
+        reaches = dict.fromkeys(_draft_reach(name) for name in graphs.accelerators)
+        self.drafts = {reach: DraftPieces(graphs, reach, folded=True) for reach in reaches}
 
     def traced(self) -> list[Signature]:
         traced = [
@@ -244,31 +249,36 @@ class TargetSection(Section):
 
         for rows in self._passes():
             need(
-                f"begin_{_reach(rows.cut)}",
+                f"begin_{rows.reach}",
                 rows.count,
-                partial(layers.Begin, target, context=graphs.context, cut=rows.cut),
+                partial(layers.Begin, target, context=graphs.context, reach=rows.reach),
             )
             for layer in self.kinds:
                 keys = self._keys(rows, layer)
                 piece = partial(
-                    layers.DecoderLayer, target, layer, context=graphs.context, keys=keys, int8_kv=graphs.int8_kv
+                    layers.DecoderLayer,
+                    target,
+                    layer,
+                    context=graphs.context,
+                    keys=keys,
+                    int8_kv=graphs.int8_kv,
+                    split=rows.reach == SPLIT,
                 )
                 need(self._name(rows, layer), rows.count, piece)
         for count in (1, STOCK_VERIFY_WIDTH, *graphs.widths):
             need("head", count, partial(layers.Head, target, tied=graphs.tied))
         for count in graphs.widths:
             need("select", count, partial(layers.Verify, target))
-            if graphs.gpu:
+            if graphs.accelerators != (CPU,):
                 need("next_hidden", count, partial(layers.NextHidden, target))
         return families
 
     def _passes(self) -> list[Rows]:
         graphs = self.graphs
-        passes = [Rows(count, False) for count in (*graphs.prefill, 1, STOCK_VERIFY_WIDTH)]
-        if graphs.widths:
-            passes += [Rows(count, True) for count in (1, *graphs.widths)]
-        if graphs.gpu:
-            passes += [Rows(count, False) for count in graphs.widths]
+        passes = [Rows(count, WHOLE) for count in (*graphs.prefill, 1, STOCK_VERIFY_WIDTH)]
+        for accelerator in graphs.accelerators:
+            passes += [Rows(count, REACHES[accelerator]) for count in (1, *graphs.widths)]
+            passes += [Rows(count, _prefill_reach(accelerator)) for count in graphs.prefill]
         return passes
 
     def _traced_rows(self, family: Family) -> set[int]:
@@ -289,10 +299,10 @@ class TargetSection(Section):
                 derive.add_width(pieces, samples, f"{name}_{rows}", rows)
         return Assembly(pieces)
 
-    def _prefill(self, assembly: Assembly, prefix: str = "") -> None:
+    def _prefill(self, assembly: Assembly, prefix: str = "", reach: str = WHOLE) -> None:
         for count in self.graphs.prefill:
             graph = assembly.graph(f"{prefix}prefill_{count}")
-            graph.finish(self._layers(graph, Rows(count, False))[1])
+            graph.finish(self._layers(graph, Rows(count, reach))[1])
 
     def _decode(
         self, assembly: Assembly, name: str, rows: Rows, *, select: bool = False, next_hidden: bool = False
@@ -307,12 +317,12 @@ class TargetSection(Section):
         if next_hidden:
             chosen = {name: outputs[name] for name in ("n_accepted", "activations")}
             outputs |= graph.place(f"next_hidden_{rows.count}", chosen)
-        if not rows.cut:
+        if rows.reach != CUT:
             outputs["activations"] = graph.apart(outputs["activations"])
         graph.finish(outputs)
 
     def _layers(self, graph: Graph, rows: Rows) -> tuple[int, dict[str, int]]:
-        """All layers; return the last one's hidden state and the written caches."""
+        """All layers; return the last one's hidden state and the written caches, or the rows to write."""
         target = self.graphs.target
         begin: dict[str, int | str] = {"input_pos": "input_pos", "mask": "mask"}
         if target.per_layer:
@@ -327,28 +337,28 @@ class TargetSection(Section):
             if target.per_layer:
                 inputs["per_layer"] = shared[f"per_layer_{index}"]
             if layer.own_kv:
-                inputs |= {"start": shared["start"]}
                 inputs |= {f"{kind}_cache": f"kv_cache_{kind}_{index}" for kind in "kv"}
-                if "window" in shared:
-                    inputs["window"] = shared["window"]
+                inputs |= {port: shared[port] for port in ("start", "window") if port in shared}
             else:
                 inputs |= seen[layer.attention]
             piece = f"{self._name(rows, layer)}_{rows.count}"
             outputs = graph.place(piece, inputs, f"{TARGET}model.layers.{index}.", f"{index}.")
             hidden = outputs["hidden"]
             if layer.own_kv:
-                caches |= {f"kv_cache_{kind}_{index}": outputs[f"{kind}_cache"] for kind in "kv"}
+                what = "new" if rows.reach == SPLIT else "cache"
+                caches |= {f"kv_{what}_{kind}_{index}": outputs[f"{kind}_{what}"] for kind in "kv"}
                 seen[layer.attention] = {port: outputs[port] for port in ("keys", "values")}
         assert isinstance(hidden, int)
         return hidden, caches
 
     def _name(self, rows: Rows, layer: Layer) -> str:
         """The name of a layer's pieces: layers that see equally many keys are alike, cut or whole."""
-        return f"layer_{self.kinds.index(layer)}_{self._keys(rows, layer)}"
+        seen = SPLIT if rows.reach == SPLIT else self._keys(rows, layer)
+        return f"layer_{self.kinds.index(layer)}_{seen}"
 
     def _keys(self, rows: Rows, layer: Layer) -> int:
         graphs = self.graphs
-        if not rows.cut or layer.attention != SLIDING:
+        if rows.reach != CUT or layer.attention != SLIDING:
             return graphs.context
         return layers.window_length(graphs.target.window - 1, max(rows.count, layers.MANY_ROWS), graphs.context)
 
@@ -359,8 +369,8 @@ class StockSection(TargetSection):
     def assemble(self, pieces: Any) -> Assembly:
         assembly = self._assembly(pieces)
         self._prefill(assembly)
-        self._decode(assembly, "decode", Rows(1, False))
-        self._decode(assembly, "verify", Rows(STOCK_VERIFY_WIDTH, False))
+        self._decode(assembly, "decode", Rows(1, WHOLE))
+        self._decode(assembly, "verify", Rows(STOCK_VERIFY_WIDTH, WHOLE))
         return assembly
 
 
@@ -373,15 +383,15 @@ class OwnSection(TargetSection):
 
     def assemble(self, pieces: Any) -> Assembly:
         assembly = self._assembly(pieces)
-        self._own(assembly, PREFIXES[self.accelerator], cut=self.accelerator == CPU)
-        if self.accelerator != CPU:
+        reach, prefix, is_cpu = REACHES[self.accelerator], PREFIXES[self.accelerator], self.accelerator == CPU
+        self._prefill(assembly, prefix, _prefill_reach(self.accelerator))
+        self._decode(assembly, f"{prefix}decode", Rows(1, reach))
+        draft = self.drafts[_draft_reach(self.accelerator)]
+        for count in self.graphs.widths:
+            rows = Rows(count, reach)
+            self._decode(assembly, f"{prefix}verify_{count}", rows, select=True, next_hidden=not is_cpu)
+            draft.fold(assembly, f"{prefix}draft_{count - 1}", count - 1)
+        if not is_cpu:
             ops.inline_composites(assembly.model)
             half.shrink_norms(assembly.model)
         return assembly
-
-    def _own(self, assembly: Assembly, prefix: str, *, cut: bool) -> None:
-        self._prefill(assembly, prefix)
-        self._decode(assembly, f"{prefix}decode", Rows(1, cut))
-        for count in self.graphs.widths:
-            self._decode(assembly, f"{prefix}verify_{count}", Rows(count, cut), select=True, next_hidden=not cut)
-            self.drafts[cut].fold(assembly, f"{prefix}draft_{count - 1}", count - 1)

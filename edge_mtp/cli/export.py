@@ -122,7 +122,7 @@ class Names(click.ParamType[Any]):
     metavar="NAMES",
     default=defaults.ACCELERATORS,
     show_default="cpu",
-    help="Whose graphs to write: cpu, or cpu,gpu.",
+    help="Whose graphs to write: cpu, and with it gpu and npu; comma-separated.",
 )
 @click.option(
     "--report",

@@ -44,10 +44,10 @@ MOST_INFLATED = 32
 # accelerator: others use sections of these types for their own purposes, and the stock engine reads none of them for a
 # language model on CPU or GPU. They have no weights: their buffers point into the TFLite sections that follow them. In
 # older bundles one section, marked `GRAPHS`, has the signatures for all; in still older ones prefill_decode has them.
-GRAPHS_SECTIONS = {"cpu": "aux", "gpu": "mtp_aux"}
+GRAPHS_SECTIONS = {"cpu": "aux", "gpu": "mtp_aux", "npu": "text_encoder"}
 GRAPHS = "graphs"
 # Accelerators, and how the names of signatures for them begin.
-PREFIXES = {"cpu": "edge_", "gpu": "gpu_"}
+PREFIXES = {"cpu": "edge_", "gpu": "gpu_", "npu": "npu_"}
 
 Value = int | float | str | None
 

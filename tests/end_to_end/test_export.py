@@ -174,7 +174,7 @@ class TestRefusals:
             ("kv", "int4", "KV type 'int4' is unknown: choose fp32 or int8"),
             ("widths", (1, 2), "verify widths 1,2 are not all between 2 and 8"),
             ("widths", (9,), "verify widths 9 are not all"),
-            ("accelerators", ("tpu",), "no accelerator 'tpu': take one of cpu, gpu"),
+            ("accelerators", ("tpu",), "no accelerator 'tpu': take one of cpu, gpu, npu"),
             ("recipe", "int3", "no recipe 'int3'"),
             ("recipe", "absent.toml", "absent.toml cannot be read"),
         ],
@@ -182,6 +182,7 @@ class TestRefusals:
     def test_option(self, pair: Copy, folder: Path, option: str, value: Any, message: str) -> None:
         assert message in refusal(pair, folder, **{option: value})
 
+    @pytest.mark.parametrize("accelerator", ["gpu", "npu"])
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -191,8 +192,12 @@ class TestRefusals:
         ],
         ids=str,
     )
-    def test_accelerator_cannot_run_it(self, pair: Copy, folder: Path, options: dict[str, Any], message: str) -> None:
-        assert message in refusal(pair, folder, accelerators=("cpu", "gpu"), **options)
+    def test_accelerator_cannot_run_it(
+        self, pair: Copy, folder: Path, options: dict[str, Any], message: str, accelerator: str
+    ) -> None:
+        refused = refusal(pair, folder, accelerators=("cpu", accelerator), **options)
+        assert message in refused
+        assert f"the {accelerator.upper()} " in refused
 
     def test_memory_too_small(self, pair: Copy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(resources, "available_memory", lambda: 1 << 30)
@@ -272,7 +277,7 @@ def test_token_table_of_a_byte_level_tokenizer(tmp_path: Path) -> None:
 def own_signatures(widths: Sequence[int], prefill: Sequence[int]) -> set[str]:
     names = {"decode", *(f"prefill_{count}" for count in prefill)}
     names |= {f"verify_{width}" for width in widths} | {f"draft_{width - 1}" for width in widths}
-    return {f"{prefix}{name}" for prefix in ("edge_", "gpu_") for name in names}
+    return {f"{prefix}{name}" for prefix in PREFIXES.values() for name in names}
 
 
 class Content:
@@ -318,7 +323,7 @@ class TestBundle:
         stock_signatures, signatures = bundle.models["prefill_decode"].signatures, bundle.own_signatures
         assert stock_signatures.keys() == {"prefill_16", "decode", "verify"}
         assert signatures.keys() == own_signatures(VERIFY_WIDTHS, [16])
-        assert bundle.accelerators == ("cpu", "gpu")
+        assert bundle.accelerators == ("cpu", "gpu", "npu")
         stock, wide = stock_signatures["verify"], signatures["edge_verify_4"]
         assert stock.inputs.items() <= wide.inputs.items()
         assert stock.outputs.items() <= wide.outputs.items()
@@ -339,11 +344,20 @@ class TestBundle:
             "next_hidden": "f32[1,1,64]"
         }
         assert signatures["gpu_draft_5"].outputs == signatures["edge_draft_5"].outputs
-        assert not any(s.custom_ops for name, s in signatures.items() if name.startswith("gpu_"))
+        split = signatures["npu_verify_4"]
+        assert split.inputs == wide.inputs
+        others = {name: port for name, port in split.outputs.items() if not name.startswith("kv_new_")}
+        assert others == {name: port for name, port in whole.outputs.items() if not name.startswith("kv_cache_")}
+        caches = {name: port for name, port in wide.outputs.items() if name.startswith("kv_cache_")}
+        assert {name: str(port) for name, port in split.outputs.items() if name not in others} == {
+            name.replace("cache", "new"): str(port).replace(f"{CONTEXT}", "4") for name, port in caches.items()
+        }
+        assert signatures["npu_draft_5"].outputs == signatures["edge_draft_5"].outputs
+        assert not any(s.custom_ops for name, s in signatures.items() if not name.startswith("edge_"))
 
     def test_graphs_are_fit_for_an_accelerator(self, bundle: Bundle) -> None:
-        """What the stock graphs and those for the GPU must not hold, by what LiteRT's GPU accelerator makes of it."""
-        for name in ("prefill_decode", "mtp_aux"):
+        """What the stock graphs and those for GPU and NPU must not hold, by what LiteRT's accelerators make of it."""
+        for name in ("prefill_decode", "mtp_aux", "text_encoder"):
             section = bundle.section("TFLiteModel", name)
             assert section is not None
             model = schema.ModelT.InitFromPackedBuf(bytes(section.data), 0)
@@ -358,6 +372,7 @@ class TestBundle:
                 for operator in graph.operators:
                     code, inputs = codes[id(operator)], operator.inputs.tolist()
                     assert code not in (BUILTIN.CUSTOM, BUILTIN.STABLEHLO_COMPOSITE, BUILTIN.STABLEHLO_SCATTER), key
+                    assert code != BUILTIN.DYNAMIC_UPDATE_SLICE or name != "text_encoder", f"{key} writes a cache"
                     assert computed.intersection(inputs), f"{key} computes a constant"
                     assert code != BUILTIN.SLICE or not computed.intersection(inputs[1:]), f"{key} cuts a window"
                 read = {tensor for operator in graph.operators for tensor in operator.inputs.tolist()}
@@ -425,7 +440,7 @@ class TestBundle:
 
     def test_only_accelerators_pay_for_half_precision(self, bundle: Bundle) -> None:
         """There each norm takes x / 16 for its x; the stock graphs run on the CPU, too."""
-        for name, costs in (("prefill_decode", 0), ("mtp_drafter", 0), ("aux", 0), ("mtp_aux", 1)):
+        for name, costs in (("prefill_decode", 0), ("mtp_drafter", 0), ("aux", 0), ("mtp_aux", 1), ("text_encoder", 1)):
             section = bundle.section("TFLiteModel", name)
             assert section is not None
             model = Content(bundle.content(section))

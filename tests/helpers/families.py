@@ -97,6 +97,7 @@ def pair(name: str) -> tuple[Path, Path]:
 @cache
 def bundle(name: str, recipe: str = "fp32", kv: str = "fp32", lean: bool = False) -> Path:
     """A family's pair exported with few widths, once a run."""
+    from edge_mtp.export.accelerators import ACCELERATORS
     from edge_mtp.export.pipeline import export_bundle
 
     if (name, kv) == ("E2B", "fp32"):
@@ -104,7 +105,7 @@ def bundle(name: str, recipe: str = "fp32", kv: str = "fp32", lean: bool = False
 
     def export(folder: Path) -> None:
         sizes: dict[str, Any] = {"context": CONTEXT, "prefill": (PREFILL,), "widths": WIDTHS}
-        served = ("cpu",) if kv == "int8" or name == EXPERTS else ("cpu", "gpu")  # as a GPU allows it
+        served = ("cpu",) if kv == "int8" or name == EXPERTS else ACCELERATORS  # as GPU and NPU allow it
         export_bundle(
             *pair(name), folder / "few.litertlm", recipe=recipe, kv=kv, lean=lean, accelerators=served, **sizes
         )

@@ -15,13 +15,14 @@ import ai_edge_litert
 import numpy as np
 from numpy.typing import NDArray
 
-CPU, GPU = 1, 2
+CPU, GPU, NPU = 1, 2, 4
 Array = NDArray[Any]
 Kernel = Callable[[list[Array], list[Array]], None]
 
 PACKAGE = Path(ai_edge_litert.__file__).parent
 _TYPES = {1: np.float32, 2: np.int32, 9: np.int8}
-_RUNTIME_LIBRARY_DIR, _STRING = 22, 8
+# Tags of options of an environment, and the type of a text.
+_COMPILER_LIBRARY_DIR, _DISPATCH_LIBRARY_DIR, _RUNTIME_LIBRARY_DIR, _STRING = 0, 1, 22, 8
 
 
 class _Layout(ctypes.Structure):
@@ -62,7 +63,7 @@ class Graph:
     """A compiled model.
 
     `kernels` maps an operator's name to (function of input and output arrays, output shapes); `options` has TOML by the
-    identifiers of LiteRT's opaque options.
+    identifiers of LiteRT's opaque options; `vendor` is the folder with an NPU's libraries, below the package's vendors.
     """
 
     def __init__(
@@ -71,13 +72,18 @@ class Graph:
         accelerators: int = CPU,
         kernels: Mapping[str, tuple[Kernel, Callable[[list[tuple[int, ...]]], list[tuple[int, ...]]]]] | None = None,
         options: Mapping[str, str] | None = None,
+        vendor: str | None = None,
     ) -> None:
         self._library = ctypes.CDLL(str(PACKAGE / "libLiteRt.so"))
         self._keep: list[Any] = [ctypes.create_string_buffer(model, len(model))]
         environment, chosen = c_void_p(), c_void_p()
         self._model, self._compiled = c_void_p(), c_void_p()
-        where = _Option(_RUNTIME_LIBRARY_DIR, _Value(_STRING, str(PACKAGE).encode()))
-        self._call("CreateEnvironment", 1, byref(where), byref(environment))
+        folders = {_RUNTIME_LIBRARY_DIR: PACKAGE}
+        if vendor is not None:
+            libraries = PACKAGE / "vendors" / vendor
+            folders |= {_DISPATCH_LIBRARY_DIR: libraries / "dispatch", _COMPILER_LIBRARY_DIR: libraries / "compiler"}
+        where = [_Option(tag, _Value(_STRING, str(folder).encode())) for tag, folder in folders.items()]
+        self._call("CreateEnvironment", len(where), (_Option * len(where))(*where), byref(environment))
         self._call("CreateModelFromBuffer", environment, self._keep[0], c_size_t(len(model)), byref(self._model))
         self._call("CreateOptions", byref(chosen))
         self._call("SetOptionsHardwareAccelerators", chosen, accelerators)
@@ -96,6 +102,16 @@ class Graph:
         answer = ctypes.c_bool()
         self._call("CompiledModelIsNonCpuFullyAccelerated", self._compiled, byref(answer))
         return answer.value
+
+    def index(self, name: str) -> int:
+        """The number of a signature. For an NPU the model is compiled to another one, which has only those selected."""
+        for index in range(self._number("ModelSignatures", self._model)):
+            handle, key = c_void_p(), c_char_p()
+            self._call("GetModelSignature", self._model, c_size_t(index), byref(handle))
+            self._call("GetSignatureKey", handle, byref(key))
+            if key.value == name.encode():
+                return index
+        raise LiteRtError(f"no signature {name}")
 
     def shapes(self, signature: int, kind: str) -> dict[str, tuple[int, ...]]:
         """The shapes of a signature's "Input" or "Output" ports by name."""
@@ -118,10 +134,8 @@ class Graph:
         return {name: array for name, (array, _) in results.items()}
 
     def _ports(self, signature: c_void_p, kind: str) -> dict[str, tuple[Array, c_void_p]]:
-        count = c_size_t()
-        self._call(f"GetNumSignature{kind}s", signature, byref(count))
         ports = {}
-        for index in range(count.value):
+        for index in range(self._number(f"Signature{kind}s", signature)):
             name, tensor, buffer, ranked = c_char_p(), c_void_p(), c_void_p(), _RankedType()
             self._call(f"GetSignature{kind}Name", signature, c_size_t(index), byref(name))
             self._call(f"GetSignature{kind}TensorByIndex", signature, c_size_t(index), byref(tensor))
@@ -159,6 +173,11 @@ class Graph:
         shape, dtype = ranked.layout.shape(), _TYPES[ranked.element]
         raw = (ctypes.c_char * (int(np.prod(shape)) * 4)).from_address(memory.value)
         return np.frombuffer(raw, dtype).reshape(shape)
+
+    def _number(self, what: str, of: c_void_p) -> int:
+        count = c_size_t()
+        self._call(f"GetNum{what}", of, byref(count))
+        return count.value
 
     def _call(self, function: str, *arguments: Any) -> None:
         status = getattr(self._library, f"LiteRt{function}")(*arguments)

@@ -180,11 +180,12 @@ def random_pair() -> tuple[Path, Path]:
 @cache
 def random_bundle(recipe: str) -> Path:
     """`random_pair` exported with every signature, once a run."""
+    from edge_mtp.export.accelerators import ACCELERATORS
     from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.pipeline import export_bundle
 
     def export(folder: Path) -> None:
         sizes: dict[str, Any] = {"context": CONTEXT, "prefill": (PREFILL,), "widths": VERIFY_WIDTHS}
-        export_bundle(*random_pair(), folder / "whole.litertlm", recipe=recipe, accelerators=("cpu", "gpu"), **sizes)
+        export_bundle(*random_pair(), folder / "whole.litertlm", recipe=recipe, accelerators=ACCELERATORS, **sizes)
 
     return once_a_run(f"E2B-{recipe}", export) / "whole.litertlm"

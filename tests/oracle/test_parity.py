@@ -31,7 +31,7 @@ from edge_mtp.export import flatbuffer  # noqa: E402
 from edge_mtp.export.calibration import cache_scales  # noqa: E402
 from edge_mtp.export.checkpoint import load_drafter, load_target, open_pair  # noqa: E402
 from edge_mtp.export.decoder import Decoder  # noqa: E402
-from edge_mtp.export.layers import MANY_ROWS, WINDOW_STEP, window_length  # noqa: E402
+from edge_mtp.export.layers import MANY_ROWS, SPLIT, WHOLE, WINDOW_STEP, Begin, window_length  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -69,23 +69,31 @@ class Graphs:
 
     def rows(self, signature: str, tokens: Any, position: int, **extra: Any) -> dict[str, np.ndarray]:
         """Put `tokens` at `position` and later into the cache and return the other outputs."""
-        count = len(tokens)
+        count, section, split = len(tokens), section_of(signature), signature.startswith(PREFIXES["npu"])
         mask = np.full((1, 1, count, CONTEXT), HIDDEN, np.float32)
         for row in range(count):
-            mask[0, 0, row, : position + row + 1] = 0
+            mask[0, 0, row, : position if split else position + row + 1] = 0
         if "per_layer_embedder" in self.models:
             extra["per_layer_embeddings"] = self.embed("per_layer_embedder", tokens)
+        # A prefill of graphs for an NPU takes no cache that none of its rows reads.
+        taken = self.models[section].get_signature_runner(signature).get_input_details()
         out = self.call(
-            section_of(signature),
+            section,
             signature,
             embeddings=self.embed("embedder", tokens),
             input_pos=np.arange(position, position + count, dtype=np.int32),
             mask=mask,
-            **self.cache,
+            **{name: cache for name, cache in self.cache.items() if name in taken},
             **extra,
         )
         for name in self.cache:
-            self.cache[name] = out.pop(name)
+            if split:
+                rows, axis = out.pop(name.replace("cache", "new")), 2 if "_k_" in name else 3
+                whole = [self.cache[name].take(range(position), axis), rows]
+                rest = self.cache[name].take(range(position + count, CONTEXT), axis)
+                self.cache[name] = np.concatenate([*whole, rest], axis)
+            else:
+                self.cache[name] = out.pop(name)
         return out
 
     def verify(self, tokens: Any, position: int, flags: int = 0, own: str = "edge_") -> dict[str, np.ndarray]:
@@ -205,8 +213,8 @@ def reference(family: str) -> Reference:
 @pytest.fixture
 def own(request: pytest.FixtureRequest, family: str) -> str:
     """How the names of the signatures begin."""
-    if request.param == "gpu_" and family == families.EXPERTS:
-        pytest.skip("a mixture of experts has no graphs for a GPU")
+    if request.param in ("gpu_", "npu_") and family == families.EXPERTS:
+        pytest.skip("a mixture of experts has no graphs for GPU and NPU")
     return str(request.param)
 
 
@@ -270,6 +278,28 @@ def test_verify_of_every_width_equals_transformers(graphs: Graphs, reference: Re
             assert out["tokens"][0].tolist() == [int(reference.logits[position].argmax())] + [-1] * (width - 1)
             if "next_hidden" in out:
                 assert_close(out["next_hidden"][0, 0], reference.hidden[position], f"next hidden state of {width}")
+
+
+@pytest.mark.parametrize("position", [0, 3, WINDOW, LENGTH])
+def test_split_masks_show_the_keys_that_whole_ones_do(position: int) -> None:
+    """In graphs for an NPU, also where rows of a call fall out of one another's windows."""
+    rows, decoder = WINDOW + 9, Decoder.of(open_pair(*families.pair("E2B")).target.config)
+    at = position + torch.arange(rows, dtype=torch.int32)
+    cached = torch.where(torch.arange(CONTEXT) < position, 0.0, HIDDEN).expand(1, 1, rows, CONTEXT)
+    causal = torch.where(torch.arange(CONTEXT).view(1, -1) <= at.view(-1, 1), 0.0, HIDDEN).view(1, 1, rows, CONTEXT)
+    extra = {
+        "embeddings": torch.zeros(1, rows, decoder.hidden),
+        "per_layer_embeddings": torch.zeros(1, rows, len(decoder.layers), decoder.per_layer),
+    }
+    split, whole = Begin(decoder, rows, CONTEXT, SPLIT), Begin(decoder, rows, CONTEXT, WHOLE)
+    weights = whole.sample()["weights"]
+    ours = split(input_pos=at, mask=cached, weights=weights, **extra)
+    theirs = whole(input_pos=at, mask=causal, weights=weights, **extra)
+    for attention in decoder.attentions:
+        seen, wanted = (masks[f"mask_{attention}"][0, 0] == 0 for masks in (ours, theirs))
+        assert torch.equal(seen[:, :position], wanted[:, :position]), attention
+        assert not seen[:, position:CONTEXT].any(), attention
+        assert torch.equal(seen[:, CONTEXT:], wanted[:, position : position + rows]), attention
 
 
 def test_stock_verify_equals_transformers(graphs: Graphs, reference: Reference) -> None:
