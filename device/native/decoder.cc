@@ -24,7 +24,8 @@ Decoder::Bound::Bound(const Engine& engine, const Signature& signature, BufferPo
       written(call),
       embeddings(call.input<float>("embeddings")),
       input_pos(call.input<int32_t>("input_pos")),
-      new_rows(call, signature.input("input_pos")->dimension(0), engine.context_length()) {
+      new_rows(call, signature.input("input_pos")->dimension(0), engine.decoder(), engine.decode(),
+               engine.context_length(), pool) {
   if (signature.input("per_layer_embeddings") != nullptr) per_layer = call.input<float>("per_layer_embeddings");
   if (signature.output("n_accepted") == nullptr) return;
   draft = call.input<int32_t>("draft");

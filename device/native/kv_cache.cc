@@ -90,18 +90,18 @@ void KvCache::write(BufferPool& pool, int32_t count, const std::vector<uint8_t>&
   }
 }
 
-NewRows::NewRows(const Call& call, int32_t rows, int32_t context)
+NewRows::NewRows(const Call& call, int32_t rows, const Graph& graph, const Signature& decode, int32_t context,
+                 BufferPool& pool)
     : rows_(static_cast<size_t>(rows)), context_(static_cast<size_t>(context)) {
   for (const Port& port : call.signature().outputs) {
     if (!begins(port.name, kNew)) continue;
-    const std::string cache = kCache + port.name.substr(kNew.size());
-    Block& to = call.input_block(cache);
-    const Port& whole = *call.signature().input(cache);
-    const std::optional<unsigned> axis = grown_axis(port, rows, whole, context);
+    const Port* const whole = decode.input(kCache + port.name.substr(kNew.size()));
+    const std::optional<unsigned> axis = whole == nullptr ? std::nullopt : grown_axis(port, rows, *whole, context);
     if (!axis) {
       throw Error("'" + port.name + "' of '" + call.signature().name + "' does not fit its cache; export the bundle again");
     }
-    copies_.push_back({&call.output_block(port.name), &to, layout_at(whole, *axis)});
+    Block& to = pool.block(Call::block_name(graph, decode, *whole, {}));
+    copies_.push_back({&call.output_block(port.name), &to, layout_at(*whole, *axis)});
   }
 }
 

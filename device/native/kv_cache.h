@@ -40,8 +40,10 @@ class KvCache {
 // Graphs for an NPU do not write the cache. They put out its new rows (`kv_new_*`), and the host appends them.
 class NewRows {
  public:
-  // Finds the outputs of `call`, whose graph takes `rows` tokens and a cache of `context` entries. Often there are none.
-  NewRows(const Call& call, int32_t rows, int32_t context);
+  // Finds the outputs of `call`, which takes `rows` tokens. Often there are none. The cache is KvCache's: a graph need
+  // not read every port that it has rows for.
+  NewRows(const Call& call, int32_t rows, const Graph& graph, const Signature& decode, int32_t context,
+          BufferPool& pool);
 
   bool is_empty() const { return copies_.empty(); }
   // Copies the first `count` rows to the entries from `first` on.
