@@ -84,13 +84,14 @@ void Block::give() {
   host_is_newer_ = true;
 }
 
-void Block::edit(const std::function<void(uint8_t*)>& change) {
+void Block::edit(size_t bytes, const std::function<void(uint8_t*)>& change) {
   if (!is_placed()) return change(static_cast<uint8_t*>(host()));
   send();
   void* there = nullptr;
   litert::check(api_->LockTensorBuffer(read_from(), &there, litert::kReadWrite), "reaching the accelerator's memory");
   change(static_cast<uint8_t*>(there));
   litert::check(api_->UnlockTensorBuffer(read_from()), "leaving the accelerator's memory");
+  traffic_->to_device += static_cast<int64_t>(bytes);
   host_is_older_ = true;
   sent_.clear();
 }

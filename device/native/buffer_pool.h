@@ -53,8 +53,8 @@ class Block {
   void fetch();        // makes the host's memory equal to what a graph wrote
   void give();         // the host's memory replaces what a graph wrote
 
-  // Lets `change` write a part of the block where graphs read it.
-  void edit(const std::function<void(uint8_t*)>& change);
+  // Lets `change` write `bytes` of the block where graphs read it.
+  void edit(size_t bytes, const std::function<void(uint8_t*)>& change);
 
  private:
   friend class BufferPool;

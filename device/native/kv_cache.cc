@@ -110,7 +110,7 @@ void NewRows::append(int32_t first, int32_t count) {
   for (const Copy& copy : copies_) {
     copy.from->fetch();
     const auto* rows = static_cast<const uint8_t*>(copy.from->host());
-    copy.to->edit([&](uint8_t* cache) {
+    copy.to->edit(copy.layout.outer * copied * copy.layout.inner, [&](uint8_t* cache) {
       for (size_t o = 0; o < copy.layout.outer; ++o) {
         std::memcpy(cache + (o * context_ + skipped) * copy.layout.inner, rows + o * rows_ * copy.layout.inner,
                     copied * copy.layout.inner);
