@@ -16,7 +16,7 @@ CPU, GPU, NPU = "cpu", "gpu", "npu"
 ACCELERATORS = (CPU, GPU, NPU)
 
 # Encodings of weights that GPU and NPU take. LiteRT 2.3 on a GPU refuses fp16, and blocks end the process there.
-# Of the plug-ins for NPUs OpenVINO's was tried, which does not take these either.
+# OpenVINO's plug-in for NPUs refuses blocks. It takes fp16, but one list serves both.
 ENCODINGS = ("fp32", "int8", "int4")
 
 
@@ -48,8 +48,10 @@ def refusal(
 ) -> str:
     """Why an accelerator, GPU or NPU, cannot run a pair of these shapes in this recipe, with the cure; "" if it can."""
     shown = accelerator.upper()
+    if kv != "fp32" and accelerator == GPU:
+        return f"the GPU rounds a KV cache in {kv} otherwise than the CPU: take --kv fp32"
     if kv != "fp32":
-        return f"the {shown} rounds a KV cache in {kv} otherwise than the CPU: take --kv fp32"
+        return f"the {shown} has no graphs for a KV cache in {kv}: take --kv fp32"
     for section, weights in ((recipes.PREFILL_DECODE, target), (recipes.DRAFTER, drafter)):
         for name, shape in weights.items():
             if name == recipes.PER_LAYER_TABLE:

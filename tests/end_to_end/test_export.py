@@ -188,7 +188,7 @@ class TestRefusals:
         [
             ({"recipe": "mixed"}, "in blocks: take int8 or int4, or --accelerators cpu"),
             ({"recipe": "fp16"}, "in fp16: take int8 or int4, or --accelerators cpu"),
-            ({"kv": "int8"}, "a KV cache in int8 otherwise than the CPU: take --kv fp32, or --accelerators cpu"),
+            ({"kv": "int8"}, ": take --kv fp32, or --accelerators cpu"),
         ],
         ids=str,
     )

@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as tflite
 from litert_lm_builder import DType, LitertLmFileBuilder, Metadata
 
 from edge_mtp.export.writer import model_type
+from edge_mtp.formats.bundle import GRAPHS_SECTIONS
 
 HIDDEN, CONTEXT, VOCAB, LAYERS, PER_LAYER = 8, 64, 40, 3, 4
 TENSOR_TYPES = {
@@ -79,7 +80,15 @@ def cpu_graphs() -> dict[str, Graph]:
 
 
 def gpu_graphs() -> dict[str, Graph]:
-    return {name: Graph(graph.inputs, graph.outputs) for name, graph in _own("gpu_").items()}
+    return _inlined(_own("gpu_"))
+
+
+def npu_graphs() -> dict[str, Graph]:
+    return _inlined(_own("npu_"))
+
+
+def _inlined(graphs: dict[str, Graph]) -> dict[str, Graph]:
+    return {name: Graph(graph.inputs, graph.outputs) for name, graph in graphs.items()}
 
 
 def _own(prefix: str) -> dict[str, Graph]:
@@ -115,7 +124,10 @@ class Parts:
     )
     aux: dict[str, Graph] | None = None
     mtp_aux: dict[str, Graph] | None = None
-    marks: dict[str, str] = field(default_factory=lambda: {"aux": "cpu", "mtp_aux": "gpu"})
+    text_encoder: dict[str, Graph] | None = None
+    marks: dict[str, str] = field(
+        default_factory=lambda: {section: accelerator for accelerator, section in GRAPHS_SECTIONS.items()}
+    )
     drafter: Graph | None = field(default_factory=drafter)
     embedder: Graph | None = field(
         default_factory=lambda: Graph({"tokens": "i32[1,1]"}, {"embeddings": f"f32[1,1,{HIDDEN}]"})
@@ -147,6 +159,7 @@ class Parts:
         for graphs, kind in [
             (self.embedder and {"embed": self.embedder}, "embedder"),
             ({"embed": per_layer}, "per_layer_embedder"),
+            (self.text_encoder, "text_encoder"),
             (self.mtp_aux, "mtp_aux"),
             (self.aux, "aux"),
             (self.prefill_decode, "prefill_decode"),

@@ -37,11 +37,11 @@ def test_every_family_is_that_of_the_cpu(family: str) -> None:
     check(told(families.bundle(family), "npu", names), 1e-4)
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int4"])
-def test_integer_weights_run_whole(recipe: str) -> None:
+@pytest.mark.parametrize(("recipe", "tolerance"), [("int8", 1e-1), ("int4", 2e-1)])
+def test_integer_weights_run_whole(recipe: str, tolerance: float) -> None:
     """The CPU rounds what it multiplies them with, and OpenVINO does not."""
     names = ["npu_prefill_16", "npu_verify_4", "npu_draft_3"]
     found = told(tiny_checkpoints.random_bundle(recipe), "npu", names)
     for each in found.values():
         each["outputs"] = {port: of for port, of in each["outputs"].items() if port.startswith(("kv_", "logits"))}
-    check(found, 1e-1)
+    check(found, tolerance)

@@ -32,6 +32,7 @@ from edge_mtp.export.calibration import cache_scales  # noqa: E402
 from edge_mtp.export.checkpoint import load_drafter, load_target, open_pair  # noqa: E402
 from edge_mtp.export.decoder import Decoder  # noqa: E402
 from edge_mtp.export.layers import MANY_ROWS, SPLIT, WHOLE, WINDOW_STEP, Begin, window_length  # noqa: E402
+from edge_mtp.export.pipeline import export_bundle  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -278,6 +279,14 @@ def test_verify_of_every_width_equals_transformers(graphs: Graphs, reference: Re
             assert out["tokens"][0].tolist() == [int(reference.logits[position].argmax())] + [-1] * (width - 1)
             if "next_hidden" in out:
                 assert_close(out["next_hidden"][0, 0], reference.hidden[position], f"next hidden state of {width}")
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "npu"])
+def test_only_the_cpu_has_graphs_for_experts(accelerator: str, tmp_path: Path) -> None:
+    pair, output = families.pair(families.EXPERTS), tmp_path / "refused.litertlm"
+    with pytest.raises(EdgeMtpError, match=f"the {accelerator.upper()} cannot run a mixture of experts: take .* cpu"):
+        export_bundle(*pair, output, accelerators=("cpu", accelerator))
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("position", [0, 3, WINDOW, LENGTH])

@@ -19,6 +19,7 @@ from synthetic_bundle import (
     cpu_graphs,
     drafter,
     gpu_graphs,
+    npu_graphs,
     stock_graphs,
     target,
     token_bytes,
@@ -222,12 +223,14 @@ def test_incomplete_edge_signatures_say_why(tmp_path: Path, parts: Parts, reason
 
 def _split(**changes: Any) -> Parts:
     """Ours in sections of their own."""
-    return Parts(**{"prefill_decode": stock_graphs(), "aux": cpu_graphs(), "mtp_aux": gpu_graphs(), **changes})
+    ours = {"aux": cpu_graphs(), "mtp_aux": gpu_graphs(), "text_encoder": npu_graphs()}
+    return Parts(**{"prefill_decode": stock_graphs(), **ours, **changes})
 
 
 def _together(**changes: Any) -> Parts:
     """Ours in one section for all accelerators, as in older bundles."""
-    ours = {"aux": cpu_graphs() | gpu_graphs(), "mtp_aux": None, "marks": {"aux": "graphs"}}
+    whole = cpu_graphs() | gpu_graphs() | npu_graphs()
+    ours = {"aux": whole, "mtp_aux": None, "text_encoder": None, "marks": {"aux": "graphs"}}
     return _split(**{**ours, **changes})
 
 
@@ -236,10 +239,14 @@ def test_our_own_signatures_are_found_in_their_sections(tmp_path: Path, parts: P
     bundle = Bundle(parts.write(tmp_path / "ours.litertlm"))
     assert bundle.mtp.edge_complete
     assert bundle.mtp.edge_widths == (4,)
-    assert bundle.accelerators == ("cpu", "gpu")
+    assert bundle.accelerators == ("cpu", "gpu", "npu")
     last = bundle.section("TFLiteModel", "mtp_drafter")
     assert last is not None
-    for accelerator, types in (("cpu", ("aux",)), ("gpu", ("mtp_aux", "aux"))):
+    for accelerator, types in (
+        ("cpu", ("aux",)),
+        ("gpu", ("mtp_aux", "aux")),
+        ("npu", ("text_encoder", "aux")),
+    ):
         ours = bundle.own_graphs(accelerator)
         assert ours is not None
         assert ours.model_type == next(each for each in types if bundle.section("TFLiteModel", each))
@@ -250,11 +257,12 @@ def test_our_own_signatures_are_found_in_their_sections(tmp_path: Path, parts: P
 @pytest.mark.parametrize(
     ("changes", "served"),
     [
-        ({}, ("cpu", "gpu")),
-        ({"mtp_aux": None}, ("cpu",)),
-        ({"mtp_aux": {n: g for n, g in gpu_graphs().items() if n != "gpu_draft_3"}}, ("cpu",)),
-        ({"mtp_aux": {n: g for n, g in gpu_graphs().items() if n != "gpu_prefill_16"}}, ("cpu",)),
-        ({"aux": {n: g for n, g in cpu_graphs().items() if n != "edge_decode"}}, ("gpu",)),
+        ({}, ("cpu", "gpu", "npu")),
+        ({"mtp_aux": None}, ("cpu", "npu")),
+        ({"mtp_aux": {n: g for n, g in gpu_graphs().items() if n != "gpu_draft_3"}}, ("cpu", "npu")),
+        ({"mtp_aux": {n: g for n, g in gpu_graphs().items() if n != "gpu_prefill_16"}}, ("cpu", "npu")),
+        ({"aux": {n: g for n, g in cpu_graphs().items() if n != "edge_decode"}}, ("gpu", "npu")),
+        ({"text_encoder": {n: g for n, g in npu_graphs().items() if n != "npu_decode"}}, ("cpu", "gpu")),
         ({"drafter": None}, ()),
         ({"marks": {}}, ()),
         ({"marks": {"aux": "cpu"}}, ("cpu",)),
