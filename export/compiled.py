@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 import tempfile
 import time
@@ -26,7 +27,6 @@ NPU = "npu"  # marks the section with the graphs
 DISPATCH = "DISPATCH_OP"  # runs what a vendor's compiler has made of a partition
 # OpenVINO runs on other devices, too; then it needs no SDK for the NPU.
 BACKENDS_OPTION = "intel_openvino_graph_backends"
-CHUNK = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,15 @@ def compile_bundle(
             graphs, compiled, whole = folder / "graphs.tflite", folder / "compiled.tflite", folder / "bundle"
             _check_disk(folder, bundle)
             progress("write the graphs with their weights", 0.0)
-            _copy(bundle, section, graphs)
+            graphs.write_bytes(bundle.content(section))
             with bundle.reading(section):
                 wanted = graphs_of(section.data)[0]
             compile_graphs(
                 soc, graphs, compiled, options, len(wanted), lambda what, done: progress(what, 0.05 + 0.9 * done)
             )
             graphs.unlink()
-            data = memoryview(compiled.read_bytes())
+            with compiled.open("rb") as file:
+                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             _check(soc, section.data, data)
             progress("write the bundle", 0.95)
             replace_section(bundle, section, data, {SOC_KEY: soc.name}, whole)
@@ -104,7 +105,7 @@ def compile_bundle(
 
 
 def npu_sections(bundle: Bundle) -> list[Section]:
-    """The sections with graphs for an NPU, compiled or not."""
+    """The sections with graphs for an NPU alone, compiled or not."""
     return [s for s in bundle.sections if s.type == "TFLiteModel" and s.items.get(EDGE_KEY) == NPU]
 
 
@@ -129,17 +130,6 @@ def _check_disk(folder: Path, bundle: Bundle) -> None:
             f"{folder.parent} has {free >> 20} MiB free, compiling needs {-(-needed >> 20)} MiB: make room or write"
             " elsewhere"
         )
-
-
-def _copy(bundle: Bundle, section: Section, path: Path) -> None:
-    """Write the graphs to a file of their own, with the sections behind them, which hold the weights."""
-    end = max(each.end for each in bundle.sections if each.type == "TFLiteModel")
-    with path.open("wb") as file, open(bundle.path, "rb") as source:
-        source.seek(section.begin)
-        left = end - section.begin
-        while chunk := source.read(min(CHUNK, left)):
-            file.write(chunk)
-            left -= len(chunk)
 
 
 def _check(soc: Soc, before: memoryview, after: memoryview) -> None:

@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 
 import flatbuffers
 
-from edge_mtp.formats.bundle import HEADER_BEGIN, Bundle, Section
+from edge_mtp.formats.bundle import GRAPHS, GRAPHS_SECTIONS, HEADER_BEGIN, Bundle, Section
 from edge_mtp.formats.manifest import EDGE_KEY
 
 ALIGNMENT = 1 << 14  # of the sections in a bundle
 # What marks our own graphs. Their buffers point into sections that follow them, by the distance in the file.
-OWN_GRAPHS = ("graphs", "cpu", "gpu", "npu")
+OWN_GRAPHS = (GRAPHS, *GRAPHS_SECTIONS)
 CHUNK = 1 << 24  # bytes
 
 

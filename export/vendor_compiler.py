@@ -15,8 +15,10 @@ from edge_mtp.export.socs import Soc
 from edge_mtp.progress import Progress
 
 PROGRAM = Path("tools/apply_plugin_main")
-# A graph is partitioned in a moment, and compiled for seconds or minutes.
+# What the log has for each graph: LiteRT's line before the compiler gets it, and OpenVINO's when it begins with it.
+# Of the other vendors' compilers no log has been seen.
 PARTITIONED = re.compile(r"Partitioned subgraph<\d+>, selected \d+ ops")
+BEGUN = re.compile(r"Compiling partition \d+")
 FAULT = re.compile(r"(?:ERROR|FATAL): ?(?:\[[\w.]+:\d+\] ?)?")
 # Lines that begin otherwise continue the one before.
 BEGINNING = re.compile(r"(?:INFO|VERBOSE|WARNING|ERROR|FATAL|\[LITERT_TOOLS)\b")
@@ -80,7 +82,7 @@ def _run(command: list[str], library_path: str, soc: Soc, work: tuple[str, int],
     what, graphs = work
     environment = {**os.environ, "LD_LIBRARY_PATH": library_path}
     lines: list[str] = []
-    partitioned = 0
+    partitioned = begun = 0
     progress(what, 0.0)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
@@ -92,7 +94,10 @@ def _run(command: list[str], library_path: str, soc: Soc, work: tuple[str, int],
                 del lines[:-KEPT_LINES]
                 if PARTITIONED.search(line):
                     partitioned += 1
-                    progress(f"{what}, graph {min(partitioned, graphs)} of {graphs}", 0.5 * partitioned / (graphs + 1))
+                    progress(what, 0.1 * min(1.0, partitioned / graphs))
+                elif BEGUN.search(line):
+                    begun = min(begun + 1, graphs)
+                    progress(f"{what}, graph {begun} of {graphs}", 0.1 + 0.9 * (begun - 1) / graphs)
         except BaseException:
             child.kill()
             raise

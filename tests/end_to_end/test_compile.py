@@ -3,99 +3,98 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import accelerated_graphs
+import openvino_libraries
 import pytest
 import tiny_checkpoints
 from click.testing import CliRunner, Result
-from npu_bundle import with_npu_graphs
 
 from edge_mtp.cli import main
 from edge_mtp.device import Outcome, Request
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export.accelerators import ACCELERATORS
 from edge_mtp.export.compiled import compile_bundle, npu_sections
-from edge_mtp.formats.bundle import Bundle
+from edge_mtp.export.pipeline import export_bundle
+from edge_mtp.formats.bundle import HEADER_BEGIN, Bundle
 
-HELPERS = Path(__file__).parents[1] / "helpers"
-DRAFTS = ("gpu_draft_3", "gpu_draft_5")  # update no cache, and so are compiled whole
+pytestmark = pytest.mark.skipif(
+    openvino_libraries.folder() is None, reason="no openvino: pip install --no-deps openvino==2026.3.1"
+)
+
 ON_CPU = {"intel_openvino_graph_backends": "cpu"}
 OPTION = "intel_openvino_graph_backends=cpu"
+SIGNATURES = ["npu_prefill_16", "npu_decode", "npu_verify_4", "npu_draft_3"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def openvino() -> Path:
-    """The folder of OpenVINO's libraries."""
-    found = find_spec("openvino")
-    if found is None or found.origin is None:
-        pytest.skip("no OpenVINO: pip install openvino==2026.3.1")
-    return Path(found.origin).parent / "libs"
+def exported(recipe: str, path: Path) -> Path:
+    """A small random pair with one verify width, since each graph takes a second to compile."""
+    sizes = {"context": tiny_checkpoints.CONTEXT, "prefill": (tiny_checkpoints.PREFILL,), "widths": (4,)}
+    export_bundle(*tiny_checkpoints.random_pair(), path, recipe=recipe, accelerators=ACCELERATORS, **sizes)
+    return path
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compile") / "source.litertlm"
-    return with_npu_graphs(tiny_checkpoints.random_bundle("fp32"), path, DRAFTS)
+    return exported("fp32", tmp_path_factory.mktemp("source") / "source.litertlm")
 
 
 @pytest.fixture(scope="session")
-def compiled(source: Path) -> Path:
-    return compile_bundle(source, "LNL", source.with_name("compiled.litertlm"), options=ON_CPU).path
+def compiled(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_bundle(source, "LNL", tmp_path_factory.mktemp("compiled") / "c.litertlm", options=ON_CPU).path
 
 
-def on_the_npu(source: Path, compiled: Path, openvino: Path) -> list[dict[str, Any]]:
-    """What `npu_graphs` tells of each signature."""
-    command = [sys.executable, str(HELPERS / "npu_graphs.py"), str(source), str(compiled)]
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(openvino)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+def remarked(source: Path, path: Path, **marks: str) -> Path:
+    """Write `path`: the bundle with other marks of its sections, each as long as before."""
+    data = source.read_bytes()
+    header = data[: int.from_bytes(data[HEADER_BEGIN - 8 : HEADER_BEGIN], "little")]
+    body = data[len(header) :]
+    for old, new in marks.items():
+        text = b"\x03\x00\x00\x00" + old.encode() + b"\x00"
+        assert header.count(text) == 1
+        header = header.replace(text, text.replace(old.encode(), new.encode()))
+    path.write_bytes(header + body)
+    return path
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "int8"])
-def test_compiled_graphs_compute_what_the_cpu_does(recipe: str, openvino: Path, tmp_path: Path) -> None:
-    source = with_npu_graphs(tiny_checkpoints.random_bundle(recipe), tmp_path / "source.litertlm", DRAFTS)
-    told: list[float] = []
-    made = compile_bundle(
-        source, "lnl", tmp_path / "out.litertlm", options=ON_CPU, progress=lambda what, done: told.append(done)
-    )
-    assert told == sorted(told)
-    assert told[-1] == 1.0
-    assert list(made.operators) == ["npu_draft_3", "npu_draft_5"]
-    (section,) = npu_sections(Bundle(made.path))
-    assert (made.bytes, made.section_bytes) == (made.path.stat().st_size, section.size)
-    signatures = Bundle(made.path).models[section.model_type or ""].signatures.values()
-    assert [signature.custom_ops for signature in signatures] == [("DISPATCH_OP",)] * 2
-    found = on_the_npu(source, made.path, openvino)
-    assert [each["name"] for each in found] == ["npu_draft_3", "npu_draft_5"]
-    for each in found:
-        assert each["full"], f"the CPU runs a part of {each['name']}"
-        assert each["outputs"]["draft"][0] == 0
-        for port, (difference, largest) in each["outputs"].items():
-            # The CPU rounds activations to 8 bits before it multiplies them with int8 weights.
-            assert difference <= {"fp32": 1e-4, "int8": 5e-2}[recipe] * largest, port
+def test_compiled_graphs_compute_what_the_cpu_does(source: Path, compiled: Path) -> None:
+    accelerated_graphs.check(accelerated_graphs.told(source, "npu", SIGNATURES, "--compiled", str(compiled)), 1e-4)
 
 
-@pytest.mark.parametrize("behind", [False, True], ids=["before the others", "behind them"])
-def test_all_else_stays_and_runs(behind: bool, tmp_path: Path) -> None:
-    """The graphs for the CPU find their weights, wherever the section with those for the NPU stood."""
-    source = with_npu_graphs(
-        tiny_checkpoints.random_bundle("fp32"), tmp_path / "source.litertlm", DRAFTS, behind=behind
-    )
-    path = compile_bundle(source, "PTL", tmp_path / "out.litertlm", options=ON_CPU).path
-    before, after = Bundle(source), Bundle(path)
+def test_integer_weights_are_compiled(tmp_path: Path) -> None:
+    """The CPU rounds what it multiplies them with, and OpenVINO does not."""
+    source = exported("int8", tmp_path / "source.litertlm")
+    made = compile_bundle(source, "PTL", tmp_path / "out.litertlm", options=ON_CPU)
+    names = ["npu_decode", "npu_verify_4"]
+    found = accelerated_graphs.told(source, "npu", names, "--compiled", str(made.path))
+    for each in found.values():
+        each["outputs"] = {port: of for port, of in each["outputs"].items() if port.startswith(("kv_", "logits"))}
+    accelerated_graphs.check(found, 1e-1)
+
+
+def test_the_npu_runs_every_operator(source: Path, compiled: Path) -> None:
+    (before,), (after,) = npu_sections(Bundle(source)), npu_sections(Bundle(compiled))
+    wanted = Bundle(source).models[before.model_type or ""].signatures
+    made = Bundle(compiled).models[after.model_type or ""].signatures
+    assert list(made) == list(wanted)
+    for name, signature in made.items():
+        assert signature.custom_ops == ("DISPATCH_OP",)
+        assert (signature.inputs, signature.outputs) == (wanted[name].inputs, wanted[name].outputs)
+    assert Bundle(compiled).accelerators == ("cpu", "gpu", "npu")
+
+
+def test_all_else_stays_and_runs(source: Path, compiled: Path) -> None:
+    before, after = Bundle(source), Bundle(compiled)
+    assert after.system_metadata == before.system_metadata
     for old, new in zip(before.sections, after.sections, strict=True):
         if old.items.get("edge_mtp") != "npu":
             assert (new.type, new.items, bytes(new.data)) == (old.type, old.items, bytes(old.data))
     (section,) = npu_sections(after)
-    assert section.items["edge_mtp_soc"] == "PTL"
+    assert section.items["edge_mtp_soc"] == "LNL"
     replies = []
-    for bundle in (source, path):
+    for bundle in (source, compiled):
         with open_engine(bundle, threads=1) as engine:
             *steps, outcome = engine.runner.generate(Request([3, 5, 7], 12, []))
             assert isinstance(outcome, Outcome)
@@ -104,15 +103,13 @@ def test_all_else_stays_and_runs(behind: bool, tmp_path: Path) -> None:
     assert replies[1] == replies[0]
 
 
-def test_what_the_compiler_leaves_to_the_cpu_is_refused_by_name(tmp_path: Path) -> None:
-    """A cache that is updated in place is what OpenVINO does not take."""
-    signatures = ("gpu_draft_3", "gpu_decode", "gpu_verify_4")
-    source = with_npu_graphs(tiny_checkpoints.random_bundle("fp32"), tmp_path / "source.litertlm", signatures)
-    output = tmp_path / "out.litertlm"
+def test_what_the_compiler_leaves_to_the_cpu_is_refused_by_name(source: Path, tmp_path: Path) -> None:
+    """The graphs for the GPU update their caches in place, which OpenVINO does not take."""
+    wrong, output = remarked(source, tmp_path / "wrong", npu="old", gpu="npu"), tmp_path / "out.litertlm"
     output.write_text("mine")
     before = set(tmp_path.iterdir())
-    with pytest.raises(EdgeMtpError, match=r"leaves \d+ DYNAMIC_UPDATE_SLICE of npu_decode to the CPU \(and 1 more"):
-        compile_bundle(source, "LNL", output, options=ON_CPU)
+    with pytest.raises(EdgeMtpError, match=r"leaves \d+ DYNAMIC_UPDATE_SLICE of gpu_prefill_16 to the CPU \(and \d+ m"):
+        compile_bundle(wrong, "LNL", output, options=ON_CPU)
     assert output.read_text() == "mine"
     assert set(tmp_path.iterdir()) == before
 
@@ -124,28 +121,26 @@ def command(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["compile", *map(str, arguments)])
 
 
-def test_the_command_says_what_it_made(source: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.litertlm"
-    text = command("--soc", "LNL", source, "-o", output, "--vendor-option", OPTION)
-    assert text.exit_code == 0, text.output
-    first, _, last = text.stdout.splitlines()
-    assert first.split()[0] == "npu_draft_3"
-    assert first.endswith("operators, all on the NPU")
-    assert last.startswith(f"{output}: ")
+def test_the_command_says_what_it_made(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command("--soc", "lnl", source, "--vendor-option", OPTION)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["source-LNL.litertlm"]
+    *signatures, last = done.stdout.splitlines()
+    assert [line.split()[0] for line in signatures] == SIGNATURES
+    assert all(line.endswith("operators, all on the NPU") for line in signatures)
+    assert last.startswith("source-LNL.litertlm: ")
     assert " for Intel LNL in " in last
+    assert "compile for LNL, graph 4 of 4" in done.stderr
+
+
+def test_json_says_the_same(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.litertlm"
     told = json.loads(command("--soc", "LNL", source, "-o", output, "--vendor-option", OPTION, "--json").stdout)
-    assert (told["path"], told["bytes"], told["soc"], told["vendor"]) == (
-        str(output), output.stat().st_size, "LNL", "Intel"
-    )  # fmt: skip
-    assert set(told["operators"]) == {"npu_draft_3", "npu_draft_5"}
-
-
-def test_the_output_has_the_names_of_bundle_and_soc(source: Path, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        result = command("--soc", "ptl", source, "--vendor-option", OPTION)
-    assert result.exit_code == 0, result.output
-    assert [path.name for path in tmp_path.iterdir()] == ["source-PTL.litertlm"]
+    assert (told["path"], told["soc"], told["vendor"]) == (str(output), "LNL", "Intel")
+    assert told["bytes"] == output.stat().st_size
+    assert told["section_bytes"] == npu_sections(Bundle(output))[0].size
+    assert list(told["operators"]) == SIGNATURES
 
 
 def test_socs_are_listed() -> None:
@@ -160,9 +155,9 @@ def test_socs_are_listed() -> None:
 
 
 def test_what_cannot_be_compiled_is_one_line(
-    source: Path, compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, compiled: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    plain = tiny_checkpoints.random_bundle("fp32")
+    plain = remarked(source, tmp_path_factory.mktemp("plain") / "plain.litertlm", npu="old")
     out = ("-o", tmp_path / "out.litertlm")
     on_cpu = ("--vendor-option", OPTION)
     for arguments, words in (

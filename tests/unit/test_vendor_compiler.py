@@ -102,11 +102,14 @@ def test_each_vendor_is_asked_for_its_soc(
 
 
 def test_progress_counts_graphs(program: Any, tmp_path: Path) -> None:
-    line = "Partitioned subgraph<%d>, selected 5 ops, from a total of 5 ops. resulted in 1 partitions."
-    program(f"for n in (0, 1): print({line!r} % n)")
+    lines = (
+        "INFO: [a.cc:1] Partitioned subgraph<%d>, selected 5 ops, from a total of 5 ops. resulted in 1 partitions.",
+        "INFO: [b.cc:1] Compiling partition %d for device CPU",
+    )
+    program(f"for line in {lines!r}:\n  for n in (0, 1): print(line % n)")
     told = compiled("LNL", tmp_path)
     assert [what for what, _ in told] == [
-        "compile for LNL", "compile for LNL, graph 1 of 2", "compile for LNL, graph 2 of 2"
+        *["compile for LNL"] * 3, "compile for LNL, graph 1 of 2", "compile for LNL, graph 2 of 2"
     ]  # fmt: skip
     assert [done for _, done in told] == sorted(done for _, done in told)
 
@@ -134,7 +137,7 @@ def test_an_interrupt_ends_the_compiler(program: Any, tmp_path: Path) -> None:
     program("print('Partitioned subgraph<0>, selected 1 ops', flush=True); import time; time.sleep(600)")
 
     def interrupted(what: str, done: float) -> None:
-        if "graph" in what:
+        if done > 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
