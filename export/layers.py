@@ -476,6 +476,18 @@ class Verify(Piece):
         return {"n_accepted": accepted, "tokens": tokens}
 
 
+class Likeliest(Piece):
+    """logits f32 [1,T,V] -> tokens i32 [1,T]: the greedy choice, so that no logits need to leave an accelerator."""
+
+    def __init__(self, decoder: Decoder, rows: int) -> None:
+        super().__init__()
+        self.weights = {}
+        self.inputs = {"logits": (1, rows, decoder.vocabulary)}
+
+    def forward(self, logits: Tensor) -> dict[str, Tensor]:
+        return {"tokens": torch.argmax(logits, dim=-1).to(torch.int32)}
+
+
 class NextHidden(Piece):
     """n_accepted i32 [1] and activations [1,T,H] -> next_hidden [1,1,H]: those of the last accepted row.
 

@@ -271,6 +271,8 @@ class TargetSection(Section):
             need("select", count, partial(layers.Verify, target))
             if graphs.accelerators != (CPU,):
                 need("next_hidden", count, partial(layers.NextHidden, target))
+        if graphs.accelerators != (CPU,):
+            need("likeliest", 1, partial(layers.Likeliest, target))
         return families
 
     def _passes(self) -> list[Rows]:
@@ -305,7 +307,14 @@ class TargetSection(Section):
             graph.finish(self._layers(graph, Rows(count, reach))[1])
 
     def _decode(
-        self, assembly: Assembly, name: str, rows: Rows, *, select: bool = False, next_hidden: bool = False
+        self,
+        assembly: Assembly,
+        name: str,
+        rows: Rows,
+        *,
+        select: bool = False,
+        likeliest: bool = False,
+        next_hidden: bool = False,
     ) -> None:
         """Add the signature `name`: layers and head; then select tokens, and the hidden state for the next draft."""
         graph = assembly.graph(name)
@@ -314,6 +323,8 @@ class TargetSection(Section):
         if select:
             request: dict[str, int | str] = {name: name for name in ("draft", "control", "scalars", "token_mask")}
             outputs |= graph.place(f"select_{rows.count}", {"logits": outputs["logits"]} | request)
+        if likeliest:
+            outputs |= graph.place(f"likeliest_{rows.count}", {"logits": outputs["logits"]})
         if next_hidden:
             chosen = {name: outputs[name] for name in ("n_accepted", "activations")}
             outputs |= graph.place(f"next_hidden_{rows.count}", chosen)
@@ -385,7 +396,7 @@ class OwnSection(TargetSection):
         assembly = self._assembly(pieces)
         reach, prefix, is_cpu = REACHES[self.accelerator], PREFIXES[self.accelerator], self.accelerator == CPU
         self._prefill(assembly, prefix, _prefill_reach(self.accelerator))
-        self._decode(assembly, f"{prefix}decode", Rows(1, reach))
+        self._decode(assembly, f"{prefix}decode", Rows(1, reach), likeliest=not is_cpu)
         draft = self.drafts[_draft_reach(self.accelerator)]
         for count in self.graphs.widths:
             rows = Rows(count, reach)

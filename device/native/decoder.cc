@@ -27,10 +27,10 @@ Decoder::Bound::Bound(const Engine& engine, const Signature& signature, BufferPo
       new_rows(call, signature.input("input_pos")->dimension(0), engine.decoder(), engine.decode(),
                engine.context_length(), pool) {
   if (signature.input("per_layer_embeddings") != nullptr) per_layer = call.input<float>("per_layer_embeddings");
+  if (signature.output("tokens") != nullptr) tokens = call.output<int32_t>("tokens");
   if (signature.output("n_accepted") == nullptr) return;
   draft = call.input<int32_t>("draft");
   n_accepted = call.output<int32_t>("n_accepted");
-  tokens = call.output<int32_t>("tokens");
 }
 
 void Decoder::reserve(const Engine& engine, BufferPool& pool) {
@@ -96,12 +96,8 @@ void Decoder::place(int32_t token, const Proposal& proposal, int32_t position, i
 void Decoder::run() {
   placed_->call.run();
   placed_->new_rows.append(position_, width_);
-  if (placed_->n_accepted == nullptr) {
-    placed_->call.output_block("logits").fetch();
-  } else {
-    placed_->call.output_block("n_accepted").fetch();
-    placed_->call.output_block("tokens").fetch();
-  }
+  if (placed_->n_accepted != nullptr) placed_->call.output_block("n_accepted").fetch();
+  placed_->call.output_block(placed_->tokens != nullptr ? "tokens" : "logits").fetch();
 }
 
 float* Decoder::logits(int32_t row) {
@@ -115,6 +111,10 @@ const float* Decoder::hidden() {
   Block& block = placed_->call.output_block("activations");
   block.fetch();
   return static_cast<const float*>(block.host());
+}
+
+int32_t Decoder::greedy_rows() const {
+  return placed_->n_accepted != nullptr ? accepted() + 1 : placed_->tokens != nullptr ? 1 : 0;
 }
 
 void Decoder::keep_hidden(int32_t row) {

@@ -43,6 +43,8 @@ class Decoder {
   bool verifies_inside() const { return inside_; }
   int32_t accepted() const { return *placed_->n_accepted; }
   const int32_t* tokens() const { return placed_->tokens; }
+  // If nothing but the greedy choice was asked of the graph: the number of leading rows whose tokens it has selected.
+  int32_t greedy_rows() const;
   // The hidden states of the pass's rows; nullptr if its graph does not put them out.
   const float* hidden();
   // Makes the next draft start from the hidden state of `row`.

@@ -76,7 +76,7 @@ void Selection::bind(const Request& request) {
 Selected Selection::select(int32_t rows, int32_t position, const Proposal& proposal) {
   const bool serves = !engine_.verifies_greedily() || verify_flags_ == 0;
   const bool inside = rows > 1 && decoder_.verifies_inside() && serves && !processes_ && !bounds_;
-  return inside ? take_selected(rows, position) : select_on_host(rows, position, proposal);
+  return inside ? take_selected(rows, position) : select_on_host(position, proposal);
 }
 
 // What the op inside the graph selected, up to the text's end. Rows behind that are not part of the text, whatever
@@ -96,10 +96,9 @@ Selected Selection::take_selected(int32_t rows, int32_t position) {
 }
 
 // edge_verify on the host, row by row up to the text's end, for what the op inside the graph does not serve.
-Selected Selection::select_on_host(int32_t rows, int32_t position, const Proposal& proposal) {
+Selected Selection::select_on_host(int32_t position, const Proposal& proposal) {
   // Greedy rows that the op did select, before anything changed their logits, need not be searched again.
-  const bool known = rows > 1 && decoder_.verifies_inside() && !processes_ && verify_flags_ == 0;
-  const int32_t known_rows = known ? decoder_.accepted() + 1 : 0;
+  const int32_t known_rows = processes_ || verify_flags_ != 0 ? 0 : decoder_.greedy_rows();
   Selected selected;
   for (int32_t row = 0;; ++row) {
     const auto at = static_cast<size_t>(row);

@@ -48,7 +48,7 @@ class Selection {
  private:
   void bind(const Request& request);
   Selected take_selected(int32_t rows, int32_t position);
-  Selected select_on_host(int32_t rows, int32_t position, const Proposal& proposal);
+  Selected select_on_host(int32_t position, const Proposal& proposal);
   int32_t select_row(int32_t row, int32_t position, int32_t token);
   bool ends(int32_t token);
 
