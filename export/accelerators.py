@@ -11,9 +11,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import recipes
 from edge_mtp.export.checkpoint import Pair
 from edge_mtp.export.recipes import Recipe
-
-CPU, GPU, NPU = "cpu", "gpu", "npu"
-ACCELERATORS = (CPU, GPU, NPU)
+from edge_mtp.formats.accelerator import ACCELERATORS, CPU, GPU
 
 # Encodings of weights that GPU and NPU take. LiteRT 2.3 on a GPU refuses fp16, and blocks end the process there.
 # OpenVINO's plug-in for NPUs refuses blocks. It takes fp16, but one list serves both.

@@ -80,7 +80,7 @@ def export_bundle(
         kv: type of the KV cache, `fp32` or `int8`.
         lean: leave out our own signatures, so that only the stock runtime's graphs remain.
         widths: T of our own verify signatures; each comes with the draft of T - 1 tokens.
-        accelerators: whose signatures to write, of `accelerators.ACCELERATORS`.
+        accelerators: whose signatures to write, of `formats.accelerator.ACCELERATORS`.
         origins: for the manifest, where target, drafter and adapter come from.
         progress: told how far it is, from 0 to 1.
 

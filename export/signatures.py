@@ -18,6 +18,7 @@ from edge_mtp.export.assemble import Assembly, Graph
 from edge_mtp.export.convert import Signature
 from edge_mtp.export.decoder import SLIDING, Decoder, Layer
 from edge_mtp.export.layers import CUT, SPLIT, WHOLE
+from edge_mtp.formats.accelerator import CPU, GPU, NPU
 from edge_mtp.formats.bundle import GRAPHS_SECTIONS, PREFIXES
 
 # The numbers of rows for which the verify graphs' pieces are traced; other widths are derived from these. Primes, so
@@ -25,9 +26,8 @@ from edge_mtp.formats.bundle import GRAPHS_SECTIONS, PREFIXES
 TRACED_WIDTHS = (11, 13)
 STOCK_VERIFY_WIDTH = 4  # rows; the stock runtime drafts one token fewer
 
-CPU = "cpu"
 # How the target's graphs for each accelerator read the caches. A folded draft writes none, so SPLIT is WHOLE there.
-REACHES = {CPU: CUT, "gpu": WHOLE, "npu": SPLIT}
+REACHES: dict[str, str] = {CPU: CUT, GPU: WHOLE, NPU: SPLIT}
 
 TARGET, DRAFTER = "target/", "drafter/"  # prefixes of a weight's name in the checkpoint, by owner
 

@@ -15,9 +15,9 @@ from edge_mtp.cli import main
 from edge_mtp.device import Outcome, Request
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.export.accelerators import ACCELERATORS
 from edge_mtp.export.compiled import compile_bundle, npu_sections
 from edge_mtp.export.pipeline import export_bundle
+from edge_mtp.formats.accelerator import ACCELERATORS
 from edge_mtp.formats.bundle import HEADER_BEGIN, Bundle
 
 pytestmark = pytest.mark.skipif(

@@ -97,8 +97,8 @@ def pair(name: str) -> tuple[Path, Path]:
 @cache
 def bundle(name: str, recipe: str = "fp32", kv: str = "fp32", lean: bool = False) -> Path:
     """A family's pair exported with few widths, once a run."""
-    from edge_mtp.export.accelerators import ACCELERATORS
     from edge_mtp.export.pipeline import export_bundle
+    from edge_mtp.formats.accelerator import ACCELERATORS
 
     if (name, kv) == ("E2B", "fp32"):
         return tiny_checkpoints.random_bundle(recipe)  # has every width, and other tests want it too

@@ -180,9 +180,9 @@ def random_pair() -> tuple[Path, Path]:
 @cache
 def random_bundle(recipe: str) -> Path:
     """`random_pair` exported with every signature, once a run."""
-    from edge_mtp.export.accelerators import ACCELERATORS
     from edge_mtp.export.defaults import VERIFY_WIDTHS
     from edge_mtp.export.pipeline import export_bundle
+    from edge_mtp.formats.accelerator import ACCELERATORS
 
     def export(folder: Path) -> None:
         sizes: dict[str, Any] = {"context": CONTEXT, "prefill": (PREFILL,), "widths": VERIFY_WIDTHS}
