@@ -41,6 +41,10 @@ void check(const Request& request, const Engine& engine) {
   if (request.draft_length > 0 && !request.draft_tape.empty() && (!engine.has_drafter() || !request.use_drafter)) {
     refuse("a draft tape stands in for a drafter's tokens, and no drafter drafts here; add the draft source drafter");
   }
+  if (request.draft_length > 0 && request.couple_drafts && engine.verifies_greedily()) {
+    refuse(std::string("the ") + name_of(engine.accelerator()) +
+           " drafts the likeliest token only; drop couple_drafts, or run on the cpu");
+  }
   if (!(sampling.temperature >= 0.0f) || sampling.temperature > 1e6f || sampling.top_k < 0 ||
       !(sampling.top_p > 0.0f && sampling.top_p <= 1.0f) || !(sampling.min_p >= 0.0f && sampling.min_p < 1.0f)) {
     refuse_selection(EDGE_ERROR_PARAMETER, 0);

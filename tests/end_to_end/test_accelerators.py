@@ -124,6 +124,12 @@ def test_only_ids_cross_in_a_greedy_step(accelerated: Engine, on_cpu: Engine) ->
     assert all(step.waits == step.bytes_from_accelerator == 0 for step in on_cpu.chat("Hi", max_tokens=9).wait().steps)
 
 
+def test_coupled_drafts_are_refused(accelerated: Engine) -> None:
+    name = accelerated.runner.ready.accelerator
+    with pytest.raises(EdgeMtpError, match=f"the {name} drafts the likeliest token only; drop couple_drafts"):
+        accelerated.chat("Hi", draft_length=3, couple_drafts=True, sampling=Sampling(1.0)).wait()
+
+
 def test_a_kept_prefix_is_read_there(accelerated: Engine, tiny_split: list[dict[str, Any]]) -> None:
     item = tiny_split[0]
     options = ReplyOptions(draft_length=3, max_tokens=20, keep_prefix=True)
