@@ -18,6 +18,7 @@ LONGEST = (
     "test_remote",
     "test_stock_signatures",
     "test_tiny_pair",
+    "test_npu_graphs",
     "test_bfcl",
     "test_gguf",
     "test_store",
