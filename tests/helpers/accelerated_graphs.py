@@ -1,13 +1,14 @@
 """Runs a bundle's graphs for a GPU or an NPU there and on the CPU, and tells how far their outputs differ.
 
     python accelerated_graphs.py BUNDLE ACCELERATOR SIGNATURES [--driver FILE] [--precision 1|2] [--scale FACTOR]
-        [--compiled BUNDLE]
+        [--compiled BUNDLE] [--caches host|two|one]
 
 For each of the comma-separated signatures it prints a line of JSON: its name, whether the accelerator runs all of it,
 and by output the largest difference from the CPU's and the CPU's largest value. A process of its own: LiteRT ends it
 where it cannot compile a graph. The inputs are a text's: its first part is in the caches, and the graph gets the tokens
 after that. `--scale` multiplies its embeddings. A GPU wants the Vulkan driver. `--compiled` is what `edge-mtp compile`
-has made of the bundle: its graphs run in place of the bundle's.
+has made of the bundle: its graphs run in place of the bundle's. `--caches` two: all buffers are the accelerator's, and
+a cache is written into another one than it is read from, as the runner does; one: into the same.
 
 `told` starts it, and `check` holds what it tells to a tolerance.
 """
@@ -48,7 +49,7 @@ class Graphs:
         self.model = _graphs(path, accelerator)
         self.ahead = _graphs(compiled, accelerator) if compiled is not None else None
         self.names = list(self.bundle.models[section.model_type or ""].signatures)
-        self.accelerator, self.precision, self.scale = accelerator, precision, scale
+        self.accelerator, self.precision, self.scale, self.caches = accelerator, precision, scale, "host"
         self.tables = {
             name: Interpreter(model_content=bytes(section.data), num_threads=1).get_signature_runner(name)
             for name in ("embedder", "per_layer_embedder")
@@ -60,7 +61,10 @@ class Graphs:
         if on_cpu:
             return Graph(self.model, CPU, options=options)
         if self.accelerator == "gpu":
-            return Graph(self.model, GPU, options=options | {"gpu_options": f"precision = {self.precision}\n"})
+            gpu = f"precision = {self.precision}\n"
+            if self.caches != "host":
+                gpu += 'external_tensor_patterns = ["kv_cache_"]\n'
+            return Graph(self.model, GPU, options=options | {"gpu_options": gpu})
         if self.ahead is not None:
             return Graph(self.ahead, NPU, vendor="intel_openvino")
         # OpenVINO's own device for the CPU, 0, for every part of the graph.
@@ -159,12 +163,14 @@ def main() -> None:
     parser.add_argument("--precision", default=FP32)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--compiled", type=Path)
+    parser.add_argument("--caches", choices=("host", "two", "one"), default="host")
     given = parser.parse_args()
     if given.accelerator == "gpu":
         vulkan.load(given.driver)
     else:
         openvino_libraries.load()
     graphs = Graphs(given.bundle, given.accelerator, given.precision, given.scale, given.compiled)
+    graphs.caches = given.caches
     beginning = f"{PREFIXES[given.accelerator]}prefill_"
     prefill = next(name for name in graphs.names if name.startswith(beginning))
     rows = int(prefill.removeprefix(beginning))
@@ -177,7 +183,11 @@ def main() -> None:
         if "draft" in inputs:  # all but the last are accepted
             logits = theirs.run(theirs.index(name), inputs)["logits"]
             inputs["draft"] = logits[:, :-1].argmax(-1) + (np.arange(1, logits.shape[1]) == logits.shape[1] - 1)
-        found, expected = ours.run(ours.index(name), inputs), theirs.run(theirs.index(name), inputs)
+        expected = theirs.run(theirs.index(name), inputs)
+        if given.caches == "host":
+            found = ours.run(ours.index(name), inputs)
+        else:
+            found = ours.run_there(ours.index(name), inputs, in_place=given.caches == "one")
         differences = {
             port: [float(np.abs(found[port] - value).max()), float(np.abs(value).max())]
             for port, value in expected.items()

@@ -76,15 +76,15 @@ class Graph:
     ) -> None:
         self._library = ctypes.CDLL(str(PACKAGE / "libLiteRt.so"))
         self._keep: list[Any] = [ctypes.create_string_buffer(model, len(model))]
-        environment, chosen = c_void_p(), c_void_p()
-        self._model, self._compiled = c_void_p(), c_void_p()
+        chosen = c_void_p()
+        self._environment, self._model, self._compiled = c_void_p(), c_void_p(), c_void_p()
         folders = {_RUNTIME_LIBRARY_DIR: PACKAGE}
         if vendor is not None:
             libraries = PACKAGE / "vendors" / vendor
             folders |= {_DISPATCH_LIBRARY_DIR: libraries / "dispatch", _COMPILER_LIBRARY_DIR: libraries / "compiler"}
         where = [_Option(tag, _Value(_STRING, str(folder).encode())) for tag, folder in folders.items()]
-        self._call("CreateEnvironment", len(where), (_Option * len(where))(*where), byref(environment))
-        self._call("CreateModelFromBuffer", environment, self._keep[0], c_size_t(len(model)), byref(self._model))
+        self._call("CreateEnvironment", len(where), (_Option * len(where))(*where), byref(self._environment))
+        self._call("CreateModelFromBuffer", self._environment, self._keep[0], c_size_t(len(model)), byref(self._model))
         self._call("CreateOptions", byref(chosen))
         self._call("SetOptionsHardwareAccelerators", chosen, accelerators)
         for identifier, toml in (options or {}).items():
@@ -96,7 +96,7 @@ class Graph:
             table = self._table(kernel, shapes)
             self._keep.append(table)
             self._call("AddCustomOpKernelOption", chosen, name.encode(), 1, byref(table), None)
-        self._call("CreateCompiledModel", environment, self._model, chosen, byref(self._compiled))
+        self._call("CreateCompiledModel", self._environment, self._model, chosen, byref(self._compiled))
 
     def is_fully_accelerated(self) -> bool:
         answer = ctypes.c_bool()
@@ -132,6 +132,46 @@ class Graph:
         for _, buffer in [*sources.values(), *results.values()]:
             self._library.LiteRtDestroyTensorBuffer(buffer)
         return {name: array for name, (array, _) in results.items()}
+
+    def run_there(self, signature: int, inputs: Mapping[str, Array], *, in_place: bool) -> dict[str, Array]:
+        """As `run`, on buffers of the accelerator. `in_place`: a cache is written where it is read."""
+        handle = c_void_p()
+        self._call("GetModelSignature", self._model, c_size_t(signature), byref(handle))
+        shapes = {kind: self._ports(handle, kind) for kind in ("Input", "Output")}
+        buffers: dict[str, dict[str, c_void_p]] = {"Input": {}, "Output": {}}
+        for kind, ports in shapes.items():
+            for index, (name, (array, host)) in enumerate(ports.items()):
+                if kind == "Output" and in_place and name in buffers["Input"]:
+                    buffers[kind][name] = buffers["Input"][name]
+                    continue
+                buffers[kind][name] = self._managed(signature, kind, index, host)
+                if kind == "Input":
+                    array[...] = inputs[name]
+                    self._copy(buffers[kind][name], array, write=True)
+        lists = [(c_void_p * len(each))(*each.values()) for each in buffers.values()]
+        counted = [item for each in lists for item in (c_size_t(len(each)), each)]
+        self._call("RunCompiledModel", self._compiled, c_size_t(signature), *counted)
+        for name, (array, _) in shapes["Output"].items():
+            self._copy(buffers["Output"][name], array, write=False)
+        return {name: array for name, (array, _) in shapes["Output"].items()}
+
+    def _managed(self, signature: int, kind: str, index: int, host: c_void_p) -> c_void_p:
+        """A buffer of the type that the accelerator asks for, in the shape of `host`."""
+        requirements, type_, size, buffer, ranked = c_void_p(), c_int(), c_size_t(), c_void_p(), _RankedType()
+        where = c_size_t(signature), c_size_t(index)
+        self._call(f"GetCompiledModel{kind}BufferRequirements", self._compiled, *where, byref(requirements))
+        self._call("GetTensorBufferRequirementsSupportedTensorBufferType", requirements, 0, byref(type_))
+        self._call("GetTensorBufferRequirementsBufferSize", requirements, byref(size))
+        self._call("GetTensorBufferTensorType", host, byref(ranked))
+        self._call("CreateManagedTensorBuffer", self._environment, type_, byref(ranked), size, byref(buffer))
+        return buffer
+
+    def _copy(self, buffer: c_void_p, array: Array, *, write: bool) -> None:
+        memory = c_void_p()
+        self._call("LockTensorBuffer", buffer, byref(memory), int(write))
+        ends = (memory, c_void_p(array.ctypes.data)) if write else (c_void_p(array.ctypes.data), memory)
+        ctypes.memmove(*ends, array.nbytes)
+        self._call("UnlockTensorBuffer", buffer)
 
     def _ports(self, signature: c_void_p, kind: str) -> dict[str, tuple[Array, c_void_p]]:
         ports = {}

@@ -47,3 +47,15 @@ def test_int8_weights_run_whole(vulkan: Path) -> None:
     for each in found.values():
         each["outputs"] = {port: of for port, of in each["outputs"].items() if port.startswith(("kv_", "logits"))}
     check(found, 1e-1)
+
+
+def test_caches_on_the_gpu_are_used_in_turn(vulkan: Path) -> None:
+    """LiteRT 2.3 writes garbage into a cache that it reads in the same run, and reports success.
+
+    Once it does not any more, the second half fails: then `Call::reserve` need not double the caches.
+    """
+    bundle, names = tiny_checkpoints.random_bundle("fp32"), ["gpu_decode", "gpu_verify_4"]
+    check(told(bundle, "gpu", names, "--caches", "two", driver=vulkan), 1e-4)
+    for name, each in told(bundle, "gpu", names, "--caches", "one", driver=vulkan).items():
+        apart = [difference / largest for difference, largest in each["outputs"].values() if largest > 0]
+        assert max(apart) > 0.1, f"{name} is right in place: mended upstream"

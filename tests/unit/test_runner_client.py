@@ -18,13 +18,14 @@ from edge_mtp.formats.trace import Failure, Outcome, Ready, Sensors, parse_recor
 
 READY = {
     "event": "ready", "protocol": 2, "context_length": 64, "vocabulary": 8, "max_draft_length": 7,
-    "has_drafter": True, "load_us": 1.0,
+    "has_drafter": True, "load_us": 1.0, "accelerator": "gpu", "accelerator_reason": "the gpu is right",
 }  # fmt: skip
 STEP = {
     "event": "step", "request": "r1", "step": 0, "kind": "plain", "position": 1, "tokens": [3], "draft": [],
     "confidence": [], "source": "", "accepted": 0, "planned": 0, "explore": False, "draft_us": 0.0,
     "mask_us": 0.0, "embed_us": 0.0, "verify_us": 1.0, "select_us": 1.0, "total_us": 2.0, "expected_per_ms": 0.0,
-    "plain_per_ms": 0.0, "logprobs": [], "margins": [],
+    "plain_per_ms": 0.0, "waits": 2, "bytes_to_accelerator": 80, "bytes_from_accelerator": 44, "logprobs": [],
+    "margins": [],
 }  # fmt: skip
 DONE = {
     "event": "done", "request": "r1", "finish": "length", "prompt_tokens": 1, "reused_tokens": 0, "restored_tokens": 0,
