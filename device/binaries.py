@@ -21,10 +21,10 @@ from typing import Any
 from edge_mtp.cache import cache_folder
 from edge_mtp.device import host, maven
 from edge_mtp.device.elf import Elf, read_elf
-from edge_mtp.device.maven import Report
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.file_hash import sha256
 from edge_mtp.json_file import read_json, write_json
+from edge_mtp.progress import Progress
 
 RUNNER, LITERT = "edge_mtp_runner", "libLiteRt.so"
 # The release that device/native/litert_api.h is written against. The Android archive includes the GPU accelerator;
@@ -183,7 +183,7 @@ def add_libraries(
     lock: Path | None = None,
     folder: Path | None = None,
     repository: str = maven.GOOGLE,
-    report: Report = lambda what, done: None,
+    progress: Progress = lambda what, done: None,
 ) -> None:
     """Puts LiteRT's libraries for `targets` in their folders, unless they are there already.
 
@@ -197,7 +197,7 @@ def add_libraries(
         for target in targets:
             if is_this_machine(target) or _is_complete(target, lock):
                 continue
-            archive, name = _archive(target, folder, repository, Path(work), report)
+            archive, name = _archive(target, folder, repository, Path(work), progress)
             digest = sha256(archive)
             _compare(lock, name, digest)
             _unpack(archive, target, name, digest)
@@ -210,22 +210,22 @@ def lock_file() -> Path:
     return cache_folder() / "binaries" / "lock.json"
 
 
-def _archive(target: Target, folder: Path | None, repository: str, work: Path, report: Report) -> tuple[Path, str]:
+def _archive(target: Target, folder: Path | None, repository: str, work: Path, progress: Progress) -> tuple[Path, str]:
     """A zip file with the target's libraries, and the name under which the lock file records it."""
     if target.kind == "android":
         if folder is not None:
             return maven.offline(ARCHIVE, folder), str(ARCHIVE)
         archive = work / ARCHIVE.file
         if not archive.is_file():  # another ABI of this run may have fetched it
-            maven.download(ARCHIVE, archive, repository, report)
+            maven.download(ARCHIVE, archive, repository, progress)
         return archive, str(ARCHIVE)
-    wheel = _wheel_in(folder, target) if folder is not None else _download_wheel(target, work, report)
+    wheel = _wheel_in(folder, target) if folder is not None else _download_wheel(target, work, progress)
     return wheel, wheel.name
 
 
-def _download_wheel(target: Target, work: Path, report: Report) -> Path:
+def _download_wheel(target: Target, work: Path, progress: Progress) -> Path:
     """Downloads with pip, which knows the user's index, proxy and certificates, and checks the index's hash."""
-    report(f"download ai-edge-litert {LITERT_VERSION} for {target}", 0.0)
+    progress(f"download ai-edge-litert {LITERT_VERSION} for {target}", 0.0)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check",
                "--no-deps", "--only-binary=:all:", f"--platform=manylinux_2_27_{target.machine}", f"--dest={work}",
                f"ai-edge-litert=={LITERT_VERSION}"]  # fmt: skip

@@ -17,7 +17,7 @@ from edge_mtp.device.survey import printable
 from edge_mtp.errors import EdgeMtpError
 
 if TYPE_CHECKING:
-    from edge_mtp.device.put import Report
+    from edge_mtp.device.put import TransferProgress
 
 NAMES = "host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board"
 
@@ -55,7 +55,7 @@ class Candidate:
         return AdbServerLink(self.name)
 
 
-def find_device(name: str, *, notice: Notice | None = None, report: Report | None = None) -> Device:
+def find_device(name: str, *, notice: Notice | None = None, report: TransferProgress | None = None) -> Device:
     """The device that `name` means: one of `NAMES`.
 
     `pixel` is the one connected Pixel, `emulator` the one running emulator. `notice` is called with a line for a person

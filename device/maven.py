@@ -8,13 +8,13 @@ import http.client
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.progress import Progress
 
 GOOGLE = "https://dl.google.com/android/maven2"
 # A repository has some of FILE.sha1, FILE.sha256, ... next to FILE. The strongest one that it has is used.
@@ -22,9 +22,6 @@ CHECKSUMS = ("sha512", "sha256", "sha1")
 TIMEOUT_S = 30.0  # without receiving a byte
 LARGEST = 1 << 30  # bytes
 CHUNK = 1 << 18  # bytes
-
-# Called with what is going on and its progress, 0 to 1.
-Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Artifact:
         return f"{self.group.replace('.', '/')}/{self.name}"
 
 
-def download(artifact: Artifact, target: Path, repository: str, report: Report) -> None:
+def download(artifact: Artifact, target: Path, repository: str, progress: Progress) -> None:
     """Writes the artifact to `target`.
 
     Raises EdgeMtpError when `repository` is neither https nor on this machine, lacks the version or a checksum of it,
@@ -58,7 +55,7 @@ def download(artifact: Artifact, target: Path, repository: str, report: Report) 
     url = f"{repository.rstrip('/')}/{artifact.folder}/{artifact.version}/{artifact.file}"
     try:
         _refuse_in_clear(url)
-        report(f"download {artifact.file}", 0.0)
+        progress(f"download {artifact.file}", 0.0)
         algorithm, published = _published(url, artifact, repository)
         digest = hashlib.new(algorithm)
         with _open(url) as answer, target.open("wb") as file:
@@ -71,7 +68,7 @@ def download(artifact: Artifact, target: Path, repository: str, report: Report) 
                 digest.update(chunk)
                 file.write(chunk)
                 if total:
-                    report(f"download {artifact.file}", min(1.0, done / total))
+                    progress(f"download {artifact.file}", min(1.0, done / total))
         if done < total:
             raise EdgeMtpError(f"{url} broke off after {done} of {total} bytes; run again")
     except (OSError, http.client.HTTPException) as error:

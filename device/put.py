@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from edge_mtp.cache import cache_folder, keep, kept
 from edge_mtp.device.fingerprint import parse_free
@@ -52,8 +53,8 @@ ENTRY = re.compile(r"bundles/[^/]+|bin/[^/]+|cache")
 
 
 @dataclass(frozen=True)
-class Progress:
-    """The progress of a transfer or a hash. `bytes_per_s` is 0 until it is known."""
+class Transfer:
+    """How much of a file is sent, or read for its hash. `bytes_per_s` is 0 until it is known."""
 
     what: str
     done_bytes: int
@@ -69,7 +70,7 @@ class Progress:
         return (self.total_bytes - self.done_bytes) / self.bytes_per_s if self.bytes_per_s else None
 
 
-Report = Callable[[Progress], None]
+TransferProgress: TypeAlias = Callable[[Transfer], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Entry:
 class Folder:
     """The tool's own folder on the machine at the end of `link`. It is created when a file is first put there."""
 
-    def __init__(self, link: Link, path: str, report: Report) -> None:
+    def __init__(self, link: Link, path: str, report: TransferProgress) -> None:
         if not path.startswith("/") or path.rstrip("/") == "":
             raise EdgeMtpError(f"'{path}' cannot be the folder on {link.name}; give an absolute path")
         self.link = link
@@ -171,9 +172,9 @@ class Folder:
 
     def _digest(self, path: str, size: int, what: str) -> str:
         """The sha256, computed on the device, of a file of `size` bytes."""
-        self._report(Progress(f"checking {what}", 0, size))
+        self._report(Transfer(f"checking {what}", 0, size))
         output = self._sh(DIGEST, path, timeout_s=_patience(size)).output.split()
-        self._report(Progress(f"checking {what}", size, size))
+        self._report(Transfer(f"checking {what}", size, size))
         return output[0].decode(errors="replace") if output else ""
 
     def _prefix(self, source: Path, size: int) -> str:
@@ -194,15 +195,15 @@ class Folder:
                 now = time.monotonic()
                 if now >= next_report:
                     rate = (done - start) / (now - began) if now > began else 0.0
-                    self._report(Progress(f"sending {source.name}", done, size, rate))
+                    self._report(Transfer(f"sending {source.name}", done, size, rate))
                     next_report = now + REPORT_S
                 yield data
                 done += len(data)
         rate = (done - start) / max(1e-6, time.monotonic() - began)
-        self._report(Progress(f"sending {source.name}", done, size, rate))
+        self._report(Transfer(f"sending {source.name}", done, size, rate))
 
 
-def file_digest(path: Path, report: Report) -> str:
+def file_digest(path: Path, report: TransferProgress) -> str:
     """The sha256 of a file, in hexadecimal. Raises EdgeMtpError when it cannot be read.
 
     Hashing 2.6 GB takes seconds, so the hash is cached in `cache_folder()` as long as the file's size, inode, mtime and
@@ -221,7 +222,7 @@ def file_digest(path: Path, report: Report) -> str:
                 digest.update(data)
                 done += len(data)
                 if time.monotonic() >= next_report:
-                    report(Progress(f"hashing {path.name}", done, status.st_size))
+                    report(Transfer(f"hashing {path.name}", done, status.st_size))
                     next_report = time.monotonic() + REPORT_S
     except OSError as error:
         raise EdgeMtpError(f"cannot read '{path}': {error.strerror}; check the path") from error

@@ -16,7 +16,7 @@ from edge_mtp.device.binaries import LITERT, RUNNER, Binaries, binaries_for
 from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.fingerprint import read_fingerprint
 from edge_mtp.device.link import Link
-from edge_mtp.device.put import Folder, Progress, Report, file_digest
+from edge_mtp.device.put import Folder, Transfer, TransferProgress, file_digest
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
 
@@ -48,8 +48,8 @@ _starting: set[str] = set()
 _runners: weakref.WeakValueDictionary[str, Runner] = weakref.WeakValueDictionary()  # this process's, by owner
 
 
-def silent(progress: Progress) -> None:
-    """A Report that discards the progress."""
+def silent(transfer: Transfer) -> None:
+    """A TransferProgress that tells nobody."""
 
 
 class RemoteDevice(Device):
@@ -64,7 +64,7 @@ class RemoteDevice(Device):
         *,
         folder: str | None = None,
         binaries: Callable[[Fingerprint], Binaries] = lambda told: binaries_for(told.kind, told.abi or "of no name"),
-        report: Report = silent,
+        report: TransferProgress = silent,
     ) -> None:
         self.name = link.name
         self.link = link

@@ -30,7 +30,7 @@ from edge_mtp.safe_text import utf8
 from edge_mtp.turns import Turns
 
 if TYPE_CHECKING:
-    from edge_mtp.device.put import Report
+    from edge_mtp.device.put import TransferProgress
 
 _NO_MARKS = "its vocabulary has no <|channel>, so the model cannot think"
 
@@ -276,7 +276,7 @@ def open_engine(
     threads: int | None = None,
     sensors: bool = False,
     notice: Notice | None = None,
-    report: Report | None = None,
+    report: TransferProgress | None = None,
 ) -> Engine:
     """Opens a `.litertlm` file on a device: "host" (this machine), "pixel", "emulator", a serial, "host:port" or
     "ssh://user@board". Copies the file to the device if it is not there yet; `report` gets the progress, and `notice`

@@ -7,7 +7,6 @@ import fcntl
 import re
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.gguf_file import listing, model_files
 from edge_mtp.file_hash import sha256
+from edge_mtp.progress import Progress
 
 # The files that the exporter reads, besides GGUF files; `*/*` leaves out folders such as onnx/.
 WANTED = (
@@ -38,9 +38,6 @@ LARGEST = 50 * 10**9  # bytes; the Hub serves larger files only by its own proto
 COUNTED = "edge-mtp"
 SLACK = 1 << 26  # bytes to leave free besides the download
 
-# Called with what is going on and its progress, 0 to 1.
-Report = Callable[[str, float], None]
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -51,7 +48,7 @@ def fetch(
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
-    report: Report = lambda stage, fraction: None,
+    progress: Progress = lambda stage, fraction: None,
 ) -> Path:
     """The local folder of a checkpoint on the Hub; downloads the files that the cache lacks. `commit` names its commit.
 
@@ -87,8 +84,8 @@ def fetch(
         listed = _listed(repo_id, revision, token)
         names = None if listed is None else _wanted([each.name for each in listed], repo_id, file)
         missing = _missing([each for each in listed or () if each.name in (names or ())], repo_id)
-        bar = _bar_class(repo_id, sum(each.size for each in missing), report)
-        report(f"download {repo_id}", 0.0)
+        bar = _bar_class(repo_id, sum(each.size for each in missing), progress)
+        progress(f"download {repo_id}", 0.0)
         for each in missing:
             if each.sha256 and PART < each.size <= LARGEST:
                 _continue(each, token, bar)
@@ -96,7 +93,7 @@ def fetch(
         if names is not None:
             arguments["allow_patterns"] = [escape(name) for name in names]
         folder = snapshot_download(repo_id, etag_timeout=TIMEOUT, max_workers=4, tqdm_class=bar, **arguments)
-        report(f"download {repo_id}", 1.0)
+        progress(f"download {repo_id}", 1.0)
         return _with(file, folder)
     except EdgeMtpError:
         raise
@@ -234,8 +231,8 @@ def _continue(file: _File, token: str | None, bar: type[Any]) -> None:
     part.replace(blob)
 
 
-def _bar_class(repo_id: str, total: int, report: Report) -> type[Any]:
-    """A progress bar class for the Hub's library that shows nothing and calls `report`."""
+def _bar_class(repo_id: str, total: int, progress: Progress) -> type[Any]:
+    """A progress bar class for the Hub's library that shows nothing and calls `progress`."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     lock = threading.Lock()
@@ -252,7 +249,7 @@ def _bar_class(repo_id: str, total: int, report: Report) -> type[Any]:
             if self._counts and n:
                 with lock:
                     state["bytes"] += int(n)
-                    report(f"download {repo_id}", min(1.0, max(0, state["bytes"]) / max(1, total)))
+                    progress(f"download {repo_id}", min(1.0, max(0, state["bytes"]) / max(1, total)))
 
     return Bar
 

@@ -22,10 +22,11 @@ from edge_mtp.export.models import write_models
 from edge_mtp.export.options import Options, check
 from edge_mtp.export.resources import check_memory, disk_room
 from edge_mtp.export.unfinished import Parts
-from edge_mtp.export.work import Progress, Work
+from edge_mtp.export.work import Work
 from edge_mtp.export.writer import write_bundle
 from edge_mtp.formats.token_bytes import token_table
 from edge_mtp.output_file import refuse_inputs
+from edge_mtp.progress import Progress
 from edge_mtp.quiet import quiet
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import catalogue, download
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.json_file import read_checkpoint_json
+from edge_mtp.progress import Progress
 
 TINY = "tiny"
 GGUF = ".gguf"
@@ -38,7 +39,7 @@ def find(
     drafter_revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
-    report: download.Report = lambda stage, fraction: None,
+    progress: Progress = lambda stage, fraction: None,
 ) -> Source:
     """Find, and where needed download, a checkpoint pair.
 
@@ -73,7 +74,7 @@ def find(
                 f"{role} {what!r} is no folder, no GGUF file, no repository and none of"
                 f" {', '.join(catalogue.MODELS)}: check the name"
             )
-        found = download.fetch(repository, file=file, revision=wanted, token=token, offline=offline, report=report)
+        found = download.fetch(repository, file=file, revision=wanted, token=token, offline=offline, progress=progress)
         origins[role] = f"{repository}@{download.commit(found)}" + (f"/{file}" if file else "")
         return found / file if file else found
 

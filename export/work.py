@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-# An export calls it again and again, with the step that it is at and the share of the work that is done, 0 to 1.
-Progress = Callable[[str, float], None]
+from edge_mtp.progress import Progress
 
 
 class Work:
     """How much of an export is done, and the seconds that each kind of work took.
 
-    `plan` has the amount of work of each section. `begin` and `add` pass the share that is done to the report.
+    `plan` has the amount of work of each section. `begin` and `add` pass the share that is done to `progress`.
     """
 
-    def __init__(self, report: Progress) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
         self.plan: dict[str, float] = {}
-        self._report = report
+        self._progress = progress
         self._done = self._planned = 0.0
         self._kind, self._what, self._since = "", "", time.monotonic()
 
@@ -36,8 +34,8 @@ class Work:
 
     def add(self, amount: float) -> None:
         self._done = min(self._done + amount, self._planned)
-        self._report(self._what, self._done / (sum(self.plan.values()) or 1.0))
+        self._progress(self._what, self._done / (sum(self.plan.values()) or 1.0))
 
     def end(self) -> None:
         self.begin("", self._what)
-        self._report(self._what, 1.0)
+        self._progress(self._what, 1.0)

@@ -213,7 +213,8 @@ def _shown_progress() -> Iterator[RunProgress]:
     """A bar on a terminal, now and then a line elsewhere; both on stderr."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     from edge_mtp.harness.run.progress import RunProgress
 
@@ -232,7 +233,7 @@ def _shown_progress() -> Iterator[RunProgress]:
             click.echo(line, err=True)
 
     class Bar(RunProgress):
-        def __init__(self, bars: Progress) -> None:
+        def __init__(self, bars: Bars) -> None:
             self._bars = bars
             self._task = bars.add_task("", total=None)
 
@@ -246,5 +247,5 @@ def _shown_progress() -> Iterator[RunProgress]:
         yield Lines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         yield Bar(bars)

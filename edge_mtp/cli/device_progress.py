@@ -14,15 +14,15 @@ from edge_mtp.harness.stats.figures import size
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
-    from edge_mtp.device.put import Progress, Report
+    from edge_mtp.device.put import Transfer, TransferProgress
 
 LINE_EVERY_S = 10.0
 
 
 @contextmanager
-def device_progress(names: int) -> Iterator[Callable[[str], Report]]:
-    """Makes a Report for each device by its name; `names` is the number of devices. One device has a bar at a terminal;
-    otherwise there is a line every 10 s with the device's name.
+def device_progress(names: int) -> Iterator[Callable[[str], TransferProgress]]:
+    """Gives each device, by its name, a callback for its transfers; `names` is the number of devices. One device has a
+    bar at a terminal; otherwise there is a line every 10 s with the device's name.
     """
     import sys
 
@@ -40,11 +40,11 @@ def device_progress(names: int) -> Iterator[Callable[[str], Report]]:
     bars = Bars(*columns, console=Console(stderr=True), transient=True)
     tasks: dict[str, TaskID] = {}
 
-    def report(progress: Progress) -> None:
+    def report(transfer: Transfer) -> None:
         bars.start()  # not before there is something to show: it takes the cursor away
-        if progress.what not in tasks:
-            tasks[progress.what] = bars.add_task(shown(progress.what))
-        bars.update(tasks[progress.what], completed=progress.done_bytes, total=progress.total_bytes)
+        if transfer.what not in tasks:
+            tasks[transfer.what] = bars.add_task(shown(transfer.what))
+        bars.update(tasks[transfer.what], completed=transfer.done_bytes, total=transfer.total_bytes)
 
     try:
         yield lambda name: report
@@ -53,21 +53,21 @@ def device_progress(names: int) -> Iterator[Callable[[str], Report]]:
             bars.stop()
 
 
-def _lines(name: str) -> Report:
+def _lines(name: str) -> TransferProgress:
     told: dict[str, float] = {}
     lock = threading.Lock()
 
-    def report(progress: Progress) -> None:
+    def report(transfer: Transfer) -> None:
         now = time.monotonic()
         with lock:
-            first = told.setdefault(progress.what, now) == now
+            first = told.setdefault(transfer.what, now) == now
             # What is over within a moment needs no line.
-            if first or now - told[progress.what] < LINE_EVERY_S:
+            if first or now - told[transfer.what] < LINE_EVERY_S:
                 return
-            told[progress.what] = now
-        rate = f", {size(round(progress.bytes_per_s))}/s" if progress.bytes_per_s else ""
-        left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
-        click.echo(shown(f"[{name}] {progress.what} {progress.fraction:.0%}{rate}{left}"), err=True)
+            told[transfer.what] = now
+        rate = f", {size(round(transfer.bytes_per_s))}/s" if transfer.bytes_per_s else ""
+        left = f", {transfer.seconds_left:.0f} s left" if transfer.seconds_left is not None else ""
+        click.echo(shown(f"[{name}] {transfer.what} {transfer.fraction:.0%}{rate}{left}"), err=True)
 
     return report
 

@@ -203,7 +203,7 @@ def export(
                 revision=revision,
                 drafter_revision=drafter_revision,
                 offline=offline,
-                report=progress,
+                progress=progress,
             )
             name, origins = source.name, source.origins
             with quiet():

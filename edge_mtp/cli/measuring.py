@@ -17,7 +17,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.safe_text import shown
 
 if TYPE_CHECKING:
-    from edge_mtp.device.put import Report
+    from edge_mtp.device.put import TransferProgress
     from edge_mtp.engine import Engine
     from edge_mtp.harness.ask.answerer import Answerer
     from edge_mtp.harness.ask.arm import Arm
@@ -93,7 +93,7 @@ def open_answerers(stack: ExitStack, arms: list[Arm], *, margins: bool, began: f
     opening = True
     with device_progress(len({arm.device for arm in arms})) as shown:
 
-        def report(name: str) -> Report:
+        def report(name: str) -> TransferProgress:
             show = shown(name)
             # An engine that is started again later finds its files there, and a bar of the run itself on the screen.
             return lambda progress: show(progress) if opening else None

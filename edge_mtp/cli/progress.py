@@ -8,23 +8,24 @@ from contextlib import contextmanager
 
 import click
 
+from edge_mtp.progress import Progress
 from edge_mtp.safe_text import shown
 
 LINE_EVERY_S = 10.0
 
 
 @contextmanager
-def export_progress() -> Iterator[Callable[[str, float], None]]:
+def export_progress() -> Iterator[Progress]:
     """Takes the current work and the share done, 0 to 1. Elsewhere than on a terminal a line every 10 s."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        Progress,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -34,7 +35,7 @@ def export_progress() -> Iterator[Callable[[str, float], None]]:
         TextColumn("{task.description:<28}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Bars(*columns, console=console, transient=True) as bar:
         task = bar.add_task("check checkpoints", total=1.0)
         yield lambda what, done: bar.update(task, description=shown(what), completed=done)
 
@@ -43,7 +44,8 @@ def export_progress() -> Iterator[Callable[[str, float], None]]:
 def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Takes the number done and their total. Elsewhere than on a terminal a line every tenth, and at the end."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -55,7 +57,7 @@ def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield line
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Bars(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -64,7 +66,8 @@ def count_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Takes a stage, the number done in it and their total. Elsewhere than on a terminal a line a stage."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -76,7 +79,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield line
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def update(stage: str, done: int, total: int) -> None:
@@ -89,7 +92,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
-def _lines() -> Callable[[str, float], None]:
+def _lines() -> Progress:
     started = time.monotonic()
     last = ("", started)
 

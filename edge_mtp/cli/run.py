@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from edge_mtp.cli.several import Result
-    from edge_mtp.device.put import Report
+    from edge_mtp.device.put import TransferProgress
     from edge_mtp.dialogue import Dialogue
     from edge_mtp.engine import Engine
     from edge_mtp.reply import Reply, Token
@@ -85,7 +85,7 @@ def run(
 
     from edge_mtp.cli.device_progress import device_progress, notice_for
 
-    def opened(device: str, report: Report) -> Engine:
+    def opened(device: str, report: TransferProgress) -> Engine:
         notice = notice_for(device)
         return open_engine(bundle, device, threads=threads, sensors=as_json, notice=notice, report=report)
 

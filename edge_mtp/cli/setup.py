@@ -58,7 +58,7 @@ def setup(
         wanted.append(binaries.add_runner(runner, kind))
     wanted = list(dict.fromkeys(wanted))
     with export_progress() as progress:
-        binaries.add_libraries(wanted, lock=lock, folder=folder, repository=maven or GOOGLE, report=progress)
+        binaries.add_libraries(wanted, lock=lock, folder=folder, repository=maven or GOOGLE, progress=progress)
     found = [_state(target) for target in wanted]
     if as_json:
         click.echo(json.dumps({"lock": str(lock or binaries.lock_file()), "targets": found}))

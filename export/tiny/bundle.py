@@ -10,8 +10,8 @@ from edge_mtp.cache import cache_folder, clear_entry, exclusive, keep, kept
 from edge_mtp.export import defaults
 from edge_mtp.export.checkpoint import tiny_pair
 from edge_mtp.export.pipeline import export_bundle
-from edge_mtp.export.work import Progress
 from edge_mtp.file_hash import sha256
+from edge_mtp.progress import Progress
 
 TOOLS = tiny_pair()[0].parent / "tools.json"
 

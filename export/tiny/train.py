@@ -207,7 +207,7 @@ class Optimizer:
             schedule.step()
 
 
-class Progress:
+class LossLines:
     """Prints a line every `every` steps: the loss since the last line, and the time per step."""
 
     def __init__(self, name: str, steps: int, every: int = 25) -> None:
@@ -227,7 +227,7 @@ class Progress:
 def train_target(target: Gemma4ForCausalLM, stream: Iterator[Batch], steps: int, horizon: int) -> None:
     """Train on replies only. With a `horizon` beyond `steps`, training ends while the learning rate is still high."""
     optimizer = Optimizer(target, horizon, muon_lr=6e-3, adam_lr=4e-3)
-    progress = Progress("target", steps)
+    progress = LossLines("target", steps)
     target.train()
     for step in range(steps):
         loss = target_loss(target, next(stream))
@@ -241,7 +241,7 @@ def train_selection(target: Gemma4ForCausalLM, tokenizer: Tokenizer, stream: Ite
     recall = NameRecall(target, tokenizer)
     both = torch.nn.ModuleDict({"target": target, "recall": recall})
     optimizer = Optimizer(both, steps, muon_lr=5e-3, adam_lr=3e-3)
-    progress, recalled = Progress("selection", steps), Progress("  name recall", steps)
+    progress, recalled = LossLines("selection", steps), LossLines("  name recall", steps)
     target.train()
     for step in range(steps):
         batch = next(stream)
@@ -259,7 +259,7 @@ def train_drafter(
     """Train the drafter against the frozen target; after a third of the steps, make the clusters from its own head."""
     target.requires_grad_(False)
     optimizer = Optimizer(drafter, steps, muon_lr=6e-3, adam_lr=4e-3)
-    progress = Progress("drafter", steps)
+    progress = LossLines("drafter", steps)
     drafter.train()
     for step in range(steps):
         if step == steps // 3:

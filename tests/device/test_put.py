@@ -22,13 +22,13 @@ from edge_mtp.device import put
 from edge_mtp.device.adb_link import AdbLink
 from edge_mtp.device.link import Completed, Link
 from edge_mtp.device.local_link import LocalLink
-from edge_mtp.device.put import Folder, Progress, file_digest
+from edge_mtp.device.put import Folder, Transfer, file_digest
 from edge_mtp.errors import EdgeMtpError
 
 SIZE = 5_000_000
 
 
-def silent(progress: Progress) -> None:
+def silent(progress: Transfer) -> None:
     pass
 
 
@@ -298,7 +298,7 @@ def test_entries_are_listed_and_cleaned_and_nothing_else_is(
 
 
 def test_progress_tells_rate_and_time_left(link: Link, tmp_path: Path, source: Path, digest: str) -> None:
-    seen: list[Progress] = []
+    seen: list[Transfer] = []
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(put, "CHUNK_BYTES", 1 << 18)
     monkeypatch.setattr(put, "REPORT_S", 0.0)
@@ -311,7 +311,7 @@ def test_progress_tells_rate_and_time_left(link: Link, tmp_path: Path, source: P
     half = sending[len(sending) // 2]
     assert half.bytes_per_s > 0
     assert half.seconds_left == pytest.approx((SIZE - half.done_bytes) / half.bytes_per_s)
-    assert seen[-1] == Progress("checking a bundle.litertlm", SIZE, SIZE)
+    assert seen[-1] == Transfer("checking a bundle.litertlm", SIZE, SIZE)
 
 
 # The link breaks.
@@ -430,7 +430,7 @@ def test_only_the_folder_is_touched_even_when_all_fails(
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "file"
-    read: list[Progress] = []
+    read: list[Transfer] = []
     monkeypatch.setattr(put, "REPORT_S", 0.0)
     for settled_s, content in ((2.0, b"one"), (-1.0, b"one"), (-1.0, b"two"), (-1.0, b"six")):
         monkeypatch.setattr(put, "SETTLED_S", settled_s)

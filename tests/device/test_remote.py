@@ -26,7 +26,7 @@ from edge_mtp.device.binaries import Binaries
 from edge_mtp.device.device import Fingerprint
 from edge_mtp.device.host import HostDevice
 from edge_mtp.device.link import Link, quote
-from edge_mtp.device.put import Progress
+from edge_mtp.device.put import Transfer
 from edge_mtp.device.remote import RemoteDevice
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
@@ -105,7 +105,7 @@ def test_an_aarch64_board_gives_the_tokens_of_this_machine(
 
 
 def test_the_second_start_sends_nothing(link: Link, tmp_path: Path, tiny_bundle: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[Transfer] = []
     device = RemoteDevice(link, folder=str(tmp_path / "d"), binaries=host_files, report=seen.append)
     device.start(tiny_bundle, threads=1).close()
     assert {progress.what for progress in seen} >= {f"sending {tiny_bundle.name}", f"sending {remote.RUNNER}"}

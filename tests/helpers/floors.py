@@ -19,7 +19,7 @@ ROOT = Path(edge_mtp.__file__).parent
 FLOORS: list[list[str]] = [
     ["errors"],
     # Statistics know nothing of what was measured, so that anything may use them.
-    ["safe_text", "output_file", "file_hash", "quiet", "harness.stats"],
+    ["safe_text", "progress", "output_file", "file_hash", "quiet", "harness.stats"],
     ["cache", "json_file"],
     ["formats"],
     ["chat"],

@@ -29,7 +29,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.download import commit, fetch
 told = []
 try:
-    path = fetch(**json.loads(sys.argv[1]), report=lambda stage, fraction: told.append([stage, fraction]))
+    path = fetch(**json.loads(sys.argv[1]), progress=lambda stage, fraction: told.append([stage, fraction]))
     print(json.dumps({"path": str(path), "commit": commit(path), "told": told}))
 except EdgeMtpError as error:
     print(json.dumps({"error": str(error)}))

@@ -14,7 +14,7 @@ from edge_mtp.cli import device_progress as device_module
 from edge_mtp.cli import progress as module
 from edge_mtp.cli.device_progress import device_progress, notice_for
 from edge_mtp.cli.progress import count_progress, export_progress, stage_progress
-from edge_mtp.device.put import Progress
+from edge_mtp.device.put import Transfer
 
 STEERING = "name\x1b[2J\u202e"
 CONTROL = re.compile(r"\x1b\[\??[0-9;]*[A-Za-z]|\r")  # what a bar itself writes
@@ -104,16 +104,16 @@ def test_a_stage_tells_its_beginning(capsys: Any) -> None:
 def test_files_on_their_way_are_told_if_they_take_long(clock: Clock, capsys: Any) -> None:
     with device_progress(2) as reports:
         one, other = reports("one"), reports("other")
-        one(Progress("push m", 0, 1000))
+        one(Transfer("push m", 0, 1000))
         clock.now += 9.9
-        one(Progress("push m", 100, 1000, 10.0))
-        other(Progress("push m", 0, 1000))
+        one(Transfer("push m", 100, 1000, 10.0))
+        other(Transfer("push m", 0, 1000))
         clock.now += 0.2
-        one(Progress("push m", 500, 1000, 50.0))
-        one(Progress("push m", 600, 1000, 50.0))
-        other(Progress("push m", 10, 1000))
+        one(Transfer("push m", 500, 1000, 50.0))
+        one(Transfer("push m", 600, 1000, 50.0))
+        other(Transfer("push m", 10, 1000))
         clock.now += 10
-        other(Progress("push m", 1000, 1000))
+        other(Transfer("push m", 1000, 1000))
     first, second = lines_of(capsys)
     assert first.startswith("[one] push m 50%, ")
     assert first.endswith("/s, 10 s left")
@@ -127,9 +127,9 @@ def test_lines_of_names_steer_nothing(clock: Clock, capsys: Any) -> None:
         stages(STEERING, 0, 1)
     with device_progress(2) as reports:
         report = reports(STEERING)
-        report(Progress(STEERING, 0, 10))
+        report(Transfer(STEERING, 0, 10))
         clock.now += 11
-        report(Progress(STEERING, 5, 10))
+        report(Transfer(STEERING, 5, 10))
     notice_for("board")(f"waits for {STEERING}")
     assert len(lines_of(capsys)) == 4
 
@@ -170,7 +170,7 @@ def test_one_device_is_a_bar_at_a_terminal_and_nothing_before_there_is_something
         reports("board")
     assert terminal.getvalue() == ""
     with redirect_stderr(terminal), device_progress(1) as reports:
-        reports("board")(Progress(STEERING, 5_000_000, 10_000_000))
+        reports("board")(Transfer(STEERING, 5_000_000, 10_000_000))
     text = seen(terminal)
     assert "5.0/10.0 MB" in text
     assert "name\\x1b[2J" in text
@@ -179,7 +179,7 @@ def test_one_device_is_a_bar_at_a_terminal_and_nothing_before_there_is_something
 def test_several_devices_are_lines_at_a_terminal(clock: Clock, terminal: TtyText) -> None:
     with redirect_stderr(terminal), device_progress(2) as reports:
         report = reports("board")
-        report(Progress("push", 0, 10))
+        report(Transfer("push", 0, 10))
         clock.now += 11
-        report(Progress("push", 5, 10))
+        report(Transfer("push", 5, 10))
     assert terminal.getvalue() == "[board] push 50%\n"

@@ -12,7 +12,7 @@ from edge_mtp.device import Sampling, Step
 from edge_mtp.device.find import Notice
 from edge_mtp.device.fingerprint import parse_meminfo
 from edge_mtp.device.host import HostDevice
-from edge_mtp.device.put import Report
+from edge_mtp.device.put import TransferProgress
 from edge_mtp.device.runner import SilentRunnerError
 from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import Engine, open_engine
@@ -201,7 +201,7 @@ def open_runner_engines(
     margins: bool = False,
     began: float | None = None,
     notice: Callable[[str], Notice] | None = None,
-    report: Callable[[str], Report] | None = None,
+    report: Callable[[str], TransferProgress] | None = None,
 ) -> Iterator[list[RunnerEngine]]:
     """An answerer for each arm of our engine, in their order; engines end with the context.
 
@@ -237,7 +237,7 @@ def answerers_on(engine: Engine, arms: Sequence[Arm], *, margins: bool = False) 
 
 
 def _opener(
-    arm: Arm, notice: Callable[[str], Notice] | None, report: Callable[[str], Report] | None
+    arm: Arm, notice: Callable[[str], Notice] | None, report: Callable[[str], TransferProgress] | None
 ) -> Callable[[], Engine]:
     return lambda: open_engine(
         arm.path,
