@@ -4,31 +4,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from native_build import part
+
 from edge_mtp.device import Outcome, Request
 from edge_mtp.device.host import litert_library, runner_path
 from edge_mtp.engine import open_engine
 
 
-def test_sessions_of_one_process_do_not_see_each_other(
-    tiny_bundle: Path, tiny_split: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_sessions_of_one_process_do_not_see_each_other(tiny_bundle: Path, tiny_split: list[dict[str, Any]]) -> None:
     """Three sessions in three threads, at K of 0, 3 and 7, say what a runner of their own says."""
-    binaries = runner_path().parent
-    program = tmp_path / "c_api"
-    source = Path(__file__).parents[1] / "helpers" / "c_api.c"
-    options = [
-        "-std=c11",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-O1",
-        f"-I{binaries}",
-        f"-L{binaries}",
-        f"-Wl,-rpath,{binaries}",
-    ]
-    subprocess.run(
-        ["gcc", *options, str(source), "-o", str(program), "-ledge_mtp", "-lpthread"], check=True, timeout=60
-    )
+    program = part("c_api", f"-DEDGE_MTP_BINARIES={runner_path().parent}")
     with open_engine(tiny_bundle) as engine:
         stop = min(engine.chat_format.stop_token_ids)
         prompts = [engine.chat_format.encode(item["messages"], item["tools"]) for item in tiny_split[:4]]

@@ -20,9 +20,9 @@ NATIVE = ROOT / "device" / "native"
 BUILD = ROOT / "build" / "native-tests"
 
 
-def part(target: str) -> Path:
+def part(target: str, *options: str) -> Path:
     """A target of device/native/tests/python, which needs CMake and a compiler and no network."""
-    return built(NATIVE / "tests" / "python", BUILD / "parts", target)
+    return built(NATIVE / "tests" / "python", BUILD / "parts", target, *options)
 
 
 @cache
