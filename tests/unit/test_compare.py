@@ -22,7 +22,7 @@ from synthetic_results import BUNDLES, synthetic_results
 from edge_mtp.cli import main
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.trace import Sensors
-from edge_mtp.harness.analyse import analysis, calls, latency, pairwise, partings
+from edge_mtp.harness.analyse import analysis, calls, latency, pairwise, partings, speed_up
 from edge_mtp.harness.analyse.analysis import Analysis, analyse
 from edge_mtp.harness.analyse.analysis_file import read_summary
 from edge_mtp.harness.analyse.compare import Versus
@@ -709,7 +709,7 @@ def section(name: str) -> str:
 DOCUMENTED = [
     *(Run, Arm, Answer, Sample, Sensors, Pause, StepFigures, Analysis, Estimate),
     *(latency.Latency, latency.Distribution, latency.DraftPosition, drafter_fit.FirstDrafts),
-    *(latency.SpeedUp, latency.ItemSpeed),
+    *(speed_up.SpeedUp, speed_up.ItemSpeed),
     *(calls.ArmCalls, calls.Errors, pairwise.Comparison, partings.Parting, score.Score, score.Finding),
 ]
 
@@ -725,7 +725,7 @@ def test_every_field_is_documented(kind: Any) -> None:
 def test_every_dataclass_that_is_written_is_documented() -> None:
     """What an analysis is made of, found by its types."""
     names = {kind.__name__ for kind in DOCUMENTED}
-    for module in (latency, pairwise, analysis, drafter_fit):
+    for module in (latency, speed_up, pairwise, analysis, drafter_fit):
         public = [kind for name, kind in vars(module).items() if not name.startswith("_") and isinstance(kind, type)]
         of_module = {kind.__name__ for kind in public if kind.__module__ == module.__name__}
         assert {name for name in of_module if dataclasses.is_dataclass(getattr(module, name))} <= names

@@ -30,7 +30,8 @@ from edge_mtp.cli import main
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.harness.analyse.analysis import NO_SPEED, analyse
 from edge_mtp.harness.analyse.analysis_file import read_summary
-from edge_mtp.harness.analyse.latency import DraftPosition, ItemSpeed, SpeedUp
+from edge_mtp.harness.analyse.latency import DraftPosition
+from edge_mtp.harness.analyse.speed_up import ItemSpeed, SpeedUp
 from edge_mtp.harness.ask.answer import Answer, StepFigures
 from edge_mtp.harness.ask.arm import cross
 from edge_mtp.harness.record.results import Results, ResultsWriter

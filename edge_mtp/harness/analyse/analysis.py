@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edge_mtp.harness.analyse.calls import ArmCalls, arm_calls, score_all
-from edge_mtp.harness.analyse.latency import Latency, SpeedUp, latencies, speed_ups
+from edge_mtp.harness.analyse.latency import Latency, latencies
 from edge_mtp.harness.analyse.pairwise import Comparison, comparisons
+from edge_mtp.harness.analyse.speed_up import SpeedUp, speed_ups
 from edge_mtp.harness.record.results import Results, Run
 from edge_mtp.harness.score.drafter_fit import misfit
 from edge_mtp.harness.score.score import Score

@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 
 from edge_mtp.harness.analyse.analysis import Analysis
 from edge_mtp.harness.analyse.calls import ArmCalls
-from edge_mtp.harness.analyse.latency import MEASURES, Latency, SpeedUp
+from edge_mtp.harness.analyse.latency import Latency
 from edge_mtp.harness.analyse.pairwise import Comparison
+from edge_mtp.harness.analyse.speed_up import MEASURES, SpeedUp
 from edge_mtp.harness.analyse.times import Timed, times
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.ask.arm import baseline_of

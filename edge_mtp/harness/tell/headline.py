@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edge_mtp.harness.analyse.analysis import Analysis
-from edge_mtp.harness.analyse.latency import SpeedUp
 from edge_mtp.harness.analyse.pairwise import Comparison
+from edge_mtp.harness.analyse.speed_up import SpeedUp
 from edge_mtp.harness.ask.arm import baseline_of
 from edge_mtp.harness.stats.figures import factor, interval, percent
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edge_mtp.harness.analyse.latency import DraftPosition, SpeedUp
+from edge_mtp.harness.analyse.latency import DraftPosition
+from edge_mtp.harness.analyse.speed_up import SpeedUp
 from edge_mtp.harness.record.results import Pause
 from edge_mtp.harness.stats.figures import milliseconds, signed
 from edge_mtp.harness.stats.statistics import Estimate

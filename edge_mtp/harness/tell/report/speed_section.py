@@ -7,7 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from edge_mtp.harness.analyse.latency import ItemSpeed, Latency, SpeedUp
+from edge_mtp.harness.analyse.latency import Latency
+from edge_mtp.harness.analyse.speed_up import ItemSpeed, SpeedUp
 from edge_mtp.harness.ask.answer import Answer
 from edge_mtp.harness.tell.headline import main_speed_ups
 from edge_mtp.harness.tell.report import charts
