@@ -25,19 +25,19 @@ class Verb(NamedTuple):
 # The one-line help stands here so that `edge-mtp --help` imports no verb.
 VERBS = {
     "export": Verb("edge_mtp.cli.export", "Export a checkpoint and its drafter to a .litertlm bundle."),
-    "run": Verb("edge_mtp.cli.run", "Run a prompt, or a chat, on a device."),
+    "run": Verb("edge_mtp.cli.run", "Run a prompt or a chat on a device."),
     "devices": Verb("edge_mtp.cli.devices", "List the devices within reach, and clean up on one."),
     "doctor": Verb("edge_mtp.cli.doctor", "Check whether a device can run a bundle, and how well."),
     "inspect": Verb("edge_mtp.cli.inspect", "Show what a .litertlm bundle holds and whether its MTP is complete."),
     "check": Verb("edge_mtp.cli.check", "Check that MTP on a device gives the text of plain decoding."),
-    "quality": Verb("edge_mtp.cli.quality", "Measure what a bundle lost to quantization, against another."),
+    "quality": Verb("edge_mtp.cli.quality", "Measure what a bundle has lost to quantization."),
     "bench": Verb("edge_mtp.cli.bench", "Measure how fast each of several arms answers the same prompts."),
-    "plan": Verb("edge_mtp.cli.plan", "Tell from a device's step costs where MTP pays."),
+    "plan": Verb("edge_mtp.cli.plan", "Measure a device's step costs and compute where MTP pays off."),
     "eval": Verb("edge_mtp.cli.eval", "Measure the tool-call errors of several arms on the same suite.", "evaluate"),
     "report": Verb("edge_mtp.cli.report", "Turn results of bench or eval into an HTML file, CSV and JSON."),
-    "compare": Verb("edge_mtp.cli.compare", "Hold one result against another, with rules for CI."),
+    "compare": Verb("edge_mtp.cli.compare", "Compare one result with another; apply rules for CI."),
     "grammar": Verb("edge_mtp.cli.grammar", "Print the grammar of a JSON schema or of tools, for C and Kotlin."),
-    "setup": Verb("edge_mtp.cli.setup", "Fetch LiteRT for phones and boards, and keep runners built for them."),
+    "setup": Verb("edge_mtp.cli.setup", "Fetch LiteRT for phones and boards; store their runners."),
 }
 
 # Packages that only `edge-mtp[export]` brings.

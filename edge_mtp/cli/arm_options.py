@@ -38,36 +38,36 @@ def arm_options(mtp: str) -> Callable[[F], F]:
     def add(function: F) -> F:
         options = [
             _arms("--bundle", "bundles", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-                  help="A .litertlm file; may be repeated. Default: the built-in tiny model."),
+                  help="A .litertlm file. May be repeated. Default: the built-in tiny model."),
             _arms("--recipe", "recipes", callback=_list, metavar="LIST",
-                  help="Without --bundle: recipes of the built-in tiny model, such as fp32,int8,int4."),
+                  help="Recipes of the built-in tiny model, such as fp32,int8,int4; not with --bundle."),
             _arms("--mtp", "mtps", callback=_list, default=mtp, show_default=True, metavar="LIST",
-                  help="Of off, auto, a number of drafts, adaptive (litert-lm's own), and blank (the verify graph"
-                       " with nothing to verify)."),
+                  help="off, auto, a number of drafts, adaptive (litert-lm's own) or blank (the verify graph"
+                       " without drafts)."),
             _arms("--constrained", "constraints", callback=_list, default="on", show_default=True, metavar="LIST",
-                  help="Whether calls are held to the tools' schemas: on, off or on,off."),
+                  help="Whether calls must fit the tools' schemas: on, off or on,off."),
             _arms("--draft-sources", "draft_sources", callback=_list, metavar="LIST",
-                  help="Where drafts come from, of drafter, lookup and grammar joined by +:"
+                  help="Sources of drafts: drafter, lookup and grammar, joined by +:"
                   " drafter+grammar,lookup+grammar. Default: the drafter and the grammar."),
             _arms("--calls", "calls", callback=_list, default="parallel", show_default=True, metavar="LIST",
-                  help="parallel (as many calls in a reply as it likes), single (one at most), or both."),
+                  help="parallel (any number of calls in a reply), single (one at most) or both."),
             _arms("--thinking", "thoughts", callback=_list, default="auto", show_default=True, metavar="LIST",
-                  help="Whether the model thinks first: auto (as the template has it), on, off or several of them."),
+                  help="Whether the model thinks first: auto (the template decides), on, off or several of them."),
             _arms("--temperature", "temperatures", callback=_list, default="0", show_default=True, metavar="LIST",
-                  help="0 is greedy; sampled arms of one round draw the same random numbers."),
+                  help="Sampling temperatures; 0 is greedy. The arms of one round draw the same random numbers."),
             _arms("--engine", "engines", callback=_list, default="ours", show_default=True, metavar="LIST",
                   help="ours, litert-lm (the stock runtime, on host) or both."),
             _arms("--accelerator", "accelerators", callback=_list, default="cpu", show_default=True, metavar="LIST",
-                  help="cpu; gpu with litert-lm."),
+                  help="cpu, or gpu for litert-lm."),
             _arms("--device", "devices", multiple=True, default=("host",), show_default=False, metavar="NAME",
-                  help="Where to run: host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board; may be repeated."
+                  help="Where to run: host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board. May be repeated."
                   " Default: host."),
-            _arms("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice."),
+            _arms("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT chooses."),
             _arms("--arm", "arms", multiple=True, metavar="KEY=VALUE,...",
-                  help="One more arm, or instead of the combinations where no other option of theirs is given: label,"
+                  help="One more arm; without other options of arms it replaces the combinations. Keys: label,"
                   " bundle, mtp, engine, device, accelerator, temperature, constrained, threads, draft_sources,"
                   " thinking, calls."),
-            _arms("--baseline", metavar="LABEL", help="The arm that others are held against; default: the first."),
+            _arms("--baseline", metavar="LABEL", help="The arm that the others are compared with; default: the first."),
         ]  # fmt: skip
         for option in reversed(options):
             function = option(function)

@@ -63,27 +63,27 @@ def _limit(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     help="A comma list of chat, tool_call, summarise, code, copy, multi_turn, long_prompt, all, tiny; or a JSONL file"
     " (docs/suites.md); may be repeated. Default: all, or tiny for the built-in tiny model, which knows no other.",
 )  # fmt: skip
-@_work("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts of each.")
+@_work("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N prompts of each workload.")
 @_work("--max-tokens", type=click.IntRange(1), default=DEFAULT_MAX_TOKENS, show_default=True, metavar="N",
-       help="Most tokens of a reply.")  # fmt: skip
+       help="Most tokens in a reply.")  # fmt: skip
 @arm_options(mtp="off,auto")
 @_order("--rounds", type=click.IntRange(1), default=DEFAULT_ROUNDS, show_default=True, metavar="N",
-        help="Times that every arm answers every prompt.")  # fmt: skip
+        help="How often each arm answers each prompt.")  # fmt: skip
 @_order("--warm-up", type=click.IntRange(0), default=1, show_default=True, metavar="N",
-        help="Answers of each arm to each shape of prompt that are thrown away first.")  # fmt: skip
+        help="Answers of each arm, for each shape of prompt, to discard first.")  # fmt: skip
 @_order("--sustained", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
-        help="Instead of rounds: over and over without a pause, until so much time is over.")  # fmt: skip
+        help="Repeat the prompts without a pause for this time, instead of --rounds.")  # fmt: skip
 @_order("--simulate-acceptance", "acceptance", type=click.FloatRange(0, 1), metavar="A",
-        help="Replay plain text as drafts, this share of them right: the gain of a drafter that good.")  # fmt: skip
+        help="Simulate a drafter whose drafts are right with this probability: replay the plain text.")  # fmt: skip
 @_heat("--thermal", type=click.Choice(LEVELS), default="light", show_default=True,
-       help="Wait while the device's thermal status is this or worse.")  # fmt: skip
+       help="Wait while the device's thermal status is at this level or worse.")  # fmt: skip
 @_heat("--max-temperature", callback=_limit, metavar="[SENSOR=]CELSIUS",
-       help="Wait while it is hotter; without SENSOR its skin, else its processor.")  # fmt: skip
+       help="Wait while this sensor is hotter; default SENSOR: the skin, or else the processor.")  # fmt: skip
 @_heat("--cool-down", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SECONDS",
-       help="Pause before every answer.")  # fmt: skip
+       help="Pause before each answer.")  # fmt: skip
 @_output("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
-         help="Where the results go, a JSONL file; default: bench-DATE-TIME.jsonl.")  # fmt: skip
-@_output("--resume", is_flag=True, help="Go on with the results in --output where they were cut.")
+         help="The JSONL file for the results; default: bench-DATE-TIME.jsonl.")  # fmt: skip
+@_output("--resume", is_flag=True, help="Continue an interrupted run whose results are in --output.")
 @_output("--json", "as_json", is_flag=True, help="Print the analysis as one JSON object instead of text.")
 def bench(
     workloads: tuple[str, ...],
@@ -103,9 +103,9 @@ def bench(
 ) -> None:
     """Measure how fast a model answers: every arm answers the same prompts, in turn.
 
-    Arms take turns on each prompt, in an order that is reversed again and again, so that a machine that slows down
-    slows all of them alike. First tokens, decoding and tool calls are timed, drafts counted, sensors read. Arms are
-    compared by the ratios of their times on the same prompt.
+    Arms take turns on each prompt, and the order is reversed each time, so a machine that slows down slows all arms
+    alike. The command times first tokens, decoding and tool calls, counts drafts and reads sensors. It compares arms by
+    the ratios of their times on the same prompt.
 
     \b
     edge-mtp bench --mtp off,auto,3 --engine ours,litert-lm

@@ -16,21 +16,21 @@ BUILT_IN = "built-in"  # what --numerics stands for without a FILE
 @click.command()
 @click.option(
     "--numerics", is_flag=False, flag_value=BUILT_IN, metavar="[FILE.jsonl]",
-    help=f"Compare token by token on these prompts; without FILE {DEFAULT_PROMPTS} of the tiny model's.",
+    help=f"Compare token by token on these prompts; default: {DEFAULT_PROMPTS} prompts of the tiny model.",
 )  # fmt: skip
 @click.option("--bundle", type=click.Path(path_type=Path), help="The .litertlm file; default: the built-in tiny model.")
-@click.option("--device", default="host", show_default=True, help="Where to run: host is this machine.")
-@click.option("--draft-length", type=click.IntRange(1), metavar="K", help="Tokens to draft a step; default 4.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
+@click.option("--device", default="host", show_default=True, help="The device; host is this machine.")
+@click.option("--draft-length", type=click.IntRange(1), metavar="K", help="Drafts in each step; default: 4.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N prompts.")
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
     default=DEFAULT_MAX_TOKENS,
     show_default=True,
-    help="Most tokens of a reply.",
+    help="Most tokens in a reply.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT's choice.")
-@click.option("--strict", is_flag=True, help="Exit with 1 where rounding alone changed a text, too.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT chooses.")
+@click.option("--strict", is_flag=True, help="Exit with 1 also if rounding alone changed a text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.pass_context
 def check(
@@ -47,13 +47,13 @@ def check(
 ) -> None:
     """Check that MTP on a device gives the text of plain decoding.
 
-    With --numerics three arms answer the same prompts, greedily: plain decoding, the verify graph with every draft
-    blank, and MTP. Where the first two part, the graphs round differently, and the margin between the two largest
-    logits says by how little. Where the last two part, a draft was accepted that should not have been, or a rejected
-    one left something behind: that is an error of the device or of edge-mtp, and the exit status is 1.
+    With --numerics, three arms answer the same prompts greedily: plain decoding, the verify graph with every draft
+    blank, and MTP. Where the first two differ, the graphs round differently; the margin between the two largest logits
+    says by how little. Where the last two differ, the runner accepted a wrong draft, or kept the state of a rejected
+    one: that is a fault of the device or of edge-mtp, and the exit status is 1.
 
     A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form). Of a line
-    with "turns" the first turn is asked.
+    with "turns", the command asks the first turn.
 
     \b
     edge-mtp check --numerics prompts.jsonl --bundle model.litertlm --device host

@@ -17,13 +17,13 @@ CANNOT_TELL = 4
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="A [B]")
 @click.option(
     "--fail-if", "rules", multiple=True, metavar="RULE",
-    help="METRIC[@ARM][#KIND] OP VALUE: 'speedup < 1.0', 'toolcall.error > +1pp'. Can be given several times.",
+    help="METRIC[@ARM][#KIND] OP VALUE: 'speedup < 1.0', 'toolcall.error > +1pp'. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--arm", "arms", multiple=True, metavar="A_LABEL=B_LABEL",
-    help="Hold this arm of B against that of A; default: those of one label. Can be given several times.",
+    help="Compare this arm of A with that arm of B; default: arms with the same label. May be repeated.",
 )  # fmt: skip
-@click.option("--strict", is_flag=True, help=f"Exit with {CANNOT_TELL} where a rule cannot be told, and none holds.")
+@click.option("--strict", is_flag=True, help=f"Exit with {CANNOT_TELL} if no rule holds and one cannot be decided.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request or GITHUB_STEP_SUMMARY.")
 @click.pass_context
@@ -36,16 +36,17 @@ def compare(
     as_json: bool,
     markdown: bool,
 ) -> None:
-    """Hold the result B against the base A, and fail where a rule holds.
+    """Compare the result B with the base A, and fail if a rule holds.
 
-    Each is a results file of bench or eval, or the JSON that report made of one; two results files are compared on the
-    same items. With A alone its arms that draft are held against those that decode plainly.
+    A and B are results files of bench or eval, or the JSON files of `edge-mtp report`. Two results files are compared
+    on the same items. With A alone, the command compares its arms that draft with those that decode plainly.
 
-    A signed VALUE is a change from A to B: +1pp, -3%, +5ms. Without a sign it is B's own figure. A rule holds where
-    the whole 95% interval says so; METRIC.value, .low or .high asks one point of it. All metrics: docs/results.md.
+    A signed VALUE is a change from A to B: +1pp, -3%, +5ms. An unsigned VALUE is B's own figure. A rule holds if the
+    whole 95% interval satisfies it; METRIC.value, .low or .high compares that point alone. docs/results.md lists all
+    metrics.
 
-    Exit status: 0 no rule holds, 1 an error, 2 wrong usage, 3 a rule holds, 4 with --strict none holds but one cannot
-    be told.
+    Exit status: 0 no rule holds, 1 an error, 2 wrong usage, 3 a rule holds, 4 (with --strict) no rule holds and one
+    cannot be decided.
 
     \b
     edge-mtp compare main.jsonl branch.jsonl --fail-if 'speedup < 1.0' --fail-if 'toolcall.error > +1pp'

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 @click.group(invoke_without_command=True)
 @click.option(
     "--device", "names", multiple=True, metavar="NAME",
-    help="Ask this one: an address, a board, or any other name. Can be given several times; default: all in reach.",
+    help="List only this device: an address, a board or any other name. May be repeated. Default: all within reach.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.pass_context
 def devices(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """List the devices within reach, and what each of them is.
+    """List the devices within reach and describe each of them.
 
-    Looks at this machine, at what a running adb server holds, at USB, and for emulators. Devices at an address or over
-    ssh are asked where --device names them. A device that cannot be used is listed with the reason and the cure.
+    The list holds this machine, the devices of a running adb server, USB devices and emulators. Name a device at an
+    address or over ssh with --device. If a device cannot be used, the list says why and what to do.
 
     \b
     edge-mtp devices --device 192.168.1.7:5555 --device ssh://me@board
@@ -117,15 +117,15 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 @devices.command()
-@click.option("--device", "name", required=True, metavar="NAME", help="Where to clean up.")
-@click.option("--all", "everything", is_flag=True, help="Remove everything that edge-mtp has put there.")
-@click.option("--dry-run", is_flag=True, help="Remove nothing, only say what would be.")
+@click.option("--device", "name", required=True, metavar="NAME", help="The device to clean up.")
+@click.option("--all", "everything", is_flag=True, help="Remove everything that edge-mtp has stored there.")
+@click.option("--dry-run", is_flag=True, help="Only list what the command would remove.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def clean(name: str, everything: bool, dry_run: bool, as_json: bool) -> None:
     """Remove old versions from edge-mtp's own folder on a device.
 
-    Kept are the bundle and the runner that were put there last, and what runners keep between runs; --all removes those
-    too. Nothing outside that folder is touched, and what is gone is put there again when it is needed.
+    The command keeps the latest bundle, the latest runner and the cache of runners; --all removes those too. It removes
+    nothing outside that folder. A later run stores again what it needs.
     """
     from edge_mtp.device.find import find_device
     from edge_mtp.device.remote import RemoteDevice

@@ -11,16 +11,16 @@ COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 @click.command()
-@click.option("--device", default="host", show_default=True, metavar="NAME", help="The device to look at.")
-@click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Judge by what this bundle needs.")
+@click.option("--device", default="host", show_default=True, metavar="NAME", help="The device to check.")
+@click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Check the device for this bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.pass_context
 def doctor(ctx: click.Context, device: str, bundle: Path | None, as_json: bool) -> None:
     """Check whether a device can run a bundle, and how well.
 
-    Looks at the binaries for the device, whether programs run from edge-mtp's folder there, accelerators that a shell
-    may load, memory, space, storage speed (64 MB are written there and removed), heat and battery. Each finding is
-    ok, a warning or a problem, with what to do about it; the exit status is 1 if there is a problem.
+    The checks cover the binaries for the device, whether programs run from edge-mtp's folder there, accelerators that a
+    shell may load, memory, space, storage speed (with a file of 64 MB), heat and battery. Each finding is ok, a warning
+    or a problem, and says what to do; the exit status is 1 if there is a problem.
     """
     from contextlib import closing
 

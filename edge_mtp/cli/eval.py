@@ -35,13 +35,13 @@ _output = option_group("Output")
     " bfcl:CATEGORY (of the installed bfcl-eval), or a JSONL file; may be repeated. Default: iid for the built-in tiny"
     " model, else phone.",
 )  # fmt: skip
-@_items("--limit", type=click.IntRange(1), metavar="N", help="Only the first N items of each suite.")
+@_items("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N items of each suite.")
 @_items("--max-tokens", type=click.IntRange(1), default=DEFAULT_MAX_TOKENS, show_default=True, metavar="N",
-        help="Most tokens of a reply.")  # fmt: skip
+        help="Most tokens in a reply.")  # fmt: skip
 @arm_options(mtp="off,auto")
 @_output("--output", "-o", type=click.Path(path_type=Path), metavar="FILE",
-         help="Where the results go, a JSONL file; default: eval-DATE-TIME.jsonl.")  # fmt: skip
-@_output("--resume", is_flag=True, help="Go on with the results in --output where they were cut.")
+         help="The JSONL file for the results; default: eval-DATE-TIME.jsonl.")  # fmt: skip
+@_output("--resume", is_flag=True, help="Continue an interrupted run whose results are in --output.")
 @_output("--json", "as_json", is_flag=True, help="Print the analysis as one JSON object instead of text.")
 def evaluate(
     suites: tuple[str, ...],
@@ -54,9 +54,9 @@ def evaluate(
 ) -> None:
     """Measure tool-call errors: every arm answers the same items.
 
-    Each reply is parsed strictly and leniently, held against what is right, and given the labels of its errors
-    (docs/tool-call-errors.md). Arms are compared in pairs on the same items: where their texts part, what was lost and
-    gained, and whether the data can tell at all. A runner that crashes has answered wrongly, and the run goes on.
+    The command parses each reply strictly and leniently, compares it with the right answer and labels its errors
+    (docs/tool-call-errors.md). It compares arms in pairs on the same items: where their texts differ, what was lost and
+    gained, and whether the data suffices to tell. A crash of the runner counts as a wrong answer, and the run goes on.
 
     \b
     edge-mtp eval --recipe fp32,int8 --mtp off,auto

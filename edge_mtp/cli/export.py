@@ -62,59 +62,59 @@ class Names(click.ParamType[Any]):
     " another repository on the Hugging Face Hub; OWNER/NAME/FILE.gguf, a file in one; a checkpoint directory; a GGUF"
     " file; or `tiny`, the trained pair that comes with edge-mtp.",
 )
-@click.option("--drafter", metavar="DIR|FILE.gguf|HF-ID", help="The drafter; default the one that matches the model.")
+@click.option("--drafter", metavar="DIR|FILE.gguf|HF-ID", help="The drafter; default: the one that matches the model.")
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder with tokenizer.json and chat template to use instead of the model's own.",
+    help="A folder whose tokenizer.json and chat template replace the model's own.",
 )
-@click.option("--adapter", metavar="DIR|HF-ID", help="LoRA adapter (PEFT), merged into the model.")
+@click.option("--adapter", metavar="DIR|HF-ID", help="A LoRA adapter (PEFT); the export merges it into the model.")
 @click.option("--revision", help="Commit, branch or tag of the model's repository.")
-@click.option("--drafter-revision", help="The same for the drafter's.")
-@click.option("--offline", is_flag=True, help="Use what has been downloaded before, and no network.")
+@click.option("--drafter-revision", help="Commit, branch or tag of the drafter's repository.")
+@click.option("--offline", is_flag=True, help="Use only what is already downloaded.")
 @click.option(
     "--random-weights",
     "seed",
     type=click.IntRange(min=0),
     metavar="SEED",
-    help="The real shapes of a named model with random weights, for measuring without a download.",
+    help="Fill the shapes of a named model with random weights, to measure without a download.",
 )
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="Bundle to write; default NAME-RECIPE.litertlm in the current directory.",
+    help="The bundle to write; default: NAME-RECIPE.litertlm in the current directory.",
 )
 @click.option(
     "--recipe",
     metavar="NAME|FILE.toml",
     default=defaults.RECIPE,
     show_default=True,
-    help="How weights are stored: fp32, fp16, int8, int4, int4-block, mixed, or your own (docs/recipes.md). Weights"
-    " that the checkpoint stores as integers stay as they are.",
+    help="How to store the weights: fp32, fp16, int8, int4, int4-block, mixed, or a file of your own (docs/recipes.md)."
+    " The export keeps the integers of a quantized checkpoint as they are.",
 )
 @click.option(
-    "--kv", type=click.Choice(defaults.KV_TYPES), default=defaults.KV, show_default=True, help="KV cache's type."
+    "--kv", type=click.Choice(defaults.KV_TYPES), default=defaults.KV, show_default=True, help="Type of the KV cache."
 )
 @click.option("--context", type=click.IntRange(min=1), help="Positions in the KV cache; the default suits the model.")
 @click.option(
     "--prefill",
     type=Lengths(),
     metavar="LENGTHS",
-    help="Rows of the prefill graphs, comma-separated; default 128, or 16 for a mixture of experts.",
+    help="Rows of the prefill graphs, comma-separated; default: 128, or 16 for a mixture of experts.",
 )
 @click.option(
     "--widths",
     type=Lengths(),
     metavar="WIDTHS",
     default=defaults.WIDTHS,
-    help="Rows of the verify graphs, comma-separated, each one more than a draft length; default 2 to 6, at most 8.",
+    help="Rows of the verify graphs, comma-separated, each one more than a draft length, at most 8; default: 2 to 6.",
 )
 @click.option(
     "--lean",
     is_flag=True,
-    help="Only the stock runtime's graphs; `edge-mtp run` then decodes plainly.",
+    help="Write only the stock runtime's graphs; `edge-mtp run` then decodes without drafts.",
 )
 @click.option(
     "--accelerators",
@@ -127,26 +127,27 @@ class Names(click.ParamType[Any]):
 @click.option(
     "--report",
     is_flag=True,
-    help="Then measure the bundle against an fp32 one: KL, agreement, tool calls, acceptance; written beside it.",
+    help="Afterwards measure the bundle against an fp32 one (KL, agreement, tool calls, acceptance), and write a report"
+    " beside it.",
 )
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
     metavar="FILE.jsonl",
-    help="Conversations for --report, as for `edge-mtp quality`; `tiny` has its own.",
+    help="Conversations for --report, in the form of `edge-mtp quality`; `tiny` has its own.",
 )
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
     metavar="BUNDLE",
-    help="For --report, a bundle of the same pair to measure against; default: one exported for it in fp32.",
+    help="The bundle of the same pair that --report measures against; default: --report exports one in fp32.",
 )
 @click.option(
     "--verify",
     is_flag=True,
-    help="Then compare the bundle with a quantized checkpoint: each tensor must hold the same integers and scales.",
+    help="Afterwards check that each tensor of the bundle holds the integers and scales of the quantized checkpoint.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print path, section sizes and seconds as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the path, section sizes and seconds as JSON.")
 def export(
     model: str,
     drafter: str | None,
@@ -172,8 +173,8 @@ def export(
 ) -> None:
     """Export a Gemma 4 checkpoint and its MTP drafter to a .litertlm bundle.
 
-    The bundle runs in the stock LiteRT-LM engine with speculative decoding on, and in `edge-mtp run`. An interrupted
-    export goes on where it was when the same command is given again.
+    The bundle runs in the stock LiteRT-LM engine with speculative decoding on, and in `edge-mtp run`. Repeat the same
+    command to resume an interrupted export.
 
     \b
     edge-mtp export --model tiny

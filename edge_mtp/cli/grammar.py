@@ -16,17 +16,17 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--response-schema", type=_FILE, metavar="FILE", help="JSON schema that the reply must fit.")
-@click.option("--tools", type=_FILE, metavar="FILE", help="JSON file of tools that the reply may call.")
+@click.option("--response-schema", type=_FILE, metavar="FILE", help="A JSON schema that the reply must fit.")
+@click.option("--tools", type=_FILE, metavar="FILE", help="A JSON file of tools that the reply may call.")
 @click.option(
     "--tool-choice", metavar="CHOICE",
     help="auto, the default: text or calls; required: calls; none: text; or the name of the tool to call.",
 )  # fmt: skip
-@click.option("--single-call", is_flag=True, help="One call in a reply at most.")
-@click.option("--strict-tools", is_flag=True, help="Refuse a tool whose schema cannot be enforced whole.")
+@click.option("--single-call", is_flag=True, help="Allow at most one call in a reply.")
+@click.option("--strict-tools", is_flag=True, help="Refuse a tool if the grammar cannot enforce its whole schema.")
 @click.option(
     "--thinking", type=click.Choice(["no", "may", "open"]), default="no", show_default=True,
-    help="Whether a thought comes first: none, one may, or the prompt has opened it.",
+    help="Whether a thought comes first: no; it may; or the prompt has opened it.",
 )  # fmt: skip
 def grammar(
     response_schema: Path | None,
@@ -38,9 +38,9 @@ def grammar(
 ) -> None:
     """Print the grammar of replies that fit a JSON schema, or that call tools.
 
-    It is EBNF in UTF-8, for the field `grammar` of a request over the C interface (edge_mtp.h) or the runner's
-    protocol; `edge-mtp run` needs no such file. A tool whose schema the grammar does not hold whole is named on
-    standard error.
+    The grammar is EBNF in UTF-8, for the field `grammar` of a request over the C interface (edge_mtp.h) or the runner's
+    protocol; `edge-mtp run` needs no such file. If the grammar cannot enforce the whole schema of a tool, the command
+    names the tool on standard error.
     """
     if response_schema is not None and tools is not None:
         raise click.UsageError("--response-schema and --tools contradict each other; drop one.")

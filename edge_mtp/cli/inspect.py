@@ -29,10 +29,10 @@ WIDTH = 110
 def inspect(file: Path, as_json: bool) -> None:
     """Show what the .litertlm bundle FILE holds.
 
-    Prints its sections, the signatures of its graphs with shapes and types, the weights by role with their
-    encodings and where these come from, what a step reads of them, the tokenizer, the metadata, and whether the
-    Multi-Token Prediction path is present and complete, with the reasons if it is not. Signatures that differ
-    only in a number stand together: `edge_verify_n, n = 2..8` has one shape for each n.
+    The command prints sections, signatures with shapes and types, the weights by role with their encodings and origins,
+    the bytes that a step reads, the tokenizer and the metadata. It says whether the Multi-Token Prediction path is
+    complete, or why not. Signatures that differ only in a number share an entry: `edge_verify_n, n = 2..8` has one
+    shape for each n.
     """
     bundle = Bundle(file)
     # Compose first: a damaged bundle is refused before anything is printed.

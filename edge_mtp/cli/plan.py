@@ -47,25 +47,27 @@ def _acceptances(ctx: click.Context, parameter: click.Parameter, value: str) -> 
 
 @click.command()
 @click.option(
-    "--device", default="host", show_default=True, metavar="NAME", help="Where to measure: host is this machine."
+    "--device", default="host", show_default=True, metavar="NAME", help="The device to measure; host is this machine."
 )
 @click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE",
               help="The .litertlm file; default: the built-in tiny model.")  # fmt: skip
 @click.option("--context", "contexts", callback=_contexts, metavar="LIST",
-              help="Tokens of prompt to measure behind; default: 128,1024, as far as they fit.")  # fmt: skip
+              help="Lengths of the prompt to measure after; default: 128,1024 where they fit.")  # fmt: skip
 @click.option("--draft-length", "draft_lengths", type=click.IntRange(1), multiple=True, metavar="K",
-              help="Only steps with K drafts; may be repeated. Default: all that the bundle verifies.")  # fmt: skip
+              help="Measure only steps with K drafts. May be repeated. Default: every K that the bundle"
+                   " verifies.")  # fmt: skip
 @click.option("--acceptance", "acceptances", callback=_acceptances, default="0.5,0.7,0.9", show_default=True,
               metavar="LIST",
-              help="Shares of right drafts to tell the gain at; 0.9/0.8 goes by draft position.")  # fmt: skip
+              help="Acceptance rates to compute the gain for; 0.9/0.8 gives one for each position.")  # fmt: skip
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE.jsonl",
-              help="Also measure the acceptance of replies to these; default: the tiny pair's own.")  # fmt: skip
+              help="Also measure the acceptance on these prompts; default for the tiny pair: its own.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N",
-              help=f"Only the first N prompts; default all of FILE, {DEFAULT_PROMPTS} of the tiny pair's.")  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(2), default=128, show_default=True, help="Most tokens of a reply.")
+              help=f"Use only the first N prompts; default: all of FILE, or {DEFAULT_PROMPTS} of the tiny"
+                   " pair.")  # fmt: skip
+@click.option("--max-tokens", type=click.IntRange(2), default=128, show_default=True, help="Most tokens in a reply.")
 @click.option("--rounds", type=click.IntRange(LEAST_ROUNDS), default=DEFAULT_ROUNDS, show_default=True, metavar="N",
-              help="Times that each K is measured; figures are medians over them.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice.")
+              help="How often to measure each K; the figures are medians.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT chooses.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def plan(
     device: str,
@@ -80,12 +82,12 @@ def plan(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Tell from a device's step costs at what acceptance MTP pays.
+    """Measure a device's step costs and compute at what acceptance MTP pays off.
 
-    Measures on the device what a plain step costs, and a step with K drafts: the drafter, and the target's graph that
-    verifies them. Of that follow, for each K, the acceptance from which it decodes faster than plainly, and how much
-    faster at a given acceptance. Costs do not depend on what drafts are worth, so random weights serve: a plan can be
-    made before a drafter is trained.
+    The command measures on the device a plain step and a step with K drafts: the drafter, and the target's graph that
+    verifies them. For each K it computes the acceptance from which drafts are faster than plain decoding, and the
+    speed-up at given acceptance rates. Step costs do not depend on the weights, so you can plan with random weights
+    before you train a drafter.
 
     A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form).
 

@@ -25,26 +25,26 @@ DEFAULT_PROMPTS = 200
     "--prompts",
     type=click.Path(path_type=Path),
     metavar="FILE.jsonl",
-    help="Conversations, one a line; default: the tiny pair's own, for its bundles.",
+    help="A file with one conversation on each line; default for bundles of the tiny pair: its own.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1),
     metavar="N",
-    help=f"Only the first N prompts; default all of FILE, {DEFAULT_PROMPTS} of the tiny pair's.",
+    help=f"Use only the first N prompts; default: all of FILE, or {DEFAULT_PROMPTS} of the tiny pair.",
 )
 @click.option(
     "--draft-length", "draft_lengths", type=click.IntRange(1), multiple=True, metavar="K",
-    help="Tokens to draft a step; default 4. Can be given several times.",
+    help="Drafts in each step; default: 4. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
     default=DEFAULT_MAX_TOKENS,
     show_default=True,
-    help="Most tokens of a reply.",
+    help="Most tokens in a reply.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT's choice.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: LiteRT chooses.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 @click.option(
@@ -63,15 +63,16 @@ def quality(
 ) -> None:
     """Measure what quantization does: each BUNDLE of a family against the first, usually fp32.
 
-    Size, and bytes read a step; KL divergence and argmax agreement with the first bundle on its replies; exact tool
-    calls; and how often each draft position is accepted, all with 95% intervals. Runs on this machine's CPU.
+    The tables have the size, the bytes that a step reads, KL divergence and argmax agreement with the first bundle on
+    its replies, exact tool calls, and the acceptance at each draft position, all with 95% intervals. The command runs
+    on this machine's CPU.
 
-    Bundles of a family have one architecture and one vocabulary, such as E2B and what was trained further from it.
-    Where the first bundle's checkpoint is another one, the table says so: the distance then holds the training too.
+    Bundles of a family have the same architecture and vocabulary, such as E2B and its fine-tunes. If a bundle comes
+    from another checkpoint than the first, the table says so: the distance then includes the effect of training.
 
-    A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form) and
-    "gold": {"calls": [{"name": ..., "arguments": {...}}]}, or {"text": ...} where no call is right. Of a line with
-    "turns" the first turn is asked.
+    A line of FILE.jsonl is {"prompt": TEXT} or {"messages": [...]}, with optional "tools" (OpenAI's form) and "gold":
+    {"calls": [{"name": ..., "arguments": {...}}]}, or {"text": ...} where no call is right. Of a line with "turns", the
+    command asks the first turn.
 
     \b
     edge-mtp quality tiny-fp32.litertlm tiny-int8.litertlm

@@ -16,17 +16,22 @@ from edge_mtp.safe_text import shown
 @click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RESULTS.jsonl...")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True,
-    metavar="FILE.html", help="The page; CSV and JSON get its name.",
+    metavar="FILE.html", help="The page to write; the CSV and JSON files take its name.",
 )  # fmt: skip
 @click.option(
-    "--pictures", type=click.Path(path_type=Path), metavar="FOLDER", help="Also write some charts as SVG files there."
+    "--pictures",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also write charts as SVG files to this folder.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with files and findings instead of text.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the files and findings as one JSON object instead of text."
+)
 def report(results: tuple[Path, ...], output: Path, pictures: Path | None, as_json: bool) -> None:
     """Turn the results of bench or eval into one HTML file, CSV and JSON.
 
-    The page needs no network and no scripts. Beside it, under the same name, stand a .csv with one row an answer and a
-    .json with all figures, the form that compare reads. Several results make one page, with a .N.json for each.
+    The page needs no network and no scripts. Beside it, the command writes a .csv with one row for each answer and a
+    .json with all figures, which `edge-mtp compare` reads. Several results make one page and a .N.json for each.
 
     \b
     edge-mtp report bench.jsonl

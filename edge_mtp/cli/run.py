@@ -47,13 +47,13 @@ def run(
 ) -> None:
     """Run PROMPT through a bundle and stream the reply; without PROMPT, chat.
 
-    Ends with a short summary: time to first token, tokens per second, tokens per verify, and how often each draft
-    position was accepted. Without --bundle the built-in tiny model is exported once and kept; it comes with a set
+    A short summary follows: time to first token, tokens per second, tokens per verify, and the acceptance at each
+    draft position. Without --bundle, the command exports the built-in tiny model once and keeps it. It has a set
     of phone tools, for example: edge-mtp run "Wake me at 6:40".
 
-    A chat reads messages from standard input, a line each, and in between commands: /help names them. After a tool
-    call, the next line is what the tool answers (JSON or text, nothing to skip), unless --tool-responses has it.
-    Ctrl-C stops a reply, Ctrl-D ends the chat.
+    A chat reads messages from standard input, one on each line, and commands, which /help lists. After a tool call, the
+    next line is the tool's answer (JSON or text; do not leave it out), unless --tool-responses has it. Ctrl-C stops a
+    reply, Ctrl-D ends the chat.
     """
     if compare and (prompt is None or reply["draft_length"] == 0):
         other = "--mtp off" if reply["draft_length"] == 0 else "a chat"

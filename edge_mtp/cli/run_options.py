@@ -79,73 +79,87 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     _model("--bundle", type=_FILE, metavar="FILE", help="The .litertlm file; default: the built-in tiny model."),
     _model(
         "--device", "devices", multiple=True, default=("host",), show_default="host", metavar="NAME",
-        help="Where to run: host (this machine), pixel, emulator, SERIAL, HOST:PORT or ssh://user@board. Given several"
-        " times, PROMPT runs on all of them at once.",
+        help="Where to run: host (this machine), pixel, emulator, SERIAL, HOST:PORT or ssh://user@board. If it is"
+        " repeated, PROMPT runs on all of them at once.",
     ),
-    _model("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT's choice."),
+    _model("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT chooses."),
     _talk("--system", metavar="TEXT|@FILE", help="System prompt."),
-    _talk("--tools", type=_FILE, metavar="FILE", help="JSON file of tools that the model may call."),
+    _talk("--tools", type=_FILE, metavar="FILE", help="A JSON file of tools that the model may call."),
     _talk(
         "--tool-responses", type=_FILE, metavar="FILE",
-        help="In a chat: JSON, what the tools answer, {name: response} or a list in order of the calls.",
+        help="For a chat: JSON with the answers of tools, as {name: response} or as a list in the order of the calls.",
     ),
-    _talk("--load", type=_FILE, metavar="FILE", help="Go on with a conversation that /save wrote."),
-    _talk("--keep-prefix", is_flag=True, help="Keep the cache of system prompt and tools on disk, for the next run."),
-    _talk("--thinking/--no-thinking", default=None, help="Let the model think first, or not; default: the template's."),
+    _talk("--load", type=_FILE, metavar="FILE", help="Continue a conversation that /save wrote."),
+    _talk("--keep-prefix", is_flag=True, help="Save the KV cache of system prompt and tools on disk for the next run."),
+    _talk(
+        "--thinking/--no-thinking", default=None,
+        help="Whether the model thinks first; default: the template decides.",
+    ),
     _talk(
         "--template-var", "template_variables", multiple=True, callback=_variables, metavar="NAME=VALUE",
-        help="Give the chat template a variable; VALUE is JSON, or else text. Can be given several times.",
+        help="Give the chat template a variable; VALUE is JSON or else text. May be repeated.",
     ),
     _talk(
         "--control-tokens", is_flag=True,
-        help="Read control tokens in messages, tools and answers as such; without it they are text.",
+        help="Take control tokens in messages, tools and answers as control tokens; default: as text.",
     ),
     _draft(
         "--mtp", "draft_length", default="auto", show_default=True, callback=_mtp, metavar="auto|off|K",
-        help="A controller picks each step's drafts; plain decoding; or K drafts in every step.",
+        help="auto: a controller chooses the drafts of each step; off: no drafts; K: K drafts in every step.",
     ),
     _draft(
         "--draft-sources", callback=_sources, metavar="LIST",
-        help="Of drafter,lookup,grammar; default: drafter,grammar, or without a drafter lookup,grammar.",
+        help="Sources of drafts, of drafter,lookup,grammar; default: drafter,grammar, or lookup,grammar without"
+        " a drafter.",
     ),
     _choice(
         "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, metavar="T",
-        help="0 is greedy.",
+        help="Sampling temperature; 0 is greedy.",
     ),
     _choice(
         "--top-k", type=click.IntRange(0), default=0, metavar="N",
-        help="Keep the N likeliest tokens; 0 keeps all.",
+        help="Sample from the N most likely tokens; 0: from all.",
     ),
     _choice(
         "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, metavar="P",
-        help="Keep the likeliest tokens that make up this share; 1 keeps all.",
+        help="Sample from the most likely tokens whose probabilities sum to P; 1: from all.",
     ),
     _choice(
         "--min-p", type=click.FloatRange(0, 1, max_open=True), default=0.0, metavar="P",
-        help="Keep tokens at least this likely, the likeliest being 1; 0 keeps all.",
+        help="Sample from tokens with at least P times the highest probability; 0: from all.",
     ),
-    _choice("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Same seed, same text."),
+    _choice(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
+        help="Random seed. The same seed gives the same text.",
+    ),
     _choice(
         "--repetition-penalty", type=click.FloatRange(0, min_open=True), default=1.0, metavar="X",
-        help="Divide the logits of tokens of prompt and reply; 1 is none.",
+        help="Penalize tokens that occur in the prompt or the reply by the factor X; 1: no penalty.",
     ),
-    _choice("--presence-penalty", type=float, default=0.0, metavar="X", help="Take X from tokens of the reply so far."),
-    _choice("--frequency-penalty", type=float, default=0.0, metavar="X", help="The same, for each time they occur."),
+    _choice(
+        "--presence-penalty", type=float, default=0.0, metavar="X",
+        help="Subtract X from the logits of tokens that occur in the reply.",
+    ),
+    _choice(
+        "--frequency-penalty", type=float, default=0.0, metavar="X",
+        help="Subtract X for each occurrence in the reply.",
+    ),
     _choice(
         "--logit-bias", multiple=True, callback=_biases, metavar="TOKEN=BIAS",
-        help="Add to a token's logit; TOKEN is an id or a token's exact text. Can be given several times.",
+        help="Add BIAS to a token's logit. TOKEN is an id or a token's exact text. May be repeated.",
     ),
-    _choice("--suppress", multiple=True, metavar="TOKEN", help="Never choose it. Can be given several times."),
+    _choice("--suppress", multiple=True, metavar="TOKEN", help="Never choose this token. May be repeated."),
     _limits(
         "--max-tokens", type=click.IntRange(1), default=DEFAULT_MAX_TOKENS, show_default=True, metavar="N",
-        help="Most of a reply.",
+        help="Most tokens in a reply.",
     ),
     _limits(
-        "--thinking-budget", type=click.IntRange(0), metavar="N", help="Most tokens of thoughts; then they are closed."
+        "--thinking-budget", type=click.IntRange(0), metavar="N",
+        help="Most tokens in a thought; the runner then closes it."
     ),
     _limits(
         "--stop", "stop_texts", multiple=True, metavar="TEXT",
-        help="End the answer before it. Can be given several times.",
+        help="End the answer before TEXT. May be repeated.",
     ),
     _limits(
         "--tool-choice", metavar="CHOICE",
@@ -153,18 +167,22 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     ),
     _limits(
         "--constrained/--unconstrained", default=None,
-        help="Whether calls must fit the tools' schemas; default: where there are tools and the bundle can.",
+        help="Whether calls must fit the tools' schemas; default: yes, if there are tools and the bundle supports it.",
     ),
-    _limits("--parallel-calls/--single-call", default=True, help="Several calls in a reply, or one at most."),
-    _limits("--strict-tools", is_flag=True, help="Refuse a tool whose schema cannot be enforced whole."),
-    _limits("--response-schema", type=_FILE, metavar="FILE", help="JSON schema that the reply must fit."),
-    _limits("--grammar", type=_FILE, metavar="FILE", help="EBNF grammar that the reply must fit."),
+    _limits(
+        "--parallel-calls/--single-call", default=True,
+        help="Whether a reply may have several calls, or one at most.",
+    ),
+    _limits("--strict-tools", is_flag=True, help="Refuse a tool if the grammar cannot enforce its whole schema."),
+    _limits("--response-schema", type=_FILE, metavar="FILE", help="A JSON schema that the reply must fit."),
+    _limits("--grammar", type=_FILE, metavar="FILE", help="An EBNF grammar that the reply must fit."),
     _output("--logprobs", is_flag=True, help="Show the log-probability of every token."),
-    _output("--compare", is_flag=True, help="Run with and without MTP, interleaved, and show the speed-up."),
+    _output("--compare", is_flag=True, help="Alternate runs with and without MTP, and show the speed-up."),
     _output(
-        "--rounds", type=click.IntRange(1), default=10, show_default=True, metavar="N", help="Paired runs of --compare."
+        "--rounds", type=click.IntRange(1), default=10, show_default=True, metavar="N",
+        help="Pairs of runs for --compare."
     ),
-    _output("--json", "as_json", is_flag=True, help="Print one JSON object a reply instead of text."),
+    _output("--json", "as_json", is_flag=True, help="Print one JSON object for each reply instead of text."),
 ]  # fmt: skip
 
 

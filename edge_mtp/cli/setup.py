@@ -19,13 +19,28 @@ _FILE = click.Path(path_type=Path)
 @click.command()
 @click.argument("kind", type=click.Choice(["android", "linux"]))
 @click.option(
-    "--abi", "abis", multiple=True, metavar="ABI", help="arm64-v8a or x86_64; aarch64 or x86_64. Default: all."
+    "--abi",
+    "abis",
+    multiple=True,
+    metavar="ABI",
+    help="arm64-v8a or x86_64 for android; aarch64 or x86_64 for linux. May be repeated. Default: all.",
 )
-@click.option("--runner", "runners", multiple=True, type=_FILE, metavar="FILE", help="A runner that you have built.")
-@click.option("--from", "folder", type=_FILE, metavar="FOLDER", help="Take downloads from here, without a network.")
-@click.option("--lock", type=_FILE, metavar="FILE", help="Where hashes are recorded; default: in the cache folder.")
+@click.option(
+    "--runner",
+    "runners",
+    multiple=True,
+    type=_FILE,
+    metavar="FILE",
+    help="A runner that you have built. May be repeated.",
+)
+@click.option(
+    "--from", "folder", type=_FILE, metavar="FOLDER", help="Take the downloads from this folder, without a network."
+)
+@click.option(
+    "--lock", type=_FILE, metavar="FILE", help="The lock file for the hashes; default: one in the cache folder."
+)
 @click.option("--maven", metavar="URL", help="A mirror of Google's Maven repository.")
-@click.option("--json", "as_json", is_flag=True, help="Print what is there as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the stored files as one JSON object.")
 def setup(
     kind: str,
     abis: tuple[str, ...],
@@ -35,14 +50,14 @@ def setup(
     maven: str | None,
     as_json: bool,
 ) -> None:
-    """Fetch LiteRT for devices of KIND, android or linux, and keep the runners built for them.
+    """Fetch LiteRT for devices of KIND, android or linux, and store the runners built for them.
 
-    LiteRT's libraries come from Google's Maven (android) or the Python package index (linux), at the release that
-    this edge-mtp was written for, and are checked against the published checksum. Their sha256 is recorded in a lock
-    file; a file that differs from what is recorded there is refused.
+    The command takes LiteRT's libraries from Google's Maven repository (android) or the Python package index (linux),
+    in the release that this edge-mtp needs, and checks them against the published checksum. It records their sha256 in
+    a lock file, and refuses a file that differs from the record.
 
-    Runners are not published yet: build one with a CMake preset and give it with --runner. Which ABI it is for is read
-    from the file, and it is refused if some device of that kind could not load it.
+    No runners are published yet: build one with a CMake preset and pass it with --runner. The command reads the ABI
+    from the file, and refuses a runner that some device of that kind could not load.
     """
     from edge_mtp.cli.progress import export_progress
     from edge_mtp.device import binaries
