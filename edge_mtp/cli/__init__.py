@@ -25,6 +25,7 @@ class Verb(NamedTuple):
 # The one-line help stands here so that `edge-mtp --help` imports no verb.
 VERBS = {
     "export": Verb("edge_mtp.cli.export", "Export a checkpoint and its drafter to a .litertlm bundle."),
+    "compile": Verb("edge_mtp.cli.compile", "Compile a bundle's graphs for the NPU of a SoC.", "compile_command"),
     "run": Verb("edge_mtp.cli.run", "Run a prompt or a chat on a device."),
     "devices": Verb("edge_mtp.cli.devices", "List the devices within reach, and clean up on one."),
     "doctor": Verb("edge_mtp.cli.doctor", "Check whether a device can run a bundle, and how well."),

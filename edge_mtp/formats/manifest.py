@@ -13,6 +13,8 @@ from edge_mtp.formats.wire import MalformedError, json_value
 
 # Names our own sections in the bundle's header, and the manifest's version in the manifest.
 EDGE_KEY: Final = "edge_mtp"
+# In the header beside graphs that a vendor's compiler has compiled: the SoC that they are for, by LiteRT's name for it.
+SOC_KEY: Final = "edge_mtp_soc"
 MANIFEST_VERSION = 1
 
 # The packages that wrote the bundle, and what its graphs adhere to. `ops`: version of each custom operator.

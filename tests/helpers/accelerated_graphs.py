@@ -1,11 +1,13 @@
 """Runs a bundle's graphs for a GPU or an NPU there and on the CPU, and tells how far their outputs differ.
 
     python accelerated_graphs.py BUNDLE ACCELERATOR SIGNATURES [--driver FILE] [--precision 1|2] [--scale FACTOR]
+        [--compiled BUNDLE]
 
 For each of the comma-separated signatures it prints a line of JSON: its name, whether the accelerator runs all of it,
 and by output the largest difference from the CPU's and the CPU's largest value. A process of its own: LiteRT ends it
 where it cannot compile a graph. The inputs are a text's: its first part is in the caches, and the graph gets the tokens
-after that. `--scale` multiplies its embeddings. A GPU wants the Vulkan driver.
+after that. `--scale` multiplies its embeddings. A GPU wants the Vulkan driver. `--compiled` is what `edge-mtp compile`
+has made of the bundle: its graphs run in place of the bundle's.
 
 `told` starts it, and `check` holds what it tells to a tolerance.
 """
@@ -37,11 +39,14 @@ PARTITIONS = 64  # more than any graph here has
 class Graphs:
     """The graphs for an accelerator, one by one, and what is needed to feed them."""
 
-    def __init__(self, path: Path, accelerator: str, precision: str = FP32, scale: float = 1.0) -> None:
+    def __init__(
+        self, path: Path, accelerator: str, precision: str = FP32, scale: float = 1.0, compiled: Path | None = None
+    ) -> None:
         self.bundle = Bundle(path)
         section = self.bundle.own_graphs(accelerator)
         assert section is not None
-        self.model = bytes(self.bundle.content(section))
+        self.model = _graphs(path, accelerator)
+        self.ahead = _graphs(compiled, accelerator) if compiled is not None else None
         self.names = list(self.bundle.models[section.model_type or ""].signatures)
         self.accelerator, self.precision, self.scale = accelerator, precision, scale
         self.tables = {
@@ -56,6 +61,8 @@ class Graphs:
             return Graph(self.model, CPU, options=options)
         if self.accelerator == "gpu":
             return Graph(self.model, GPU, options=options | {"gpu_options": f"precision = {self.precision}\n"})
+        if self.ahead is not None:
+            return Graph(self.ahead, NPU, vendor="intel_openvino")
         # OpenVINO's own device for the CPU, 0, for every part of the graph.
         devices = "".join(f"graph.{part}.graph_backend = 0\n" for part in range(PARTITIONS))
         return Graph(self.model, NPU, options=options | {"intel_openvino": devices}, vendor="intel_openvino")
@@ -98,6 +105,13 @@ class Graphs:
             inputs = self.inputs(graph, prefill, tokens[start : start + rows], start, caches)
             append(caches, graph.run(graph.index(prefill), inputs), start, inputs["mask"].shape[-1])
         return caches
+
+
+def _graphs(path: Path, accelerator: str) -> bytes:
+    bundle = Bundle(path)
+    section = bundle.own_graphs(accelerator)
+    assert section is not None
+    return bytes(bundle.content(section))
 
 
 def append(caches: dict[str, Array], outputs: dict[str, Array], position: int, context: int) -> None:
@@ -144,12 +158,13 @@ def main() -> None:
     parser.add_argument("--driver", type=Path)
     parser.add_argument("--precision", default=FP32)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--compiled", type=Path)
     given = parser.parse_args()
     if given.accelerator == "gpu":
         vulkan.load(given.driver)
     else:
         openvino_libraries.load()
-    graphs = Graphs(given.bundle, given.accelerator, given.precision, given.scale)
+    graphs = Graphs(given.bundle, given.accelerator, given.precision, given.scale, given.compiled)
     beginning = f"{PREFIXES[given.accelerator]}prefill_"
     prefill = next(name for name in graphs.names if name.startswith(beginning))
     rows = int(prefill.removeprefix(beginning))

@@ -24,6 +24,7 @@ LONGEST = (
     "test_store",
     "test_report",
     "test_compare",
+    "test_compile",
     "test_controller",
     "test_oracles",
     "test_planted_defects",
