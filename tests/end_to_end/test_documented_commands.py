@@ -163,7 +163,18 @@ def test_commands_in_a_sentence_exist(page: Path) -> None:
 
 
 # Options of other programs that pages name.
-FOREIGN = {"--no-deps", "--preset", "--build", "--parallel", "--litert", "--cache-dir", "--token-bytes", "--stepwise"}
+FOREIGN = {
+    "--no-deps",
+    "--no-cache-dir",
+    "--force-reinstall",
+    "--preset",
+    "--build",
+    "--parallel",
+    "--litert",
+    "--cache-dir",
+    "--token-bytes",
+    "--stepwise",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -23,6 +23,7 @@ NOT_EXECUTED = {
     r"\.ci/run$": "runs all tests, this one too",
     r"edge-mtp export .*--model (E2B|E4B|12B|\./)": "takes a download, a checkpoint, or gigabytes",
     r"edge-mtp setup": "takes a download",
+    r"edge-mtp compile .*--soc ": "takes the SDK of a vendor, or OpenVINO",
     r"edge-mtp devices clean": "removes files of the device",
     r"edge-mtp .*(--suite bfcl|adaptive)": "takes a package that the tests do without",
     r"cmake ": "takes a cross compiler",
