@@ -89,6 +89,8 @@ def compile_bundle(
                 soc, graphs, compiled, options, len(wanted), lambda what, done: progress(what, 0.05 + 0.9 * done)
             )
             graphs.unlink()
+            if not compiled.is_file() or not compiled.stat().st_size:
+                raise EdgeMtpError(f"{soc.vendor.name}'s compiler wrote nothing: update its SDK")
             with compiled.open("rb") as file:
                 data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             _check(soc, section.data, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,8 @@ def replace_section(
         for index, place in sorted(places.items(), key=lambda each: each[1]):
             file.seek(place)
             _write(file, contents[index])
+        file.flush()
+        os.fsync(file.fileno())  # it is whole under its final name even if the power fails
 
 
 def _header(bundle: Bundle) -> Any:

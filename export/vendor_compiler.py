@@ -84,9 +84,13 @@ def _run(command: list[str], library_path: str, soc: Soc, work: tuple[str, int],
     lines: list[str] = []
     partitioned = begun = 0
     progress(what, 0.0)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
-    ) as child:
+    try:
+        started = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+        )
+    except OSError as error:
+        raise EdgeMtpError(f"{command[0]} cannot be started ({error.strerror}): reinstall ai-edge-litert") from error
+    with started as child:
         assert child.stdout is not None
         try:
             for line in child.stdout:

@@ -15,6 +15,7 @@ from edge_mtp.acceptance import recall, unfit, warning
 from edge_mtp.cli.inventory_lines import inventory_lines
 from edge_mtp.formats.bundle import Bundle, Section
 from edge_mtp.formats.inventory import inventory_of
+from edge_mtp.formats.manifest import SOC_KEY
 from edge_mtp.formats.metadata import LlmMetadata
 from edge_mtp.formats.tflite import Model, Signature, Tensor
 from edge_mtp.harness.stats.figures import ranges, size
@@ -142,7 +143,14 @@ def _mtp(bundle: Bundle) -> Iterator[str]:
     else:
         yield f"edge signatures: {'incomplete' if mtp.edge_widths else 'absent'}"
         yield from (f"  {reason}" for reason in mtp.edge_missing)
-    yield f"accelerators: {', '.join(bundle.accelerators) or 'none has signatures of its own'}"
+    served = ", ".join(_accelerator(bundle, name) for name in bundle.accelerators)
+    yield f"accelerators: {served or 'none has signatures of its own'}"
+
+
+def _accelerator(bundle: Bundle, name: str) -> str:
+    section = bundle.own_graphs(name)
+    soc = section.items.get(SOC_KEY) if section is not None else None
+    return name if soc is None else f"{name} (compiled for {soc})"
 
 
 def _templates(bundle: Bundle) -> Iterator[str]:

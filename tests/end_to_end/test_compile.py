@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import accelerated_graphs
 import openvino_libraries
@@ -15,6 +16,7 @@ from edge_mtp.cli import main
 from edge_mtp.device import Outcome, Request
 from edge_mtp.engine import open_engine
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.export import compiled as compiled_module
 from edge_mtp.export.compiled import compile_bundle, npu_sections
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.formats.accelerator import ACCELERATORS
@@ -83,6 +85,8 @@ def test_the_npu_runs_every_operator(source: Path, compiled: Path) -> None:
         assert signature.custom_ops == ("DISPATCH_OP",)
         assert (signature.inputs, signature.outputs) == (wanted[name].inputs, wanted[name].outputs)
     assert Bundle(compiled).accelerators == ("cpu", "gpu", "npu")
+    told = CliRunner().invoke(main, ["inspect", str(compiled)]).stdout.splitlines()
+    assert told[-1] == "accelerators: cpu, gpu, npu (compiled for LNL)"
 
 
 def test_all_else_stays_and_runs(source: Path, compiled: Path) -> None:
@@ -112,6 +116,36 @@ def test_what_the_compiler_leaves_to_the_cpu_is_refused_by_name(source: Path, tm
         compile_bundle(wrong, "LNL", output, options=ON_CPU)
     assert output.read_text() == "mine"
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("wrote", "words"), [(None, "wrote nothing"), (b"", "wrote nothing"), (b"TFL3" * 99, "wrote a damaged model")]
+)
+def test_a_compiler_that_writes_no_model_is_refused(
+    wrote: bytes | None, words: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_graphs(soc: Any, graphs: Path, made: Path, *rest: Any) -> None:
+        if wrote is not None:
+            made.write_bytes(wrote)
+
+    monkeypatch.setattr(compiled_module, "compile_graphs", compile_graphs)
+    with pytest.raises(EdgeMtpError, match=f"Intel's compiler {words}"):
+        compile_bundle(source, "LNL", tmp_path / "out.litertlm", options=ON_CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_that_changes_a_graph_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that leaves graphs out."""
+    cpu = Bundle(source).own_graphs("cpu")
+    assert cpu is not None
+    monkeypatch.setattr(
+        compiled_module, "compile_graphs", lambda soc, graphs, made, *rest: made.write_bytes(bytes(cpu.data))
+    )
+    with pytest.raises(EdgeMtpError, match="changed the inputs or outputs of npu_prefill_16"):
+        compile_bundle(source, "LNL", tmp_path / "out.litertlm", options=ON_CPU)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

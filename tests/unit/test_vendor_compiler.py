@@ -127,6 +127,13 @@ def test_a_refusal_is_one_line(line: str, fault: str, program: Any, tmp_path: Pa
         compiled("SM8750", tmp_path)
 
 
+def test_a_program_that_does_not_start_is_one_line(program: Any, tmp_path: Path) -> None:
+    program("")
+    (tmp_path / "program").chmod(0o644)
+    with pytest.raises(EdgeMtpError, match=r"cannot be started \(Permission denied\): reinstall ai-edge-litert"):
+        compiled("SM8750", tmp_path)
+
+
 def test_an_option_of_our_own_is_refused(program: Any, tmp_path: Path) -> None:
     program("")
     with pytest.raises(EdgeMtpError, match="option model is given by edge-mtp"):
