@@ -21,6 +21,7 @@ constexpr char kOwnGraphs[] = "tf_lite_aux";
 constexpr char kEmbedderSection[] = "tf_lite_embedder";
 constexpr char kPerLayerSection[] = "tf_lite_per_layer_embedder";
 constexpr char kDrafterSection[] = "tf_lite_mtp_drafter";
+constexpr char kSoc[] = "edge_mtp_soc";  // item of a section that edge-mtp compile has made
 constexpr int kErrorSeverity = 4;
 
 const Section& require_section(const Bundle& bundle, const std::string& path, const char* model_type) {
@@ -230,7 +231,13 @@ void Engine::open(const std::string& path, const Options& options) {
     if (name == "verify") return !has_numbered(graph, "edge_verify_");
     return !begins(name, "edge_draft_") || !options.stepwise;
   };
-  decoder_ = std::make_unique<Graph>(api_, environment_, content, decoding);
+  try {
+    decoder_ = std::make_unique<Graph>(api_, environment_, content, decoding);
+  } catch (const Error& error) {
+    const auto soc = decoder.items.find(kSoc);
+    if (soc == decoder.items.end()) throw;
+    throw Error(std::string(error.what()) + "; they are compiled for " + soc->second + " and run on no other");
+  }
   find_signatures(path);
   if (options.stepwise) folded_drafts_.clear();
   if (accelerator == Accelerator::kCpu && claimed == 0 && (!folded_drafts_.empty() || verifies_inside())) {

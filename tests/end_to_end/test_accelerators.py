@@ -21,6 +21,7 @@ from edge_mtp.dialogue import Dialogue
 from edge_mtp.engine import Engine, open_engine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export.checkpoint import tiny_pair
+from edge_mtp.export.compiled import compile_bundle
 from edge_mtp.export.pipeline import export_bundle
 from edge_mtp.formats.accelerator import AcceleratorChoice
 from edge_mtp.formats.bundle import Bundle
@@ -29,7 +30,7 @@ from edge_mtp.reply_options import ReplyOptions
 pytestmark = pytest.mark.slow
 
 WIDTHS = (4, 6)
-PROMPTS = 4
+PROMPTS = 3
 SETTINGS = list(itertools.product((0, 3, None), (0.0, 0.8), (True, False)))  # drafts, temperature, constrained
 
 
@@ -139,6 +140,18 @@ def test_a_kept_prefix_is_read_there(accelerated: Engine, tiny_split: list[dict[
     assert again.outcome is not None
     assert again.outcome.restored_tokens + again.outcome.reused_tokens > 0
     assert again.tokens == first.tokens
+
+
+def test_a_bundle_compiled_ahead_gives_the_same_text(
+    bundle: Path, on_cpu: Engine, tiny_split: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    environment("npu", bundle)  # which skips where OpenVINO is missing
+    compiled = tmp_path / "compiled.litertlm"
+    options = {"intel_openvino_graph_backends": "cpu"}
+    compile_bundle(bundle, "LNL", compiled, options=options)
+    with open_engine(compiled, threads=1, accelerator="npu") as engine:
+        for item in tiny_split[:2]:
+            assert tokens(engine, item, (3, 0.0, True), 0) == tokens(on_cpu, item, (0, 0.0, True), 0)
 
 
 def started(
