@@ -382,6 +382,8 @@ class StockSection(TargetSection):
         self._prefill(assembly)
         self._decode(assembly, "decode", Rows(1, WHOLE))
         self._decode(assembly, "verify", Rows(STOCK_VERIFY_WIDTH, WHOLE))
+        if GPU in self.graphs.accelerators:  # the stock engine's GPU backend computes these graphs in half precision
+            half.shrink_norms(assembly.model)
         return assembly
 
 
