@@ -4,8 +4,10 @@
 // pass is compared with the CPU's.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,5 +35,24 @@ std::string difference(const Trial& reference, const Trial& found, int32_t vocab
 // The most tokens a millisecond, over all draft lengths and plain decoding, if each draft is right with probability
 // `acceptance`.
 double best_rate(const Trial& trial, double acceptance);
+
+// How many times as fast as the reference an accelerator is at its best draft length, by the acceptance of drafts: one
+// may be the faster on easy texts and the slower on hard ones.
+class SpeedUp {
+ public:
+  SpeedUp(const Trial& reference, const Trial& found);
+  double at(double acceptance) const;
+
+  // Numbers in one line, and back; nothing if the line has others.
+  std::string text() const;
+  static std::optional<SpeedUp> read(const std::string& line);
+
+ private:
+  SpeedUp() = default;
+  std::array<double, 21> points_{};  // at an acceptance of 0, 0.05, ..., 1; straight lines between them
+};
+
+// The acceptance to expect of all drafts of a step, from the first drafts of steps that texts have judged.
+double expected_acceptance(int64_t judged, int64_t right);
 
 }  // namespace edge_mtp

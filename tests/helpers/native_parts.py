@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,7 +28,8 @@ def library() -> ctypes.CDLL:
         getattr(loaded, name).restype = ctypes.c_void_p
     for name in ("parts_error", "trial_difference", "child_ask"):
         getattr(loaded, name).restype = ctypes.c_char_p
-    loaded.trial_best_rate.restype = ctypes.c_double
+    for name in ("trial_best_rate", "trial_speed_up", "trial_expected_acceptance"):
+        getattr(loaded, name).restype = ctypes.c_double
     return loaded
 
 
@@ -161,6 +163,32 @@ def best_rate(plain_us: float, steps: Mapping[int, tuple[float, float]], accepta
         ctypes.c_double(plain_us), lengths, drafts, verifies, count, ctypes.c_double(acceptance)
     )
     return rate
+
+
+@dataclass(frozen=True)
+class PassCosts:
+    """Microseconds of a device's passes; `steps` has the costs of drafting and of verifying, by the draft's length."""
+
+    plain: float
+    steps: Mapping[int, tuple[float, float]]
+
+    def rate(self, acceptance: float) -> float:
+        return best_rate(self.plain, self.steps, acceptance)
+
+
+def speed_up(reference: PassCosts, found: PassCosts, acceptance: float) -> float:
+    """How many times as fast as `reference` a device is, as the choice of an accelerator remembers it."""
+    lengths = (ctypes.c_int32 * len(found.steps))(*found.steps)
+    costs = [
+        (ctypes.c_double * (1 + 2 * len(lengths)))(each.plain, *(step[i] for i in range(2) for step in each.steps.values()))
+        for each in (reference, found)
+    ]
+    return float(library().trial_speed_up(lengths, len(lengths), *costs, ctypes.c_double(acceptance)))
+
+
+def expected_acceptance(judged: int, right: int) -> float:
+    """What the choice of an accelerator expects of drafts, after so many first drafts."""
+    return float(library().trial_expected_acceptance(ctypes.c_int64(judged), ctypes.c_int64(right)))
 
 
 def ask(script: str, seconds: int) -> tuple[str, str]:

@@ -96,6 +96,24 @@ double trial_best_rate(double plain_us, const int32_t* lengths, const double* dr
   return edge_mtp::best_rate(trial, acceptance);
 }
 
+// How many times as fast as `reference` a device is, as it is remembered; costs as of trial_best_rate().
+double trial_speed_up(const int32_t* lengths, int32_t count, const double* reference, const double* found,
+                      double acceptance) {
+  const auto trial = [&](const double* us) {
+    edge_mtp::Trial made;
+    made.plain_us = us[0];
+    for (int32_t i = 0; i < count; ++i) {
+      made.draft_us[lengths[i]] = us[1 + i];
+      made.verify_us[lengths[i] + 1] = us[1 + count + i];
+    }
+    return made;
+  };
+  const auto kept = edge_mtp::SpeedUp::read(edge_mtp::SpeedUp(trial(reference), trial(found)).text());
+  return kept ? kept->at(acceptance) : 0.0;
+}
+
+double trial_expected_acceptance(int64_t judged, int64_t right) { return edge_mtp::expected_acceptance(judged, right); }
+
 // The fault of `sh -c script`; its output is in parts_error().
 const char* child_ask(const char* script, int seconds) {
   static std::string fault;
