@@ -83,20 +83,21 @@ std::string memory_file(uint64_t identity, const Engine::Options& options) {
   return options.cache_dir + name + kTrials;
 }
 
-// The acceptance to expect of the bundle's drafts, from what all accelerators' texts have taught.
-double known_acceptance(uint64_t identity, const Engine::Options& options) {
-  int64_t judged = 0, right = 0;
+// What the bundle's texts have taught of its drafts, whatever they ran on.
+FirstDrafts known_drafts(uint64_t identity, const Engine::Options& options) {
+  FirstDrafts known;
   for (const Accelerator accelerator : {Accelerator::kCpu, Accelerator::kGpu, Accelerator::kNpu}) {
     Engine::Options settings = options;
     settings.accelerator = accelerator;
     const std::string file = Engine::memory_file(identity, settings, Engine::kCosts);
-    if (!file.empty()) Controller::add_first_drafts(read_entry(file, kMostCosts), judged, right);
+    if (file.empty()) continue;
+    known.decoded |= Controller::add_first_drafts(read_entry(file, kMostCosts), known.judged, known.right);
   }
-  return expected_acceptance(judged, right);
+  return known;
 }
 
-// The line that a trial prints: how many times as fast as the CPU the accelerator is, first at the acceptance that is
-// expected of an unknown pair, then at each of SpeedUp; or why it is not right.
+// The line that a trial prints: how many times as fast as the CPU the accelerator is at the acceptance that is expected
+// of an unknown pair, and SpeedUp's text; or why it is not right.
 constexpr char kFaster[] = "faster ", kWrong[] = "wrong ";
 
 struct Verdict {
@@ -116,7 +117,7 @@ std::optional<Verdict> verdict_in(const std::string& line) {
 
 std::string line_of(const SpeedUp& faster) {
   char number[32];
-  std::snprintf(number, sizeof number, "%.4g ", faster.at(expected_acceptance(0, 0)));
+  std::snprintf(number, sizeof number, "%.4g ", faster.times(expected_acceptance({})));
   return kFaster + std::string(number) + faster.text();
 }
 
@@ -198,8 +199,10 @@ AcceleratorChoice choose_accelerator(const std::string& program, const std::stri
   if (verdicts.size() > known) remember(file, verdicts);
 
   AcceleratorChoice choice;
-  double best = 1.0;
-  const double acceptance = known_acceptance(identity, options);
+  const FirstDrafts known_of_drafts = known_drafts(identity, options);
+  const double acceptance = expected_acceptance(known_of_drafts);
+  std::vector<Accelerator> right = {Accelerator::kCpu};
+  std::vector<SpeedUp> speeds;
   for (const Accelerator accelerator : offered) {
     const Verdict& verdict = verdicts.at(accelerator);
     if (!choice.why.empty()) choice.why += "; ";
@@ -208,13 +211,13 @@ AcceleratorChoice choose_accelerator(const std::string& program, const std::stri
       choice.why += " is out: " + verdict.fault;
       continue;
     }
-    const double faster = verdict.faster->at(acceptance);
-    choice.why += " is right, at " + times(faster) + " the cpu's speed";
-    if (faster > best) {
-      best = faster;
-      choice.taken = accelerator;
-    }
+    choice.why += " is right, at " + times(verdict.faster->times(acceptance)) + " the cpu's speed";
+    right.push_back(accelerator);
+    speeds.push_back(*verdict.faster);
   }
+  const Taken taken = take(speeds, known_of_drafts);
+  choice.taken = right[taken.index];
+  if (taken.to_learn) choice.why += std::string("; the ") + name_of(choice.taken) + " shows what drafts are worth";
   return choice;
 }
 

@@ -64,16 +64,17 @@ std::string Controller::save() const {
   return text.text();
 }
 
-void Controller::add_first_drafts(const std::string& saved, int64_t& judged, int64_t& right) {
+bool Controller::add_first_drafts(const std::string& saved, int64_t& judged, int64_t& right) {
   const std::string mark = kFirst;
   const size_t place = saved.find(mark);
-  if (saved.rfind(kFormat, 0) != 0 || place == std::string::npos) return;
+  if (saved.rfind(kFormat, 0) != 0 || place == std::string::npos) return false;
   Acceptance acceptance(0);
   SavedReader reader(saved.substr(place + mark.size()));
   acceptance.restore_first(reader);
-  if (!reader.good()) return;
+  if (!reader.good()) return false;
   judged += acceptance.first_drafts();
   right += acceptance.first_accepted();
+  return true;
 }
 
 bool Controller::restore(const std::string& text) {

@@ -176,14 +176,31 @@ class PassCosts:
         return best_rate(self.plain, self.steps, acceptance)
 
 
+def _costs(reference: PassCosts, found: PassCosts) -> tuple[Any, ...]:
+    lengths = (ctypes.c_int32 * len(found.steps))(*found.steps)
+    costs = []
+    for each in (reference, found):
+        values = [each.plain, *(step[i] for i in range(2) for step in each.steps.values())]
+        costs.append((ctypes.c_double * len(values))(*values))
+    return lengths, len(lengths), *costs
+
+
 def speed_up(reference: PassCosts, found: PassCosts, acceptance: float) -> float:
     """How many times as fast as `reference` a device is, as the choice of an accelerator remembers it."""
-    lengths = (ctypes.c_int32 * len(found.steps))(*found.steps)
-    costs = [
-        (ctypes.c_double * (1 + 2 * len(lengths)))(each.plain, *(step[i] for i in range(2) for step in each.steps.values()))
-        for each in (reference, found)
-    ]
-    return float(library().trial_speed_up(lengths, len(lengths), *costs, ctypes.c_double(acceptance)))
+    return float(library().trial_speed_up(*_costs(reference, found), ctypes.c_double(acceptance)))
+
+
+def take(reference: PassCosts, found: PassCosts, judged: int, right: int, decoded: bool) -> tuple[bool, bool]:
+    """Whether `found` is taken rather than `reference`, and whether to learn what drafts are worth. `decoded`: there
+    were texts before, of which so many first drafts were judged."""
+    counts = (ctypes.c_int64(judged), ctypes.c_int64(right), ctypes.c_bool(decoded))
+    taken = int(library().trial_take(*_costs(reference, found), *counts))
+    return taken % 2 == 1, taken >= 2
+
+
+def reads(line: str) -> bool:
+    """Whether a line is one that a trial prints, without its first two words."""
+    return bool(library().trial_reads(line.encode()) & 0xFF)
 
 
 def expected_acceptance(judged: int, right: int) -> float:
