@@ -188,9 +188,6 @@ def test_auto_takes_the_fastest_right_one_and_remembers_it(bundle: Path, gpu: di
     again = started(bundle, tmp_path, "--accelerator", "auto", "--threads", "1", environ=gpu)
     assert again["accelerator"] == "gpu"
     assert "the gpu is right, at 3x" in again["accelerator_reason"]
-    kept.write_text("\n".join([lines[0], "gpu faster 3 1 nan", *lines[2:]]), "utf-8")
-    tried = started(bundle, tmp_path, "--accelerator", "auto", "--threads", "1", environ=gpu)
-    assert tried["accelerator"] == "cpu", "what cannot be read is tried again"
     other = started(bundle, tmp_path, "--accelerator", "auto", "--threads", "1", environ={})
     assert other["accelerator"] == "cpu", "another driver, another choice"
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_parts import expected_acceptance, speed_up
 from simulated_choice import Sides, random_sides, side, to_best, trial
+from simulated_device import PHONE_GPU, Controller, saved_first_drafts
 
 TO_BEST = 0.95
 
@@ -51,6 +52,19 @@ def test_the_acceptance_of_texts_decides_between_two_that_differ_in_what_drafts_
     assert speed_up(*trials, expected_acceptance(400, 120)) > 1
     for acceptance in (0.3, 0.95):
         assert to_best(Sides(cpu, gpu, acceptance)) >= TO_BEST
+
+
+def test_the_choice_reads_what_controllers_have_kept() -> None:
+    controller = Controller(PHONE_GPU.device())
+    assert saved_first_drafts(controller.save()) == (0, 0)
+    for seed in range(3):
+        controller.reply(seed, 64)
+    judged, right = saved_first_drafts(controller.save()) or (0, 0)
+    assert (judged, right) == controller.first_drafts
+    assert 0 < right < judged
+    text = controller.save()
+    for damaged in (b"", b"edge-mtp-controller-3", text[5:], text.replace(b"first ", b"first -"), b" first 5 3 state"):
+        assert saved_first_drafts(damaged) is None
 
 
 def test_what_is_expected_moves_from_that_of_published_pairs_to_what_was_seen() -> None:
