@@ -59,8 +59,8 @@ class Finding:
 def examine(device: Device, bundle: Bundle | None = None) -> Iterator[Finding]:
     """Checks whether `device` can run `bundle` (None: any bundle), yielding findings as they come; ends within minutes.
 
-    Writes `STORAGE_BYTES` into the tool's own folder on the device, and removes them. Raises EdgeMtpError when the
-    device does not answer at all.
+    Writes `STORAGE_BYTES` into the tool's own folder on the device, and removes them. A bundle with graphs for
+    accelerators is put there as to run it, and stays. Raises EdgeMtpError when the device does not answer at all.
     """
     link, folder, shown = device.link, device.folder, printable(device.folder)
     told = device.fingerprint()
@@ -231,7 +231,7 @@ def trial_finding(accelerator: Accelerator, verdict: Verdict) -> Finding:
         use = "use it" if verdict.faster > 1 else "stay on the CPU"
         speed = f"right, at {verdict.faster:.3g} times the CPU's speed: {use}"
         return Finding(accelerator, "ok", speed)
-    value, _, _ = verdict.fault.partition("; ")  # the runner's own advice is for run
+    value = verdict.fault.replace("; take --accelerator cpu", "")  # the cure for a run that asked for another
     cure = "the CPU serves, and --accelerator auto takes it"
     if "cannot run this bundle's graphs" in value:
         missing = "its driver" if accelerator == "gpu" else "the vendor's libraries: 'edge-mtp setup' has --library"
