@@ -20,7 +20,7 @@ from typing import Any
 
 from edge_mtp.cache import cache_folder
 from edge_mtp.device import host, maven
-from edge_mtp.device.elf import Elf, read_elf
+from edge_mtp.device.elf import HEXAGON, Elf, read_elf, read_machine
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.file_hash import sha256
 from edge_mtp.json_file import read_json, write_json
@@ -36,6 +36,10 @@ LARGEST_LIBRARY = 512 << 20  # bytes, unpacked
 
 _RECORD = "libraries.json"  # lists the libraries in a target's folder and their origin; written last
 _LIBRARY = re.compile(r"libLiteRt\w*\.so")
+# Libraries of an accelerator's vendor: a folder inside a target's, so that none replaces one of LiteRT's, and the file
+# that says where each is from.
+_VENDOR, _VENDOR_RECORD = "vendor", "vendor.json"
+_VENDOR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.so(\.[0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def binaries_for(kind: str, abi: str) -> Binaries:
             raise EdgeMtpError(f"no LiteRT library for {target} yet; run 'edge-mtp setup {kind} --abi {abi}'")
         if not runner.is_file():
             raise EdgeMtpError(f"no runner for {target} yet; {how_to_build(target)}")
+    files = {**vendor_libraries(target), **files}
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
         digest.update(f"{name} {sha256(path)}\n".encode())
@@ -203,6 +208,77 @@ def add_libraries(
             _unpack(archive, target, name, digest)
             # Recorded only now, so that later files are not compared with one that contained no libraries.
             write_json(lock, {**_locked(lock), name: digest})
+
+
+def vendor_targets(path: Path, kind: str) -> list[Target]:
+    """The targets of `kind` that can use a library of an accelerator's vendor, by its ELF header.
+
+    A library for the CPU serves one ABI; one for Qualcomm's DSP serves the CPUs that have such a DSP beside them, which
+    are ARM's. Raises EdgeMtpError for a file that no device of this kind can load.
+    """
+    if not _VENDOR_NAME.fullmatch(path.name):
+        raise EdgeMtpError(f"'{path.name}' is no name of a library; keep its vendor's, such as libQnnHtp.so")
+    if path.name in (RUNNER, LITERT):
+        raise EdgeMtpError(f"'{path}' has the name of LiteRT's own library, which setup fetches; leave it out")
+    machine = "aarch64" if read_machine(path) == HEXAGON else _library_machine(path)
+    found = [target for target in TARGETS if (target.kind, target.machine) == (kind, machine)]
+    if not found:
+        raise EdgeMtpError(f"'{path}' is for {machine}, on which no LiteRT for {kind} runs; take another build of it")
+    return found
+
+
+def _library_machine(path: Path) -> str:
+    elf = read_elf(path)
+    if elf.is_program:
+        raise EdgeMtpError(f"'{path}' is a program; name a library")
+    return elf.machine
+
+
+def add_vendor_library(path: Path, target: Target) -> None:
+    """Stores a library that an accelerator of the target needs; it goes to devices beside the runner. Its sha256 is
+    recorded. Raises EdgeMtpError when LiteRT has one of this name."""
+    if path.name in _record(target).get("files", {}):
+        raise EdgeMtpError(f"LiteRT {LITERT_VERSION} for {target} has its own {path.name}; leave it out")
+    with _writing(target.folder / _VENDOR / path.name) as part:
+        shutil.copyfile(path, part)
+        digest = sha256(part)
+    write_json(target.folder / _VENDOR_RECORD, {**vendor_record(target), path.name: digest})
+
+
+def forget_vendor_library(name: str, targets: list[Target]) -> list[Target]:
+    """Removes a library that `add_vendor_library` stored, and returns the targets that had it."""
+    found = [target for target in targets if name in vendor_record(target)]
+    for target in found:
+        others = {kept: digest for kept, digest in vendor_record(target).items() if kept != name}
+        write_json(target.folder / _VENDOR_RECORD, others)
+        with contextlib.suppress(OSError):  # what is not recorded goes to no device
+            (target.folder / _VENDOR / name).unlink()
+    return found
+
+
+def vendor_libraries(target: Target) -> dict[str, Path]:
+    """The libraries that `add_vendor_library` stored. Raises EdgeMtpError when one is gone or was changed."""
+    found = {}
+    for name, digest in vendor_record(target).items():
+        path = target.folder / _VENDOR / name
+        if not path.is_file() or sha256(path) != digest:
+            raise EdgeMtpError(
+                f"'{path}' is gone or was changed; run 'edge-mtp setup {target.kind} --library' with {name} again, or"
+                f" with --forget {name}"
+            )
+        found[name] = path
+    return found
+
+
+def vendor_record(target: Target) -> dict[str, str]:
+    """The sha256 of each vendor's library by its name."""
+    path = target.folder / _VENDOR_RECORD
+    value = read_json(path, "record of libraries") if path.is_file() else {}
+    if not isinstance(value, dict) or not all(
+        isinstance(digest, str) and _VENDOR_NAME.fullmatch(name) for name, digest in value.items()
+    ):
+        raise EdgeMtpError(f"'{path}' is damaged; delete it and give the libraries to 'edge-mtp setup' again")
+    return value
 
 
 def lock_file() -> Path:

@@ -9,7 +9,9 @@ from typing import Any
 
 from edge_mtp.device.link import Link
 from edge_mtp.device.load_options import DEFAULT_LOADING, LoadOptions
+from edge_mtp.device.process import Process
 from edge_mtp.device.runner import Runner
+from edge_mtp.formats.accelerator import Accelerator
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class Device(ABC):
     @abstractmethod
     def start(self, bundle: Path, options: LoadOptions = DEFAULT_LOADING) -> Runner:
         """Puts the files that the device lacks there, and returns a runner with `bundle` loaded."""
+
+    @abstractmethod
+    def start_trial(self, bundle: Path, accelerator: Accelerator) -> Process:
+        """Puts files there as `start` does, and returns a program that tries `accelerator` on `bundle` (verdict.py)."""
 
     def close(self) -> None:
         """Closes the link. On a device other than this machine, that ends the programs still running over it."""

@@ -11,16 +11,19 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 from edge_mtp.device.device import Device, Fingerprint
-from edge_mtp.device.elf import read_elf
+from edge_mtp.device.elf import HEXAGON, read_elf, read_machine
 from edge_mtp.device.fingerprint import LIBRARY_PATHS, found_accelerators, parse_battery, parse_meminfo
 from edge_mtp.device.host import HostDevice, litert_library, runner_path
 from edge_mtp.device.link import quote
 from edge_mtp.device.sensors import read_sensors
 from edge_mtp.device.survey import ask, printable
+from edge_mtp.device.verdict import Verdict, judge
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.accelerator import ACCELERATORS, CPU, Accelerator
 from edge_mtp.formats.bundle import Bundle
 
 Level = Literal["ok", "warning", "problem"]
@@ -56,8 +59,8 @@ class Finding:
 def examine(device: Device, bundle: Bundle | None = None) -> Iterator[Finding]:
     """Checks whether `device` can run `bundle` (None: any bundle), yielding findings as they come; ends within minutes.
 
-    Writes `STORAGE_BYTES` into the tool's own folder on the device, and removes them. Raises EdgeMtpError when the
-    device does not answer at all.
+    Writes `STORAGE_BYTES` into the tool's own folder on the device, and removes them. A bundle with graphs for
+    accelerators is put there as to run it, and stays. Raises EdgeMtpError when the device does not answer at all.
     """
     link, folder, shown = device.link, device.folder, printable(device.folder)
     told = device.fingerprint()
@@ -83,6 +86,8 @@ def examine(device: Device, bundle: Bundle | None = None) -> Iterator[Finding]:
     sensors = read_sensors(link, 1)
     yield thermal_finding(sensors.thermal_status, sensors.temperatures_c)
     yield from battery_findings(asked.get("battery", ""), told.battery_percent)
+    if bundle is not None:  # last, as it sends the bundle to the device
+        yield from _accelerators(device, bundle)
 
 
 # --- what runs there -------------------------------------------------------------------------------------------------
@@ -105,7 +110,9 @@ def _binaries(device: Device, told: Fingerprint, page_bytes: int | None) -> Iter
         return
     yield Finding("ABI", "ok", f"{told.abi or 'unknown'}, {len(files)} files")
     yield Finding("LiteRT", "ok", litert)
-    yield page_finding(page_bytes, {name: read_elf(path).alignment for name, path in files.items()})
+    # A DSP has pages of its own.
+    loaded = {name: path for name, path in files.items() if read_machine(path) != HEXAGON}
+    yield page_finding(page_bytes, {name: read_elf(path).alignment for name, path in loaded.items()})
 
 
 def _installed_litert() -> str:
@@ -195,6 +202,43 @@ def library_findings(programs: str) -> Iterator[Finding]:
             yield Finding(accelerator, "ok", f"{loaded} {'loads' if telling else 'is there; loading was not tried'}")
     if not outcomes:
         yield Finding("accelerators", "ok", "none found; runs use the CPU")
+
+
+# --- accelerators ----------------------------------------------------------------------------------------------------
+
+
+def _accelerators(device: Device, bundle: Bundle) -> Iterator[Finding]:
+    """Tries each accelerator for which the bundle has graphs."""
+    for accelerator in ACCELERATORS:
+        if accelerator == CPU:
+            continue
+        if accelerator not in bundle.accelerators:
+            value = f"not tried: the bundle has no graphs for it (export --accelerators cpu,{accelerator})"
+            yield Finding(accelerator, "ok", value)
+            continue
+        try:
+            verdict = judge(device.start_trial(Path(bundle.path), accelerator))
+        except EdgeMtpError as error:
+            value, _, cure = str(error).partition("; ")
+            yield Finding(accelerator, "warning", f"not tried: {value}", cure or "see the problems above")
+        else:
+            yield trial_finding(accelerator, verdict)
+
+
+def trial_finding(accelerator: Accelerator, verdict: Verdict) -> Finding:
+    """What a trial says. An accelerator that is out is no problem: the CPU serves."""
+    if verdict.faster is not None:
+        use = "use it" if verdict.faster > 1 else "stay on the CPU"
+        speed = f"right, at {verdict.faster:.3g} times the CPU's speed: {use}"
+        return Finding(accelerator, "ok", speed)
+    value = verdict.fault.replace("; take --accelerator cpu", "")  # the cure for a run that asked for another
+    cure = "the CPU serves, and --accelerator auto takes it"
+    if "cannot run this bundle's graphs" in value:
+        missing = "its driver" if accelerator == "gpu" else "the vendor's libraries: 'edge-mtp setup' has --library"
+        cure += f"; where the device has such a chip, it lacks {missing}"
+    elif "crashed" in value:
+        cure += "; try another version of the system or of the driver"
+    return Finding(accelerator, "warning", f"out: {value}", cure)
 
 
 # --- memory and storage ----------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 
+HEXAGON = 164  # EM_QDSP6, e_machine of what runs on Qualcomm's DSPs; 32 bits
+
 _EXECUTE = 1  # PF_X, of a segment's flags
 _TEXTREL = 4  # DF_TEXTREL, of DT_FLAGS
 _SECTION_HEADER, _PROGRAM_HEADER = 64, 56  # bytes
@@ -45,6 +47,17 @@ class Elf:
     exported: frozenset[str]
     text_relocations: bool
     executable_stack: bool
+
+
+def read_machine(path: Path) -> int:
+    """e_machine of any ELF file, little-endian; -1 for another file. Raises EdgeMtpError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError as error:
+        raise EdgeMtpError(f"cannot read '{path}': {error.strerror}; check the path") from error
+    is_elf = len(head) == 20 and head[:4] == b"\x7fELF" and head[5] == 1
+    return int.from_bytes(head[18:20], "little") if is_elf else -1
 
 
 def read_elf(path: Path) -> Elf:

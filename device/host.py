@@ -14,10 +14,10 @@ from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.fingerprint import read_fingerprint
 from edge_mtp.device.load_options import DEFAULT_LOADING, LoadOptions
 from edge_mtp.device.local_link import LocalLink
-from edge_mtp.device.process import LocalProcess
+from edge_mtp.device.process import LocalProcess, Process
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
-from edge_mtp.formats.accelerator import CPU
+from edge_mtp.formats.accelerator import CPU, Accelerator
 
 # Files that runners keep: packed weights and their hash, the cache of prompt prefixes, measured costs, hashes of files,
 # the best accelerator.
@@ -50,17 +50,30 @@ class HostDevice(Device):
         prefixes are kept beside them, and the accelerator that `auto` found to be the best.
         Raises EdgeMtpError when the runner or the library is missing, or the bundle cannot be loaded.
         """
-        cache = cache_folder() / "weights"
-        command = [str(runner_path()), "--bundle", str(bundle), "--litert", str(litert_library())]
-        with contextlib.suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-            command += ["--cache-dir", str(cache)]
+        command = _command(bundle)
         command += options.flags(None if options.token_bytes is None else str(options.token_bytes))
         if options.accelerator != CPU:
             command += npu_flags()
         runner = Runner(LocalProcess(command))
-        prune(cache, KEPT_BYTES)
+        prune(_kept(), KEPT_BYTES)
         return runner
+
+    def start_trial(self, bundle: Path, accelerator: Accelerator) -> Process:
+        return LocalProcess([*_command(bundle), "--try", accelerator, *npu_flags()])
+
+
+def _kept() -> Path:
+    """The folder for what runners keep."""
+    return cache_folder() / "weights"
+
+
+def _command(bundle: Path) -> list[str]:
+    """What starts a runner, without options."""
+    command = [str(runner_path()), "--bundle", str(bundle), "--litert", str(litert_library())]
+    with contextlib.suppress(OSError):
+        _kept().mkdir(parents=True, exist_ok=True)
+        command += ["--cache-dir", str(_kept())]
+    return command
 
 
 def prune(cache: Path, kept_bytes: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import platform
 import struct
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -17,9 +18,11 @@ from edge_mtp.device.device import Device, Fingerprint
 from edge_mtp.device.fingerprint import read_fingerprint
 from edge_mtp.device.link import Link
 from edge_mtp.device.load_options import DEFAULT_LOADING, LoadOptions
+from edge_mtp.device.process import Process
 from edge_mtp.device.put import Folder, Transfer, TransferProgress, file_digest
 from edge_mtp.device.runner import Runner
 from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.accelerator import Accelerator
 
 # On Android, the only folder whose files the shell may execute; elsewhere the user's cache.
 FOLDER = """
@@ -46,7 +49,9 @@ MACHINES = {
 
 _numbers = itertools.count()
 _starting: set[str] = set()
-_runners: weakref.WeakValueDictionary[str, Runner] = weakref.WeakValueDictionary()  # this process's, by owner
+# This process's, by owner.
+_runners: weakref.WeakValueDictionary[str, Runner] = weakref.WeakValueDictionary()
+_trials: weakref.WeakValueDictionary[str, Process] = weakref.WeakValueDictionary()
 
 
 def silent(transfer: Transfer) -> None:
@@ -79,31 +84,17 @@ class RemoteDevice(Device):
 
     def start(self, bundle: Path, options: LoadOptions = DEFAULT_LOADING) -> Runner:
         """Puts the files that the device lacks there, and returns a runner with `bundle` loaded."""
-        binaries = self._fitting(self.fingerprint())
-        # Bundle last: it takes longest, and by then everything else that can fail has succeeded.
-        home = f"bin/{binaries.digest}"
-        for name, path in sorted(binaries.files.items()):
-            self.store.put(path, f"{home}/{name}", digest=file_digest(path, self._report), mode="755")
+        home = self._put_binaries()
         token_bytes = None if options.token_bytes is None else self._put_data(options.token_bytes)
-        put = self._put_data(bundle)
-        cache = f"{self.folder}/cache"
-        done = self.link.run(["mkdir", "-p", cache])
-        if done.exit_code != 0:
-            raise EdgeMtpError(f"{self.name} cannot make '{cache}': {done.errors.decode(errors='replace').strip()}")
-        libraries = f"{self.folder}/{home}"
-        command = [f"{libraries}/{RUNNER}", "--bundle", put, "--litert", f"{libraries}/{LITERT}"]
-        command += ["--cache-dir", cache]
-        command += options.flags(token_bytes)
-        self._end_leftovers()
-        owner = f"{_this_machine()}:{os.getpid()}:{next(_numbers)}"
-        _starting.add(owner)
-        try:
-            # Accelerators load further libraries by name.
-            runner = Runner(self.link.spawn(command, {"LD_LIBRARY_PATH": libraries, OWNER: owner}))
+        with self._spawned(home, bundle, options.flags(token_bytes)) as (process, owner):
+            runner = Runner(process)
             _runners[owner] = runner
-        finally:
-            _starting.discard(owner)
         return runner
+
+    def start_trial(self, bundle: Path, accelerator: Accelerator) -> Process:
+        with self._spawned(self._put_binaries(), bundle, ["--try", accelerator]) as (process, owner):
+            _trials[owner] = process
+        return process
 
     def close(self) -> None:
         """Closes the link, which ends any runner that still runs."""
@@ -116,6 +107,32 @@ class RemoteDevice(Device):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _put_binaries(self) -> str:
+        """Puts the binaries on the device, all into one folder; returns its path."""
+        binaries = self._fitting(self.fingerprint())
+        home = f"bin/{binaries.digest}"
+        for name, path in sorted(binaries.files.items()):
+            self.store.put(path, f"{home}/{name}", digest=file_digest(path, self._report), mode="755")
+        return f"{self.folder}/{home}"
+
+    @contextlib.contextmanager
+    def _spawned(self, home: str, bundle: Path, flags: list[str]) -> Iterator[tuple[Process, str]]:
+        """Puts `bundle` on the device and starts the runner in `home`; yields it and its owner, to be noted inside."""
+        # Bundle last: it takes longest, and by then everything else that can fail has succeeded.
+        put = self._put_data(bundle)
+        cache = f"{self.folder}/cache"
+        done = self.link.run(["mkdir", "-p", cache])
+        if done.exit_code != 0:
+            raise EdgeMtpError(f"{self.name} cannot make '{cache}': {done.errors.decode(errors='replace').strip()}")
+        command = [f"{home}/{RUNNER}", "--bundle", put, "--litert", f"{home}/{LITERT}", "--cache-dir", cache, *flags]
+        self._end_leftovers()
+        owner = f"{_this_machine()}:{os.getpid()}:{next(_numbers)}"
+        _starting.add(owner)
+        try:
+            yield self.link.spawn(command, {**_environment(home), OWNER: owner}), owner
+        finally:
+            _starting.discard(owner)
 
     def _end_leftovers(self) -> None:
         """Kills runners that this machine started and lost contact with.
@@ -130,8 +147,8 @@ class RemoteDevice(Device):
             if machine != _this_machine() or not pid.isdigit() or not rest.isdigit():
                 continue
             if int(rest) == os.getpid():
-                starting, runner = owner in _starting, _runners.get(owner)
-                lives = starting or (runner is not None and not runner.has_ended)
+                runner = _runners.get(owner)
+                lives = owner in _starting or owner in _trials or (runner is not None and not runner.has_ended)
             else:
                 lives = _is_alive(int(rest))
             if not lives:
@@ -152,6 +169,16 @@ class RemoteDevice(Device):
                     f"{binaries.files[name]} is for {kind}, and {self.name} is {fingerprint.abi}; build that one"
                 )
         return binaries
+
+
+def _environment(home: str) -> dict[str, str]:
+    """The variables by which accelerators find what they load by name."""
+    return {
+        "LD_LIBRARY_PATH": home,
+        # Folders, with semicolons between them, where Qualcomm's loader looks for what runs on the DSP. It appends the
+        # system's own (get_dirlist_from_env in src/apps_std_imp.c of https://github.com/qualcomm/fastrpc).
+        "ADSP_LIBRARY_PATH": home,
+    }
 
 
 def _folder_of(link: Link) -> str:

@@ -166,12 +166,12 @@ class Runner:
             return EdgeMtpError("the runner closed its output and went on; it was stopped")
         except EdgeMtpError as error:  # the link to the device broke
             return error
-        end = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
+        end = f"signal {-code} ({signal_name(-code)})" if code < 0 else f"exit code {code}"
         lines = self._process.diagnostics().strip().splitlines()[-LAST_WORDS:]
         return EdgeMtpError(f"the runner ended with {end}" + (f": {' | '.join(lines)}" if lines else ""))
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

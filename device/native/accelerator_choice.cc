@@ -8,6 +8,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "bundle.h"
 #include "cache_entry.h"
 #include "child_process.h"
+#include "controller.h"
 #include "error.h"
 #include "experiment.h"
 #include "file_identity.h"
@@ -28,10 +30,11 @@
 namespace edge_mtp {
 namespace {
 
-constexpr int kTrialSeconds = 300;         // to compile a model's shaders can take a minute on a phone
-constexpr double kAcceptance = 0.7;        // of a draft, of published pairs; the rates of accelerators hardly depend on it
-constexpr size_t kMostRemembered = 1 << 12;
-constexpr char kChoices[] = ".accelerator";
+// To compile a model's shaders can take a minute on a phone. Two trials must end before the caller of a runner counts it
+// as hung, after 600 s.
+constexpr int kTrialSeconds = 240;
+constexpr size_t kMostRemembered = 1 << 12, kMostCosts = 1 << 20;
+constexpr char kTrials[] = ".accelerator", kFormat[] = "edge-mtp-trials-1";
 
 void mix(uint64_t& hash, const std::string& text) { hash = hash_bytes(hash, text.data(), text.size()); }
 
@@ -72,22 +75,51 @@ uint64_t driver_identity(const Engine::Options& options) {
   return hash;
 }
 
-std::string memory_file(const Bundle& bundle, const std::string& path, const Engine::Options& options) {
+std::string memory_file(uint64_t identity, const Engine::Options& options) {
   if (options.cache_dir.empty()) return {};
   char name[80];
-  std::snprintf(name, sizeof name, "/%016" PRIx64 "-%016" PRIx64 ".threads-%d%s.%d",
-                bundle.identity(path, options.cache_dir), driver_identity(options), options.threads,
-                options.half ? "-half" : "", options.openvino_device);
-  return options.cache_dir + name + kChoices;
+  std::snprintf(name, sizeof name, "/%016" PRIx64 "-%016" PRIx64 ".threads-%d%s.%d", identity,
+                driver_identity(options), options.threads, options.half ? "-half" : "", options.openvino_device);
+  return options.cache_dir + name + kTrials;
 }
 
-// The line that a trial prints: how much faster than the CPU the accelerator is, or why it is not right.
+// What the bundle's texts have taught of its drafts, whatever they ran on.
+FirstDrafts known_drafts(uint64_t identity, const Engine::Options& options) {
+  FirstDrafts known;
+  for (const Accelerator accelerator : {Accelerator::kCpu, Accelerator::kGpu, Accelerator::kNpu}) {
+    Engine::Options settings = options;
+    settings.accelerator = accelerator;
+    const std::string file = Engine::memory_file(identity, settings, Engine::kCosts);
+    if (file.empty()) continue;
+    known.decoded |= Controller::add_first_drafts(read_entry(file, kMostCosts), known.judged, known.right);
+  }
+  return known;
+}
+
+// The line that a trial prints: how many times as fast as the CPU the accelerator is at the acceptance that is expected
+// of an unknown pair, and SpeedUp's text; or why it is not right.
 constexpr char kFaster[] = "faster ", kWrong[] = "wrong ";
 
 struct Verdict {
-  double faster = 0.0;
-  std::string fault;
+  std::optional<SpeedUp> faster;
+  std::string fault;  // why not, in one line
 };
+
+// The verdict in such a line; nothing in any other line.
+std::optional<Verdict> verdict_in(const std::string& line) {
+  if (line.rfind(kWrong, 0) == 0) return Verdict{std::nullopt, line.substr(sizeof kWrong - 1)};
+  const size_t curve = line.find(' ', sizeof kFaster);
+  if (line.rfind(kFaster, 0) != 0 || curve == std::string::npos) return std::nullopt;
+  const std::optional<SpeedUp> faster = SpeedUp::read(line.substr(curve));
+  if (!faster) return std::nullopt;
+  return Verdict{faster, {}};
+}
+
+std::string line_of(const SpeedUp& faster) {
+  char number[32];
+  std::snprintf(number, sizeof number, "%.4g ", faster.times(expected_acceptance({})));
+  return kFaster + std::string(number) + faster.text();
+}
 
 Verdict ask_child(const std::string& program, const std::string& bundle, const Engine::Options& options,
                   Accelerator accelerator) {
@@ -106,10 +138,10 @@ Verdict ask_child(const std::string& program, const std::string& bundle, const E
   const Answer answer = ask(command, kTrialSeconds);
   std::istringstream lines(answer.output);
   for (std::string line; std::getline(lines, line);) {
-    if (line.rfind(kWrong, 0) == 0) return {0.0, line.substr(sizeof kWrong - 1)};
-    if (line.rfind(kFaster, 0) == 0 && answer.fault.empty()) return {std::atof(line.c_str() + sizeof kFaster - 1), {}};
+    const std::optional<Verdict> verdict = verdict_in(line);
+    if (verdict && (!verdict->faster || answer.fault.empty())) return *verdict;
   }
-  return {0.0, answer.fault.empty() ? "its trial told nothing" : answer.fault};
+  return {std::nullopt, answer.fault.empty() ? "its trial told nothing" : answer.fault};
 }
 
 std::string times(double ratio) {
@@ -118,13 +150,31 @@ std::string times(double ratio) {
   return text;
 }
 
-std::optional<AcceleratorChoice> remembered(const std::string& file) {
-  const std::string text = file.empty() ? std::string() : read_entry(file, kMostRemembered);
-  const size_t end = text.find('\n');
-  if (end == std::string::npos) return std::nullopt;
-  const std::optional<Accelerator> taken = accelerator_of(text.substr(0, end));
-  if (!taken) return std::nullopt;
-  return AcceleratorChoice{*taken, text.substr(end + 1)};
+using Verdicts = std::map<Accelerator, Verdict>;
+
+// One line for each accelerator: its name and the line of its trial.
+void remember(const std::string& file, const Verdicts& verdicts) {
+  if (file.empty()) return;
+  std::string text = std::string(kFormat) + "\n";
+  for (const auto& [accelerator, verdict] : verdicts) {
+    text += std::string(name_of(accelerator)) + " " +
+            (verdict.faster ? line_of(*verdict.faster) : kWrong + verdict.fault) + "\n";
+  }
+  write_entry(file, text);
+}
+
+Verdicts remembered(const std::string& file) {
+  Verdicts verdicts;
+  std::istringstream lines(file.empty() ? std::string() : read_entry(file, kMostRemembered));
+  std::string line;
+  if (!std::getline(lines, line) || line != kFormat) return verdicts;
+  while (std::getline(lines, line)) {
+    const size_t space = std::min(line.find(' '), line.size());
+    const std::optional<Accelerator> accelerator = accelerator_of(line.substr(0, space));
+    const std::optional<Verdict> verdict = verdict_in(line.substr(std::min(space + 1, line.size())));
+    if (accelerator && verdict) verdicts.emplace(*accelerator, *verdict);
+  }
+  return verdicts;
 }
 
 }  // namespace
@@ -137,29 +187,37 @@ AcceleratorChoice choose_accelerator(const std::string& program, const std::stri
     if (bundle.own_graphs(accelerator) != nullptr) offered.push_back(accelerator);
   }
   if (offered.empty()) return {Accelerator::kCpu, "the bundle has graphs for the cpu only"};
-  const std::string file = memory_file(bundle, path, options);
-  if (std::optional<AcceleratorChoice> known = remembered(file)) return *known;
-  if (program.empty()) return {Accelerator::kCpu, "no accelerator was tried on this device yet"};
+  const uint64_t identity = options.cache_dir.empty() ? 0 : bundle.identity(path, options.cache_dir);
+  const std::string file = memory_file(identity, options);
+  Verdicts verdicts = remembered(file);
+  const size_t known = verdicts.size();
+  for (const Accelerator accelerator : offered) {
+    if (verdicts.count(accelerator) != 0) continue;
+    if (program.empty()) return {Accelerator::kCpu, "no accelerator was tried on this device yet"};
+    verdicts.emplace(accelerator, ask_child(program, path, options, accelerator));
+  }
+  if (verdicts.size() > known) remember(file, verdicts);
 
   AcceleratorChoice choice;
-  double best = 1.0;
-  std::string reasons;
+  const FirstDrafts known_of_drafts = known_drafts(identity, options);
+  const double acceptance = expected_acceptance(known_of_drafts);
+  std::vector<Accelerator> right = {Accelerator::kCpu};
+  std::vector<SpeedUp> speeds;
   for (const Accelerator accelerator : offered) {
-    const Verdict verdict = ask_child(program, path, options, accelerator);
-    const std::string name = std::string("the ") + name_of(accelerator);
-    if (!reasons.empty()) reasons += "; ";
-    if (!verdict.fault.empty()) {
-      reasons += name + " is out: " + verdict.fault;
-    } else {
-      reasons += name + " is right, at " + times(verdict.faster) + " the cpu's speed";
-      if (verdict.faster > best) {
-        best = verdict.faster;
-        choice.taken = accelerator;
-      }
+    const Verdict& verdict = verdicts.at(accelerator);
+    if (!choice.why.empty()) choice.why += "; ";
+    choice.why += std::string("the ") + name_of(accelerator);
+    if (!verdict.faster) {
+      choice.why += " is out: " + verdict.fault;
+      continue;
     }
+    choice.why += " is right, at " + times(verdict.faster->times(acceptance)) + " the cpu's speed";
+    right.push_back(accelerator);
+    speeds.push_back(*verdict.faster);
   }
-  choice.why = reasons;
-  if (!file.empty()) write_entry(file, std::string(name_of(choice.taken)) + "\n" + choice.why);
+  const Taken taken = take(speeds, known_of_drafts);
+  choice.taken = right[taken.index];
+  if (taken.to_learn) choice.why += std::string("; the ") + name_of(choice.taken) + " shows what drafts are worth";
   return choice;
 }
 
@@ -178,9 +236,7 @@ std::string try_accelerator(const std::string& bundle, const Engine::Options& op
     const Trial found = trial(options.accelerator, vocabulary);
     const std::string told = difference(reference, found, vocabulary);
     if (!told.empty()) return kWrong + told;
-    char text[32];
-    std::snprintf(text, sizeof text, "%.4f", best_rate(found, kAcceptance) / best_rate(reference, kAcceptance));
-    return kFaster + std::string(text);
+    return line_of(SpeedUp(reference, found));
   } catch (const std::exception& error) {
     return kWrong + std::string(error.what());
   }

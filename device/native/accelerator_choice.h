@@ -1,8 +1,9 @@
 // Which accelerator a bundle runs on when the caller leaves the choice to us: the fastest one that computes what the
 // CPU computes.
 //
-// An accelerator that cannot run a graph often ends the process. So each is tried in a child process, and the result is
-// remembered for this bundle, these libraries and this driver.
+// An accelerator that cannot run a graph often ends the process. So each is tried in a child process, and what it found is
+// remembered for this bundle, these libraries and this driver. Which one is the fastest depends on the acceptance of
+// drafts. So the choice is made anew each time, for the acceptance that the texts so far had.
 #pragma once
 
 #include <string>

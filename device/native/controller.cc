@@ -9,7 +9,7 @@
 namespace edge_mtp {
 namespace {
 
-constexpr char kFormat[] = "edge-mtp-controller-3";
+constexpr char kFormat[] = "edge-mtp-controller-3", kFirst[] = " first";
 
 }  // namespace
 
@@ -46,7 +46,7 @@ std::string Controller::header() const {
   for (const int32_t k : costs_.arms().lengths()) out << ' ' << k;
   out << " widths";
   for (const int32_t rows : costs_.arms().widths()) out << ' ' << rows;
-  out << " first";
+  out << kFirst;
   return out.str();
 }
 
@@ -62,6 +62,19 @@ std::string Controller::save() const {
   rested.costs_.save_arms(text);
   rested.acceptance_.save_counts(text);
   return text.text();
+}
+
+bool Controller::add_first_drafts(const std::string& saved, int64_t& judged, int64_t& right) {
+  const std::string mark = kFirst;
+  const size_t place = saved.find(mark);
+  if (saved.rfind(kFormat, 0) != 0 || place == std::string::npos) return false;
+  Acceptance acceptance(0);
+  SavedReader reader(saved.substr(place + mark.size()));
+  acceptance.restore_first(reader);
+  if (!reader.good()) return false;
+  judged += acceptance.first_drafts();
+  right += acceptance.first_accepted();
+  return true;
 }
 
 bool Controller::restore(const std::string& text) {

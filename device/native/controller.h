@@ -66,6 +66,8 @@ class Controller {
   // hundred thousand or so).
   int64_t first_drafts() const { return acceptance_.first_drafts(); }
   int64_t first_accepted() const { return acceptance_.first_accepted(); }
+  // Adds those of a saved text to the counts. Returns false if it is none.
+  static bool add_first_drafts(const std::string& saved, int64_t& judged, int64_t& right);
 
   // Text form, to be remembered per device, bundle, threads; restore() ignores (returns false) what does not fit.
   // Holds costs and, as a weak prior, acceptance; nothing of the running text.

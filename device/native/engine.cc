@@ -103,6 +103,21 @@ std::string folder_in(const std::string& folder, const char* name) {
   return access(inner.c_str(), X_OK) == 0 ? inner : folder;
 }
 
+// Path of the packed weights, without the section's name.
+std::string packed_weights(uint64_t identity, const Engine::Options& options) {
+  // Another LiteRT may pack differently, and would rebuild in place what it cannot read.
+  char name[40];
+  std::snprintf(name, sizeof name, "/%016" PRIx64 "-%016" PRIx64, identity,
+                file_identity(options.litert_library, options.cache_dir));
+  return options.cache_dir + name;
+}
+
+// What a session's costs depend on.
+std::string settings_in_name(const Engine::Options& options) {
+  if (options.accelerator == Accelerator::kCpu) return ".threads-" + std::to_string(options.threads);
+  return std::string(".") + name_of(options.accelerator) + (options.half ? "-half" : "");
+}
+
 litert::Environment create_environment(const litert::Api& api, const Engine::Options& options) {
   std::vector<litert::EnvOption> settings(1);
   settings[0].tag = litert::kMinLoggerSeverity;
@@ -182,17 +197,11 @@ void Engine::release() {
 }
 
 void Engine::open(const std::string& path, const Options& options) {
-  std::string packed;  // path of the packed weights, without the section's name
+  std::string packed;
   if (!options.cache_dir.empty()) {
     identity_ = bundle_.identity(path, options.cache_dir);
-    // Another LiteRT may pack differently, and would rebuild in place what it cannot read.
-    char name[40];
-    std::snprintf(name, sizeof name, "%016" PRIx64 "-%016" PRIx64, identity_,
-                  file_identity(options.litert_library, options.cache_dir));
-    packed = options.cache_dir + "/" + name;
-    memory_ = packed + (options.accelerator == Accelerator::kCpu
-                            ? ".threads-" + std::to_string(options.threads)
-                            : std::string(".") + name_of(options.accelerator) + (options.half ? "-half" : ""));
+    packed = packed_weights(identity_, options);
+    memory_ = packed + settings_in_name(options);
   }
   const auto settings = [&](const char* section) {
     Graph::Settings result;
@@ -317,6 +326,11 @@ void Engine::read_sizes(const std::string& path) {
 
 std::string Engine::memory_file(const std::string& suffix) const {
   return memory_.empty() ? std::string() : memory_ + suffix;
+}
+
+std::string Engine::memory_file(uint64_t identity, const Options& options, const std::string& suffix) {
+  return options.cache_dir.empty() ? std::string()
+                                   : packed_weights(identity, options) + settings_in_name(options) + suffix;
 }
 
 }  // namespace edge_mtp

@@ -83,6 +83,9 @@ class Engine {
 
   // File beside the packed weights for what a session learns of this bundle, LiteRT and threads; empty = nowhere.
   std::string memory_file(const std::string& suffix) const;
+  static constexpr char kCosts[] = ".costs";  // what the controller saves
+  // The same for an engine that is not open, of a bundle with this identity.
+  static std::string memory_file(uint64_t identity, const Options& options, const std::string& suffix);
   const std::string& cache_dir() const { return cache_dir_; }
   // What the bundle holds (file_identity.h); 0 where nothing is kept.
   uint64_t identity() const { return identity_; }

@@ -12,7 +12,7 @@ namespace edge_mtp {
 namespace {
 
 constexpr size_t kMostRemembered = 1 << 20;
-constexpr char kCosts[] = ".costs", kPrefillCosts[] = ".prefill";
+constexpr char kPrefillCosts[] = ".prefill";
 constexpr int32_t kLeastMatch = 3;       // tokens that a look-up must agree on
 constexpr float kTrustedLookup = 0.75f;  // a look-up whose first draft is as confident goes before the drafter
 constexpr float kTapeConfidence = 0.5f;  // of every draft of a tape; the controller learns that it tells nothing
@@ -44,7 +44,7 @@ Session::Session(Engine& engine)
   prefill_plan_.restore(read_entry(engine.memory_file(kPrefillCosts), kMostRemembered));
   if (engine.max_drafts() > 0) {
     controller_.emplace(Capabilities{draft_lengths(drafter_.get()), decoder_->widths()});
-    controller_->restore(read_entry(engine.memory_file(kCosts), kMostRemembered));
+    controller_->restore(read_entry(engine.memory_file(Engine::kCosts), kMostRemembered));
     calibrate();
   }
 }
@@ -340,7 +340,7 @@ void Session::calibrate() {
 
 void Session::remember() const {
   if (engine_.cache_dir().empty()) return;
-  if (controller_ && !taped_) write_entry(engine_.memory_file(kCosts), controller_->save());
+  if (controller_ && !taped_) write_entry(engine_.memory_file(Engine::kCosts), controller_->save());
   write_entry(engine_.memory_file(kPrefillCosts), prefill_plan_.save());
 }
 

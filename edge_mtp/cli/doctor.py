@@ -19,8 +19,10 @@ def doctor(ctx: click.Context, device: str, bundle: Path | None, as_json: bool) 
     """Check whether a device can run a bundle, and how well.
 
     The checks cover the binaries for the device, whether programs run from edge-mtp's folder there, accelerators that a
-    shell may load, memory, space, storage speed (with a file of 64 MB), heat and battery. Each finding is ok, a warning
-    or a problem, and says what to do; the exit status is 1 if there is a problem.
+    shell may load, memory, space, storage speed (with a file of 64 MB), heat and battery. With a bundle the command
+    also puts it on the device, and tries there each accelerator for which it has graphs: whether it computes what the
+    CPU does, and how fast. Each finding is ok, a warning or a problem, and says what to do; the exit status is 1 if
+    there is a problem.
     """
     from contextlib import closing
 

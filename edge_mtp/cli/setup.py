@@ -34,6 +34,17 @@ _FILE = click.Path(path_type=Path)
     help="A runner that you have built. May be repeated.",
 )
 @click.option(
+    "--library",
+    "libraries",
+    multiple=True,
+    type=_FILE,
+    metavar="FILE",
+    help="A library of an NPU's vendor that the device lacks. May be repeated.",
+)
+@click.option(
+    "--forget", multiple=True, metavar="NAME", help="Remove a library that --library has stored. May be repeated."
+)
+@click.option(
     "--from", "folder", type=_FILE, metavar="FOLDER", help="Take the downloads from this folder, without a network."
 )
 @click.option(
@@ -45,6 +56,8 @@ def setup(
     kind: str,
     abis: tuple[str, ...],
     runners: tuple[Path, ...],
+    libraries: tuple[Path, ...],
+    forget: tuple[str, ...],
     folder: Path | None,
     lock: Path | None,
     maven: str | None,
@@ -58,6 +71,10 @@ def setup(
 
     No runners are published yet: build one with a CMake preset and pass it with --runner. The command reads the ABI
     from the file, and refuses a runner that some device of that kind could not load.
+
+    LiteRT has no libraries for NPUs in these downloads. Take them from the NPU's vendor, for example
+    libLiteRtDispatch_Qualcomm.so and QNN's libraries, and pass each with --library. They go to devices beside the
+    runner.
     """
     from edge_mtp.cli.progress import export_progress
     from edge_mtp.device import binaries
@@ -69,17 +86,29 @@ def setup(
         raise EdgeMtpError(f"'{folder}' is not a folder; name the one with the downloads")
     known = [target for target in binaries.TARGETS if target.kind == kind and not binaries.is_this_machine(target)]
     wanted = [binaries.find_target(kind, abi) for abi in abis] or known
+    every = [target for target in binaries.TARGETS if target.kind == kind]
+    for name in forget:
+        if not binaries.forget_vendor_library(name, [target for target in every if not abis or target.abi in abis]):
+            raise EdgeMtpError(f"no library '{name}' is stored; 'edge-mtp setup {kind} --json' lists them")
+    served = {path: binaries.vendor_targets(path, kind) for path in libraries}
     for runner in runners:
         wanted.append(binaries.add_runner(runner, kind))
+    for targets in served.values():
+        wanted += targets
     wanted = list(dict.fromkeys(wanted))
     with export_progress() as progress:
         binaries.add_libraries(wanted, lock=lock, folder=folder, repository=maven or GOOGLE, progress=progress)
+    for path, targets in served.items():
+        for target in targets:
+            binaries.add_vendor_library(path, target)
     found = [_state(target) for target in wanted]
     if as_json:
         click.echo(json.dumps({"lock": str(lock or binaries.lock_file()), "targets": found}))
         return
     for state in found:
         click.echo(f"{state['kind']} {state['abi']}: {', '.join(state['files'])}")
+        for name, digest in state["vendor"].items():
+            click.echo(f"  from --library: {name}, sha256 {digest}")
         if state["missing"] is not None:
             click.echo(f"  {state['missing']}")
 
@@ -89,6 +118,7 @@ def _state(target: Target) -> dict[str, Any]:
     from edge_mtp.device import binaries
 
     state: dict[str, Any] = {"kind": target.kind, "abi": target.abi, "files": {}, "digest": None, "missing": None}
+    state["vendor"] = binaries.vendor_record(target)  # sha256 of what --library has stored
     try:
         complete = binaries.binaries_for(target.kind, target.abi)
         state |= {"files": {name: str(path) for name, path in complete.files.items()}, "digest": complete.digest}

@@ -248,6 +248,122 @@ def test_the_digest_tells_sets_apart(
     assert binaries_for("android", "x86_64") == found
 
 
+HEXAGON_SKEL = b"\x7fELF\x01\x01" + bytes(12) + (164).to_bytes(2, "little") + bytes(100)  # 32 bits
+
+
+@pytest.fixture
+def vendor(tmp_path: Path, library: Path) -> dict[str, Path]:
+    """Libraries as an NPU's vendor gives them: a dispatch library for each ABI, and one for the DSP."""
+    folders = {machine: tmp_path / machine for machine in ("aarch64", "x86_64")}
+    found = {}
+    for machine, folder in folders.items():
+        folder.mkdir()
+        found[machine] = folder / "libLiteRtDispatch_Qualcomm.so"
+        found[machine].write_bytes(claiming(library, machine))
+    found["skel"] = tmp_path / "libQnnHtpV79Skel.so"
+    found["skel"].write_bytes(HEXAGON_SKEL)
+    return found
+
+
+@needs_cc
+def test_libraries_of_a_vendor_go_to_the_devices_that_can_load_them(
+    repository: Repository,
+    library: Path,
+    runners: dict[str, Path],
+    vendor: dict[str, Path],
+    tmp_path: Path,
+    cache: Path,
+) -> None:
+    repository.publish(archive(library, tmp_path), "sha1")
+    fetch = ("android", "--maven", repository.url)
+    setup(*fetch, "--runner", runners["aarch64"], "--runner", runners["x86_64"])
+    before = {abi: binaries_for("android", abi) for abi in ("arm64-v8a", "x86_64")}
+    told = setup(*fetch, "--library", vendor["aarch64"], "--library", vendor["skel"])
+    states = {state["abi"]: state for state in told["targets"]}
+    names = {"libLiteRtDispatch_Qualcomm.so", "libQnnHtpV79Skel.so"}
+    assert states["arm64-v8a"]["vendor"] == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (vendor["aarch64"], vendor["skel"])
+    }
+    assert states["x86_64"]["vendor"] == {}
+    assert binaries_for("android", "x86_64") == before["x86_64"]
+    found = binaries_for("android", "arm64-v8a")
+    assert set(found.files) - set(before["arm64-v8a"].files) == names
+    assert found.digest != before["arm64-v8a"].digest
+    assert found.files["libQnnHtpV79Skel.so"].read_bytes() == HEXAGON_SKEL
+
+    shown = CliRunner().invoke(main, ["setup", *fetch, "--library", str(vendor["x86_64"])])
+    assert f"from --library: {vendor['x86_64'].name}, sha256 " in shown.output
+    assert set(binaries_for("android", "x86_64").files) - set(before["x86_64"].files) == {vendor["x86_64"].name}
+
+    for name in names:
+        setup(*fetch, "--forget", name)
+    assert {abi: binaries_for("android", abi) for abi in before} == before
+    assert refused(*fetch, "--forget", "libQnnHtp.so").startswith("Error: no library 'libQnnHtp.so' is stored")
+    assert half_written(cache) == []
+
+
+@needs_cc
+def test_a_vendors_library_survives_another_setup_and_never_replaces_one_of_litert(
+    repository: Repository,
+    library: Path,
+    runners: dict[str, Path],
+    vendor: dict[str, Path],
+    tmp_path: Path,
+    cache: Path,
+) -> None:
+    repository.publish(archive(library, tmp_path), "sha1")
+    fetch = ("android", "--maven", repository.url, "--abi", "arm64-v8a")
+    setup(*fetch, "--runner", runners["aarch64"], "--library", vendor["aarch64"])
+    (cache / "android-arm64-v8a" / LITERT).unlink()
+    setup(*fetch)
+    assert vendor["aarch64"].name in binaries_for("android", "arm64-v8a").files
+    for name in (LITERT, "libLiteRtClGlAccelerator.so"):
+        own = vendor["aarch64"].with_name(name)
+        own.write_bytes(vendor["aarch64"].read_bytes())
+        assert "leave it out" in refused(*fetch, "--library", own)
+    kept = cache / "android-arm64-v8a" / "vendor" / vendor["aarch64"].name
+    kept.write_bytes(b"something else")
+    with pytest.raises(EdgeMtpError, match="is gone or was changed; run 'edge-mtp setup android --library' with"):
+        binaries_for("android", "arm64-v8a")
+    setup(*fetch, "--library", vendor["aarch64"])
+    assert binaries_for("android", "arm64-v8a").files[kept.name] == kept
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    ("kind", "name", "content", "words"),
+    [
+        ("android", "libQnn.so", b"no library", "is no 64-bit ELF file"),
+        ("android", "lib Qnn.so", HEXAGON_SKEL, "is no name of a library"),
+        ("android", "..so", HEXAGON_SKEL, "is no name of a library"),
+        ("android", "qnn.bin", HEXAGON_SKEL, "is no name of a library"),
+        ("android", "libQnn.so", None, "cannot read"),
+        ("android", "libQnn.so", "riscv64", "on which no LiteRT for android runs"),
+        ("linux", "libQnn.so", "a program", "is a program; name a library"),
+    ],
+)
+def test_what_no_device_could_load_is_refused(
+    library: Path,
+    bionic: Path,
+    tmp_path: Path,
+    cache: Path,
+    kind: str,
+    name: str,
+    content: bytes | str | None,
+    words: str,
+) -> None:
+    path = tmp_path / name
+    if content == "a program":
+        path.write_bytes(android_program(tmp_path, bionic, "old();").read_bytes())
+    elif content == "riscv64":
+        data = library.read_bytes()
+        path.write_bytes(data[:18] + (243).to_bytes(2, "little") + data[20:])
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    assert words in refused(kind, "--library", path)
+    assert not cache.exists()
+
+
 @needs_cc
 def test_fetched_once(repository: Repository, library: Path, tmp_path: Path, cache: Path) -> None:
     repository.publish(archive(library, tmp_path), "sha1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -129,23 +130,40 @@ def test_options_reach_the_runner(link: Link, tmp_path: Path, tiny_bundle: Path)
     spawn = link.spawn
 
     def spawn_and_keep(command: list[str], environment: Mapping[str, str]):  # type: ignore[no-untyped-def]
-        started.append([*command, environment["LD_LIBRARY_PATH"]])
+        started.append([*command, environment["ADSP_LIBRARY_PATH"], environment["LD_LIBRARY_PATH"]])
         return spawn(command, environment)
 
     monkeypatch.setattr(link, "spawn", spawn_and_keep)
+    options = LoadOptions(threads=3, token_bytes=table, stepwise=True, accelerator="auto", half_precision=True)
     with pytest.raises(EdgeMtpError, match=r"exit code 1: .*/bin/"):
-        device.start(tiny_bundle, LoadOptions(threads=3, token_bytes=table, stepwise=True))
+        device.start(tiny_bundle, options)
     monkeypatch.undo()
     (command,) = started
     home = f"{tmp_path}/edge mtp's"
     assert command[0].startswith(f"{home}/bin/")
-    assert command[-1] == os.path.dirname(command[0])
-    options = dict(zip(command[1:-2:2], command[2:-1:2], strict=False))
-    assert options["--threads"] == "3"
-    assert options["--cache-dir"] == f"{home}/cache"
-    assert Path(options["--token-bytes"]).read_bytes() == b"table"
-    assert Path(options["--bundle"]).read_bytes() == tiny_bundle.read_bytes()
-    assert "--stepwise" in command
+    assert command[-1] == command[-2] == os.path.dirname(command[0])
+    given = dict(itertools.pairwise(command[:-2]))
+    assert given["--threads"] == "3"
+    assert given["--cache-dir"] == f"{home}/cache"
+    assert Path(given["--token-bytes"]).read_bytes() == b"table"
+    assert Path(given["--bundle"]).read_bytes() == tiny_bundle.read_bytes()
+    assert given["--accelerator"] == "auto"
+    assert {"--stepwise", "--half"} <= set(command)
+
+
+def test_what_trials_found_stays_on_the_device_until_its_cache_is_cleaned(
+    link: Link, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    device = device_on(link, tmp_path)
+    device.start(tiny_bundle, LoadOptions(threads=1)).close()
+    found = Path(device.folder) / "cache" / "0-0.threads-0.-1.accelerator"
+    found.write_text("edge-mtp-trials-1\n")
+    device.start(tiny_bundle, LoadOptions(threads=1)).close()
+    assert found.exists()
+    (cache,) = (entry for entry in device.store.entries() if entry.name == "cache")
+    assert cache.bytes == sum(path.stat().st_size for path in found.parent.iterdir())
+    assert cache in device.store.clean()
+    assert not found.parent.exists()
 
 
 # What goes wrong on the device.

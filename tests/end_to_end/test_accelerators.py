@@ -16,6 +16,7 @@ from accelerators import environment
 
 from edge_mtp.chat.bundle_chat import chat_format_of
 from edge_mtp.device import Sampling
+from edge_mtp.device.doctor import examine
 from edge_mtp.device.host import HostDevice, litert_library, runner_path
 from edge_mtp.device.load_options import LoadOptions
 from edge_mtp.dialogue import Dialogue
@@ -213,11 +214,30 @@ def test_auto_takes_the_fastest_right_one_and_remembers_it(bundle: Path, gpu: di
     assert "the gpu is right, at 0.0" in ready["accelerator_reason"]
     assert "the npu is out" in ready["accelerator_reason"]
     (kept,) = tmp_path.glob("*.accelerator")
-    kept.write_text(f"gpu\n{ready['accelerator_reason']}", "utf-8")
+    lines = kept.read_text("utf-8").splitlines()
+    lines[1] = "gpu faster 3 " + " ".join(["1"] * 21 + ["3"] * 21)  # of the time of the cpu's plain step
+    kept.write_text("\n".join(lines), "utf-8")
     again = started(bundle, tmp_path, "--accelerator", "auto", "--threads", "1", environ=gpu)
     assert again["accelerator"] == "gpu"
+    assert "the gpu is right, at 3x" in again["accelerator_reason"]
     other = started(bundle, tmp_path, "--accelerator", "auto", "--threads", "1", environ={})
     assert other["accelerator"] == "cpu", "another driver, another choice"
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "npu"])
+def test_doctor_tries_what_the_bundle_has_graphs_for(
+    bundle: Path, vulkan: Path, accelerator: AcceleratorChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, value in environment(accelerator, vulkan).items():
+        monkeypatch.setenv(name, value)
+    found = {finding.name: finding for finding in examine(HostDevice(), Bundle(bundle))}
+    assert found[accelerator].level == "ok"
+    assert "right, at 0." in found[accelerator].value, "both are the CPU in disguise"
+    (other,) = {"gpu", "npu"} - {accelerator}
+    assert found[other].level == "warning"
+    assert found[other].value.startswith(f"out: LiteRT cannot run this bundle's graphs on the {other}")
+    assert "the CPU serves" in (found[other].cure or "")
 
 
 def test_auto_refuses_a_gpu_that_computes_something_else(bundle: Path, gpu: dict[str, str], tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ if words and words[0].startswith("benchmarks/"):
     words[0] = os.path.join({root!r}, words[0])
 if words and words[0].endswith("controller.py"):
     words += ["--texts", "2"]
+if words and words[0].endswith("accelerator_choice.py"):
+    words += ["--devices", "2"]
 os.execv({python!r}, [{python!r}, *words])
 """
 

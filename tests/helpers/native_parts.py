@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,7 +28,8 @@ def library() -> ctypes.CDLL:
         getattr(loaded, name).restype = ctypes.c_void_p
     for name in ("parts_error", "trial_difference", "child_ask"):
         getattr(loaded, name).restype = ctypes.c_char_p
-    loaded.trial_best_rate.restype = ctypes.c_double
+    for name in ("trial_best_rate", "trial_speed_up", "trial_expected_acceptance"):
+        getattr(loaded, name).restype = ctypes.c_double
     return loaded
 
 
@@ -161,6 +163,49 @@ def best_rate(plain_us: float, steps: Mapping[int, tuple[float, float]], accepta
         ctypes.c_double(plain_us), lengths, drafts, verifies, count, ctypes.c_double(acceptance)
     )
     return rate
+
+
+@dataclass(frozen=True)
+class PassCosts:
+    """Microseconds of a device's passes; `steps` has the costs of drafting and of verifying, by the draft's length."""
+
+    plain: float
+    steps: Mapping[int, tuple[float, float]]
+
+    def rate(self, acceptance: float) -> float:
+        return best_rate(self.plain, self.steps, acceptance)
+
+
+def _costs(reference: PassCosts, found: PassCosts) -> tuple[Any, ...]:
+    lengths = (ctypes.c_int32 * len(found.steps))(*found.steps)
+    costs = []
+    for each in (reference, found):
+        values = [each.plain, *(step[i] for i in range(2) for step in each.steps.values())]
+        costs.append((ctypes.c_double * len(values))(*values))
+    return lengths, len(lengths), *costs
+
+
+def speed_up(reference: PassCosts, found: PassCosts, acceptance: float) -> float:
+    """How many times as fast as `reference` a device is, as the choice of an accelerator remembers it."""
+    return float(library().trial_speed_up(*_costs(reference, found), ctypes.c_double(acceptance)))
+
+
+def take(reference: PassCosts, found: PassCosts, judged: int, right: int, decoded: bool) -> tuple[bool, bool]:
+    """Whether `found` is taken rather than `reference`, and whether to learn what drafts are worth. `decoded`: there
+    were texts before, of which so many first drafts were judged."""
+    counts = (ctypes.c_int64(judged), ctypes.c_int64(right), ctypes.c_bool(decoded))
+    taken = int(library().trial_take(*_costs(reference, found), *counts))
+    return taken % 2 == 1, taken >= 2
+
+
+def reads(line: str) -> bool:
+    """Whether a line is one that a trial prints, without its first two words."""
+    return bool(library().trial_reads(line.encode()) & 0xFF)
+
+
+def expected_acceptance(judged: int, right: int) -> float:
+    """What the choice of an accelerator expects of drafts, after so many first drafts."""
+    return float(library().trial_expected_acceptance(ctypes.c_int64(judged), ctypes.c_int64(right)))
 
 
 def ask(script: str, seconds: int) -> tuple[str, str]:

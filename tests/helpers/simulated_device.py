@@ -264,6 +264,7 @@ class Library:
             ("controller_check", b, p, i, p, i),
             ("controller_first_drafts", ctypes.c_int64, p),
             ("controller_first_accepted", ctypes.c_int64, p),
+            ("controller_add_first_drafts", b, ctypes.c_char_p, n, p),
             ("controller_save", n, p, ctypes.c_char_p, n),
             ("controller_restore", b, p, ctypes.c_char_p, n),
             ("allocations", n),
@@ -281,6 +282,13 @@ class Library:
 def library(checked: bool = False) -> Library:
     """`checked`: with the undefined-behaviour sanitizer and the checks of the standard library."""
     return Library(part("simulated_device_checked" if checked else "simulated_device"))
+
+
+def saved_first_drafts(text: bytes) -> tuple[int, int] | None:
+    """What a controller's saved text says of first drafts, as `Controller.first_drafts`; None if it is no such text."""
+    counts = (ctypes.c_int64 * 2)()
+    known = library().c.controller_add_first_drafts(text, len(text), ctypes.byref(counts))
+    return (int(counts[0]), int(counts[1])) if known else None
 
 
 class Controller:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from native_parts import ask, best_rate, difference
+from native_parts import PassCosts, ask, best_rate, difference, reads, speed_up, take
 
 RANDOM = np.random.default_rng(5)
 VALUES = RANDOM.standard_normal((4, 64)).astype(np.float32)
@@ -77,6 +77,52 @@ def test_a_gpu_that_verifies_slowly_ends_on_the_best_of_all() -> None:
     assert slow_gpu == pytest.approx(8.7e-3, rel=0.01)  # its plain steps, not its drafts
     assert best_rate(100e3, cpu, 0.7) > slow_gpu
     assert best_rate(200e3, {3: (12e3, 600e3)}, 0.7) < slow_gpu
+
+
+CPU = PassCosts(100e3, {3: (10e3, 140e3)})
+PLAIN_GPU = PassCosts(62e3, {3: (20e3, 500e3)})  # right for plain steps alone
+
+
+def test_how_much_faster_is_kept_for_each_acceptance() -> None:
+    for acceptance in (0.0, 0.05, 0.333, 0.7, 0.98, 1.0):
+        assert speed_up(CPU, PLAIN_GPU, acceptance) == pytest.approx(
+            PLAIN_GPU.rate(acceptance) / CPU.rate(acceptance), rel=0.01
+        )
+    assert speed_up(CPU, CPU, 0.5) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        (" ".join(["1.5"] * 42), True),
+        (" ".join(["1.5"] * 41), False),
+        (" ".join(["1.5"] * 43), False),
+        (" ".join(["1.5"] * 41 + ["nan"]), False),
+        (" ".join(["1.5"] * 41 + ["0"]), False),
+        (" ".join(["1.5"] * 41 + ["-2"]), False),
+        ("", False),
+    ],
+)
+def test_a_damaged_line_counts_as_none(line: str, good: bool) -> None:
+    assert reads(line) == good
+
+
+def test_the_fastest_at_the_acceptance_that_texts_had_is_taken() -> None:
+    assert take(CPU, PLAIN_GPU, 0, 0, decoded=False) == (False, False)
+    assert take(CPU, PLAIN_GPU, 300, 270, decoded=True) == (False, False)
+    assert take(CPU, PLAIN_GPU, 300, 60, decoded=True) == (True, False)
+    assert take(CPU, CPU, 0, 0, decoded=False) == (False, False), "of equal ones, the CPU"
+
+
+def test_where_texts_had_no_drafts_the_next_ones_have_some() -> None:
+    """Its plain steps are a bit faster than the CPU with drafts of the acceptance that an unknown pair has."""
+    gpu = PassCosts(55e3, PLAIN_GPU.steps)
+    assert take(CPU, gpu, 0, 0, decoded=False) == (True, False)
+    assert take(CPU, gpu, 0, 0, decoded=True) == (False, True), "the CPU shows what drafts are worth"
+    assert take(CPU, gpu, 100, 95, decoded=True) == (False, False)
+    assert take(CPU, gpu, 100, 60, decoded=True) == (True, False)
+    useless = PassCosts(100e3, {3: (90e3, 400e3)})
+    assert take(useless, gpu, 0, 0, decoded=True) == (True, False), "there it would draft nothing either"
 
 
 def test_a_child_answers() -> None:

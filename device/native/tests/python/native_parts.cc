@@ -41,6 +41,20 @@ struct Stops {
   StopText stops;
 };
 
+// What is remembered of a trial: the costs are the plain step's, then those of drafts and of verifying.
+edge_mtp::SpeedUp trial_kept(const int32_t* lengths, int32_t count, const double* reference, const double* found) {
+  const auto trial = [&](const double* us) {
+    edge_mtp::Trial made;
+    made.plain_us = us[0];
+    for (int32_t i = 0; i < count; ++i) {
+      made.draft_us[lengths[i]] = us[1 + i];
+      made.verify_us[lengths[i] + 1] = us[1 + count + i];
+    }
+    return made;
+  };
+  return edge_mtp::SpeedUp::read(edge_mtp::SpeedUp(trial(reference), trial(found)).text()).value();
+}
+
 }  // namespace
 
 extern "C" {
@@ -94,6 +108,24 @@ double trial_best_rate(double plain_us, const int32_t* lengths, const double* dr
     trial.verify_us[lengths[i] + 1] = verify_us[i];
   }
   return edge_mtp::best_rate(trial, acceptance);
+}
+
+double trial_speed_up(const int32_t* lengths, int32_t count, const double* reference, const double* found,
+                      double acceptance) {
+  return trial_kept(lengths, count, reference, found).times(acceptance);
+}
+
+// 0 = the reference, 1 = `found`; 2 more where it is taken to learn.
+int32_t trial_take(const int32_t* lengths, int32_t count, const double* reference, const double* found, int64_t judged,
+                   int64_t right, bool decoded) {
+  const auto taken = edge_mtp::take({trial_kept(lengths, count, reference, found)}, {judged, right, decoded});
+  return static_cast<int32_t>(taken.index) + (taken.to_learn ? 2 : 0);
+}
+
+bool trial_reads(const char* line) { return edge_mtp::SpeedUp::read(line).has_value(); }
+
+double trial_expected_acceptance(int64_t judged, int64_t right) {
+  return edge_mtp::expected_acceptance({judged, right, true});
 }
 
 // The fault of `sh -c script`; its output is in parts_error().

@@ -195,6 +195,10 @@ int64_t controller_first_drafts(const void* controller) {
 int64_t controller_first_accepted(const void* controller) {
   return static_cast<const Controller*>(controller)->first_accepted();
 }
+// Adds the counts of a saved text to `counts`, judged and right; false if it is none.
+bool controller_add_first_drafts(const char* text, size_t size, int64_t* counts) {
+  return Controller::add_first_drafts(std::string(text, size), counts[0], counts[1]);
+}
 bool controller_calibrated(const void* controller) { return static_cast<const Controller*>(controller)->calibrated(); }
 // Copies at most `size` bytes of the saved text, without a terminator; returns its length.
 size_t controller_save(const void* controller, char* text, size_t size) {
