@@ -20,7 +20,7 @@ from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.accelerator import CPU, Accelerator
 
 # Files that runners keep: packed weights and their hash, the cache of prompt prefixes, measured costs, hashes of files,
-# the best accelerator.
+# trials of accelerators.
 # NAME.PID is a file that the process PID is writing.
 KEPT = (".xnnpack", ".seal", ".prefix", ".costs", ".prefill", ".identity", ".accelerator")
 # The most disk space for them, enough for several bundles of 2 GB. The least recently used files are deleted first.
@@ -47,7 +47,7 @@ class HostDevice(Device):
 
         Packed weights, about as large as the bundle's decoder, are kept between runs in `cache_folder()`, within
         `KEPT_BYTES`; where that fails, the runner packs them into memory again each time. Measured costs and prompt
-        prefixes are kept beside them, and the accelerator that `auto` found to be the best.
+        prefixes are kept beside them, and what trials of accelerators found.
         Raises EdgeMtpError when the runner or the library is missing, or the bundle cannot be loaded.
         """
         command = _command(bundle)

@@ -25,7 +25,7 @@ typedef struct edge_mtp_session edge_mtp_session;
 
 /* What runs the graphs. The bundle must have some for it (edge-mtp export --accelerators), and LiteRT's library for it
  * lies beside libLiteRt.so. An accelerator that cannot run a graph may end the process. EDGE_MTP_AUTO tries each one in
- * a child process, takes the fastest that computes what the CPU does, and remembers it in cache_dir. */
+ * a child process, takes the fastest that computes what the CPU does, and remembers what it found in cache_dir. */
 typedef enum { EDGE_MTP_CPU = 0, EDGE_MTP_GPU = 1, EDGE_MTP_NPU = 2, EDGE_MTP_AUTO = 3 } edge_mtp_accelerator;
 
 typedef struct {

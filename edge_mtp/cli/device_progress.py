@@ -27,7 +27,7 @@ def device_progress(names: int) -> Iterator[Callable[[str], TransferProgress]]:
     import sys
 
     if names > 1 or not sys.stderr.isatty():
-        yield _lines
+        yield transfer_lines
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -53,7 +53,8 @@ def device_progress(names: int) -> Iterator[Callable[[str], TransferProgress]]:
             bars.stop()
 
 
-def _lines(name: str) -> TransferProgress:
+def transfer_lines(name: str) -> TransferProgress:
+    """A callback that prints a line with the device's name every 10 s."""
     told: dict[str, float] = {}
     lock = threading.Lock()
 

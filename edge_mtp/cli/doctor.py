@@ -26,14 +26,15 @@ def doctor(ctx: click.Context, device: str, bundle: Path | None, as_json: bool) 
     """
     from contextlib import closing
 
-    from edge_mtp.cli.device_progress import notice_for
+    from edge_mtp.cli.device_progress import notice_for, transfer_lines
     from edge_mtp.device.doctor import examine
     from edge_mtp.device.find import find_device
     from edge_mtp.formats.bundle import Bundle
 
     needed = Bundle(bundle) if bundle is not None else None
     findings = []
-    with closing(find_device(device, notice=notice_for(device))) as target:
+    # Lines, not bars: findings are printed meanwhile.
+    with closing(find_device(device, notice=notice_for(device), report=transfer_lines(device))) as target:
         for finding in examine(target, needed):
             findings.append(finding)
             if not as_json:
