@@ -56,12 +56,13 @@ def on_cpu(bundle: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module", params=["gpu", "npu"])
 def accelerated(request: pytest.FixtureRequest, bundle: Path, vulkan: Path) -> Iterator[Engine]:
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # its runner alone has these variables
         for name, value in environment(request.param, vulkan).items():
             patch.setenv(name, value)
-        with open_engine(bundle, threads=1, accelerator=request.param) as engine:
-            assert engine.runner.ready.accelerator == request.param
-            yield engine
+        engine = open_engine(bundle, threads=1, accelerator=request.param)
+    with engine:
+        assert engine.runner.ready.accelerator == request.param
+        yield engine
 
 
 def tokens(engine: Engine, item: dict[str, Any], settings: tuple[int | None, float, bool], seed: int) -> list[int]:
