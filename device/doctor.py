@@ -231,14 +231,13 @@ def trial_finding(accelerator: Accelerator, verdict: Verdict) -> Finding:
         use = "use it" if verdict.faster > 1 else "stay on the CPU"
         speed = f"right, at {verdict.faster:.3g} times the CPU's speed: {use}"
         return Finding(accelerator, "ok", speed)
-    value = verdict.fault.replace("; take --accelerator cpu", "")  # the cure for a run that asked for another
     cure = "the CPU serves, and --accelerator auto takes it"
-    if "cannot run this bundle's graphs" in value:
+    if "cannot run this bundle's graphs" in verdict.fault:
         missing = "its driver" if accelerator == "gpu" else "the vendor's libraries: 'edge-mtp setup' has --library"
         cure += f"; where the device has such a chip, it lacks {missing}"
-    elif "crashed" in value:
+    elif "crashed" in verdict.fault:
         cure += "; try another version of the system or of the driver"
-    return Finding(accelerator, "warning", f"out: {value}", cure)
+    return Finding(accelerator, "warning", f"out: {verdict.fault}", cure)
 
 
 # --- memory and storage ----------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ constexpr const char* prefix_of(Accelerator accelerator) {
   }
 }
 
+// The end of messages to whoever asked for an accelerator that does not serve.
+constexpr char kTakeCpu[] = "; take --accelerator cpu";
+
 inline std::optional<Accelerator> accelerator_of(const std::string& name) {
   for (const Accelerator accelerator : kAccelerators) {
     if (name == name_of(accelerator)) return accelerator;

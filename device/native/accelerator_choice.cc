@@ -238,7 +238,10 @@ std::string try_accelerator(const std::string& bundle, const Engine::Options& op
     if (!told.empty()) return kWrong + told;
     return line_of(SpeedUp(reference, found));
   } catch (const std::exception& error) {
-    return kWrong + std::string(error.what());
+    std::string fault = error.what();
+    const size_t cure = fault.rfind(kTakeCpu);  // nobody asked for this one
+    if (cure != std::string::npos) fault.erase(cure, sizeof kTakeCpu - 1);
+    return kWrong + fault;
   }
 }
 

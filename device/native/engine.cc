@@ -221,7 +221,7 @@ void Engine::open(const std::string& path, const Options& options) {
                 name_of(accelerator) + ", or take --accelerator cpu");
   }
   if (options.stepwise && accelerator != Accelerator::kCpu) {
-    throw Error("drafts a step at a time are made on the CPU only; take --accelerator cpu");
+    throw Error("drafts a step at a time are made on the CPU only" + std::string(kTakeCpu));
   }
   const Section& decoder = own != nullptr ? *own : require_section(bundle_, path, kDecoderSection);
   const flatbuffer::Bytes content = own != nullptr ? bundle_.with_followers(decoder) : decoder.bytes;

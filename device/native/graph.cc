@@ -231,7 +231,7 @@ void Graph::compile(const Settings& settings, const std::string& weight_cache) {
   if (!full) {
     throw Error(std::string("LiteRT cannot run this bundle's graphs on the ") + name_of(accelerator_) + " (" +
                 (status == litert::kOk ? "it leaves a part to the CPU" : "status " + std::to_string(status)) +
-                "); take --accelerator cpu");
+                ")" + kTakeCpu);
   }
 }
 

@@ -123,7 +123,7 @@ def test_a_link_that_breaks_is_no_verdict() -> None:
         ("npu", Verdict(None, "the logits of decode are not finite"), "warning", "out: the logits of decode"),
         (
             "npu",
-            Verdict(None, "LiteRT cannot run this bundle's graphs on the npu (status 504); take --accelerator cpu"),
+            Verdict(None, "LiteRT cannot run this bundle's graphs on the npu (status 504)"),
             "warning",
             "out: LiteRT cannot run this bundle's graphs on the npu (status 504)",
         ),
