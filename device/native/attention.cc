@@ -5,6 +5,21 @@
 #include "worker_pool.h"
 
 namespace edge_mtp {
+namespace {
+
+// Multiplications below which waking a thread costs more than it saves: some 20 us.
+constexpr int64_t kWorthSharing = 1 << 19;
+
+int64_t multiplications(const Attention& call) {
+  int64_t positions = 0;
+  for (int32_t t = 0; t < call.tokens; ++t) {
+    const int32_t begin = std::max(0, call.seen[2 * t]), end = std::min(call.context, call.seen[2 * t + 1]);
+    positions += end > begin ? end - begin : 0;
+  }
+  return 2 * positions * (call.rows / call.tokens) * call.heads * call.dim;
+}
+
+}  // namespace
 
 AttendPart best_attend_part() {
 #if defined(__x86_64__) && !defined(EDGE_ATTENTION_BASELINE)
@@ -15,7 +30,7 @@ AttendPart best_attend_part() {
 
 void attend(const Attention& call, WorkerPool* pool) {
   static const AttendPart attend_part = best_attend_part();
-  const int32_t workers = pool == nullptr ? 1 : pool->workers();
+  const int32_t workers = pool == nullptr || multiplications(call) < kWorthSharing ? 1 : pool->workers();
   // Rows of a part share what is read of the cache, so parts are large unless a worker would be left without one.
   int32_t size = kAttentionRows;
   const auto parts_per_head = [&] { return (call.rows + size - 1) / size; };

@@ -19,6 +19,7 @@ LONGEST = (
     "test_stock_signatures",
     "test_tiny_pair",
     "test_bfcl",
+    "test_attention",
     "test_gguf",
     "test_store",
     "test_report",
