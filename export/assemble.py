@@ -26,13 +26,15 @@ BUILTIN = {
     placeholders.GATHER: schema.BuiltinOperator.GATHER,
     placeholders.QUANTIZE: schema.BuiltinOperator.QUANTIZE,
     placeholders.DEQUANTIZE: schema.BuiltinOperator.DEQUANTIZE,
+    placeholders.SCALED: schema.BuiltinOperator.MUL,
 }
 
 
 class Assembly:
     """A TFLite model that is built graph by graph from the signatures of `pieces`, a converted model.
 
-    `weights` has the (empty) buffer of each weight, and `scales` the tensors that use each named quantization.
+    `weights` has the (empty) buffer of each weight, `scales` the tensors that use each named quantization, and
+    `factors` the (empty) buffer of each scale that is a factor.
     """
 
     def __init__(self, pieces: Any) -> None:
@@ -40,8 +42,9 @@ class Assembly:
         self._pieces = pieces
         self._signatures = {s.signatureKey.decode(): s for s in pieces.signatureDefs}
         self.weights: dict[str, Any] = {}
-        self._buffers: dict[str, int] = {}
+        self._places: dict[int, int] = {}
         self.scales: dict[str, list[Any]] = {}
+        self.factors: dict[str, Any] = {}
         self.model = copy.copy(pieces)
         self.model.signatureDefs, self.model.metadata = [], []
         # The pieces' own subgraphs come first: composites refer to decompositions among them by index.
@@ -58,11 +61,18 @@ class Assembly:
 
     def buffer(self, weight: str) -> int:
         """The index of a weight's buffer, which all graphs share."""
-        if weight not in self.weights:
-            self.weights[weight] = schema.BufferT()
-            self._buffers[weight] = len(self.model.buffers)
-            self.model.buffers.append(self.weights[weight])
-        return self._buffers[weight]
+        return self._shared(self.weights, weight)
+
+    def factor(self, scale: str) -> int:
+        """The index of the buffer of a scale that is a factor, which all graphs share."""
+        return self._shared(self.factors, scale)
+
+    def _shared(self, held: dict[str, Any], name: str) -> int:
+        if name not in held:
+            held[name] = schema.BufferT()
+            self._places[id(held[name])] = len(self.model.buffers)
+            self.model.buffers.append(held[name])
+        return self._places[id(held[name])]
 
     def code(self, builtin: int) -> int:
         """The index of a builtin operator's code, which is added if it is missing."""
@@ -86,6 +96,7 @@ class Graph:
         self._inputs: dict[str, int] = {}
         self._weights: dict[str, int] = {}
         self._scales: dict[int, str] = {}
+        self._factors: dict[str, int] = {}
         self._constants: dict[Any, int] = {}
         self._computed: dict[Any, Any] = {}
 
@@ -216,6 +227,14 @@ class Graph:
             self._tensors[-1].buffer = self._assembly.buffer(name)
         return self._weights[name]
 
+    def _factor(self, scale: str) -> int:
+        if scale not in self._factors:
+            tensor = schema.TensorT()
+            tensor.shape, tensor.hasRank, tensor.type = np.ones(1, np.int32), True, schema.TensorType.FLOAT32
+            tensor.buffer = self._assembly.factor(scale)
+            self._factors[scale] = self._add(tensor)
+        return self._factors[scale]
+
     def _copy(self, operator: Any, place: dict[int, int], scales: Mapping[str, str] | str) -> Any:
         moved, code = copy.copy(operator), self._assembly.model.operatorCodes[operator.opcodeIndex]
         moved.inputs = np.array([place[tensor] for tensor in operator.inputs.tolist()], np.int32)
@@ -233,6 +252,12 @@ class Graph:
         elif custom == placeholders.GATHER:
             moved.builtinOptionsType = schema.BuiltinOptions.GatherOptions
             moved.builtinOptions = schema.GatherOptionsT()
+        elif custom == placeholders.SCALED:
+            x, cache = moved.inputs.tolist()
+            self._scales[cache] = _renamed(bytes(operator.customOptions).decode(), scales)
+            moved.inputs = np.array([x, self._factor(self._scales[cache])], np.int32)
+            moved.builtinOptionsType = schema.BuiltinOptions.MulOptions
+            moved.builtinOptions = schema.MulOptionsT()
         elif custom in (placeholders.QUANTIZE, placeholders.DEQUANTIZE):
             name = _renamed(bytes(operator.customOptions).decode(), scales)
             port = moved.outputs if custom == placeholders.QUANTIZE else moved.inputs

@@ -18,13 +18,10 @@ from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_upda
 from torch import Tensor, nn
 
 from edge_mtp.export import ops
+from edge_mtp.export.attention import HIDDEN, K_AXIS, V_AXIS, attention
 from edge_mtp.export.decoder import SLIDING, Decoder, Experts, Layer
-from edge_mtp.export.placeholders import dequantize, gather, linear, lookup, quantize
+from edge_mtp.export.placeholders import dequantize, gather, linear, lookup, quantize, scaled
 from edge_mtp.export.shapes import HEAD
-from edge_mtp.export.window import window
-
-# Added to an attention logit to mask it: its exp() is 0 in float32, and its sums stay finite in float16.
-HIDDEN = -1e4
 
 # The stock runtime gives the drafter the position P - 1. transformers' SinglePositionMultiTokenCandidateGenerator gives
 # it P = len - 1, the position of the last token, which has no KV yet. The graphs add the difference.
@@ -32,22 +29,10 @@ DRAFTER_POSITION_OFFSET = 1
 
 ROTATION_STEP = 128  # positions that two tables of cosines and sines cover together: this many, and multiples of it
 
-# Windows are cut for at least this many rows, so that graphs of fewer rows differ only in their rows.
-MANY_ROWS = 16
-
-# Windows begin at multiples of this. A softmax accumulates several partial sums, and a key's place in the window
-# decides which one it goes to: if windows began anywhere, a verify would round a row differently from a plain step.
-# XNNPACK's kernels take 64 keys at once with AVX-512, 32 with AVX2 and 16 on ARM. HVX, which takes 128, and RISC-V are
-# not supported (src/configs/raddstoreexpminusmax-config.c).
-WINDOW_STEP = 64
-
-# How attention reads the caches. CUT: sliding layers read the part that some row can see. WHOLE: all layers read all,
-# and masks hide the rest. SPLIT: the same, but the call's rows are read beside the caches, and the runtime appends them
+# How attention reads the caches. USED: the positions that a row sees, by the op of `attention`. WHOLE: all of them, and
+# masks hide the rest. SPLIT: the same, but the call's rows are read beside the caches, and the runtime appends them
 # afterwards: NPUs cannot write at a place that is computed.
-CUT, WHOLE, SPLIT = "cut", "whole", "split"
-
-# Sequence axes of the caches.
-K_AXIS, V_AXIS = 2, 3
+USED, WHOLE, SPLIT = "used", "whole", "split"
 
 EMBEDDING = "model.embed_tokens.weight"  # the head, too, where it is tied
 TARGET_EMBEDDING = "target"  # the one weight of a drafter's piece that is not the drafter's
@@ -137,36 +122,20 @@ def _row(cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 class Masks:
-    """The attention masks, f32 [1,1,G*T,S] for each type, and where the sliding window begins in the cache.
+    """The attention masks, f32 [1,1,G*T,S] for each type.
 
     Args:
         mask: additive, f32 [1,1,T,C].
         position: i32 [T], consecutive; sliding layers do not see keys before `position` - `oldest`.
-        rows: the number of rows that the window is wide enough for, at least T.
-        reach: how attention reads the caches.
-        beside: where `reach` is SPLIT, what hides the T rows of the call from one another, f32 [1,1,T,T]: in full
-            layers and in sliding ones.
+        beside: where the caches are split from the rows, what hides the T rows of the call from one another,
+            f32 [1,1,T,T]: in full layers and in sliding ones.
     """
 
     def __init__(
-        self,
-        mask: Tensor,
-        position: Tensor,
-        oldest: int,
-        rows: int,
-        reach: str,
-        beside: tuple[Tensor, Tensor] | None = None,
+        self, mask: Tensor, position: Tensor, oldest: int, beside: tuple[Tensor, Tensor] | None = None
     ) -> None:
         self.full = mask
-        self.start: Tensor | None = None
-        context = mask.shape[-1]
-        length = window_length(oldest, rows, context) if reach == CUT else context
-        keys = torch.arange(length, dtype=torch.int32)
-        if length < context:
-            first = torch.clamp(position[0] - oldest, 0, context - length)
-            self.start = (first // WINDOW_STEP * WINDOW_STEP).to(torch.int32)
-            mask = window(mask, self.start, length, 3)
-            keys = keys + self.start
+        keys = torch.arange(mask.shape[-1], dtype=torch.int32)
         visible = keys.view(1, -1) >= position.view(-1, 1) - oldest
         self.sliding = mask + torch.where(visible, 0.0, HIDDEN).to(torch.float32).view(1, 1, len(position), -1)
         if beside is not None:
@@ -174,26 +143,30 @@ class Masks:
                 torch.cat((cached, own), dim=-1) for cached, own in zip((self.full, self.sliding), beside, strict=True)
             )
 
-    def of(self, decoder: Decoder, attention: str) -> Tensor:
-        mask = self.sliding if attention == SLIDING else self.full
-        return torch.cat([mask] * decoder.group(attention), dim=2)
+    def of(self, decoder: Decoder) -> dict[str, Tensor]:
+        """mask_* for each type of attention."""
+        masks = {kind: self.sliding if kind == SLIDING else self.full for kind in decoder.attentions}
+        return {f"mask_{kind}": torch.cat([mask] * decoder.group(kind), dim=2) for kind, mask in masks.items()}
 
 
-def window_length(oldest: int, rows: int, context: int) -> int:
-    """The number of cache positions to cut out for `rows` rows: enough for all that their sliding windows can see, when
-    the cut begins at a multiple of `WINDOW_STEP`. The last place where the cut can begin is such a multiple, too.
-    """
-    needed = oldest + rows + WINDOW_STEP - 1
-    return context - max(context - needed, 0) // WINDOW_STEP * WINDOW_STEP
+def spans(decoder: Decoder, first: Tensor, end: Tensor) -> dict[str, Tensor]:
+    """seen_* i32 [T,2] for each type of attention: the positions before `end`, in sliding layers from `first` on; both
+    i32 [T]."""
+    begin = {SLIDING: torch.clamp(first, min=0)}
+    return {
+        f"seen_{kind}": torch.stack((begin.get(kind, torch.zeros_like(first)), end), dim=1)
+        for kind in decoder.attentions
+    }
 
 
 class Begin(Piece):
     """The tensors that the layers of a pass share.
 
-    input_pos i32 [T], mask f32 [1,1,T,C], embeddings [1,T,H], per_layer_embeddings [1,T,L,P] -> for each type of
-    attention cos_*, sin_*, mask_*; start i32 [], the cache row to write; window i32 [], where the sliding window begins
-    (only if it is cut); per_layer_0 .. L-1 [1,T,P]. Where the caches are split from the rows, `mask` shows what is
-    cached, the same in each row, and mask_* [1,1,G*T,C+T] has the rows behind it.
+    input_pos i32 [T], embeddings [1,T,H], per_layer_embeddings [1,T,L,P] -> for each type of attention cos_*, sin_* and
+    seen_* i32 [T,2], the positions that the rows see; start i32 [], the cache row to write; per_layer_0 .. L-1 [1,T,P].
+    Where the whole cache is read: mask f32 [1,1,T,C] -> mask_* [1,1,G*T,C] instead of seen_*. Where the caches are
+    split from the rows, `mask` shows what is cached, the same in each row, and mask_* [1,1,G*T,C+T] has the rows behind
+    it.
     """
 
     integers = frozenset({"input_pos"})
@@ -206,7 +179,9 @@ class Begin(Piece):
             age = torch.arange(rows).view(-1, 1) - torch.arange(rows).view(1, -1)  # of a row, seen from another
             self.full = nn.Buffer(_hiding((age < 0).view(1, 1, rows, rows)))
             self.sliding = nn.Buffer(_hiding(((age < 0) | (age >= decoder.window)).view(1, 1, rows, rows)))
-        self.inputs = {"input_pos": (rows,), "mask": (1, 1, rows, context)}
+        self.inputs = {"input_pos": (rows,)}
+        if reach != USED:
+            self.inputs["mask"] = (1, 1, rows, context)
         self.weights = {}
         if decoder.per_layer:
             width, layers = decoder.per_layer, len(decoder.layers)
@@ -218,17 +193,18 @@ class Begin(Piece):
     def forward(
         self,
         input_pos: Tensor,
-        mask: Tensor,
+        mask: Tensor | None = None,
         embeddings: Tensor | None = None,
         per_layer_embeddings: Tensor | None = None,
         weights: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        decoder = self.decoder
-        beside = (self.full, self.sliding) if self.reach == SPLIT else None
-        masks = Masks(mask, input_pos, decoder.window - 1, max(len(input_pos), MANY_ROWS), self.reach, beside)
-        outputs: dict[str, Tensor] = (
-            self.rotation(input_pos) | seen_by(decoder, masks) | {"start": input_pos[0].clone()}
-        )
+        decoder, oldest = self.decoder, self.decoder.window - 1
+        if mask is None:
+            seen = spans(decoder, input_pos - oldest, input_pos + 1)
+        else:
+            beside = (self.full, self.sliding) if self.reach == SPLIT else None
+            seen = Masks(mask, input_pos, oldest, beside).of(decoder)
+        outputs: dict[str, Tensor] = self.rotation(input_pos) | seen | {"start": input_pos[0].clone()}
         if embeddings is not None and per_layer_embeddings is not None and weights is not None:
             projected = linear(embeddings, weights["model.per_layer_model_projection.weight"])
             projected = (projected * decoder.hidden**-0.5).view(per_layer_embeddings.shape)
@@ -242,48 +218,45 @@ def _hiding(hidden: Tensor) -> Tensor:
     return torch.where(hidden, HIDDEN, 0.0).to(torch.float32)
 
 
-def seen_by(decoder: Decoder, masks: Masks) -> dict[str, Tensor]:
-    """The mask for each type of attention, and where the window begins."""
-    outputs = {f"mask_{attention}": masks.of(decoder, attention) for attention in decoder.attentions}
-    return outputs if masks.start is None else outputs | {"window": masks.start}
-
-
 class DecoderLayer(Piece):
     """One layer.
 
-    hidden [1,T,H], cos and sin [1,T,1,D], mask [1,1,G*T,S], per_layer [1,T,P] -> hidden. A layer with its own KV also
-    takes start, window, k_cache and v_cache -> k_cache, v_cache, and keys [1,h,S,D] and values [1,h,D,S], which other
-    layers of the type may read. A layer without takes keys and values.
+    hidden [1,T,H], cos and sin [1,T,1,D], per_layer [1,T,P] -> hidden. A layer with its own KV also takes start,
+    k_cache and v_cache -> k_cache, v_cache, and keys and values, which other layers of the type may read. A layer
+    without takes keys and values.
 
-    Of the cache `keys` are seen. `split`: S is C + T; a layer with its own KV takes k_cache and v_cache -> the rows
-    k_new [1,h,T,D] and v_new [1,h,D,T], keys and values.
+    `reach` USED: takes seen i32 [T,2], of at most `span` positions (None: any number); keys and values are the caches
+    as they are, int8 ones too, whose scales are those called k and v. WHOLE: takes mask [1,1,G*T,C]; keys and values
+    are float32. SPLIT: takes mask [1,1,G*T,C+T]; a layer with its own KV takes k_cache and v_cache -> the rows
+    k_new [1,h,T,D] and v_new [1,h,D,T], keys [1,h,C+T,D] and values [1,h,D,C+T].
     """
 
-    integers = frozenset({"start", "window"})
+    integers = frozenset({"start", "seen"})
 
     def __init__(
-        self, decoder: Decoder, layer: Layer, rows: int, context: int, keys: int, int8_kv: bool, split: bool = False
+        self,
+        decoder: Decoder,
+        layer: Layer,
+        rows: int,
+        context: int,
+        reach: str,
+        int8_kv: bool,
+        span: int | None = None,
     ) -> None:
         super().__init__()
-        self.decoder, self.layer, self.keys, self.int8_kv, self.split = decoder, layer, keys, int8_kv, split
+        self.decoder, self.layer, self.reach, self.int8_kv, self.span = decoder, layer, reach, int8_kv, span
         hidden, dim, heads = decoder.hidden, layer.head_dim, layer.kv_heads
-        group, seen = layer.heads // heads, keys + rows if split else keys
-        self.inputs = {
-            "hidden": (1, rows, hidden),
-            "cos": (1, rows, 1, dim),
-            "sin": (1, rows, 1, dim),
-            "mask": (1, 1, group * rows, seen),
-        }
+        group, length = layer.heads // heads, context + rows if reach == SPLIT else context
+        self.inputs = {"hidden": (1, rows, hidden), "cos": (1, rows, 1, dim), "sin": (1, rows, 1, dim)}
+        self.inputs |= {"seen": (rows, 2)} if reach == USED else {"mask": (1, 1, group * rows, length)}
         if layer.own_kv:
             self.inputs |= {"k_cache": (1, heads, context, dim), "v_cache": (1, heads, dim, context)}
-            if not split:
+            if reach != SPLIT:
                 self.inputs["start"] = ()
-            if keys < context:
-                self.inputs["window"] = ()
-            if int8_kv:
-                self.bytes = frozenset({"k_cache", "v_cache"})
         else:
-            self.inputs |= {"keys": (1, heads, seen, dim), "values": (1, heads, dim, seen)}
+            self.inputs |= {"keys": (1, heads, length, dim), "values": (1, heads, dim, length)}
+        if int8_kv:
+            self.bytes = frozenset({"k_cache", "v_cache"} | ({"keys", "values"} if reach == USED else set()))
         if decoder.per_layer:
             self.inputs["per_layer"] = (1, rows, decoder.per_layer)
         self.weights = layer_weights(decoder, layer)
@@ -315,8 +288,8 @@ class DecoderLayer(Piece):
         return outputs | {"hidden": hidden * weights["layer_scalar"]}
 
     def remember(self, x: Tensor, weights: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Write the rows' keys and values to the caches; return the caches and the part that attention sees. If they
-        are split from the rows: return the rows, and what attention sees."""
+        """Write the rows' keys and values to the caches; return the caches and what attention reads. If they are split
+        from the rows: return the rows, and what attention reads."""
         layer, epsilon = self.layer, self.decoder.epsilon
         heads = (1, x.shape[1], layer.kv_heads, layer.head_dim)
         key = linear(x, weights["self_attn.k_proj.weight"]).view(heads)
@@ -324,7 +297,7 @@ class DecoderLayer(Piece):
         key = rotate(rms_norm(key, weights["self_attn.k_norm.weight"], epsilon), inputs["cos"], inputs["sin"])
         value = rms_norm(value, None, epsilon)
         key, value = key.permute(0, 2, 1, 3), value.permute(0, 2, 3, 1)
-        if self.split:
+        if self.reach == SPLIT:
             keys = torch.cat((inputs["k_cache"], key), dim=K_AXIS)
             values = torch.cat((inputs["v_cache"], value), dim=V_AXIS)
             return {"k_new": key, "v_new": value, "keys": keys, "values": values}
@@ -333,11 +306,10 @@ class DecoderLayer(Piece):
         zero, start = torch.zeros((), dtype=torch.int32), inputs["start"]
         k_cache = dynamic_update_slice(inputs["k_cache"], key, [zero, zero, start, zero])
         v_cache = dynamic_update_slice(inputs["v_cache"], value, [zero, zero, zero, start])
-        seen = {
-            port: see(cache, inputs.get("window"), self.keys, axis, scale if self.int8_kv else None)
-            for port, cache, axis, scale in (("keys", k_cache, K_AXIS, "k"), ("values", v_cache, V_AXIS, "v"))
-        }
-        return {"k_cache": k_cache, "v_cache": v_cache, **seen}
+        keys, values = k_cache, v_cache
+        if self.int8_kv and self.reach == WHOLE:
+            keys, values = dequantize(keys, "k"), dequantize(values, "v")
+        return {"k_cache": k_cache, "v_cache": v_cache, "keys": keys, "values": values}
 
     def attend(self, x: Tensor, weights: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
         layer, rows = self.layer, x.shape[1]
@@ -345,8 +317,16 @@ class DecoderLayer(Piece):
         query = rms_norm(query, weights["self_attn.q_norm.weight"], self.decoder.epsilon)
         query = rotate(query, inputs["cos"], inputs["sin"]).permute(0, 2, 1, 3)
         query = query.reshape(1, layer.kv_heads, -1, layer.head_dim)  # the rows of G heads side by side
-        scores = torch.softmax(bmm_4d(query, inputs["keys"]) + inputs["mask"], dim=-1)  # Gemma 4 scales by 1
-        attended = bmm_4d(scores, inputs["values"]).view(1, layer.heads, rows, layer.head_dim)
+        keys, values = inputs["keys"], inputs["values"]
+        if self.reach == USED:
+            # The op takes integers as they are: a scale is a factor of all scores, and one of all values.
+            query = scaled(query, keys, "k") if self.int8_kv else query
+            attended = attention(query, keys, values, inputs["seen"], self.span)
+            attended = scaled(attended, values, "v") if self.int8_kv else attended
+        else:
+            scores = torch.softmax(bmm_4d(query, keys) + inputs["mask"], dim=-1)  # Gemma 4 scales by 1
+            attended = bmm_4d(scores, values)
+        attended = attended.view(1, layer.heads, rows, layer.head_dim)
         attended = attended.permute(0, 2, 1, 3).reshape(1, rows, -1)
         projected: Tensor = linear(attended, weights["self_attn.o_proj.weight"])
         return projected
@@ -383,13 +363,6 @@ def chosen_experts(x: Tensor, index: Tensor, share: Tensor, weights: dict[str, T
     ]
     answer: Tensor = share @ torch.cat(answers)
     return answer
-
-
-def see(cache: Tensor, start: Tensor | None, length: int, axis: int, scale: str | None) -> Tensor:
-    """A cache as attention reads it: cut to `length` positions from `start` on, dequantized with `scale` if int8."""
-    if start is not None and length < cache.shape[axis]:
-        cache = window(cache, start, length, axis)
-    return cache if scale is None else dequantize(cache, scale)
 
 
 def layer_weights(decoder: Decoder, layer: Layer) -> dict[str, Shape]:
@@ -527,41 +500,45 @@ class Embedder(Piece):
 class DraftBegin(Piece):
     """The tensors that the steps of a draft round share.
 
-    input_pos i32 [1] = P - 1, mask f32 [1,1,1,C], the target's k_* and v_* caches by type of attention -> cos_*,
-    sin_*, mask_*, keys_*, values_*. As in transformers, sliding layers see the last window + 1 of the P cached
-    positions, P - 1 - window .. P - 1. A folded draft also has control -> offset_0 .. K-1 i32 [1], the numbers of the
-    steps.
+    input_pos i32 [1] = P - 1 -> cos_*, sin_* and seen_* i32 [1,2] by type of attention. As in transformers, sliding
+    layers see the last window + 1 of the P cached positions, P - 1 - window .. P - 1. Where the whole cache is read:
+    mask f32 [1,1,1,C] and the target's k_* and v_* caches -> mask_*, keys_*, values_* instead of seen_*. A folded draft
+    also has control -> offset_0 .. K-1 i32 [1], the numbers of the steps.
     """
 
     integers = frozenset({"input_pos", "control"})
 
     def __init__(self, drafter: Decoder, context: int, reach: str, int8_kv: bool, steps: int) -> None:
         super().__init__()
-        self.drafter, self.reach, self.int8_kv, self.steps = drafter, reach, int8_kv, steps
+        self.drafter, self.int8_kv, self.steps = drafter, int8_kv, steps
         self.rotation = Rotation(drafter, context)
         self.weights = {}
-        self.inputs = {"input_pos": (1,), "mask": (1, 1, 1, context)}
-        for layer in dict.fromkeys(drafter.layers):
-            self.inputs[f"k_{layer.attention}"] = (1, layer.kv_heads, context, layer.head_dim)
-            self.inputs[f"v_{layer.attention}"] = (1, layer.kv_heads, layer.head_dim, context)
+        self.inputs = {"input_pos": (1,)}
+        if reach != USED:
+            self.inputs["mask"] = (1, 1, 1, context)
+            for layer in dict.fromkeys(drafter.layers):
+                self.inputs[f"k_{layer.attention}"] = (1, layer.kv_heads, context, layer.head_dim)
+                self.inputs[f"v_{layer.attention}"] = (1, layer.kv_heads, layer.head_dim, context)
         if int8_kv:
             self.bytes = frozenset(name for name in self.inputs if name[:2] in ("k_", "v_"))
         if steps:
             self.inputs["control"] = (1, ops.CONTROL_LENGTH)
 
     def forward(
-        self, input_pos: Tensor, mask: Tensor, control: Tensor | None = None, **caches: Tensor
+        self, input_pos: Tensor, mask: Tensor | None = None, control: Tensor | None = None, **caches: Tensor
     ) -> dict[str, Tensor]:
         drafter, position = self.drafter, input_pos + DRAFTER_POSITION_OFFSET
+        outputs: dict[str, Tensor] = self.rotation(position)
         # The row at `position` itself is not in the cache, so its window of keys ends one position before it.
-        masks = Masks(mask, position, drafter.window + 1, 0, self.reach)
-        outputs: dict[str, Tensor] = self.rotation(position) | seen_by(drafter, masks)
-        outputs.pop("window", None)
-        for attention in drafter.attentions:
-            start, length = masks.start if attention == SLIDING else None, outputs[f"mask_{attention}"].shape[-1]
-            for port, cache, axis in (("keys", f"k_{attention}", K_AXIS), ("values", f"v_{attention}", V_AXIS)):
-                scale = cache if self.int8_kv else None
-                outputs[f"{port}_{attention}"] = see(caches[cache], start, length, axis, scale)
+        oldest = drafter.window + 1
+        if mask is None:
+            outputs |= spans(drafter, position - oldest, position)
+        else:
+            outputs |= Masks(mask, position, oldest).of(drafter)
+        for name, cache in caches.items():
+            kind, attention = name.split("_", 1)
+            port = "keys" if kind == "k" else "values"
+            outputs[f"{port}_{attention}"] = dequantize(cache, name) if self.int8_kv else cache
         if control is not None:
             # A kernel takes no constants (ops.draft says why); adding the reserved entry, 0, makes them computed.
             outputs |= {f"offset_{step}": control[0, -1:] + step for step in range(self.steps)}

@@ -13,8 +13,9 @@ from edge_mtp.formats.manifest import EDGE_KEY, MANIFEST_VERSION, Manifest
 if TYPE_CHECKING:
     from edge_mtp.export.stock_template import Trial
 
-# From 2 on, our own signatures are in a section of their own; from 3 on, those for each accelerator.
-SIGNATURES_VERSION = 3
+# From 2 on, our own signatures are in a section of their own; from 3 on, those for each accelerator; from 4 on, those
+# for the CPU take no mask.
+SIGNATURES_VERSION = 4
 # The stock engine that is known to pass the drafter P - 1 and to run these bundles.
 MINIMUM_ENGINE = "litert-lm 0.18.1"
 
@@ -29,7 +30,7 @@ def manifest_of(pair: Pair, options: Options, chat: Chat, source: dict[str, Any]
         EDGE_KEY: MANIFEST_VERSION,
         "versions": {
             "edge-mtp": packages.pop("edge-mtp"),
-            "ops": {ops.VERIFY: ops.VERSION, ops.DRAFT: ops.VERSION},
+            "ops": dict.fromkeys(ops.OPS, ops.VERSION),
             "signatures": SIGNATURES_VERSION,
             "converters": packages,
         },

@@ -1,4 +1,5 @@
-"""The two ops of edge-mtp as graph pieces; docs/verify-op.md is their contract.
+"""The ops that select tokens, as graph pieces, and what they share with the third, `attention`; docs/verify-op.md is
+the contract of these two.
 
 Each is a STABLEHLO_COMPOSITE. A runtime that has the kernel claims the composite; any other runs its decomposition,
 which uses only builtin operators that LiteRT's GPU delegate supports. The decomposition is greedy, and defined for
@@ -15,6 +16,8 @@ import torch
 
 VERIFY = "edge_mtp.verify"
 DRAFT = "edge_mtp.draft"
+ATTENTION = "edge_mtp.attention"
+OPS = (VERIFY, DRAFT, ATTENTION)
 VERSION = 1
 
 CONTROL_LENGTH = 8
@@ -57,9 +60,9 @@ def verify(
     _expect(VERIFY, "draft", draft, torch.int32, (1, rows - 1))
     _expect(VERIFY, "token_mask", token_mask, torch.int32, (1, rows, mask_words(vocab)))
     _expect_parameters(VERIFY, control, scalars)
-    composite = _composite(VERIFY)
-    logits, draft, control, scalars, token_mask = composite.mark_inputs(logits, draft, control, scalars, token_mask)
-    n_accepted, tokens = composite.mark_outputs(*_greedy_verify(logits, draft, control, scalars, token_mask))
+    op = composite(VERIFY)
+    logits, draft, control, scalars, token_mask = op.mark_inputs(logits, draft, control, scalars, token_mask)
+    n_accepted, tokens = op.mark_outputs(*_greedy_verify(logits, draft, control, scalars, token_mask))
     return n_accepted, tokens
 
 
@@ -94,9 +97,9 @@ def draft(
     # LiteRT gives a kernel only memory aligned to 64 bytes, and constants in a flatbuffer are aligned to 16. Adding the
     # reserved entry, 0, turns a constant into a computed tensor.
     ids = ids + control[:, -1:]
-    composite = _composite(DRAFT)
-    logits, ids, control, scalars, offset = composite.mark_inputs(logits, ids, control, scalars, offset)
-    token, confidence = composite.mark_outputs(*_greedy_draft(logits, ids, control, scalars, offset))
+    op = composite(DRAFT)
+    logits, ids, control, scalars, offset = op.mark_inputs(logits, ids, control, scalars, offset)
+    token, confidence = op.mark_outputs(*_greedy_draft(logits, ids, control, scalars, offset))
     return token, confidence
 
 
@@ -114,7 +117,7 @@ def add_custom_codes(model: Any) -> None:
     operators = {id(op): op for graph in model.subgraphs for op in graph.operators or []}  # graphs may share operators
     used = {_composite_name(schema, codes, op) for op in operators.values()}
     present = {code.customCode.decode() for code in codes if code.builtinCode == custom}
-    missing = [name for name in (VERIFY, DRAFT) if name in used and name not in present]
+    missing = [name for name in OPS if name in used and name not in present]
     for op in operators.values():
         op.opcodeIndex += len(missing)
     for name in reversed(missing):
@@ -135,7 +138,7 @@ def inline_composites(model: Any) -> None:
     for signature in model.signatureDefs:
         graph, inlined = model.subgraphs[signature.subgraphIndex], []
         for op in graph.operators or []:
-            if _composite_name(schema, model.operatorCodes, op) in (VERIFY, DRAFT):
+            if _composite_name(schema, model.operatorCodes, op) in OPS:
                 body = model.subgraphs[op.builtinOptions2.decompositionSubgraphIndex]
                 inlined += _instantiate(body, op, graph.tensors)
             else:
@@ -166,7 +169,8 @@ def _composite_name(schema: Any, codes: list[Any], op: Any) -> str | None:
     return str(op.builtinOptions2.name.decode())
 
 
-def _composite(name: str) -> Any:
+def composite(name: str) -> Any:
+    """A builder of one of our ops, whose operands and results it marks."""
     from litert_torch.backend.composite import StableHLOCompositeBuilder
 
     return StableHLOCompositeBuilder(name, attr={"version": VERSION})

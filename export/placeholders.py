@@ -20,6 +20,7 @@ LOOKUP = "edge_mtp.lookup"
 GATHER = "edge_mtp.gather"
 QUANTIZE = "edge_mtp.quantize"
 DEQUANTIZE = "edge_mtp.dequantize"
+SCALED = "edge_mtp.scaled"
 
 
 @torch.library.custom_op("edge_mtp::linear", mutates_args=())
@@ -77,6 +78,17 @@ def _(x: Tensor, name: str) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
+@torch.library.custom_op("edge_mtp::scaled", mutates_args=())
+def scaled(x: Tensor, cache: Tensor, name: str) -> Tensor:
+    """f32, times the scale of the int8 `cache`, which is called `name`; becomes MUL by a constant."""
+    return x.clone()
+
+
+@scaled.register_fake
+def _(x: Tensor, cache: Tensor, name: str) -> Tensor:
+    return x.new_empty(x.shape)
+
+
 def _custom(code: str, operands: list[Any], shape: list[int], element_type: Any, note: str = "") -> Any:
     """A TFLite CUSTOM operator, in the form that the converter unpacks, with `note` as its custom options."""
     attributes = f'{{custom_code = "{code}", custom_option = #tfl<const_bytes : "0x{note.encode().hex().upper()}">}}'
@@ -112,3 +124,8 @@ def _(context: Any, x: Any, name: str) -> Any:
 @lowerings.lower(torch.ops.edge_mtp.dequantize)  # type: ignore[untyped-decorator]
 def _(context: Any, x: Any, name: str) -> Any:
     return _custom(DEQUANTIZE, [x], list(x.type.shape), ir.F32Type.get(), name)
+
+
+@lowerings.lower(torch.ops.edge_mtp.scaled)  # type: ignore[untyped-decorator]
+def _(context: Any, x: Any, cache: Any, name: str) -> Any:
+    return _custom(SCALED, [x, cache], list(x.type.shape), ir.F32Type.get(), name)

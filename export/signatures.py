@@ -1,8 +1,8 @@
 """Builds each signature of a bundle from its pieces.
 
 The stock runtime's signatures (`prefill_*`, `decode`, `verify`, the embedders' and the drafter's) and those for the
-GPU (`gpu_*`) read the whole cache. Those for the CPU (`edge_*`) cut windows out of it. Those for NPUs (`npu_*`) read it
-whole and do not write it: they give out the new rows.
+GPU (`gpu_*`) read the whole cache. Those for the CPU (`edge_*`) read what is used of it. Those for NPUs (`npu_*`) read
+it whole and do not write it: they give out the new rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edge_mtp.export import derive, half, layers, ops
 from edge_mtp.export.assemble import Assembly, Graph
 from edge_mtp.export.convert import Signature
 from edge_mtp.export.decoder import SLIDING, Decoder, Layer
-from edge_mtp.export.layers import CUT, SPLIT, WHOLE
+from edge_mtp.export.layers import SPLIT, USED, WHOLE
 from edge_mtp.formats.accelerator import CPU, GPU, NPU
 from edge_mtp.formats.bundle import GRAPHS_SECTIONS, PREFIXES
 
@@ -27,14 +27,14 @@ TRACED_WIDTHS = (11, 13)
 STOCK_VERIFY_WIDTH = 4  # rows; the stock runtime drafts one token fewer
 
 # How the target's graphs for each accelerator read the caches. A folded draft writes none, so SPLIT is WHOLE there.
-REACHES: dict[str, str] = {CPU: CUT, GPU: WHOLE, NPU: SPLIT}
+REACHES: dict[str, str] = {CPU: USED, GPU: WHOLE, NPU: SPLIT}
 
 TARGET, DRAFTER = "target/", "drafter/"  # prefixes of a weight's name in the checkpoint, by owner
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The kind of a pass through the target: T rows, and how they read the caches (`layers.CUT` and so on)."""
+    """The kind of a pass through the target: T rows, and how they read the caches (`layers.USED` and so on)."""
 
     count: int
     reach: str
@@ -43,13 +43,8 @@ class Rows:
         return f"{self.reach}_{self.count}"
 
 
-def _prefill_reach(accelerator: str) -> str:
-    """Many rows see so much of a cache that cutting windows would gain little."""
-    return WHOLE if REACHES[accelerator] == CUT else REACHES[accelerator]
-
-
 def _draft_reach(accelerator: str) -> str:
-    return CUT if REACHES[accelerator] == CUT else WHOLE
+    return USED if REACHES[accelerator] == USED else WHOLE
 
 
 @dataclass(frozen=True)
@@ -129,6 +124,7 @@ class DraftPieces:
 
     def __init__(self, graphs: Graphs, reach: str, folded: bool) -> None:
         self.graphs, self.reach, self.folded = graphs, reach, folded
+        self.shown = "seen" if reach == USED else "mask"  # what tells a layer which positions it sees
         self.begin_name = f"draft_begin_{reach}"
         self.kinds = list(dict.fromkeys(graphs.drafter.layers))
 
@@ -139,23 +135,25 @@ class DraftPieces:
         traced = [_trace(self.begin_name, begin)]
         traced.append(_trace("draft_in", layers.DraftIn(drafter, graphs.target, self.folded)))
         for layer in self.kinds:
-            piece = layers.DecoderLayer(drafter, layer, 1, graphs.context, self._keys(layer), graphs.int8_kv)
+            span = drafter.window + 1 if layer.attention == SLIDING else None
+            piece = layers.DecoderLayer(drafter, layer, 1, graphs.context, self.reach, graphs.int8_kv, span)
             traced.append(_trace(self._name(layer), piece))
         out = layers.DraftOut(drafter, graphs.target, graphs.centroids, graphs.nearest, self.folded)
         return [*traced, _trace("draft_out", out)]
 
-    def begin(self, graph: Graph) -> dict[str, int]:
+    def begin(self, graph: Graph) -> dict[str, int | str]:
         inputs = {name: name for name in ("input_pos", "mask", "control")}
         scales = {}
+        caches: dict[str, int | str] = {}
         for attention in self.graphs.drafter.attentions:
             layer = self.graphs.target.kv_source(attention)
-            for kind in "kv":
-                inputs[f"{kind}_{attention}"] = f"kv_cache_{kind}_{layer}"
+            for kind, port in (("k", "keys"), ("v", "values")):
+                inputs[f"{kind}_{attention}"] = caches[f"{port}_{attention}"] = f"kv_cache_{kind}_{layer}"
                 scales[f"{kind}_{attention}"] = f"{layer}.{kind}"
-        return graph.place(self.begin_name, inputs, scales=scales)
+        return caches | graph.place(self.begin_name, inputs, scales=scales)
 
     def step(
-        self, graph: Graph, shared: dict[str, int], inputs: dict[str, int | str], request: dict[str, int | str]
+        self, graph: Graph, shared: dict[str, int | str], inputs: dict[str, int | str], request: dict[str, int | str]
     ) -> dict[str, int]:
         """One drafter step. `inputs` are DraftIn's, `request` are DraftOut's besides the hidden state."""
         target_table = {layers.TARGET_EMBEDDING: TARGET + layers.EMBEDDING}
@@ -165,8 +163,9 @@ class DraftPieces:
             hidden = graph.place(
                 self._name(layer),
                 {"hidden": hidden}
-                | {port: shared[f"{port}_{layer.attention}"] for port in ("cos", "sin", "mask", "keys", "values")},
+                | {port: shared[f"{port}_{layer.attention}"] for port in ("cos", "sin", self.shown, "keys", "values")},
                 f"{DRAFTER}model.layers.{index}.",
+                f"{self.graphs.target.kv_source(layer.attention)}.",
             )["hidden"]
         return graph.place("draft_out", {"hidden": hidden, **request}, DRAFTER)
 
@@ -184,13 +183,7 @@ class DraftPieces:
         graph.finish(graph.place(f"columns_{length}", columns))
 
     def _name(self, layer: Layer) -> str:
-        return f"draft_layer_{self.kinds.index(layer)}_{self._keys(layer)}"
-
-    def _keys(self, layer: Layer) -> int:
-        context = self.graphs.context
-        if self.reach != CUT or layer.attention != SLIDING:
-            return context
-        return layers.window_length(self.graphs.drafter.window + 1, 0, context)
+        return f"draft_layer_{self.kinds.index(layer)}_{self.reach}"
 
 
 class DrafterSection(Section):
@@ -236,7 +229,7 @@ class TargetSection(Section):
         for draft in self.drafts.values():
             traced += draft.traced()
         traced += [_trace(f"columns_{width - 1}", layers.Columns(width - 1)) for width in self.graphs.widths]
-        # Layers that see the whole cache in any case are the drafter's over cut windows and over the whole, too.
+        # Two drafters may share their last pieces.
         return list({signature.name: signature for signature in traced}.values())
 
     def _families(self) -> dict[str, Family]:
@@ -254,15 +247,14 @@ class TargetSection(Section):
                 partial(layers.Begin, target, context=graphs.context, reach=rows.reach),
             )
             for layer in self.kinds:
-                keys = self._keys(rows, layer)
                 piece = partial(
                     layers.DecoderLayer,
                     target,
                     layer,
                     context=graphs.context,
-                    keys=keys,
+                    reach=rows.reach,
                     int8_kv=graphs.int8_kv,
-                    split=rows.reach == SPLIT,
+                    span=target.window if layer.attention == SLIDING else None,
                 )
                 need(self._name(rows, layer), rows.count, piece)
         for count in (1, STOCK_VERIFY_WIDTH, *graphs.widths):
@@ -279,8 +271,7 @@ class TargetSection(Section):
         graphs = self.graphs
         passes = [Rows(count, WHOLE) for count in (*graphs.prefill, 1, STOCK_VERIFY_WIDTH)]
         for accelerator in graphs.accelerators:
-            passes += [Rows(count, REACHES[accelerator]) for count in (1, *graphs.widths)]
-            passes += [Rows(count, _prefill_reach(accelerator)) for count in graphs.prefill]
+            passes += [Rows(count, REACHES[accelerator]) for count in (1, *graphs.widths, *graphs.prefill)]
         return passes
 
     def _traced_rows(self, family: Family) -> set[int]:
@@ -328,7 +319,7 @@ class TargetSection(Section):
         if next_hidden:
             chosen = {name: outputs[name] for name in ("n_accepted", "activations")}
             outputs |= graph.place(f"next_hidden_{rows.count}", chosen)
-        if rows.reach != CUT:
+        if rows.reach != USED:
             outputs["activations"] = graph.apart(outputs["activations"])
         graph.finish(outputs)
 
@@ -344,16 +335,19 @@ class TargetSection(Section):
         seen: dict[str, dict[str, int]] = {}
         for index, layer in enumerate(target.layers):
             inputs: dict[str, int | str] = {"hidden": hidden}
-            inputs |= {port: shared[f"{port}_{layer.attention}"] for port in ("cos", "sin", "mask")}
+            shown = "seen" if rows.reach == USED else "mask"
+            inputs |= {port: shared[f"{port}_{layer.attention}"] for port in ("cos", "sin", shown)}
             if target.per_layer:
                 inputs["per_layer"] = shared[f"per_layer_{index}"]
             if layer.own_kv:
                 inputs |= {f"{kind}_cache": f"kv_cache_{kind}_{index}" for kind in "kv"}
-                inputs |= {port: shared[port] for port in ("start", "window") if port in shared}
+                if rows.reach != SPLIT:
+                    inputs["start"] = shared["start"]
             else:
                 inputs |= seen[layer.attention]
             piece = f"{self._name(rows, layer)}_{rows.count}"
-            outputs = graph.place(piece, inputs, f"{TARGET}model.layers.{index}.", f"{index}.")
+            source = index if layer.own_kv else target.kv_source(layer.attention)
+            outputs = graph.place(piece, inputs, f"{TARGET}model.layers.{index}.", f"{source}.")
             hidden = outputs["hidden"]
             if layer.own_kv:
                 what = "new" if rows.reach == SPLIT else "cache"
@@ -363,15 +357,7 @@ class TargetSection(Section):
         return hidden, caches
 
     def _name(self, rows: Rows, layer: Layer) -> str:
-        """The name of a layer's pieces: layers that see equally many keys are alike, cut or whole."""
-        seen = SPLIT if rows.reach == SPLIT else self._keys(rows, layer)
-        return f"layer_{self.kinds.index(layer)}_{seen}"
-
-    def _keys(self, rows: Rows, layer: Layer) -> int:
-        graphs = self.graphs
-        if rows.reach != CUT or layer.attention != SLIDING:
-            return graphs.context
-        return layers.window_length(graphs.target.window - 1, max(rows.count, layers.MANY_ROWS), graphs.context)
+        return f"layer_{self.kinds.index(layer)}_{rows.reach}"
 
 
 class StockSection(TargetSection):
@@ -397,7 +383,7 @@ class OwnSection(TargetSection):
     def assemble(self, pieces: Any) -> Assembly:
         assembly = self._assembly(pieces)
         reach, prefix, is_cpu = REACHES[self.accelerator], PREFIXES[self.accelerator], self.accelerator == CPU
-        self._prefill(assembly, prefix, _prefill_reach(self.accelerator))
+        self._prefill(assembly, prefix, reach)
         self._decode(assembly, f"{prefix}decode", Rows(1, reach), likeliest=not is_cpu)
         draft = self.drafts[_draft_reach(self.accelerator)]
         for count in self.graphs.widths:

@@ -139,7 +139,7 @@ class Store:
         self._matrices: list[Written] = []
         self._borrowed: list[Borrowed] = []
         self._end = 0
-        self._scales = assembly.scales
+        self._scales, self._factors = assembly.scales, assembly.factors
         self._holders: dict[str, Any] = {}  # where a matrix's scales are stored: a buffer, or a quantization
 
     @property
@@ -301,6 +301,8 @@ class Store:
                 tensor.quantization = schema.QuantizationParametersT()
                 tensor.quantization.scale = np.array([scales[name]], np.float32)
                 tensor.quantization.zeroPoint = np.zeros(1, np.int64)
+        for name, buffer in self._factors.items():
+            buffer.data = np.array([scales[name]], np.float32).view(np.uint8)
 
 
 def _entry(scales: Any) -> bytes:

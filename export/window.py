@@ -15,11 +15,7 @@ import torch
 from litert_converter.mlir import ir
 from litert_converter.mlir.dialects import stablehlo
 from litert_torch.backend import lowerings
-from litert_torch.generative.export_hf.core.attention import transposed_attention
 from torch import Tensor
-from transformers import AttentionInterface
-
-ATTENTION = "edge_mtp_windowed"
 
 
 @torch.library.custom_op("edge_mtp::window", mutates_args=())
@@ -42,24 +38,3 @@ def _(context: Any, cache: Any, start: Any, length: int, axis: int) -> Any:
     starts = [start if dimension == axis else zero for dimension in range(len(sizes))]
     sizes[axis] = length
     return stablehlo.dynamic_slice(cache, starts, ir.DenseI64ArrayAttr.get(sizes))
-
-
-def windowed_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    window_start: Tensor | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """litert-torch's attention, after cutting K [1,h,C,D] and V [1,h,D,C] to the last dimension of the mask."""
-    length = attention_mask.shape[-1]
-    k_axis, v_axis = options["k_ts_idx"], options["v_ts_idx"]
-    if window_start is not None and length < key.shape[k_axis]:
-        key, value = window(key, window_start, length, k_axis), window(value, window_start, length, v_axis)
-    output: tuple[Tensor, None] = transposed_attention(module, query, key, value, attention_mask, **options)
-    return output
-
-
-AttentionInterface.register(ATTENTION, windowed_attention)

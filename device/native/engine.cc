@@ -37,12 +37,21 @@ const Port& require_port(const Signature& signature, const Port* port, const cha
   return *port;
 }
 
+bool begins(const std::string& name, const std::string& prefix) { return name.rfind(prefix, 0) == 0; }
+
+// Positions of the cache. Graphs without a mask are ours, whose keys are [1,h,C,D].
+int32_t context_of(const Signature& decode) {
+  if (const Port* mask = decode.input("mask"); mask != nullptr) return mask->dimension(3);
+  for (const Port& port : decode.inputs) {
+    if (begins(port.name, "kv_cache_k_") && port.type.layout.rank == 4) return port.dimension(2);
+  }
+  throw Error("signature '" + decode.name + "' has neither a mask nor keys; export the bundle again");
+}
+
 bool has_numbered(const Graph& graph, const char* prefix) {
   const auto& all = graph.signatures();
   return std::any_of(all.begin(), all.end(), [&](const Signature& s) { return s.name.rfind(prefix, 0) == 0; });
 }
-
-bool begins(const std::string& name, const std::string& prefix) { return name.rfind(prefix, 0) == 0; }
 
 // Whether a signature is for the accelerator. Stock signatures are for the CPU.
 bool is_for(Accelerator accelerator, const std::string& name) {
@@ -226,9 +235,11 @@ void Engine::open(const std::string& path, const Options& options) {
   const Section& decoder = own != nullptr ? *own : require_section(bundle_, path, kDecoderSection);
   const flatbuffer::Bytes content = own != nullptr ? bundle_.with_followers(decoder) : decoder.bytes;
   uint8_t* model = bundle_.writable(decoder);
-  const size_t claimed = accelerator != Accelerator::kCpu ? 0
-                                                          : claim_composites(model, decoder.bytes.size, kVerifyOp) +
-                                                                claim_composites(model, decoder.bytes.size, kDraftOp);
+  size_t claimed = 0;  // of the ops that select tokens
+  if (accelerator == Accelerator::kCpu) {
+    for (const char* op : {kVerifyOp, kDraftOp}) claimed += claim_composites(model, decoder.bytes.size, op);
+    claim_composites(model, decoder.bytes.size, kAttentionOp);
+  }
   Graph::Settings decoding = settings(own != nullptr ? kOwnGraphs : kDecoderSection);
   decoding.accelerator = accelerator;
   decoding.half = options.half;
@@ -311,7 +322,7 @@ void Engine::find_signatures(const std::string& path) {
 }
 
 void Engine::read_sizes(const std::string& path) {
-  context_length_ = require_port(*decode_, decode_->input("mask"), "mask").dimension(3);
+  context_length_ = context_of(*decode_);
   vocabulary_ = require_port(*decode_, decode_->output("logits"), "logits").dimension(2);
   hidden_size_ = require_port(*decode_, decode_->input("embeddings"), "embeddings").dimension(2);
   if (embedder_->width() != static_cast<size_t>(hidden_size_)) {

@@ -124,7 +124,7 @@ const Port* Signature::output(const std::string& port) const { return find_port(
 
 Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model,
              const Settings& settings)
-    : api_(api), environment_(environment), accelerator_(settings.accelerator) {
+    : api_(api), environment_(environment), accelerator_(settings.accelerator), pool_(settings.threads) {
   try {
     litert::check(api.CreateModelFromBuffer(environment, model.data, model.size, &model_), "reading a graph");
     read_signatures();
@@ -192,7 +192,7 @@ void Graph::compile(const Settings& settings, const std::string& weight_cache) {
   litert::check(api_.SetOptionsHardwareAccelerators(options_, hardware_of(accelerator_)), "choosing the hardware");
   if (accelerator_ == Accelerator::kCpu) {
     for (const Kernel& kernel : kernels(api_)) {
-      litert::check(api_.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, nullptr),
+      litert::check(api_.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, &pool_),
                     std::string("registering ") + kernel.name);
     }
     std::string cpu = "weight_cache_file_path = " + toml_quote(weight_cache) + "\n";

@@ -1,8 +1,11 @@
 #include "kernels.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
+#include "attention.h"
 #include "select.h"
 
 namespace edge_mtp {
@@ -21,6 +24,7 @@ const litert::Api* bound = nullptr;
 constexpr Status kInvalidArgument = 1;
 
 enum VerifyOperand { kLogits = 0, kDraft = 1, kControl = 2, kScalars = 3, kTokenMask = 4, kVerifyOperands = 5 };
+enum AttentionOperand { kQuery = 0, kKeys = 1, kValues = 2, kSeen = 3, kAttentionOperands = 4 };
 enum DraftOperand { kIds = 1, kOffset = 4, kDraftOperands = 5 };
 
 // Locks a tensor's memory for the lifetime of the object; a null pointer if that fails. LiteRT ignores the status of a
@@ -114,13 +118,64 @@ Status draft_run(void*, size_t, const TensorBuffer* in, size_t, TensorBuffer* ou
   return litert::kOk;
 }
 
+Status attention_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layout* out) {
+  if (n_in != kAttentionOperands || n_out != 1) return kInvalidArgument;
+  out[0] = in[kQuery];
+  return litert::kOk;
+}
+
+// The types of the operands, as far as they fit one another; false if they do not.
+bool describe(const TensorBuffer* in, Attention& call) {
+  RankedTensorType types[kAttentionOperands];
+  for (size_t i = 0; i < kAttentionOperands; ++i) {
+    if (bound->GetTensorBufferTensorType(in[i], &types[i]) != litert::kOk) return false;
+  }
+  const auto size = [&](size_t operand, size_t axis) { return types[operand].layout.dimensions[axis]; };
+  call.heads = size(kQuery, 1);
+  call.rows = size(kQuery, 2);
+  call.dim = size(kQuery, 3);
+  call.context = size(kKeys, 2);
+  call.tokens = size(kSeen, 0);
+  call.int8 = types[kKeys].element_type == litert::kInt8;
+  return call.dim % kAttentionDim == 0 && call.tokens > 0 && call.rows % call.tokens == 0 && size(kSeen, 1) == 2 &&
+         size(kKeys, 1) == call.heads && size(kKeys, 3) == call.dim && size(kValues, 1) == call.heads &&
+         size(kValues, 2) == call.dim && size(kValues, 3) == call.context &&
+         types[kValues].element_type == types[kKeys].element_type &&
+         (call.int8 || types[kKeys].element_type == litert::kFloat32);
+}
+
+Status attention_run(void* pool, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
+  const Locked<float> result(out[0], kWrite);
+  RankedTensorType type;
+  if (result.get() == nullptr || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk) return kInvalidArgument;
+  Attention call{};
+  const Locked<const float> query(in[kQuery], kRead);
+  const Locked<const void> keys(in[kKeys], kRead), values(in[kValues], kRead);
+  const Locked<const int32_t> seen(in[kSeen], kRead);
+  if (!query.get() || !keys.get() || !values.get() || !seen.get() || !describe(in, call)) {
+    // Not a number in any logit: the selection reports it.
+    size_t count = 1;
+    for (unsigned axis = 0; axis < type.layout.rank; ++axis) count *= static_cast<size_t>(type.layout.dimensions[axis]);
+    std::fill_n(result.get(), count, std::numeric_limits<float>::quiet_NaN());
+    return kInvalidArgument;
+  }
+  call.query = query.get();
+  call.keys = keys.get();
+  call.values = values.get();
+  call.seen = seen.get();
+  call.out = result.get();
+  attend(call, static_cast<WorkerPool*>(pool));
+  return litert::kOk;
+}
+
 }  // namespace
 
 std::vector<Kernel> kernels(const litert::Api& api) {
   static const CustomOpKernel verify{init, verify_layouts, verify_run, destroy};
   static const CustomOpKernel draft{init, draft_layouts, draft_run, destroy};
+  static const CustomOpKernel attention{init, attention_layouts, attention_run, destroy};
   if (bound == nullptr) bound = &api;
-  return {{kVerifyOp, &verify}, {kDraftOp, &draft}};
+  return {{kVerifyOp, &verify}, {kDraftOp, &draft}, {kAttentionOp, &attention}};
 }
 
 }  // namespace edge_mtp

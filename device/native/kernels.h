@@ -1,4 +1,4 @@
-// The edge_mtp ops as LiteRT custom-op kernels: thin adapters from tensor buffers to select.h.
+// The edge_mtp ops as LiteRT custom-op kernels: thin adapters from tensor buffers to select.h and attention.h.
 #pragma once
 
 #include <vector>
@@ -9,14 +9,15 @@ namespace edge_mtp {
 
 constexpr char kVerifyOp[] = "edge_mtp.verify";
 constexpr char kDraftOp[] = "edge_mtp.draft";
+constexpr char kAttentionOp[] = "edge_mtp.attention";
 
 struct Kernel {
   const char* name;
   const litert::CustomOpKernel* kernel;
 };
 
-// Both kernels, bound to `api`. A process can use only one LiteRT library: LiteRT passes no context to a kernel, so all
-// kernels use the `api` of the first call.
+// All kernels, bound to `api`. A process can use only one LiteRT library: LiteRT passes no API to a kernel, so all
+// kernels use the `api` of the first call. Their user data is a WorkerPool.
 std::vector<Kernel> kernels(const litert::Api& api);
 
 }  // namespace edge_mtp

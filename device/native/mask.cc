@@ -7,8 +7,10 @@
 
 namespace edge_mtp {
 
-Mask::Mask(const Call& call) : values_(call.input<uint8_t>("mask")) {
+Mask::Mask(const Call& call) {
+  if (call.signature().input("mask") == nullptr) return;
   const Port& port = *call.signature().input("mask");
+  values_ = call.input<uint8_t>("mask");
   switch (port.type.element_type) {
     case litert::kFloat32: {
       const float hidden = -1e4f;

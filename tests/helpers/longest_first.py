@@ -20,6 +20,7 @@ LONGEST = (
     "test_tiny_pair",
     "test_npu_graphs",
     "test_bfcl",
+    "test_attention",
     "test_gguf",
     "test_store",
     "test_report",

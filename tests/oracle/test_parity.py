@@ -28,10 +28,11 @@ from ai_edge_litert import schema_py_generated as schema  # noqa: E402
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 from edge_mtp.export import flatbuffer  # noqa: E402
+from edge_mtp.export.attention import MANY_ROWS, WINDOW_STEP, window_length  # noqa: E402
 from edge_mtp.export.calibration import cache_scales  # noqa: E402
 from edge_mtp.export.checkpoint import load_drafter, load_target, open_pair  # noqa: E402
 from edge_mtp.export.decoder import Decoder  # noqa: E402
-from edge_mtp.export.layers import MANY_ROWS, SPLIT, WHOLE, WINDOW_STEP, Begin, window_length  # noqa: E402
+from edge_mtp.export.layers import SPLIT, WHOLE, Begin  # noqa: E402
 from edge_mtp.export.pipeline import export_bundle  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -76,15 +77,14 @@ class Graphs:
             mask[0, 0, row, : position if split else position + row + 1] = 0
         if "per_layer_embedder" in self.models:
             extra["per_layer_embeddings"] = self.embed("per_layer_embedder", tokens)
-        # A prefill of graphs for an NPU takes no cache that none of its rows reads.
+        # A prefill of graphs for an NPU takes no cache that none of its rows reads; graphs for the CPU take no mask.
         taken = self.models[section].get_signature_runner(signature).get_input_details()
         out = self.call(
             section,
             signature,
             embeddings=self.embed("embedder", tokens),
             input_pos=np.arange(position, position + count, dtype=np.int32),
-            mask=mask,
-            **{name: cache for name, cache in self.cache.items() if name in taken},
+            **{name: given for name, given in {"mask": mask, **self.cache}.items() if name in taken},
             **extra,
         )
         for name in self.cache:
@@ -124,6 +124,9 @@ class Graphs:
     def draft(
         self, length: int, token: int, hidden: np.ndarray, position: int, own: str = "edge_"
     ) -> dict[str, np.ndarray]:
+        inputs = self.drafter_inputs(position)
+        if own == PREFIXES["cpu"]:
+            del inputs["mask"]
         return self.call(
             section_of(own),
             f"{own}draft_{length}",
@@ -131,7 +134,7 @@ class Graphs:
             activations=hidden,
             control=no_request(),
             scalars=np.zeros((1, 4), np.float32),
-            **self.drafter_inputs(position),
+            **inputs,
         )
 
 
@@ -527,10 +530,13 @@ class TestInt8Cache:
 
 
 def check_rows_are_rounded_alike(bundle: Path, tokens: list[int]) -> None:
-    """Bit by bit: a row's logits, keys and values are the same in a graph of one row and in those of several."""
-    one, many = Graphs(bundle), Graphs(bundle)
-    alone = [one.rows("decode", [token], position)["logits"][0, 0] for position, token in enumerate(tokens)]
-    fill(many, tokens[:PREFILL])
+    """Bit by bit: a row's logits, keys and values are the same in a graph of one row and in those of several.
+
+    These are the decompositions; tests/oracle/test_attention.py has the same of the kernel.
+    """
+    one, many, own = Graphs(bundle), Graphs(bundle), PREFIXES["cpu"]
+    alone = [one.rows(f"{own}decode", [token], position)["logits"][0, 0] for position, token in enumerate(tokens)]
+    fill(many, tokens[:PREFILL], own)
     position, widths = PREFILL, itertools.cycle(many.manifest["verify_widths"])
     while (width := next(widths)) <= len(tokens) - position:
         together = many.verify(tokens[position : position + width], position)["logits"][0]
@@ -558,10 +564,12 @@ def tflite_models(path: Path) -> Iterator[Any]:
 
 def int8_connected(model: Any, graph: Any, tensor: int) -> list[Any]:
     """The tensors that hold the same int8 numbers as `tensor`: moved about by operators, neither made nor read."""
+    attention = schema.BuiltinOperator.STABLEHLO_COMPOSITE
+    movers = [o for o in graph.operators if model.operatorCodes[o.opcodeIndex].builtinCode != attention]
     found, size = {tensor}, 0
     while len(found) > size:
         size = len(found)
-        for operator in graph.operators:
+        for operator in movers:
             tensors = [int(t) for t in (*operator.inputs, *operator.outputs) if t >= 0]
             int8 = [t for t in tensors if graph.tensors[t].type == schema.TensorType.INT8]
             if found.intersection(int8):
