@@ -43,7 +43,7 @@ def main(full_size: Path | None, recipe: str, threads: int, rounds: int) -> None
         scratch = Path(folder)
         if full_size is None:
             full_size = scratch / "e2b.litertlm"
-            model = ["--model", "E2B", "--random-weights", "--recipe", recipe]
+            model = ["--model", "E2B", "--random-weights", "1", "--recipe", recipe]
             subprocess.run(["edge-mtp", "export", *model, "-o", str(full_size)], check=True, timeout=3600)
         out, common = scratch / "figures.json", ["--rounds", str(rounds)]
         tables = {
