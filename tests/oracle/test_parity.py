@@ -150,7 +150,7 @@ def no_request() -> np.ndarray:
 
 @dataclass
 class Reference:
-    """transformers' eager results for one sequence, of `LENGTH` tokens unless `on` gave another.
+    """transformers' eager results in float64 for one sequence, of `LENGTH` tokens unless `on` gave another.
 
     `logits` [T,V] and `hidden` [T,H] by position; `cache` the KV pairs of each layer type by position.
     """
@@ -165,7 +165,8 @@ class Reference:
     @classmethod
     def of(cls, target_directory: Path, drafter_directory: Path) -> Reference:
         pair = open_pair(target_directory, drafter_directory)
-        target, drafter = load_target(pair.target), load_drafter(pair.drafter)
+        # In float32 transformers itself is off by as much as 8e-5 of the largest logit.
+        target, drafter = load_target(pair.target).double(), load_drafter(pair.drafter).double()
         # transformers 5.23 hands a drafter the KV of such layers only if the target's own layers share KV, too.
         for layer in pair.kv_layers.values():
             target.model.layers[layer].self_attn.store_full_length_kv = True
@@ -178,7 +179,7 @@ class Reference:
             out = self.target(
                 torch.tensor([tokens]), output_hidden_states=True, return_shared_kv_states=True, use_cache=False
             )
-        logits, hidden = out.logits[0].numpy(), out.hidden_states[-1][0].numpy()
+        logits, hidden = out.logits[0].float().numpy(), out.hidden_states[-1][0].float().numpy()
         return Reference(self.target, self.drafter, tokens, logits, hidden, dict(out.shared_kv_states))
 
     def drafter_step(self, token: int, hidden: Any, position: int) -> tuple[np.ndarray, np.ndarray]:
@@ -186,14 +187,14 @@ class Reference:
         embedding = self.target.get_input_embeddings()(torch.tensor([[token]]))
         with torch.no_grad():
             out = self.drafter(
-                inputs_embeds=torch.cat([embedding, torch.as_tensor(hidden)], dim=-1),
+                inputs_embeds=torch.cat([embedding, torch.as_tensor(hidden).double()], dim=-1),
                 position_ids=torch.tensor([[position]]),
                 attention_mask=torch.ones(1, position, dtype=torch.long),
                 shared_kv_states={
                     kind: (k[:, :, :position], v[:, :, :position]) for kind, (k, v) in self.cache.items()
                 },
             )
-        return out.logits[0, 0].numpy(), out.last_hidden_state.numpy()
+        return out.logits[0, 0].float().numpy(), out.last_hidden_state.float().numpy()
 
     def draft(self, length: int, position: int) -> list[int]:
         token, hidden, tokens = self.tokens[position], self.hidden[None, None, position - 1], []
