@@ -6,13 +6,19 @@
 #include <cstring>
 #include <utility>
 
+#include "clock.h"
 #include "error.h"
 
 namespace edge_mtp {
+namespace {
+
+constexpr double kPatienceUs = 60e6;
+
+}  // namespace
 
 Block::Block(Block&& other) noexcept
-    : bytes_(other.bytes_), doubled_(other.doubled_), host_(std::exchange(other.host_, nullptr)), api_(other.api_), traffic_(other.traffic_),
-      buffers_(std::move(other.buffers_)), current_(other.current_), host_is_newer_(other.host_is_newer_),
+    : bytes_(other.bytes_), doubled_(other.doubled_), host_(std::exchange(other.host_, nullptr)), api_(other.api_),
+      traffic_(other.traffic_), buffers_(std::move(other.buffers_)), current_(other.current_), host_is_newer_(other.host_is_newer_),
       host_is_older_(other.host_is_older_), sent_(std::move(other.sent_)) {
   other.buffers_.clear();
 }
@@ -39,8 +45,7 @@ void Block::place(const litert::Api& api, std::vector<litert::TensorBuffer> buff
 }
 
 void Block::copy(litert::TensorBuffer buffer, litert::LockMode mode) {
-  void* there = nullptr;
-  litert::check(api_->LockTensorBuffer(buffer, &there, mode), "reaching the accelerator's memory");
+  void* const there = lock(buffer, mode);
   if (mode == litert::kRead) {
     std::memcpy(host(), there, bytes_);
     traffic_->to_host += static_cast<int64_t>(bytes_);
@@ -50,6 +55,17 @@ void Block::copy(litert::TensorBuffer buffer, litert::LockMode mode) {
     traffic_->to_device += static_cast<int64_t>(bytes_);
   }
   litert::check(api_->UnlockTensorBuffer(buffer), "leaving the accelerator's memory");
+}
+
+// LiteRT waits for a run for some seconds only, and a slow accelerator may be busy for longer.
+void* Block::lock(litert::TensorBuffer buffer, litert::LockMode mode) {
+  void* there = nullptr;
+  litert::Status status = litert::kTimeoutExpired;
+  for (const Clock clock; status == litert::kTimeoutExpired && clock.elapsed() < kPatienceUs;) {
+    status = api_->LockTensorBuffer(buffer, &there, mode);
+  }
+  litert::check(status, "reaching the accelerator's memory");
+  return there;
 }
 
 void Block::send() {
@@ -87,9 +103,7 @@ void Block::give() {
 void Block::edit(size_t bytes, const std::function<void(uint8_t*)>& change) {
   if (!is_placed()) return change(static_cast<uint8_t*>(host()));
   send();
-  void* there = nullptr;
-  litert::check(api_->LockTensorBuffer(read_from(), &there, litert::kReadWrite), "reaching the accelerator's memory");
-  change(static_cast<uint8_t*>(there));
+  change(static_cast<uint8_t*>(lock(read_from(), litert::kReadWrite)));
   litert::check(api_->UnlockTensorBuffer(read_from()), "leaving the accelerator's memory");
   traffic_->to_device += static_cast<int64_t>(bytes);
   host_is_older_ = true;

@@ -58,6 +58,7 @@ class Block {
 
  private:
   friend class BufferPool;
+  void* lock(litert::TensorBuffer buffer, litert::LockMode mode);
   void copy(litert::TensorBuffer buffer, litert::LockMode mode);
 
   size_t bytes_ = 0;

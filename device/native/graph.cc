@@ -199,9 +199,9 @@ void Graph::compile(const Settings& settings, const std::string& weight_cache) {
     if (settings.threads > 0) cpu += "num_threads = " + std::to_string(settings.threads) + "\n";
     add_options(api_, options_, "xnnpack", cpu);
   } else if (accelerator_ == Accelerator::kGpu) {
-    // Caches are used where they are; otherwise the delegate copies each of them in every run.
-    add_options(api_, options_, "gpu_options", std::string("external_tensor_patterns = [\"kv_cache_\"]\nprecision = ") +
-                                                   (settings.half ? "1" : "2") + "\n");
+    // With external_tensor_patterns the delegate would use caches where they are, without copies of its own. On Mesa's
+    // lavapipe these are textures that cannot be read back (status 7).
+    add_options(api_, options_, "gpu_options", std::string("precision = ") + (settings.half ? "1" : "2") + "\n");
   } else if (settings.openvino_device >= 0) {
     std::string devices;
     for (int part = 0; part < kMostParts; ++part) {

@@ -13,6 +13,7 @@ namespace edge_mtp::litert {
 
 using Status = int;
 constexpr Status kOk = 0;
+constexpr Status kTimeoutExpired = 7;
 
 using Environment = struct EnvironmentOpaque*;
 using Model = struct ModelOpaque*;
