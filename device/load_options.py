@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_mtp.formats.accelerator import CPU, AcceleratorChoice
+from edge_mtp.errors import EdgeMtpError
+from edge_mtp.formats.accelerator import CPU, GPU, AcceleratorChoice
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class LoadOptions:
     stepwise: bool = False
     accelerator: AcceleratorChoice = CPU
     half_precision: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises EdgeMtpError for half precision where no GPU may run."""
+        if self.half_precision and self.accelerator not in (GPU, "auto"):
+            raise EdgeMtpError(
+                f"half precision is for a GPU, not the {self.accelerator}; take --accelerator gpu or auto, or drop it"
+            )
 
     def flags(self, token_bytes: str | None) -> list[str]:
         """The runner's flags; `token_bytes` is that file's path on the device."""

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import platform
-import struct
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from types import TracebackType
 
 from edge_mtp.device.binaries import LITERT, RUNNER, Binaries, binaries_for
 from edge_mtp.device.device import Device, Fingerprint
+from edge_mtp.device.elf import read_machine
 from edge_mtp.device.fingerprint import read_fingerprint
 from edge_mtp.device.link import Link
 from edge_mtp.device.load_options import DEFAULT_LOADING, LoadOptions
@@ -162,7 +162,7 @@ class RemoteDevice(Device):
         """The binaries for the device. Raises EdgeMtpError when they are missing or built for another machine."""
         binaries = self._binaries(fingerprint)
         for name in (RUNNER, LITERT):
-            machine = _machine(binaries.files[name])
+            machine = read_machine(binaries.files[name])
             if fingerprint.abi is not None and fingerprint.abi not in MACHINES.get(machine, ()):
                 kind = MACHINES.get(machine, (f"ELF machine {machine}",))[0]
                 raise EdgeMtpError(
@@ -201,13 +201,3 @@ def _is_alive(pid: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
-
-
-def _machine(path: Path) -> int:
-    """e_machine of an ELF file; -1 for any other file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(20)
-    except OSError as error:
-        raise EdgeMtpError(f"cannot read '{path}': {error.strerror}; reinstall edge-mtp") from error
-    return int(struct.unpack_from("<H", head, 18)[0]) if head[:4] == b"\x7fELF" and len(head) == 20 else -1

@@ -27,10 +27,14 @@ Decoder::Bound::Bound(const Engine& engine, const Signature& signature, BufferPo
       new_rows(call, signature.input("input_pos")->dimension(0), engine.decoder(), engine.decode(),
                engine.context_length(), pool) {
   if (signature.input("per_layer_embeddings") != nullptr) per_layer = call.input<float>("per_layer_embeddings");
-  if (signature.output("tokens") != nullptr) tokens = call.output<int32_t>("tokens");
-  if (signature.output("n_accepted") == nullptr) return;
-  draft = call.input<int32_t>("draft");
-  n_accepted = call.output<int32_t>("n_accepted");
+  const auto output = [&](const char* name) {
+    return signature.output(name) == nullptr ? nullptr : &call.output_block(name);
+  };
+  logits = output("logits");
+  activations = output("activations");
+  tokens = output("tokens");
+  n_accepted = output("n_accepted");
+  if (n_accepted != nullptr) draft = &call.input_block("draft");
 }
 
 void Decoder::reserve(const Engine& engine, BufferPool& pool) {
@@ -53,8 +57,15 @@ Decoder::Decoder(Engine& engine, BufferPool& pool)
   for (const auto& [rows, signature] : engine.prefills()) prefill_[rows] = bind(*signature);
   for (const auto& [rows, signature] : engine.verifies()) verify_[rows] = bind(*signature);
 
-  const Signature& decode = engine.decode();
-  if (decode.output("activations") != nullptr) hidden_ = &decode_->call.output_block("activations");
+  hidden_ = decode_->activations;
+  decode_->call.output_block("logits");  // which throws if there are none
+  for (const auto& [rows, bound] : verify_) {
+    bound->call.output_block("logits");
+    if (hidden_ != nullptr) bound->call.output_block("activations");
+    if (!inside_) continue;
+    bound->call.output_block("n_accepted");
+    bound->call.output_block("tokens");
+  }
   // The ops' operands have the same name in all graphs that take them.
   const Call* with_ops = inside_ ? &verify_.rbegin()->second->call : nullptr;
   const auto operand = [&](const char* name) {
@@ -84,9 +95,9 @@ void Decoder::place(int32_t token, const Proposal& proposal, int32_t position, i
     // A blank draft (-1) matches no token, so its row only needs to be finite.
     const int32_t draft = j < proposal.count ? proposal.tokens[static_cast<size_t>(j)] : -1;
     embed(*placed_, j + 1, std::max(draft, 0));
-    if (inside_) placed_->draft[j] = draft;
+    if (inside_) static_cast<int32_t*>(placed_->draft->host())[j] = draft;
   }
-  if (inside_ && width > 1) placed_->call.input_block("draft").give();
+  if (inside_ && width > 1) placed_->draft->give();
   control_[EDGE_CONTROL_POSITION] = position + 1;
   set_positions(*placed_, position, width, width);
   position_ = position;
@@ -96,21 +107,19 @@ void Decoder::place(int32_t token, const Proposal& proposal, int32_t position, i
 void Decoder::run() {
   placed_->call.run();
   placed_->new_rows.append(position_, width_);
-  if (placed_->n_accepted != nullptr) placed_->call.output_block("n_accepted").fetch();
-  placed_->call.output_block(placed_->tokens != nullptr ? "tokens" : "logits").fetch();
+  if (placed_->n_accepted != nullptr) placed_->n_accepted->fetch();
+  (placed_->tokens != nullptr ? placed_->tokens : placed_->logits)->fetch();
 }
 
 float* Decoder::logits(int32_t row) {
-  Block& block = placed_->call.output_block("logits");
-  block.fetch();
-  return static_cast<float*>(block.host()) + static_cast<size_t>(row) * static_cast<size_t>(vocabulary_);
+  placed_->logits->fetch();
+  return static_cast<float*>(placed_->logits->host()) + static_cast<size_t>(row) * static_cast<size_t>(vocabulary_);
 }
 
 const float* Decoder::hidden() {
   if (hidden_ == nullptr) return nullptr;
-  Block& block = placed_->call.output_block("activations");
-  block.fetch();
-  return static_cast<const float*>(block.host());
+  placed_->activations->fetch();
+  return static_cast<const float*>(placed_->activations->host());
 }
 
 int32_t Decoder::greedy_rows() const {
@@ -121,7 +130,7 @@ void Decoder::keep_hidden(int32_t row) {
   if (hidden_ == nullptr || width_ == 1) return;
   // Graphs of an accelerator leave the hidden state of the last row that they have accepted where a draft reads it.
   if (placed_->call.signature().output("next_hidden") != nullptr && accepted() == row) return;
-  Block& all = placed_->call.output_block("activations");
+  Block& all = *placed_->activations;
   if (row == 0 && &all == hidden_) return;
   all.fetch();
   const auto width = static_cast<size_t>(engine_.hidden_size());

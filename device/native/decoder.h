@@ -41,8 +41,8 @@ class Decoder {
   float* logits(int32_t row);
   // After a pass wider than 1, if verifies_inside(): the number of accepted drafts or an EDGE_ERROR, and the tokens.
   bool verifies_inside() const { return inside_; }
-  int32_t accepted() const { return *placed_->n_accepted; }
-  const int32_t* tokens() const { return placed_->tokens; }
+  int32_t accepted() const { return *static_cast<const int32_t*>(placed_->n_accepted->host()); }
+  const int32_t* tokens() const { return static_cast<const int32_t*>(placed_->tokens->host()); }
   // If nothing but the greedy choice was asked of the graph: the number of leading rows whose tokens it has selected.
   int32_t greedy_rows() const;
   // The hidden states of the pass's rows; nullptr if its graph does not put them out.
@@ -63,8 +63,10 @@ class Decoder {
     Mask mask;
     ParamTensor written;
     float *embeddings, *per_layer = nullptr;
-    int32_t *input_pos, *draft = nullptr, *n_accepted = nullptr, *tokens = nullptr;
+    int32_t* input_pos;
     NewRows new_rows;
+    // nullptr where the graph has no such port
+    Block *logits = nullptr, *activations = nullptr, *draft = nullptr, *n_accepted = nullptr, *tokens = nullptr;
   };
 
   void embed(Bound& bound, int32_t row, int32_t token);

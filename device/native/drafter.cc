@@ -36,8 +36,8 @@ class FoldedDrafter : public Drafter {
     bound.control[EDGE_CONTROL_POSITION] = position + 1;
     bound.mask.show(position, 0);
     bound.call.run();
-    bound.call.output_block("draft").fetch();
-    bound.call.output_block("confidence").fetch();
+    bound.drafted.fetch();
+    bound.sure.fetch();
     for (int32_t j = 0; j < count && bound.draft[j] >= 0; ++j) {  // below 0: the op failed, and there are no more
       proposal.add(bound.draft[j], bound.confidence[j], Source::kDrafter);
     }
@@ -51,11 +51,14 @@ class FoldedDrafter : public Drafter {
           token(call.input<int32_t>("token")),
           input_pos(call.input<int32_t>("input_pos")),
           control(call.input<int32_t>("control")),
-          draft(call.output<int32_t>("draft")),
-          confidence(call.output<float>("confidence")) {}
+          drafted(call.output_block("draft")),
+          sure(call.output_block("confidence")),
+          draft(static_cast<const int32_t*>(drafted.host())),
+          confidence(static_cast<const float*>(sure.host())) {}
     Call call;
     Mask mask;
     int32_t *token, *input_pos, *control;
+    Block &drafted, &sure;
     const int32_t* draft;
     const float* confidence;
   };

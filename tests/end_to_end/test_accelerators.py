@@ -292,6 +292,11 @@ def test_auto_needs_no_trial_where_the_bundle_offers_nothing(tiny_bundle: Path) 
         assert runner.ready.accelerator_reason == "the bundle has graphs for the cpu only"
 
 
+def test_half_precision_is_for_a_gpu() -> None:
+    with pytest.raises(EdgeMtpError, match="half precision is for a GPU, not the cpu; take --accelerator gpu"):
+        LoadOptions(half_precision=True)
+
+
 def test_an_accelerator_drafts_no_single_steps(bundle: Path) -> None:
     with pytest.raises(EdgeMtpError, match="a step at a time are made on the CPU only"):
         HostDevice().start(bundle, LoadOptions(accelerator="gpu", stepwise=True))

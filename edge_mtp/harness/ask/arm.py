@@ -166,6 +166,8 @@ def checked(arm: Arm) -> Arm:
         raise EdgeMtpError(f"arm '{arm.label}': accelerator '{arm.accelerator}' is unknown; use one of {known}")
     if arm.engine == "litert-lm" and arm.accelerator not in (CPU, GPU):
         raise EdgeMtpError(f"arm '{arm.label}': litert-lm runs on cpu or gpu; use one of them, or engine=ours")
+    if arm.half_precision and arm.accelerator not in (GPU, "auto"):
+        raise EdgeMtpError(f"arm '{arm.label}': half precision is for a GPU; use accelerator=gpu or auto, or drop it")
     if arm.half_precision and arm.engine == "litert-lm":
         raise EdgeMtpError(f"arm '{arm.label}': litert-lm chooses its own precision; drop half_precision")
     if arm.engine == "litert-lm" and arm.device != "host":
