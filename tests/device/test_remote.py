@@ -25,6 +25,7 @@ from edge_mtp.device import remote
 from edge_mtp.device.adb_link import AdbLink
 from edge_mtp.device.binaries import Binaries
 from edge_mtp.device.device import Fingerprint
+from edge_mtp.device.elf import read_machine
 from edge_mtp.device.host import HostDevice
 from edge_mtp.device.link import Link, quote
 from edge_mtp.device.load_options import LoadOptions
@@ -93,11 +94,11 @@ def test_an_aarch64_board_gives_the_tokens_of_this_machine(
         emulator, runner, litert = emulated_board.emulator(), emulated_board.runner(), emulated_board.litert()
     except UnavailableError as reason:
         pytest.skip(f"no emulated board: {reason}")
-    assert remote._machine(runner) == remote._machine(litert) == 183
+    assert read_machine(runner) == read_machine(litert) == 183
     start = tmp_path / "start"
     start.write_text(f'#!/bin/sh\nexec {quote(emulator)} "$0.aarch64" "$@"\n')
     files = {remote.RUNNER: start, f"{remote.RUNNER}.aarch64": runner, remote.LITERT: litert}
-    monkeypatch.setattr(remote, "_machine", lambda path: 62)  # what the device has to run is QEMU
+    monkeypatch.setattr(remote, "read_machine", lambda path: 62)  # what the device has to run is QEMU
     device = device_on(link, tmp_path, lambda told: Binaries(files, "aarch64"))
     requests = [REQUEST, LONG, Request(prompt=[5, 6, 7], max_tokens=40, draft_length=3, sampling=Sampling(0.8, seed=3))]
     with (
@@ -125,7 +126,7 @@ def test_options_reach_the_runner(link: Link, tmp_path: Path, tiny_bundle: Path)
     binaries = script(tmp_path, 'for word; do echo "[$word]" >&2; done; echo "$LD_LIBRARY_PATH" >&2; exit 1')
     device = device_on(link, tmp_path, binaries)
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(remote, "_machine", lambda path: 62)
+    monkeypatch.setattr(remote, "read_machine", lambda path: 62)
     started: list[list[str]] = []
     spawn = link.spawn
 
@@ -186,7 +187,7 @@ def test_what_trials_found_stays_on_the_device_until_its_cache_is_cleaned(
 def test_a_runner_that_crashes_says_how(
     link: Link, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    monkeypatch.setattr(remote, "_machine", lambda path: 62)
+    monkeypatch.setattr(remote, "read_machine", lambda path: 62)
     with pytest.raises(EdgeMtpError, match=message) as caught:
         device_on(link, tmp_path, script(tmp_path, text)).start(tiny_bundle)
     assert len(str(caught.value).splitlines()) == 1
@@ -222,7 +223,7 @@ def test_a_runner_for_another_machine_is_not_sent(link: Link, tmp_path: Path, ti
 def test_a_runner_that_the_device_cannot_execute_says_so(
     link: Link, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_machine", lambda path: 62)
+    monkeypatch.setattr(remote, "read_machine", lambda path: 62)
     runner = tmp_path / "runner"
     runner.write_bytes(b"\x7fELF" + bytes(60))
     device = device_on(

@@ -73,7 +73,7 @@ def test_a_device_gets_the_files_and_the_flags(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The runner is a script, which a device cannot tell from one."""
-    monkeypatch.setattr(remote, "_machine", lambda path: 62)
+    monkeypatch.setattr(remote, "read_machine", lambda path: 62)
     runner, skel = tmp_path / "scripted", tmp_path / "libQnnHtpV79Skel.so"
     runner.write_text(
         '#!/bin/sh\ntest -e "${ADSP_LIBRARY_PATH%%;*}/libQnnHtpV79Skel.so" && test -e "$2" || exit 4\n'
@@ -92,7 +92,7 @@ def test_a_device_gets_the_files_and_the_flags(
 
 
 def test_a_trial_at_work_is_no_leftover(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_machine", lambda path: 62)
+    monkeypatch.setattr(remote, "read_machine", lambda path: 62)
     runner = tmp_path / "scripted"
     runner.write_text("#!/bin/sh\nread line; echo faster 2\n")
     device = device_on(

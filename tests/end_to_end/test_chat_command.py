@@ -22,6 +22,7 @@ import edge_mtp.engine
 from edge_mtp.chat.chat_format import ChatFormat
 from edge_mtp.cli import main
 from edge_mtp.device import Runner
+from edge_mtp.device.load_options import LoadOptions
 from edge_mtp.device.local_link import LocalLink
 from edge_mtp.device.process import LocalProcess
 from edge_mtp.formats.grammar import response_grammar, tool_grammar
@@ -55,7 +56,7 @@ class Command:
     def close(self) -> None:
         pass
 
-    def start(self, bundle: Path, **options: Any) -> Runner:
+    def start(self, bundle: Path, options: LoadOptions) -> Runner:
         return Runner(LocalProcess([sys.executable, str(FAKE), str(self.script)]), silence_s=BOUND_S)
 
     def __call__(self, *arguments: str, replies: list[dict[str, Any]], lines: list[str] | None = None) -> Result:
@@ -552,7 +553,7 @@ from edge_mtp.device.process import LocalProcess
 fake, script = sys.argv[1:3]
 del sys.argv[1:3]
 class Device:
-    def start(self, bundle, **options):
+    def start(self, bundle, options):
         return Runner(LocalProcess([sys.executable, fake, script]))
     def close(self):
         pass
