@@ -13,7 +13,7 @@ from edge_mtp.harness.analyse.metrics import METRICS, Metric
 from edge_mtp.harness.analyse.notes import notes
 from edge_mtp.harness.analyse.side import Side
 from edge_mtp.harness.stats.changes import Figure, value_of
-from edge_mtp.harness.stats.figures import size
+from edge_mtp.harness.stats.figures import UNKNOWN, is_unbounded, size
 from edge_mtp.harness.tell.text_tables import aligned, markdown
 
 
@@ -184,6 +184,8 @@ def _shown(figure: Figure, metric: Metric, is_relative: bool, is_change: bool) -
 
     if isinstance(figure, float):
         return one(figure)
+    if is_unbounded(figure):
+        return f"{one(figure.value)} ({UNKNOWN})"
     return f"{one(figure.value)} ({one(figure.low)} to {one(figure.high)})"
 
 
