@@ -33,7 +33,10 @@ def test_sessions_of_one_process_do_not_see_each_other(tiny_bundle: Path, tiny_s
 
 def test_the_documented_program_answers(tiny_bundle: Path, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "c.md").read_text("utf-8")
-    (program,), (ids,) = re.findall(r"```c\n(.*?)```", page, re.DOTALL), re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (program,), (ids,) = (
+        re.findall(r"```c\n(.*?)```", page, re.DOTALL),
+        re.findall(r"```python\n(.*?)```", page, re.DOTALL),
+    )
     (tmp_path / "answer.c").write_text(program, "utf-8")
     (tmp_path / "ids.py").write_text(ids, "utf-8")
     (compiles,) = re.findall(r"^cc .*$", page, re.MULTILINE)
@@ -42,7 +45,9 @@ def test_the_documented_program_answers(tiny_bundle: Path, tmp_path: Path) -> No
 
     text = "Wake me at 6:40"
     given = [sys.executable, "ids.py", str(tiny_bundle), text]
-    numbers = subprocess.run(given, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120).stdout.split()
+    numbers = subprocess.run(
+        given, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120
+    ).stdout.split()
     answer = [str(tmp_path / "answer"), str(litert_library()), str(tiny_bundle), *numbers]
     result = subprocess.run(answer, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
