@@ -27,6 +27,7 @@ NOT_EXECUTED = {
     r"edge-mtp devices clean": "removes files of the device",
     r"edge-mtp .*(--suite bfcl|adaptive)": "takes a package that the tests do without",
     r"cmake ": "takes a cross compiler",
+    r"BIN=|LITERT=|cc |\./answer": "test_c_api.py runs them",
     r"python benchmarks/(adapters|experts|recipes|push|json_schemas)\.py": "takes minutes, gigabytes or a device",
 }
 
