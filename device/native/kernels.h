@@ -1,4 +1,4 @@
-// The edge_mtp ops as LiteRT custom-op kernels: thin adapters from tensor buffers to select.h and attention.h.
+// The edge_mtp ops as LiteRT custom-op kernels: thin adapters from tensor buffers to select.h, attention.h and candidates.h.
 #pragma once
 
 #include <vector>
@@ -10,6 +10,7 @@ namespace edge_mtp {
 constexpr char kVerifyOp[] = "edge_mtp.verify";
 constexpr char kDraftOp[] = "edge_mtp.draft";
 constexpr char kAttentionOp[] = "edge_mtp.attention";
+constexpr char kCandidatesOp[] = "edge_mtp.candidates";
 
 struct Kernel {
   const char* name;
