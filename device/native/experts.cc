@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "few_rows.h"
 #include "gelu.h"
 #include "weight_pages.h"
 #include "worker_pool.h"
@@ -13,11 +14,16 @@ namespace edge_mtp {
 namespace {
 
 // Bytes of weights that a thread takes at once: few turns for the pool, and enough of them for all threads.
-constexpr size_t kPartBytes = 1 << 16;
+constexpr int64_t kPartBytes = 1 << 16;
 constexpr int32_t kSmallestPart = 32;  // rows of a weight: runs shorter than a page hinder a machine that reads ahead
 constexpr size_t kLine = 64;
 
 size_t product(int32_t a, int32_t b) { return static_cast<size_t>(a) * static_cast<size_t>(b); }
+
+void will_read_rows(const Matrix& weight, int64_t first, int32_t count) {
+  const auto* const data = static_cast<const uint8_t*>(weight.data);
+  will_read(data + first * weight.row_bytes(), static_cast<size_t>(count * weight.row_bytes()));
+}
 
 // A row's use of an expert.
 struct Use {
@@ -37,8 +43,8 @@ class Mixture {
     pool_ = pool;
     group();
     for (const Used& used : used_) {
-      will_read(call_.gate_up.row(gate_row(used.expert)), product(2, call_.inner) * call_.gate_up.row_bytes());
-      will_read(call_.down.row(down_row(used.expert)), static_cast<size_t>(call_.hidden) * call_.down.row_bytes());
+      will_read_rows(call_.gate_up, gate_row(used.expert), 2 * call_.inner);
+      will_read_rows(call_.down, down_row(used.expert), call_.hidden);
     }
     round_rows();
     const auto experts = static_cast<int32_t>(used_.size());
@@ -60,8 +66,8 @@ class Mixture {
   int64_t down_row(int32_t expert) const { return static_cast<int64_t>(expert) * call_.hidden; }
 
   // Rows of `weight` in a part that reads as many of each of `matrices`.
-  static int32_t part_rows(const Weight& weight, int32_t matrices) {
-    const auto rows = static_cast<int32_t>(kPartBytes / (weight.row_bytes() * static_cast<size_t>(matrices) + 1));
+  static int32_t part_rows(const Matrix& weight, int32_t matrices) {
+    const auto rows = static_cast<int32_t>(kPartBytes / (weight.row_bytes() * matrices));
     return std::max(kSmallestPart, rows / kWeightTile * kWeightTile);
   }
 

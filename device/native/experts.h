@@ -1,5 +1,5 @@
-// A mixture of experts that reads the chosen ones' weights where they lie, and each once for all rows of a call: the
-// kernel of edge_mtp.experts (docs/experts-op.md).
+// A mixture of experts that reads the chosen ones' weights where they lie, each once for all rows of a call: the kernel of
+// edge_mtp.experts (docs/experts-op.md).
 //
 // What a row gives depends on it, its choice and the weights alone: not on the other rows of the call, on the place of an
 // expert in the choice, nor on the number of threads.
@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "few_rows.h"
+#include "matrix.h"
 
 namespace edge_mtp {
 
@@ -19,8 +19,8 @@ struct Experts {
   const float* rows;      // [count, hidden]
   const int32_t* chosen;  // [count, choices], the experts of a row
   const float* shares;    // [count, choices]
-  Weight gate_up;         // [experts * 2 * inner, hidden]
-  Weight down;            // [experts * hidden, inner]
+  Matrix gate_up;         // [experts * 2 * inner, hidden]
+  Matrix down;            // [experts * hidden, inner]
   float* out;             // [count, hidden]; NaN in a row that chooses what there is not
   int32_t count, choices, experts, hidden, inner;
 };

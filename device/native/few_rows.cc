@@ -12,6 +12,7 @@ namespace {
 
 constexpr float kSmallest = 1e-30f;     // 127 divided by less may be infinite
 constexpr float kToInteger = 12582912;  // 1.5 * 2^23: added, it leaves no bits behind the point
+constexpr int32_t kMostColumns = 1 << 16;  // the sums of more products of bytes need not fit 32 bits
 constexpr uint32_t kInfinite = 0x7f800000;
 
 inline uint32_t bits(float number) {
@@ -20,8 +21,8 @@ inline uint32_t bits(float number) {
   return bits;
 }
 
-inline size_t padded(const Weight& weight) {
-  return (static_cast<size_t>(weight.columns) + kGroup - 1) / kGroup * kGroup;
+inline size_t padded(const Matrix& weight) {
+  return (static_cast<size_t>(weight.width) + kGroup - 1) / kGroup * kGroup;
 }
 
 // The size of the largest number of a row; NaN if one is not finite. Of floats, larger ones have larger bits.
@@ -39,12 +40,21 @@ float largest(const float* row, int32_t count) {
 
 }  // namespace
 
-size_t rounded_bytes(const Weight& weight) {
+bool can_multiply(const Matrix& weight) {
+  if (weight.rows < 1 || weight.width < 1 || weight.width > kMostColumns || weight.width * weight.bits() % 8 != 0) {
+    return false;
+  }
+  if (weight.block == 0) return true;
+  const bool is_block = weight.block == kGroup / 2 || (weight.block > 0 && weight.block % kGroup == 0);
+  return weight.type == Matrix::Type::kInt4 && is_block && weight.width % weight.block == 0;
+}
+
+size_t rounded_bytes(const Matrix& weight) {
   if (!weight.is_integer()) return 0;
   return padded(weight) + (weight.block > 0 ? padded(weight) / kGroup * 8 * sizeof(int32_t) : 0);
 }
 
-Activations round_row(const Weight& weight, const float* row, void* memory) {
+Activations round_row(const Matrix& weight, const float* row, void* memory) {
   Activations rounded{row, nullptr, nullptr, 0, 1.0f};
   if (!weight.is_integer()) return rounded;
   const size_t length = padded(weight);
@@ -52,14 +62,14 @@ Activations round_row(const Weight& weight, const float* row, void* memory) {
   std::memset(memory, 0, rounded_bytes(weight));
   rounded.integers = integers;
   rounded.offsets = reinterpret_cast<int32_t*>(integers + length);
-  const float most = largest(row, weight.columns);
+  const float most = largest(row, weight.width);
   rounded.scale = most < kSmallest ? 0.0f : most / 127.0f;
   if (!(most >= kSmallest)) return rounded;
   const float factor = 127.0f / most;
-  for (int32_t i = 0; i < weight.columns; ++i) {
+  for (int32_t i = 0; i < weight.width; ++i) {
     integers[i] = static_cast<int8_t>(bits(row[i] * factor + kToInteger) - bits(kToInteger));
   }
-  if (weight.stored == Stored::kInt8) return rounded;
+  if (weight.type == Matrix::Type::kInt8) return rounded;
   auto* const offsets = reinterpret_cast<int32_t*>(integers + length);
   for (size_t group = 0; group < length / kGroup; ++group) {
     int8_t* const to = integers + group * kGroup;

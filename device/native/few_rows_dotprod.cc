@@ -3,7 +3,7 @@
 
 namespace edge_mtp {
 
-void multiply_tile_dotprod(const Weight& weight, int64_t first, int32_t weights, const Activations* rows, int32_t count,
+void multiply_tile_dotprod(const Matrix& weight, int64_t first, int32_t weights, const Activations* rows, int32_t count,
                       float (*out)[kRowTile]) {
   multiply_tile(weight, first, weights, rows, count, out);
 }

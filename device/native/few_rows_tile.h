@@ -1,7 +1,7 @@
 // The products of few_rows.h, for the instruction set that the including file is compiled for (lanes.h).
 //
-// A tile multiplies some rows of the weight with some rows of activations, group by group, so that a group of weights is
-// unpacked once for all rows and a group of activations read once for all weights. An int4 counts from 8 below, which
+// A tile multiplies some rows of the weight with some rows of activations, group by group: a group of weights is unpacked
+// once for all rows, and a group of activations read once for all weights. Below 8 bits a weight is raised by 8, which
 // makes it unsigned; what that adds is known from the activations alone, and taken off again.
 #pragma once
 
@@ -14,33 +14,9 @@ namespace {
 constexpr int32_t kHalf = kGroup / 2;  // the smallest block
 constexpr size_t kAhead = 1024;        // bytes of a row's successors that are fetched early
 
-typedef int32_t Four __attribute__((vector_size(16)));
-
-// IEEE half precision, as C has no type for it everywhere.
-inline float half(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, rest = bits & 0x7fff;
-  // As a float the exponent is 112 too small; NaN and infinity keep the largest.
-  uint32_t word = rest << 13;
-  float size;
-  std::memcpy(&size, &word, sizeof size);
-  size *= 0x1p112f;
-  if (rest >= 0x7c00) {
-    word |= 0x7f800000;
-    std::memcpy(&size, &word, sizeof size);
-  }
-  std::memcpy(&word, &size, sizeof word);
-  word |= sign;
-  std::memcpy(&size, &word, sizeof size);
-  return size;
-}
-
-// Sums of products of a group: of its first half in one part and of its second in another. Int8 and Int4 are 64 weights
-// that are ready to be multiplied; `dot` multiplies.
+// Sums of products of a group: of its first half in one part and of its second in another. Int8, Int4 and Int2 are 64
+// weights that are ready to be multiplied; `dot` multiplies.
 #if defined(__AVX2__) && defined(__FMA__)
-
-inline Lanes load(const uint16_t* from) {
-  return (Lanes)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-}
 
 struct Sums {
   __m256i lanes = _mm256_setzero_si256();
@@ -75,6 +51,25 @@ struct Int4 {
     odd = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
   }
   __m256i even, odd;
+
+ protected:
+  Int4() = default;
+};
+
+struct Int2 : Int4 {
+  explicit Int2(const uint8_t* from) {
+    const __m128i stored = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    const __m128i packed = _mm_xor_si128(stored, _mm_set1_epi8(static_cast<char>(0xaa)));
+    const auto place = [&](int32_t bit) {
+      const __m128i low = _mm_and_si128(_mm_srli_epi16(packed, bit), _mm_set1_epi8(3));
+      return _mm_add_epi8(low, _mm_set1_epi8(6));
+    };
+    const auto both = [](__m128i a, __m128i b) {
+      return _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
+    };
+    even = both(place(0), place(4));
+    odd = both(place(2), place(6));
+  }
 };
 
 inline Sums dot(const Int4& weights, const int8_t* row) {
@@ -85,7 +80,7 @@ inline Sums dot(const Int4& weights, const int8_t* row) {
 // Floats for the two halves of groups, times a scale each.
 struct Scales {
   explicit Scales(float both) : lanes(all(both)) {}
-  explicit Scales(const uint16_t* two) {
+  explicit Scales(const Half* two) {
     int32_t halves;
     std::memcpy(&halves, two, sizeof halves);
     const __m128 floats = _mm_cvtph_ps(_mm_cvtsi32_si128(halves));
@@ -109,18 +104,18 @@ struct Floats {
 #else
 
 struct Sums {
-  Four first = {}, second = {};
+  Integers first = {}, second = {};
   void operator+=(Sums other) { first += other.first, second += other.second; }
   int32_t total() const {
-    const Four both = first + second;
+    const Integers both = first + second;
     return (both[0] + both[1]) + (both[2] + both[3]);
   }
 };
 
 #if defined(__ARM_FEATURE_DOTPROD)
 
-inline Four dot16(int8x16_t a, const int8_t* b, Four sums = Four{}) {
-  return (Four)vdotq_s32((int32x4_t)sums, a, vld1q_s8(b));
+inline Integers dot16(int8x16_t a, const int8_t* b, Integers sums = Integers{}) {
+  return (Integers)vdotq_s32((int32x4_t)sums, a, vld1q_s8(b));
 }
 
 struct Int8 {
@@ -144,6 +139,22 @@ struct Int4 {
     }
   }
   int8x16_t even[2], odd[2];
+
+ protected:
+  Int4() = default;
+};
+
+struct Int2 : Int4 {
+  explicit Int2(const uint8_t* from) {
+    const uint8x16_t packed = veorq_u8(vld1q_u8(from), vdupq_n_u8(0xaa));
+    const auto place = [&](int8_t bit) {
+      const uint8x16_t low = vandq_u8(vshlq_u8(packed, vdupq_n_s8(static_cast<int8_t>(-bit))), vdupq_n_u8(3));
+      return vreinterpretq_s8_u8(vaddq_u8(low, vdupq_n_u8(6)));
+    };
+    const int8x16_t places[4] = {place(0), place(2), place(4), place(6)};
+    even[0] = vzip1q_s8(places[0], places[2]), even[1] = vzip2q_s8(places[0], places[2]);
+    odd[0] = vzip1q_s8(places[1], places[3]), odd[1] = vzip2q_s8(places[1], places[3]);
+  }
 };
 
 inline Sums dot(const Int4& of, const int8_t* row) {
@@ -166,6 +177,16 @@ struct Int4 {
     }
   }
   int8_t even[kHalf], odd[kHalf];
+
+ protected:
+  Int4() = default;
+};
+
+struct Int2 : Int4 {
+  explicit Int2(const uint8_t* from) {
+    const auto place = [&](int32_t i, int32_t bit) { return static_cast<int8_t>(((from[i / 2] >> bit & 3) ^ 2) + 6); };
+    for (int32_t i = 0; i < kHalf; ++i) even[i] = place(i, i % 2 * 4), odd[i] = place(i, i % 2 * 4 + 2);
+  }
 };
 
 inline int32_t dot_some(const int8_t* a, const int8_t* b, int32_t count) {
@@ -175,44 +196,33 @@ inline int32_t dot_some(const int8_t* a, const int8_t* b, int32_t count) {
 }
 
 inline Sums dot(const Int8& of, const int8_t* row) {
-  return {Four{dot_some(of.weights, row, kHalf)}, Four{dot_some(of.weights + kHalf, row + kHalf, kHalf)}};
+  return {Integers{dot_some(of.weights, row, kHalf)}, Integers{dot_some(of.weights + kHalf, row + kHalf, kHalf)}};
 }
 
 inline Sums dot(const Int4& of, const int8_t* row) {
   constexpr int32_t kQuarter = kHalf / 2;
   const auto part = [&](int32_t at) {
-    return Four{dot_some(of.even + at, row + at, kQuarter) + dot_some(of.odd + at, row + kHalf + at, kQuarter)};
+    return Integers{dot_some(of.even + at, row + at, kQuarter) + dot_some(of.odd + at, row + kHalf + at, kQuarter)};
   };
   return {part(0), part(kQuarter)};
 }
 
 #endif
 
-#ifdef __aarch64__
-inline Lanes load(const uint16_t* from) { return (Lanes)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
-#else
-inline Lanes load(const uint16_t* from) { return Lanes{half(from[0]), half(from[1]), half(from[2]), half(from[3])}; }
-#endif
-
-inline Lanes to_floats(Four sums) {
-  return Lanes{static_cast<float>(sums[0]), static_cast<float>(sums[1]), static_cast<float>(sums[2]),
-               static_cast<float>(sums[3])};
-}
-
 struct Scales {
   explicit Scales(float both) : first(all(both)), second(first) {}
-  explicit Scales(const uint16_t* two) : first(all(half(two[0]))), second(all(half(two[1]))) {}
+  explicit Scales(const Half* two) : first(all(widened(two[0]))), second(all(widened(two[1]))) {}
   Lanes first, second;
 };
 
 struct Floats {
   Lanes lanes = {};
   void add(Sums sums, const int32_t* offsets, const Scales& scales) {
-    Four first, second;
+    Integers first, second;
     std::memcpy(&first, offsets, sizeof first);
     std::memcpy(&second, offsets + 4, sizeof second);
-    lanes = fused(to_floats(sums.first - first), scales.first, lanes);
-    lanes = fused(to_floats(sums.second - second), scales.second, lanes);
+    lanes = fused(floats(sums.first - first), scales.first, lanes);
+    lanes = fused(floats(sums.second - second), scales.second, lanes);
   }
   float total() const { return sum(lanes); }
 };
@@ -223,20 +233,25 @@ template <typename Packed>
 constexpr size_t kPackedBytes = kGroup;
 template <>
 constexpr size_t kPackedBytes<Int4> = kGroup / 2;
+template <>
+constexpr size_t kPackedBytes<Int2> = kGroup / 4;
 
 // Pointers to the tile's rows of weights, the last one again where there are fewer.
 struct TileRows {
-  TileRows(const Weight& weight, int64_t first, int32_t weights) {
-    for (int32_t w = 0; w < kWeightTile; ++w) at[w] = weight.row(first + (w < weights ? w : weights - 1));
+  TileRows(const Matrix& weight, int64_t first, int32_t weights) {
+    for (int32_t w = 0; w < kWeightTile; ++w) {
+      const int64_t row = first + (w < weights ? w : weights - 1);
+      at[w] = static_cast<const uint8_t*>(weight.data) + row * weight.row_bytes();
+    }
   }
   const uint8_t* at[kWeightTile];
 };
 
-// Calls step(group, rows of weights, where the group begins in them) for each group. Behind the end of a row stand zeros.
+// Calls step(group, rows of weights, where the group begins in them) for each group. Behind a row's end stand zeros.
 template <typename Packed, int32_t kWeights, typename Step>
-inline __attribute__((always_inline)) void each_group(const Weight& weight, const TileRows& rows, const Step& step) {
+inline __attribute__((always_inline)) void each_group(const Matrix& weight, const TileRows& rows, const Step& step) {
   constexpr size_t kBytes = kPackedBytes<Packed>;
-  const size_t whole = weight.row_bytes() / kBytes, rest = weight.row_bytes() % kBytes;
+  const auto size = static_cast<size_t>(weight.row_bytes()), whole = size / kBytes, rest = size % kBytes;
   for (size_t group = 0; group < whole; ++group) step(group, rows.at, group * kBytes);
   if (rest == 0) return;
   uint8_t filled[kWeights][kBytes] = {};
@@ -253,7 +268,7 @@ inline void prefetch(const uint8_t* from) {
 }
 
 template <typename Packed, int32_t kWeights, int32_t kRows>
-void multiply_rows(const Weight& weight, int64_t first, int32_t weights, const Activations* rows,
+void multiply_rows(const Matrix& weight, int64_t first, int32_t weights, const Activations* rows,
                    float (*out)[kRowTile]) {
   Sums sums[kWeights][kRows];
   const auto step = [&](size_t group, const uint8_t* const* at, size_t begin) __attribute__((always_inline)) {
@@ -275,24 +290,24 @@ void multiply_rows(const Weight& weight, int64_t first, int32_t weights, const A
 }
 
 template <int32_t kWeights, int32_t kRows>
-void multiply_blocks(const Weight& weight, int64_t first, int32_t weights, const Activations* rows,
+void multiply_blocks(const Matrix& weight, int64_t first, int32_t weights, const Activations* rows,
                      float (*out)[kRowTile]) {
-  const int32_t per_row = weight.columns / weight.block;
-  const uint16_t* scales[kWeights];
+  const int32_t per_row = weight.width / weight.block;
+  const Half* scales[kWeights];
   for (int32_t w = 0; w < kWeights; ++w) {
     const int64_t row = first + (w < weights ? w : weights - 1);
-    scales[w] = static_cast<const uint16_t*>(weight.scales) + row * per_row;
+    scales[w] = static_cast<const Half*>(weight.scales) + row * per_row;
   }
   Floats sums[kWeights][kRows];
   const auto step = [&](size_t group, const uint8_t* const* at, size_t begin) __attribute__((always_inline)) {
     const size_t column = group * kGroup;
     const size_t block = column / static_cast<size_t>(weight.block);
-    const bool is_single = weight.block > kHalf || column + kHalf >= static_cast<size_t>(weight.columns);
+    const bool is_single = weight.block > kHalf || column + kHalf >= static_cast<size_t>(weight.width);
 #pragma GCC unroll 4
     for (int32_t w = 0; w < kWeights; ++w) {
       prefetch(at[w] + begin);
       const Int4 packed(at[w] + begin);
-      const Scales scale = is_single ? Scales(half(scales[w][block])) : Scales(scales[w] + block);
+      const Scales scale = is_single ? Scales(widened(scales[w][block])) : Scales(scales[w] + block);
 #pragma GCC unroll 4
       for (int32_t r = 0; r < kRows; ++r) {
         sums[w][r].add(dot(packed, rows[r].integers + column), rows[r].offsets + group * 8, scale);
@@ -306,12 +321,12 @@ void multiply_blocks(const Weight& weight, int64_t first, int32_t weights, const
 }
 
 template <typename Number, int32_t kWeights, int32_t kRows>
-void multiply_floats(const Weight& weight, int64_t first, int32_t weights, const Activations* rows,
+void multiply_floats(const Matrix& weight, int64_t first, int32_t weights, const Activations* rows,
                      float (*out)[kRowTile]) {
   const TileRows tile(weight, first, weights);
   const Number* at[kWeights];
   for (int32_t w = 0; w < kWeights; ++w) at[w] = reinterpret_cast<const Number*>(tile.at[w]);
-  const int32_t whole = weight.columns / kLanes * kLanes, rest = weight.columns - whole;
+  const int32_t whole = weight.width / kLanes * kLanes, rest = weight.width - whole;
   Lanes sums[kWeights][kRows] = {};
   for (int32_t k = 0; k < whole; k += kLanes) {
 #pragma GCC unroll 4
@@ -336,24 +351,30 @@ void multiply_floats(const Weight& weight, int64_t first, int32_t weights, const
   }
 }
 
-// As many rows of weights at once as registers allow; a row alone shares nothing but what it reads of the activations.
-template <int32_t kRows>
-void multiply(const Weight& weight, int64_t first, int32_t weights, const Activations* rows, float (*out)[kRowTile]) {
-  constexpr int32_t kWeights = kRows == 1 ? 4 : 2;
-  for (int32_t w = 0; w < weights; w += kWeights) {
-    const int32_t count = weights - w < kWeights ? weights - w : kWeights;
-    switch (weight.stored) {
-      case Stored::kFloat32: multiply_floats<float, kWeights, kRows>(weight, first + w, count, rows, out + w); break;
-      case Stored::kFloat16: multiply_floats<uint16_t, kWeights, kRows>(weight, first + w, count, rows, out + w); break;
-      case Stored::kInt8: multiply_rows<Int8, kWeights, kRows>(weight, first + w, count, rows, out + w); break;
-      case Stored::kInt4:
-        if (weight.block > 0) multiply_blocks<kWeights, kRows>(weight, first + w, count, rows, out + w);
-        else multiply_rows<Int4, kWeights, kRows>(weight, first + w, count, rows, out + w);
-    }
+template <int32_t kWeights, int32_t kRows>
+void multiply_stored(const Matrix& weight, int64_t first, int32_t weights, const Activations* rows,
+                     float (*out)[kRowTile]) {
+  if (weight.block > 0) return multiply_blocks<kWeights, kRows>(weight, first, weights, rows, out);
+  switch (weight.type) {
+    case Matrix::Type::kFloat32: return multiply_floats<float, kWeights, kRows>(weight, first, weights, rows, out);
+    case Matrix::Type::kFloat16: return multiply_floats<Half, kWeights, kRows>(weight, first, weights, rows, out);
+    case Matrix::Type::kInt8: return multiply_rows<Int8, kWeights, kRows>(weight, first, weights, rows, out);
+    case Matrix::Type::kInt4: return multiply_rows<Int4, kWeights, kRows>(weight, first, weights, rows, out);
+    case Matrix::Type::kInt2: return multiply_rows<Int2, kWeights, kRows>(weight, first, weights, rows, out);
   }
 }
 
-inline void multiply_tile(const Weight& weight, int64_t first, int32_t weights, const Activations* rows, int32_t count,
+// As many rows of weights at once as registers allow; a row alone shares nothing but what it reads of the activations.
+template <int32_t kRows>
+void multiply(const Matrix& weight, int64_t first, int32_t weights, const Activations* rows, float (*out)[kRowTile]) {
+  constexpr int32_t kWeights = kRows == 1 ? 4 : 2;
+  for (int32_t w = 0; w < weights; w += kWeights) {
+    const int32_t count = weights - w < kWeights ? weights - w : kWeights;
+    multiply_stored<kWeights, kRows>(weight, first + w, count, rows, out + w);
+  }
+}
+
+inline void multiply_tile(const Matrix& weight, int64_t first, int32_t weights, const Activations* rows, int32_t count,
                           float (*out)[kRowTile]) {
   switch (count) {
     case 1: return multiply<1>(weight, first, weights, rows, out);

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_mtp.export.encodings import Encoded, Encoding
 
-STORED = {"fp32": 0, "fp16": 1, "int8": 2, "int4": 3}  # as few_rows.h counts
+TYPES = {"fp32": 0, "fp16": 1, "int8": 2, "int4": 3, "int2": 4}  # as matrix.h counts
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Matrices:
     def form(self) -> tuple[int, int]:
         """How they are stored, and the block."""
         block = self.encoding.block or 0
-        return STORED["int4" if block else self.encoding.name], block
+        return TYPES["int4" if block else self.encoding.name], block
 
 
 class Experts:

@@ -20,7 +20,7 @@ from edge_mtp.export.encodings import ENCODINGS, Encoding, decode, encode
 
 BUILDS = ["experts", "experts_baseline"]
 WORKERS = 3
-FORMS = ["fp32", "fp16", "int8", "int4", "int4b32", "int4b64", "int4b128", "int4b256"]
+FORMS = ["fp32", "fp16", "int8", "int4", "int2", "int4b32", "int4b64", "int4b128", "int4b256"]
 
 
 @pytest.fixture(scope="session", params=BUILDS, ids=["native", "baseline"])
@@ -104,7 +104,7 @@ def cases(draw: st.DrawFn) -> Case:
     """All encodings, sizes that fill no vector; experts that all rows choose, that one row chooses twice, or none."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     names = draw(st.sampled_from(FORMS)), draw(st.sampled_from(FORMS))
-    steps = [ENCODINGS[name].block or 2 for name in names]
+    steps = [ENCODINGS[name].block or 4 for name in names]
     hidden, inner = (step * draw(st.integers(1, max(2, 300 // step))) for step in steps)
     experts, choices = draw(st.integers(1, 9)), draw(st.integers(1, 4))
     count = draw(st.one_of(st.integers(1, 9), st.integers(1, 40)))

@@ -15,8 +15,7 @@
 namespace {
 
 using edge_mtp::Experts;
-using edge_mtp::Stored;
-using edge_mtp::Weight;
+using edge_mtp::Matrix;
 using edge_mtp::WorkerPool;
 
 std::mt19937 random_numbers(1);
@@ -28,28 +27,28 @@ int32_t between(int32_t least, int32_t most) {
 float drawn() { return static_cast<float>(between(-1000, 1000)) / 1000; }
 
 // A random matrix as it is stored, and the numbers that it stands for.
-struct Matrix {
-  Matrix(int32_t rows, int32_t columns, Stored stored, int32_t block) {
+struct Stored {
+  Stored(int32_t rows, int32_t columns, Matrix::Type type, int32_t block) {
     const auto size = static_cast<size_t>(rows) * static_cast<size_t>(columns);
     numbers.resize(size);
-    weight = {nullptr, nullptr, stored, columns, block};
-    data.resize(weight.row_bytes() * static_cast<size_t>(rows));
+    weight = {type, nullptr, nullptr, rows, columns, block};
+    data.resize(static_cast<size_t>(weight.row_bytes() * rows));
     const auto run = static_cast<size_t>(block > 0 ? block : columns);
     for (size_t i = 0; i < size; ++i) {
-      if (stored == Stored::kFloat32) {
+      if (type == Matrix::Type::kFloat32) {
         numbers[i] = drawn();
         std::memcpy(data.data() + 4 * i, &numbers[i], 4);
         continue;
       }
-      if (stored == Stored::kFloat16) {
+      if (type == Matrix::Type::kFloat16) {
         numbers[i] = half(static_cast<uint16_t>(between(0x3000, 0x3bff) | between(0, 1) << 15), data.data() + 2 * i);
         continue;
       }
       if (i % run == 0) add_scale(block > 0);
-      const int32_t integer = stored == Stored::kInt8 ? between(-128, 127) : between(-8, 7);
+      const int32_t bits = weight.bits(), half_range = 1 << (bits - 1), integer = between(-half_range, half_range - 1);
+      const size_t bit = i * static_cast<size_t>(bits);
       numbers[i] = scale * static_cast<float>(integer);
-      if (stored == Stored::kInt8) data[i] = static_cast<uint8_t>(integer);
-      else data[i / 2] = static_cast<uint8_t>(data[i / 2] | (integer & 15) << (i % 2 * 4));
+      data[bit / 8] = static_cast<uint8_t>(data[bit / 8] | (integer & ((1 << bits) - 1)) << bit % 8);
     }
     weight.data = data.data();
     weight.scales = scales.data();
@@ -73,14 +72,14 @@ struct Matrix {
     scales.insert(scales.end(), bytes, bytes + (is_half ? 2 : 4));
   }
 
-  Weight weight{};
+  Matrix weight{};
   float scale = 0;
   std::vector<float> numbers;
   std::vector<uint8_t> data, scales;
 };
 
 // Numbers as products with `weight` see them.
-std::vector<double> seen(const Weight& weight, const std::vector<double>& row) {
+std::vector<double> seen(const Matrix& weight, const std::vector<double>& row) {
   float most = 0;
   for (const double each : row) most = std::max(most, static_cast<float>(std::abs(each)));
   if (!weight.is_integer() || most == 0) return row;
@@ -92,7 +91,7 @@ std::vector<double> seen(const Weight& weight, const std::vector<double>& row) {
   return rounded;
 }
 
-double dot(const Matrix& matrix, size_t row, const std::vector<double>& by) {
+double dot(const Stored& matrix, size_t row, const std::vector<double>& by) {
   double sum = 0;
   for (size_t i = 0; i < by.size(); ++i) sum += by[i] * static_cast<double>(matrix.numbers[row * by.size() + i]);
   return sum;
@@ -100,19 +99,19 @@ double dot(const Matrix& matrix, size_t row, const std::vector<double>& by) {
 
 void check_case(WorkerPool& pool) {
   const auto form = [](int32_t& columns, int32_t& block) {
-    const auto stored = static_cast<Stored>(between(0, 3));
-    block = stored == Stored::kInt4 && between(0, 2) > 0 ? 32 << between(0, 3) : 0;
-    columns = block > 0 ? block * between(1, 3) : 2 * between(1, 90);
-    return stored;
+    const auto type = static_cast<Matrix::Type>(between(0, 4));
+    block = type == Matrix::Type::kInt4 && between(0, 2) > 0 ? 32 << between(0, 3) : 0;
+    columns = block > 0 ? block * between(1, 3) : 4 * between(1, 45);
+    return type;
   };
   Experts call{};
   int32_t gate_block, down_block;
-  const Stored gate_stored = form(call.hidden, gate_block), down_stored = form(call.inner, down_block);
+  const Matrix::Type gate_type = form(call.hidden, gate_block), down_type = form(call.inner, down_block);
   call.experts = between(1, 5);
   call.count = between(1, 7);
   call.choices = between(1, 3);
-  const Matrix gate_up(call.experts * 2 * call.inner, call.hidden, gate_stored, gate_block);
-  const Matrix down(call.experts * call.hidden, call.inner, down_stored, down_block);
+  const Stored gate_up(call.experts * 2 * call.inner, call.hidden, gate_type, gate_block);
+  const Stored down(call.experts * call.hidden, call.inner, down_type, down_block);
   const auto hidden = static_cast<size_t>(call.hidden), inner = static_cast<size_t>(call.inner);
   const auto count = static_cast<size_t>(call.count), choices = static_cast<size_t>(call.choices);
   std::vector<float> rows(count * hidden), shares(count * choices), out(rows.size(), NAN), alone(rows.size(), NAN);

@@ -3,8 +3,7 @@
 
 #include "worker_pool.h"
 
-using edge_mtp::Stored;
-using edge_mtp::Weight;
+using edge_mtp::Matrix;
 using edge_mtp::WorkerPool;
 
 extern "C" {
@@ -14,13 +13,17 @@ void experts_pool_destroy(WorkerPool* pool) { delete pool; }
 
 void experts(const float* rows, const int32_t* chosen, const float* shares, const void* gate_up,
              const void* gate_up_scales, const void* down, const void* down_scales, float* out, int32_t count,
-             int32_t choices, int32_t experts, int32_t hidden, int32_t inner, int32_t gate_up_stored,
-             int32_t gate_up_block, int32_t down_stored, int32_t down_block, WorkerPool* pool) {
-  edge_mtp::mix_experts({rows, chosen, shares,
-                         Weight{gate_up, gate_up_scales, static_cast<Stored>(gate_up_stored), hidden, gate_up_block},
-                         Weight{down, down_scales, static_cast<Stored>(down_stored), inner, down_block}, out, count,
-                         choices, experts, hidden, inner},
-                        pool);
+             int32_t choices, int32_t experts, int32_t hidden, int32_t inner, int32_t gate_up_type,
+             int32_t gate_up_block, int32_t down_type, int32_t down_block, WorkerPool* pool) {
+  const auto matrix = [](int32_t type, const void* data, const void* scales, int32_t rows, int32_t width,
+                         int32_t block) {
+    return Matrix{static_cast<Matrix::Type>(type), data, scales, rows, width, block};
+  };
+  edge_mtp::mix_experts(
+      {rows, chosen, shares, matrix(gate_up_type, gate_up, gate_up_scales, experts * 2 * inner, hidden, gate_up_block),
+       matrix(down_type, down, down_scales, experts * hidden, inner, down_block), out, count, choices, experts, hidden,
+       inner},
+      pool);
 }
 
 }  // extern "C"
