@@ -44,24 +44,24 @@ def experts(rows: Tensor, chosen: Tensor, shares: Tensor, gate_up: Tensor, down:
 
 def looked_up_experts(rows: Tensor, chosen: Tensor, shares: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The decomposition."""
-    answers = [_looked_up(*row, gate_up, down) for row in zip(rows.split(1), chosen, shares.split(1), strict=True)]
-    return torch.cat(answers)
+    answers = [_looked_up(rows[at], chosen[at], shares[at], gate_up, down) for at in range(len(rows))]
+    return torch.stack(answers)
 
 
 def _looked_up(row: Tensor, chosen: Tensor, shares: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """One row's experts: row [1,H], chosen i32 [k], shares [1,k] -> [1,H]."""
-    hidden, inner, choices = row.shape[1], down.shape[1], len(chosen)
+    """One row's experts: row [H], chosen i32 [k], shares [k] -> [H]."""
+    hidden, inner, choices = len(row), down.shape[1], len(chosen)
 
     def matrix(weight: Tensor, experts: Tensor, count: int) -> Tensor:
         ids = experts.view(-1, 1) * count + torch.arange(count, dtype=torch.int32).view(1, -1)
         looked_up: Tensor = lookup(ids.view(-1), weight)
         return looked_up
 
-    gate, up = linear(row, matrix(gate_up, chosen, 2 * inner)).view(choices, 2, inner).unbind(1)
+    gate, up = linear(row.view(1, -1), matrix(gate_up, chosen, 2 * inner)).view(choices, 2, inner).unbind(1)
     states = (torch.nn.functional.gelu(gate, approximate="tanh") * up).chunk(choices)
     answers = [
         linear(state, matrix(down, expert, hidden))
         for state, expert in zip(states, chosen.chunk(choices), strict=True)
     ]
-    answer: Tensor = shares @ torch.cat(answers)
-    return answer
+    answer: Tensor = shares.view(1, -1) @ torch.cat(answers)
+    return answer.view(-1)
