@@ -40,7 +40,7 @@ class Locked {
  public:
   Locked(TensorBuffer buffer, LockMode mode) : buffer_(buffer) {
     void* data = nullptr;
-    if (bound->LockTensorBuffer(buffer, &data, mode) == litert::kOk) data_ = static_cast<T*>(data);
+    if (buffer != nullptr && bound->LockTensorBuffer(buffer, &data, mode) == litert::kOk) data_ = static_cast<T*>(data);
   }
   ~Locked() {
     if (data_ != nullptr) bound->UnlockTensorBuffer(buffer_);
@@ -276,13 +276,18 @@ Status experts_run(void* pool, size_t n_in, const TensorBuffer* in, size_t, Tens
   RankedTensorType type;
   if (!result.get() || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk) return kInvalidArgument;
   Experts call{};
-  const auto scales = [&](size_t number) { return std::min(kExpertsOperands + number, n_in - 1); };
+  // A buffer can be locked only once, so what is not there is no other operand instead.
+  const auto scales = [&](size_t number) { return number < n_in ? in[number] : nullptr; };
   const Locked<const float> rows(in[kRows], kRead), shares(in[kShares], kRead);
   const Locked<const int32_t> chosen(in[kChosen], kRead);
   const Locked<const void> gate_up(in[kGateUp], kRead), down(in[kDown], kRead);
-  const Locked<const void> first_scales(in[scales(0)], kRead), second_scales(in[scales(1)], kRead);
-  if (!rows.get() || !shares.get() || !chosen.get() || !gate_up.get() || !down.get() || !first_scales.get() ||
-      !second_scales.get() || !describe(in, n_in, call)) {
+  const Locked<const void> first(scales(kExpertsOperands), kRead), second(scales(kExpertsOperands + 1), kRead);
+  const bool is_described = describe(in, n_in, call);
+  call.gate_up.scales = first.get();
+  call.down.scales = call.gate_up.is_integer() ? second.get() : first.get();
+  const auto is_whole = [](const Matrix& weight) { return !weight.is_integer() || weight.scales != nullptr; };
+  if (!is_described || !is_whole(call.gate_up) || !is_whole(call.down) || !rows.get() || !shares.get() ||
+      !chosen.get() || !gate_up.get() || !down.get()) {
     // Not a number in any logit: the selection reports it.
     const int32_t* const sizes = type.layout.dimensions;
     const auto count = static_cast<size_t>(sizes[0]) * static_cast<size_t>(sizes[1]);
@@ -293,9 +298,7 @@ Status experts_run(void* pool, size_t n_in, const TensorBuffer* in, size_t, Tens
   call.chosen = chosen.get();
   call.shares = shares.get();
   call.gate_up.data = gate_up.get();
-  call.gate_up.scales = first_scales.get();
   call.down.data = down.get();
-  call.down.scales = call.gate_up.is_integer() ? second_scales.get() : first_scales.get();
   call.out = result.get();
   mix_experts(call, static_cast<WorkerPool*>(pool));
   return litert::kOk;
