@@ -60,8 +60,7 @@ def _looked_up(row: Tensor, chosen: Tensor, shares: Tensor, gate_up: Tensor, dow
     gate, up = linear(row.view(1, -1), matrix(gate_up, chosen, 2 * inner)).view(choices, 2, inner).unbind(1)
     states = (torch.nn.functional.gelu(gate, approximate="tanh") * up).chunk(choices)
     answers = [
-        linear(state, matrix(down, expert, hidden))
-        for state, expert in zip(states, chosen.chunk(choices), strict=True)
+        linear(state, matrix(down, expert, hidden)) for state, expert in zip(states, chosen.chunk(choices), strict=True)
     ]
     answer: Tensor = shares.view(1, -1) @ torch.cat(answers)
     return answer.view(-1)

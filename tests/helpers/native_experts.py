@@ -58,6 +58,10 @@ class Experts:
         self._library.experts(*pointers, *sizes, *gate_up.form, *down.form, self._pool)
         return out
 
+    def read(self, words: NDArray[np.uint64]) -> None:
+        """Read all of an array of whole 512 KiB, as fast as memory gives it."""
+        self._library.read_memory(_pointer(words), ctypes.c_int64(len(words)), self._pool)
+
 
 def _pointer(array: NDArray[Any] | None) -> ctypes.c_void_p:
     assert array is None or array.flags.c_contiguous

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_build import NATIVE, part
@@ -17,6 +20,7 @@ from native_experts import experts as native_experts
 from numpy.typing import NDArray
 
 from edge_mtp.export.encodings import ENCODINGS, Encoding, decode, encode
+from edge_mtp.export.experts import experts, looked_up_experts
 
 BUILDS = ["experts", "experts_baseline"]
 WORKERS = 3
@@ -87,7 +91,9 @@ class Case:
                 result[at] += share * (down[expert] @ seen)
                 step = np.abs(state).max() / 127 if self.down.encoding.is_integer else 0.0
                 unsure = 1e-6 * sizes.max() * (np.abs(state) + sizes.max()) + 1e-6 * np.abs(state)
-                near = np.abs(np.abs(state / step % 1) - 0.5) * step < 4 * unsure if step else np.zeros(len(state), bool)
+                near = (
+                    np.abs(np.abs(state / step % 1) - 0.5) * step < 4 * unsure if step else np.zeros(len(state), bool)
+                )
                 error = np.abs(down[expert]) @ (unsure * 2 + near * step) + 1e-6 * np.abs(down[expert]) @ np.abs(seen)
                 tolerance[at] += abs(share) * error
         return result, tolerance + 1e-30
@@ -106,26 +112,29 @@ def cases(draw: st.DrawFn) -> Case:
     names = draw(st.sampled_from(FORMS)), draw(st.sampled_from(FORMS))
     steps = [ENCODINGS[name].block or 4 for name in names]
     hidden, inner = (step * draw(st.integers(1, max(2, 300 // step))) for step in steps)
-    experts, choices = draw(st.integers(1, 9)), draw(st.integers(1, 4))
+    count_experts, choices = draw(st.integers(1, 9)), draw(st.integers(1, 4))
     count = draw(st.one_of(st.integers(1, 9), st.integers(1, 40)))
-    chosen = rng.integers(0, experts, (count, choices)).astype(np.int32)
+    chosen = rng.integers(0, count_experts, (count, choices)).astype(np.int32)
     if draw(st.booleans()):
         chosen[:] = chosen[0]
     rows = rng.standard_normal((count, hidden)) * draw(st.sampled_from([0.0, 1e-3, 1.0, 1.0, 30.0]))
     rows[rng.integers(count)] *= draw(st.sampled_from([0.0, 1.0, 100.0]))
     shares = rng.standard_normal((count, choices)) * draw(st.sampled_from([0.0, 1.0, 1.0]))
-    gate_up, down = matrices(rng, names[0], experts * 2 * inner, hidden), matrices(rng, names[1], experts * hidden, inner)
+    gate_up, down = (
+        matrices(rng, names[0], experts * 2 * inner, hidden),
+        matrices(rng, names[1], experts * hidden, inner),
+    )
     return Case(rows.astype(np.float32), chosen, shares.astype(np.float32), gate_up, down)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(case=cases())
 def test_the_kernel_computes_what_the_definition_says(kernel: Experts, case: Case) -> None:
     result, tolerance = case.expected()
     np.testing.assert_array_less(np.abs(kernel(*case.operands) - result), tolerance)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(case=cases(), data=st.data())
 def test_a_row_does_not_notice_the_others(kernel: Experts, alone: Experts, case: Case, data: st.DataObject) -> None:
     """Bit by bit: not their number, their places, or the threads."""
@@ -136,13 +145,13 @@ def test_a_row_does_not_notice_the_others(kernel: Experts, alone: Experts, case:
     np.testing.assert_array_equal(single[0], together[row])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(case=cases(), data=st.data())
 def test_the_order_of_a_choice_does_not_matter(kernel: Experts, case: Case, data: st.DataObject) -> None:
     """Bit by bit, as long as a row chooses no expert twice."""
-    experts = len(case.weights()[1])
-    case.chosen = np.stack([(row[0] + np.arange(len(row))) % experts for row in case.chosen]).astype(np.int32)
-    case.chosen, case.shares = case.chosen[:, :experts].copy(), case.shares[:, :experts].copy()
+    count = len(case.weights()[1])
+    case.chosen = np.stack([(row[0] + np.arange(len(row))) % count for row in case.chosen]).astype(np.int32)
+    case.chosen, case.shares = case.chosen[:, :count].copy(), case.shares[:, :count].copy()
     order = data.draw(st.permutations(range(case.chosen.shape[1])))
     turned = replace(case, chosen=case.chosen[:, order].copy(), shares=case.shares[:, order].copy())
     np.testing.assert_array_equal(kernel(*case.operands), kernel(*turned.operands))
@@ -190,3 +199,41 @@ def test_native_checks_pass_with_neon(tmp_path: Path, machine: str) -> None:
     program = tmp_path / "experts_test"
     subprocess.run(["aarch64-linux-gnu-g++", "-static", "-pthread", *objects, "-o", program], check=True)
     subprocess.run(["qemu-aarch64-static", "-cpu", machine, program], check=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": (2, 1)}, r"2 rows with \[2, 1\] choices and \[2, 2\] shares"),
+        ({"rows": (3, 8)}, "3 rows"),
+        ({"gate_up": (3 * 8, 4)}, "for rows of 8"),
+        ({"down": (3 * 8 + 1, 4)}, "for rows of 8"),
+    ],
+)
+def test_operands_that_do_not_fit_are_refused(change: dict[str, tuple[int, ...]], message: str) -> None:
+    shapes = {"rows": (2, 8), "chosen": (2, 2), "shares": (2, 2), "gate_up": (3 * 8, 8), "down": (3 * 8, 4)} | change
+    operands = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    operands["chosen"] = operands["chosen"].to(torch.int32)
+    with pytest.raises(ValueError, match=message):
+        experts(**operands)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_the_decomposition_computes_what_the_definition_says(case: Case) -> None:
+    """Without rounded activations: on the weights as floats."""
+    gate_up, down = case.weights()
+    floats = [
+        Matrices(ENCODINGS["fp32"], encode(m.reshape(-1, m.shape[2]).astype(np.float32), ENCODINGS["fp32"]), m.shape[2])
+        for m in (gate_up, down)
+    ]
+    result, tolerance = replace(case, gate_up=floats[0], down=floats[1]).expected()
+    weights = [torch.as_tensor(m.reshape(-1, m.shape[2]).astype(np.float32)) for m in (gate_up, down)]
+    found = looked_up_experts(*map(torch.as_tensor, case.operands[:3]), *weights).numpy()
+    np.testing.assert_array_less(np.abs(found - result), tolerance)
+
+
+def test_the_document_names_the_operands() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "experts-op.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d) \| (\w+) \|", document, re.MULTILINE)
+    assert rows == [(str(index), name) for index, name in enumerate(inspect.signature(experts).parameters)]
