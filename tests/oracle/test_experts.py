@@ -91,9 +91,9 @@ class Case:
                 result[at] += share * (down[expert] @ seen)
                 step = np.abs(state).max() / 127 if self.down.encoding.is_integer else 0.0
                 unsure = 1e-6 * sizes.max() * (np.abs(state) + sizes.max()) + 1e-6 * np.abs(state)
-                near = (
-                    np.abs(np.abs(state / step % 1) - 0.5) * step < 4 * unsure if step else np.zeros(len(state), bool)
-                )
+                near = np.zeros(len(state), bool)
+                if step:
+                    near = np.abs(np.abs(state / step % 1) - 0.5) * step < 4 * unsure
                 error = np.abs(down[expert]) @ (unsure * 2 + near * step) + 1e-6 * np.abs(down[expert]) @ np.abs(seen)
                 tolerance[at] += abs(share) * error
         return result, tolerance + 1e-30
@@ -112,17 +112,17 @@ def cases(draw: st.DrawFn) -> Case:
     names = draw(st.sampled_from(FORMS)), draw(st.sampled_from(FORMS))
     steps = [ENCODINGS[name].block or 4 for name in names]
     hidden, inner = (step * draw(st.integers(1, max(2, 300 // step))) for step in steps)
-    count_experts, choices = draw(st.integers(1, 9)), draw(st.integers(1, 4))
+    number, choices = draw(st.integers(1, 9)), draw(st.integers(1, 4))
     count = draw(st.one_of(st.integers(1, 9), st.integers(1, 40)))
-    chosen = rng.integers(0, count_experts, (count, choices)).astype(np.int32)
+    chosen = rng.integers(0, number, (count, choices)).astype(np.int32)
     if draw(st.booleans()):
         chosen[:] = chosen[0]
     rows = rng.standard_normal((count, hidden)) * draw(st.sampled_from([0.0, 1e-3, 1.0, 1.0, 30.0]))
     rows[rng.integers(count)] *= draw(st.sampled_from([0.0, 1.0, 100.0]))
     shares = rng.standard_normal((count, choices)) * draw(st.sampled_from([0.0, 1.0, 1.0]))
     gate_up, down = (
-        matrices(rng, names[0], experts * 2 * inner, hidden),
-        matrices(rng, names[1], experts * hidden, inner),
+        matrices(rng, names[0], number * 2 * inner, hidden),
+        matrices(rng, names[1], number * hidden, inner),
     )
     return Case(rows.astype(np.float32), chosen, shares.astype(np.float32), gate_up, down)
 
