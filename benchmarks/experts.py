@@ -89,7 +89,7 @@ def write(piece: layers.Piece, encoding: str, path: Path) -> None:
             return np.take(rows, range(start, stop), axis=0, mode="wrap")
 
         kind = "fp32" if name.startswith("router.") else encoding
-        store.matrix(name, (shape[0], shape[1]), encodings.ENCODINGS[kind], read)
+        store.matrix(name, (shape[0], shape[1]), encodings.fit(encodings.ENCODINGS[kind], shape[1]), read)
     store.write(lambda done: None)
 
 
