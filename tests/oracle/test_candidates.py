@@ -77,7 +77,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(encoding, rng.standard_normal(width).astype(np.float32), nearest, encode(head, encoding), tokens)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(case=cases())
 def test_the_kernel_computes_what_the_definition_says(kernel: Candidates, case: Case) -> None:
     logits, ids = kernel(case.state, case.nearest, case.head, case.encoding, case.tokens)
