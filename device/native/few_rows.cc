@@ -87,7 +87,7 @@ Activations round_row(const Matrix& weight, const float* row, void* memory) {
 }
 
 MultiplyTile best_multiply_tile() {
-#if defined(EDGE_FEW_ROWS_BASELINE)
+#if defined(EDGE_EXPERTS_BASELINE)
 #elif defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
     return multiply_tile_avx2;
