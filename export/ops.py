@@ -17,7 +17,9 @@ import torch
 VERIFY = "edge_mtp.verify"
 DRAFT = "edge_mtp.draft"
 ATTENTION = "edge_mtp.attention"
-OPS = (VERIFY, DRAFT, ATTENTION)
+CANDIDATES = "edge_mtp.candidates"
+EXPERTS = "edge_mtp.experts"
+OPS = (VERIFY, DRAFT, ATTENTION, CANDIDATES, EXPERTS)
 VERSION = 1
 
 CONTROL_LENGTH = 8

@@ -1,4 +1,5 @@
-// The edge_mtp ops as LiteRT custom-op kernels: thin adapters from tensor buffers to select.h and attention.h.
+// The edge_mtp ops as LiteRT custom-op kernels: thin adapters from tensor buffers to select.h, attention.h, candidates.h
+// and experts.h.
 #pragma once
 
 #include <vector>
@@ -10,6 +11,8 @@ namespace edge_mtp {
 constexpr char kVerifyOp[] = "edge_mtp.verify";
 constexpr char kDraftOp[] = "edge_mtp.draft";
 constexpr char kAttentionOp[] = "edge_mtp.attention";
+constexpr char kCandidatesOp[] = "edge_mtp.candidates";
+constexpr char kExpertsOp[] = "edge_mtp.experts";
 
 struct Kernel {
   const char* name;

@@ -532,6 +532,34 @@ class TestInt8Cache:
                 assert engine.generate(Request(prompt, 60, draft_length=1)).wait().tokens == plain
 
 
+class TestExperts:
+    """The kernel of experts in every kind of encoding, as the runner calls it."""
+
+    @pytest.fixture(scope="class", params=["fp32", "fp16", "int8", "int4", "int4-block"])
+    def recipe(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    def test_runner_gives_the_same_text_with_and_without_drafts(self, recipe: str) -> None:
+        with edge_mtp.open(families.bundle(families.EXPERTS, recipe), threads=2) as engine:
+            for prompt in TestText.PROMPTS:
+                plain = engine.generate(Request(prompt, 60)).wait().tokens
+                assert engine.generate(Request(prompt, 60, draft_length=4)).wait().tokens == plain
+                assert engine.generate(Request(prompt, 60, draft_length=1)).wait().tokens == plain
+
+    def test_a_runtime_without_the_kernel_says_the_same(self, recipe: str) -> None:
+        """But where two tokens are nearly as likely: it does not round what it multiplies with integers."""
+        bundle, prompt = families.bundle(families.EXPERTS, recipe), TestText.PROMPTS[0]
+        graphs = Graphs(bundle)
+        with edge_mtp.open(bundle, threads=1) as engine:
+            text = [*prompt, *engine.generate(Request(prompt, 40)).wait().tokens]
+        said = [
+            int(graphs.rows("edge_decode", [token], position)["logits"][0, 0].argmax())
+            for position, token in enumerate(text[:-1])
+        ]
+        same = np.equal(said[len(prompt) - 1 :], text[len(prompt) :])
+        assert same.mean() >= (1 if recipe.startswith("fp") else 0.9), same
+
+
 def check_rows_are_rounded_alike(bundle: Path, tokens: list[int]) -> None:
     """Bit by bit: a row's logits, keys and values are the same in a graph of one row and in those of several.
 
