@@ -40,7 +40,7 @@ class OrderedRows:
         count = len(self._order)
         step = max(1, CHUNK // self._width)
         parts = [self._encoded(start, min(start + step, count)) for start in range(0, count, step)]
-        scales = [part.scales for part in parts if part.scales is not None]
+        scales: list[Any] = [part.scales for part in parts if part.scales is not None]
         return Encoded(np.concatenate([part.data for part in parts]), np.concatenate(scales) if scales else None)
 
     def _encoded(self, start: int, stop: int) -> Encoded:

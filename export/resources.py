@@ -8,7 +8,9 @@ from pathlib import Path
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.export import recipes
 from edge_mtp.export.checkpoint import Pair
+from edge_mtp.export.encodings import storage_bytes
 from edge_mtp.export.options import Options
+from edge_mtp.export.weights import TOKEN_ORDERING
 from edge_mtp.quiet import quiet
 
 # Work that does not grow with the weights: libraries, tracing and object trees in memory; on disk graphs and their
@@ -38,6 +40,10 @@ def check_memory(pair: Pair, options: Options) -> None:
         for name, shape in weights.names.items()
         if name != recipes.PER_LAYER_TABLE  # is in a section of its own
     )
+    drafter = pair.drafter.weights.names
+    if TOKEN_ORDERING in drafter:  # its head is held whole, in parts and together, to be written in another order
+        head = drafter[recipes.TABLE]
+        needed += 2 * storage_bytes(head, options.recipe.encoding(recipes.DRAFTER, recipes.TABLE, head))
     available = available_memory()
     if available is not None and available < needed:
         raise EdgeMtpError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_build import NATIVE, part
@@ -21,6 +22,11 @@ from numpy.typing import NDArray
 
 from edge_mtp.export.candidates import MOST_WIDTH, candidates, looked_up_candidates
 from edge_mtp.export.encodings import ENCODINGS, Encoded, Encoding, decode, encode
+from edge_mtp.export.ops import CANDIDATES
+from edge_mtp.export.ordered_rows import OrderedRows
+from edge_mtp.export.store import ALIGNMENT
+from edge_mtp.formats.bundle import Bundle
+from edge_mtp.formats.manifest import EDGE_KEY
 
 BUILDS = ["candidates", "candidates_baseline"]
 WORKERS = 3
@@ -160,3 +166,48 @@ def test_the_document_names_the_operands() -> None:
     assert rows == [(str(index), name) for index, name in enumerate(names)]
     assert f"H is at most {MOST_WIDTH}" in document
     assert f"kMostCandidateWidth = {MOST_WIDTH};" in (NATIVE / "candidates.h").read_text("utf-8")
+
+
+def test_a_bundle_gives_the_op_its_weights_where_they_lie(tiny_int8_bundle: Path) -> None:
+    """The head as integers without quantization, and its scales; the decomposition has a tensor of its own on it."""
+    bundle = Bundle(tiny_int8_bundle)
+    section = next(each for each in bundle.sections if each.items.get(EDGE_KEY) == "cpu")
+    model = schema.ModelT.InitFromPackedBuf(bytes(section.data), 0)
+    calls = [
+        (graph, operator)
+        for graph in model.subgraphs
+        for operator in graph.operators
+        if getattr(operator.builtinOptions2, "name", b"") == CANDIDATES.encode()
+    ]
+    assert calls
+    for graph, operator in calls:
+        head, tokens, scales = (graph.tensors[number] for number in operator.inputs[2:])
+        rows, width = head.shape
+        assert head.type == schema.TensorType.INT8
+        assert head.quantization is None or head.quantization.scale is None
+        assert (tokens.type, np.prod(tokens.shape)) == (schema.TensorType.INT32, rows)
+        assert (scales.type, scales.shape.tolist()) == (schema.TensorType.FLOAT32, [rows])
+        body = model.subgraphs[operator.builtinOptions2.decompositionSubgraphIndex]
+        assert len(body.inputs) == len(operator.inputs)
+        unread = {int(number) for number in body.inputs[2:]}
+        assert not any(unread.intersection(each.inputs.tolist()) for each in body.operators)
+        own = next(each for each in body.tensors if each.buffer == head.buffer)
+        stored = np.asarray(model.buffers[scales.buffer].data).view(np.float32)
+        np.testing.assert_array_equal(own.quantization.scale, stored)
+        buffer = model.buffers[head.buffer]
+        assert (section.begin + buffer.offset) % ALIGNMENT == 0
+        assert buffer.size == rows * width
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "int4", "int4b32", "int2"])
+def test_rows_are_written_in_the_order_of_the_centroids(name: str) -> None:
+    encoding, rng = ENCODINGS[name], np.random.default_rng(3)
+    rows, order = rng.standard_normal((50, 64)).astype(np.float32), rng.permutation(50)
+    ordered = OrderedRows(lambda start, stop: rows[start:stop], 64, encoding, order)
+    wanted = encode(rows[order], encoding)
+    for start, stop in ((0, 20), (20, 50)):
+        part = wanted.cut(50, start, stop)
+        found = ordered(start, stop)
+        np.testing.assert_array_equal(found.data, part.data)
+        if part.scales is not None:
+            np.testing.assert_array_equal(found.scales, part.scales)

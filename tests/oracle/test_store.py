@@ -31,6 +31,7 @@ from edge_mtp.export.checkpoint import Pair, open_pair
 from edge_mtp.export.encodings import ENCODINGS, Encoding, encode
 from edge_mtp.export.options import Options
 from edge_mtp.export.store import ALIGNMENT, SECTION_ALIGNMENT, Lent, Store
+from edge_mtp.export.weights import TOKEN_ORDERING
 from edge_mtp.export.writer import write_bundle
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.token_bytes import token_table
@@ -70,7 +71,10 @@ class Written(NamedTuple):
         for qualified, shape in written.weights.items():
             owner, name = qualified.split("/", 1)
             checkpoint = self.pair.drafter if owner == "drafter" else self.pair.target
-            written.constant(qualified, checkpoint.weights.read(name).reshape(shape))
+            values = checkpoint.weights.read(name)
+            if owner == "drafter" and name == recipes.TABLE:
+                values = values[checkpoint.weights.read(TOKEN_ORDERING)]
+            written.constant(qualified, values.reshape(shape))
         written.write(lambda count: None)
         return path
 
