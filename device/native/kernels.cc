@@ -222,11 +222,12 @@ Status candidates_run(void* pool, size_t n_in, const TensorBuffer* in, size_t, T
   call.count = nearest.layout.dimensions[0];
   call.centroids = tokens.layout.dimensions[0];
   call.members = tokens.layout.dimensions[1];
-  const size_t scales = n_in > kCandidatesOperands ? size_t{kCandidatesOperands} : size_t{kHead};
+  // Floats have no scales, and LiteRT locks no operand twice.
+  const bool has_scales = n_in > kCandidatesOperands;
   const Locked<const float> given(in[kState], kRead);
   const Locked<const int32_t> chosen(in[kNearest], kRead), table(in[kTokens], kRead);
-  const Locked<const void> head(in[kHead], kRead), scale(in[scales], kRead);
-  if (!given.get() || !chosen.get() || !table.get() || !head.get() || !scale.get() ||
+  const Locked<const void> head(in[kHead], kRead), scales(has_scales ? in[kCandidatesOperands] : nullptr, kRead);
+  if (!given.get() || !chosen.get() || !table.get() || !head.get() || (has_scales && !scales.get()) ||
       !describe(in, n_in, kHead, kCandidatesOperands, call.head) || call.head.width > kMostCandidateWidth ||
       call.head.width != state.layout.dimensions[state.layout.rank - 1] ||
       call.head.rows != call.centroids * call.members) {
@@ -237,7 +238,7 @@ Status candidates_run(void* pool, size_t n_in, const TensorBuffer* in, size_t, T
   call.state = given.get();
   call.nearest = chosen.get();
   call.head.data = head.get();
-  call.head.scales = scale.get();
+  call.head.scales = scales.get();
   call.tokens = table.get();
   call.logits = logits.get();
   call.ids = ids.get();
