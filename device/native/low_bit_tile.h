@@ -23,25 +23,6 @@ constexpr int32_t kMostTile = 4;    // rows of the matrix in a tile
 constexpr int32_t kRun = 32;        // rows of the matrix whose sums are finished together
 constexpr int32_t kScales = 64;     // of a row that are widened at a time
 
-// float16, as the matrix has its blocks' scales.
-inline float widened(uint16_t half) {
-#if defined(__F16C__)
-  return _cvtsh_ss(half);
-#elif defined(__aarch64__)
-  __fp16 value;
-  std::memcpy(&value, &half, sizeof value);
-  return value;
-#else
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, rest = half & 0x7fff;
-  // Shifted to its place, a float16 is a float32 whose exponent is too small by 112, subnormal numbers included.
-  const uint32_t bits = rest << 13;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  value *= 0x1p112f;
-  return sign ? -value : value;
-#endif
-}
-
 // What lanes add up: integers, or floats where there are blocks. (A vector cannot be the argument of a template.)
 template <typename Result>
 struct Lane;
@@ -73,9 +54,7 @@ class Tile {
       blocks();
     } else {
       Ints sums[kTile][kRows] = {};
-      int32_t at = 0;
-      for (; at + kStep <= bytes_; at += kStep) step<false>(sums, at);
-      if (at < bytes_) step<true>(sums, at);
+      add_up(sums, 0, bytes_);
       std::memcpy(sums_, sums, sizeof sums);
     }
     // Four at a time.
@@ -94,6 +73,21 @@ class Tile {
   static constexpr bool kHasBlocks = std::is_same<Result, float>::value;
   static constexpr int kPlaces = 8 / kBits;
   using Sums = typename Lane<Result>::Sums;
+
+  // Adds the products of the bytes from `begin` to `end`.
+  inline __attribute__((always_inline)) void add_up(Ints (&sums)[kTile][kRows], int32_t begin, int32_t end) {
+    for (int32_t at = begin; at < end;) {
+      const int32_t stop = std::min(end, at + kSteps<kBits> * kStep);
+      Ints partial[kTile][kRows] = {};
+      for (; at + kStep <= stop; at += kStep) step<false>(partial, at);
+      if (at < stop) step<true>(partial, at), at = stop;
+#pragma GCC unroll 8
+      for (int r = 0; r < kTile; ++r) {
+#pragma GCC unroll 8
+        for (int t = 0; t < kRows; ++t) sums[r][t] = plus(sums[r][t], wide<kBits>(partial[r][t]));
+      }
+    }
+  }
 
   // Adds the products of the step at byte `at`. The next tile's bytes are asked for: the machine does not foresee that
   // several rows are read at once.
@@ -114,7 +108,7 @@ class Tile {
       for (int t = 0; t < kRows; ++t) {
         const Bytes numbers = load(numbers_[t] + at * kPlaces + place * kStep);
 #pragma GCC unroll 8
-        for (int r = 0; r < kTile; ++r) sums[r][t] = dot<kBits>(sums[r][t], numbers, weights[r]);
+        for (int r = 0; r < kTile; ++r) sums[r][t] = add<kBits>(sums[r][t], numbers, weights[r]);
       }
     }
   }
@@ -131,15 +125,13 @@ class Tile {
       for (int r = 0; r < kTile; ++r) {
         const uint16_t* const from =
             matrix_.block_scales + static_cast<size_t>(row_[r]) * static_cast<size_t>(count) + first;
-        for (int32_t i = 0; i < some; ++i) scales[r][i] = widened(from[i]) / static_cast<float>(kUnit<kBits>);
+        widen(from, some, kUnit<kBits>, scales[r]);
         for (int32_t i = some; i < some + 4; ++i) scales[r][i] = 0.0f;
       }
       for (int32_t i = 0; i < some; i += per_segment) {
         Ints sums[kTile][kRows] = {};
         const int32_t begin = (first + i) * block_bytes, end = std::min(begin + segment, bytes_);
-        int32_t at = begin;
-        for (; at + kStep <= end; at += kStep) step<false>(sums, at);
-        if (at < end) step<true>(sums, at);
+        add_up(sums, begin, end);
 #pragma GCC unroll 8
         for (int r = 0; r < kTile; ++r) {
           const Floats scale = spread(scales[r] + i, per_segment);
