@@ -2,7 +2,7 @@
 
 A piece's signature is a subgraph whose weights are inputs. `Graph.place` copies its operators between given tensors
 and turns its weight inputs into constants. `Assembly.model` is the finished tree, in which every use of a weight is a
-builtin operator and every constant appears once.
+builtin operator or an operand of one of our ops, and every constant appears once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,19 @@ BUILTIN = {
     placeholders.DEQUANTIZE: schema.BuiltinOperator.DEQUANTIZE,
     placeholders.SCALED: schema.BuiltinOperator.MUL,
 }
+OPTIONS = {
+    placeholders.LINEAR: (schema.BuiltinOptions.FullyConnectedOptions, schema.FullyConnectedOptionsT),
+    placeholders.GATHER: (schema.BuiltinOptions.GatherOptions, schema.GatherOptionsT),
+    placeholders.SCALED: (schema.BuiltinOptions.MulOptions, schema.MulOptionsT),
+}
 
 
 class Assembly:
     """A TFLite model that is built graph by graph from the signatures of `pieces`, a converted model.
 
     `weights` has the (empty) buffer of each weight, `scales` the tensors that use each named quantization, and
-    `factors` the (empty) buffer of each scale that is a factor.
+    `factors` the (empty) buffer of each scale that is a factor. `operands` has the tensors through which our ops and
+    their decompositions are given a weight, with its name: no builtin operator reads these.
     """
 
     def __init__(self, pieces: Any) -> None:
@@ -45,6 +51,8 @@ class Assembly:
         self._places: dict[int, int] = {}
         self.scales: dict[str, list[Any]] = {}
         self.factors: dict[str, Any] = {}
+        self.operands: list[tuple[Any, str]] = []
+        self._decompositions: dict[Any, int] = {}
         self.model = copy.copy(pieces)
         self.model.signatureDefs, self.model.metadata = [], []
         # The pieces' own subgraphs come first: composites refer to decompositions among them by index.
@@ -74,6 +82,47 @@ class Assembly:
             self.model.buffers.append(held[name])
         return self._places[id(held[name])]
 
+    def decomposition(self, body: int, weights: Mapping[int, str]) -> int:
+        """The index of a copy of subgraph `body` for a call whose operands, by number, are these weights.
+
+        The copy reads them through tensors of its own on the same buffers, and leaves the operands unread: only so do
+        builtin operators see constants there.
+        """
+        key = (body, *sorted(weights.items()))
+        if key not in self._decompositions:
+            graph = copy.copy(self.model.subgraphs[body])
+            graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
+            own = {}
+            for number, name in weights.items():
+                operand = int(graph.inputs[number])
+                self.operands.append((graph.tensors[operand], name))
+                own[operand] = len(graph.tensors)
+                graph.tensors.append(copy.copy(graph.tensors[operand]))
+                graph.tensors[-1].buffer = self.buffer(name)
+            graph.operators = [copy.copy(operator) for operator in graph.operators]
+            for operator in graph.operators:
+                # LiteRT puts a decomposition in the place of its call, and cannot do that with an absent bias.
+                given = [own.get(tensor, tensor) for tensor in operator.inputs.tolist() if tensor != ABSENT]
+                operator.inputs = np.array(given, np.int32)
+                self.build_in(operator)
+            self._decompositions[key] = len(self.model.subgraphs)
+            self.model.subgraphs.append(graph)
+        return self._decompositions[key]
+
+    def build_in(self, operator: Any) -> str:
+        """Make a placeholder the builtin operator that it stands for; return which placeholder it was, or ""."""
+        custom = (self.model.operatorCodes[operator.opcodeIndex].customCode or b"").decode()
+        if custom not in BUILTIN:
+            return ""
+        operator.opcodeIndex = self.code(BUILTIN[custom])
+        operator.customOptions = None
+        if custom in OPTIONS:
+            operator.builtinOptionsType, options = OPTIONS[custom]
+            operator.builtinOptions = options()
+        if custom == placeholders.LINEAR:
+            operator.builtinOptions.keepNumDims = True
+        return custom
+
     def code(self, builtin: int) -> int:
         """The index of a builtin operator's code, which is added if it is missing."""
         for index, code in enumerate(self.model.operatorCodes):
@@ -95,6 +144,7 @@ class Graph:
         self._operators: list[Any] = []
         self._inputs: dict[str, int] = {}
         self._weights: dict[str, int] = {}
+        self._operands: dict[str, int] = {}
         self._scales: dict[int, str] = {}
         self._factors: dict[str, int] = {}
         self._constants: dict[Any, int] = {}
@@ -235,34 +285,47 @@ class Graph:
             self._factors[scale] = self._add(tensor)
         return self._factors[scale]
 
+    def _operand(self, name: str, like: Any) -> int:
+        """The tensor through which our ops are given a weight. It has another one than builtin operators: a kernel
+        reads no scales from its tensor."""
+        if name not in self._operands:
+            self._operands[name] = self._add(like)
+            self._tensors[-1].buffer = self._assembly.buffer(name)
+            self._assembly.operands.append((self._tensors[-1], name))
+        return self._operands[name]
+
     def _copy(self, operator: Any, place: dict[int, int], scales: Mapping[str, str] | str) -> Any:
-        moved, code = copy.copy(operator), self._assembly.model.operatorCodes[operator.opcodeIndex]
+        moved = copy.copy(operator)
         moved.inputs = np.array([place[tensor] for tensor in operator.inputs.tolist()], np.int32)
         moved.outputs = np.array([place[tensor] for tensor in operator.outputs.tolist()], np.int32)
-        custom = (code.customCode or b"").decode()
-        if custom not in BUILTIN:
-            return moved
-        moved.opcodeIndex = self._assembly.code(BUILTIN[custom])
-        moved.customOptions = None
-        if custom == placeholders.LINEAR:
+        placeholder = self._assembly.build_in(moved)
+        if placeholder == placeholders.LINEAR:
             moved.inputs = np.append(moved.inputs, np.int32(ABSENT))  # no bias
-            moved.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
-            moved.builtinOptions = schema.FullyConnectedOptionsT()
-            moved.builtinOptions.keepNumDims = True
-        elif custom == placeholders.GATHER:
-            moved.builtinOptionsType = schema.BuiltinOptions.GatherOptions
-            moved.builtinOptions = schema.GatherOptionsT()
-        elif custom == placeholders.SCALED:
+        elif placeholder == placeholders.SCALED:
             x, cache = moved.inputs.tolist()
             self._scales[cache] = _renamed(bytes(operator.customOptions).decode(), scales)
             moved.inputs = np.array([x, self._factor(self._scales[cache])], np.int32)
-            moved.builtinOptionsType = schema.BuiltinOptions.MulOptions
-            moved.builtinOptions = schema.MulOptionsT()
-        elif custom in (placeholders.QUANTIZE, placeholders.DEQUANTIZE):
+        elif placeholder in (placeholders.QUANTIZE, placeholders.DEQUANTIZE):
             name = _renamed(bytes(operator.customOptions).decode(), scales)
-            port = moved.outputs if custom == placeholders.QUANTIZE else moved.inputs
+            port = moved.outputs if placeholder == placeholders.QUANTIZE else moved.inputs
             self._scales[int(port[0])] = name
+        elif not placeholder:
+            self._give_weights(moved)
         return moved
+
+    def _give_weights(self, call: Any) -> None:
+        """Give one of our ops, and its decomposition, the weights among its operands."""
+        names = {tensor: name for name, tensor in self._weights.items()}
+        weights = {number: names[tensor] for number, tensor in enumerate(call.inputs.tolist()) if tensor in names}
+        options = call.builtinOptions2
+        if not weights or not hasattr(options, "decompositionSubgraphIndex"):
+            return
+        for number, name in weights.items():
+            call.inputs[number] = self._operand(name, self._tensors[call.inputs[number]])
+        call.builtinOptions2 = copy.copy(options)
+        call.builtinOptions2.decompositionSubgraphIndex = self._assembly.decomposition(
+            options.decompositionSubgraphIndex, weights
+        )
 
 
 def _renamed(name: str, names: Mapping[str, str] | str) -> str:

@@ -5,7 +5,7 @@ weights of FULLY_CONNECTED and EMBEDDING_LOOKUP; `SMALLEST_BLOCK_SCALE` is the o
 independently of each other, so a matrix may be encoded in chunks of rows and the results concatenated.
 
 Besides the bytes, the flatbuffer needs the tensor's type (`tensor_type`), its quantization (`quantization`) and, for
-blocks, a second tensor with the scales (`scales_tensor`). A fp16 weight needs a DEQUANTIZE before a FULLY_CONNECTED,
+blocks and for our own kernels, a second tensor with the scales (`scales_tensor`). A fp16 weight needs a DEQUANTIZE before a FULLY_CONNECTED,
 and after an EMBEDDING_LOOKUP, whose output is then fp16 (`Encoding.is_half`). The operators' own options and versions
 do not depend on the encoding. Source: schema.fbs of LiteRT 2.3, schema version 3.
 """
@@ -183,15 +183,16 @@ def quantization(encoding: Encoding, scales: npt.NDArray[Any] | None = None, sca
 
 
 def scales_tensor(encoding: Encoding, name: bytes, shape: Sequence[int], buffer: int) -> Any:
-    """The TensorT of a block encoding's scales, float16 [n, k / block], for a weight of `shape` [n, k].
+    """The TensorT of the scales of a weight of `shape` [n, k]: float16 [n, k / block], or float32 [n] of its rows.
 
     `buffer` is the index of the buffer with the bytes of `Encoded.scales`; `name` is the weight's name.
     """
-    assert encoding.block is not None, "only a block encoding has its scales in a tensor"
+    assert encoding.is_integer, "floats have no scales"
+    rows, width = shape
     tensor = schema.TensorT()
     tensor.name = name + b"_scales"
-    tensor.shape = np.array([shape[0], shape[1] // encoding.block], np.int32)
-    tensor.type = schema.TensorType.FLOAT16
+    tensor.shape = np.array([rows, width // encoding.block] if encoding.block else [rows], np.int32)
+    tensor.type = schema.TensorType.FLOAT16 if encoding.block else schema.TensorType.FLOAT32
     tensor.buffer = buffer
     tensor.hasRank = True
     return tensor

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edge_mtp.export import ops
 from edge_mtp.export.attention import HIDDEN, K_AXIS, V_AXIS, attention
+from edge_mtp.export.candidates import candidates, looked_up_candidates
 from edge_mtp.export.decoder import SLIDING, Decoder, Experts, Layer
 from edge_mtp.export.placeholders import dequantize, gather, linear, lookup, quantize, scaled
 from edge_mtp.export.shapes import HEAD
@@ -599,23 +600,26 @@ class DraftOut(Piece):
     def forward(self, hidden: Tensor, weights: dict[str, Tensor], **request: Tensor) -> dict[str, Tensor]:
         state = rms_norm(hidden, weights["model.norm.weight"], self.drafter.epsilon)
         outputs = {"projected_activations": linear(state, weights["post_projection.weight"])}
-        ids, logits = self.candidates(state, weights)
+        logits, ids = self.candidates(state, weights)
         if self.folded:
-            token, confidence = ops.draft(logits, ids.view(1, -1), **request)
+            token, confidence = ops.draft(logits, ids, **request)
             return outputs | {"token": token, "confidence": confidence}
         if self.centroids:
-            logits = torch.full((self.drafter.vocabulary,), HIDDEN).index_copy(0, ids.long(), logits[0])
+            logits = torch.full((self.drafter.vocabulary,), HIDDEN).index_copy(0, ids[0].long(), logits[0])
         return outputs | {"logits": logits.view(1, 1, -1)}
 
     def candidates(self, state: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The tokens of the nearest centroids, i32 [n], and their logits, f32 [1,n]; without centroids all V tokens."""
+        """The logits of the tokens of the nearest centroids, f32 [1,n], and these tokens, i32 [1,n]; without centroids
+        those of all V tokens."""
         head = weights[EMBEDDING]
         if not self.centroids:
-            return torch.arange(self.drafter.vocabulary, dtype=torch.int32), linear(state, head)[0]
-        _, nearest = torch.topk(linear(state, weights["masked_embedding.centroids.weight"]), k=self.nearest, dim=-1)
-        members = weights["masked_embedding.token_ordering"]
-        ids = gather(nearest.view(-1).to(torch.int32), members).view(-1)
-        return ids, state.view(1, -1) @ lookup(ids, head).T
+            return linear(state, head)[0], torch.arange(self.drafter.vocabulary, dtype=torch.int32).view(1, -1)
+        scores = linear(state, weights["masked_embedding.centroids.weight"])
+        nearest = torch.topk(scores, k=self.nearest, dim=-1)[1].view(-1).to(torch.int32)
+        tokens = weights["masked_embedding.token_ordering"]
+        # Other runtimes than ours call the drafter step by step, and its graph has builtin operators only.
+        compute = candidates if self.folded else looked_up_candidates
+        return compute(state, nearest, head, tokens)
 
 
 class Columns(Piece):

@@ -14,7 +14,8 @@ from edge_mtp.export.adapter import AdaptedWeights
 from edge_mtp.export.checkpoint import Pair
 from edge_mtp.export.options import Options
 from edge_mtp.export.unfinished import Parts
-from edge_mtp.export.weights import Weights
+from edge_mtp.export.ordered_rows import OrderedRows
+from edge_mtp.export.weights import TOKEN_ORDERING, Weights
 from edge_mtp.export.work import Work
 from edge_mtp.formats.bundle import GRAPHS_SECTIONS
 from edge_mtp.quiet import quiet
@@ -111,6 +112,9 @@ def bind(
             read = partial(weights.on_grid, name)
         else:
             read = _reader(weights, name, shape)
+        if role == recipes.DRAFTER and name == recipes.TABLE and TOKEN_ORDERING in weights.names:
+            order = weights.read(TOKEN_ORDERING).reshape(-1)
+            read = OrderedRows(read, shape[1], encoding, order)
         store.matrix(qualified, (shape[0], shape[1]), encoding, read)
     if options.kv == "int8":
         store.cache_scales(cache_scales(pair.target))

@@ -17,7 +17,8 @@ import torch
 VERIFY = "edge_mtp.verify"
 DRAFT = "edge_mtp.draft"
 ATTENTION = "edge_mtp.attention"
-OPS = (VERIFY, DRAFT, ATTENTION)
+CANDIDATES = "edge_mtp.candidates"
+OPS = (VERIFY, DRAFT, ATTENTION, CANDIDATES)
 VERSION = 1
 
 CONTROL_LENGTH = 8

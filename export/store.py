@@ -3,6 +3,9 @@
 The flatbuffer holds graphs, small constants and the scales of rows. Matrices and the scales of blocks follow it, each
 aligned, at absolute offsets (`Buffer.offset` and `size` of schema.fbs), so the file may exceed the size limit of a
 flatbuffer.
+
+An op of ours that takes weights gets the scales of those that are integers as operands, too, behind its others and in
+the weights' order: a kernel sees the bytes, type and shape of a tensor, and no quantization.
 """
 
 from __future__ import annotations
@@ -140,6 +143,8 @@ class Store:
         self._borrowed: list[Borrowed] = []
         self._end = 0
         self._scales, self._factors = assembly.scales, assembly.factors
+        self._operands = {id(tensor): name for tensor, name in assembly.operands}  # tensors that our ops read
+        self._row_scales: dict[str, Any] = {}  # the buffers of those scales that our ops read
         self._holders: dict[str, Any] = {}  # where a matrix's scales are stored: a buffer, or a quantization
 
     @property
@@ -254,6 +259,7 @@ class Store:
         place = self._places()
         matrices: list[Written | Borrowed] = [*self._matrices, *self._borrowed]
         by_buffer = {place[id(matrix.buffer)]: matrix for matrix in matrices}
+        by_name = {matrix.name: matrix for matrix in matrices}
         block_scales: dict[str, int] = {}
         for number, matrix in enumerate(matrices):
             matrix.buffer.offset, matrix.buffer.size = ALIGNMENT, matrix.size
@@ -268,6 +274,10 @@ class Store:
                 self._holders[matrix.name] = encodings.quantization(matrix.encoding, scales)
         for graph in self._model.subgraphs:
             for tensor in list(graph.tensors):
+                if id(tensor) in self._operands:
+                    if operand := by_name.get(self._operands[id(tensor)]):
+                        tensor.type = encodings.tensor_type(operand.encoding)
+                    continue
                 if tensor.buffer not in by_buffer:
                     continue
                 matrix = by_buffer[tensor.buffer]
@@ -280,6 +290,44 @@ class Store:
                 else:
                     tensor.quantization = self._holders.get(matrix.name)
             _insert_dequantize(self._model, graph)
+        self._give_scales(by_name, block_scales)
+
+    def _give_scales(self, matrices: dict[str, Written | Borrowed], block_scales: dict[str, int]) -> None:
+        """Add the scales of the weights that our ops take to their operands, and to those of their decompositions,
+        which do not read them: the converter would have dropped them there."""
+        bodies: set[int] = set()
+        for graph in list(self._model.subgraphs):
+            added: dict[str, int] = {}
+            for operator in graph.operators:
+                names = [self._operands.get(id(graph.tensors[each])) for each in operator.inputs if each != ABSENT]
+                weights = [matrices[name] for name in names if name in matrices and matrices[name].encoding.is_integer]
+                if not weights:
+                    continue
+                number = operator.builtinOptions2.decompositionSubgraphIndex
+                for matrix in weights:
+                    if matrix.name not in added:
+                        added[matrix.name] = len(graph.tensors)
+                        graph.tensors.append(self._scales_operand(matrix, block_scales))
+                    operator.inputs = np.append(operator.inputs, np.int32(added[matrix.name]))
+                    if number not in bodies:
+                        body = self._model.subgraphs[number]
+                        body.inputs = np.append(body.inputs, np.int32(len(body.tensors)))
+                        body.tensors.append(encodings.scales_tensor(matrix.encoding, b"", matrix.shape, 0))
+                bodies.add(number)
+
+    def _scales_operand(self, matrix: Written | Borrowed, block_scales: dict[str, int]) -> Any:
+        """The constant tensor of a matrix's scales. Those of rows, which a flatbuffer holds in the quantization of a
+        tensor, become a buffer, too."""
+        if matrix.encoding.block:
+            buffer_index = block_scales[matrix.name]
+        elif matrix.name in self._row_scales:
+            buffer_index = self._places()[id(self._row_scales[matrix.name])]
+        else:
+            buffer = self._row_scales[matrix.name] = schema.BufferT()
+            buffer.data = self._holders[matrix.name].scale.view(np.uint8)
+            buffer_index = len(self._model.buffers)
+            self._model.buffers.append(buffer)
+        return encodings.scales_tensor(matrix.encoding, matrix.name.encode(), matrix.shape, buffer_index)
 
     def _settle(self, scales: list[Any], base: int, size: int) -> None:
         """Replace the provisional scales and offsets by the true ones; `size` is the file's."""
@@ -289,6 +337,8 @@ class Store:
                 self._holders[matrix.name].offset = base + matrix.block_scales
             elif matrix.row_scales:
                 self._holders[matrix.name].scale = values
+                if matrix.name in self._row_scales:
+                    self._row_scales[matrix.name].data = values.view(np.uint8)
         for borrowed in self._borrowed:
             borrowed.buffer.offset = size + borrowed.lent.offset
             if borrowed.encoding.block:
