@@ -18,7 +18,8 @@ VERIFY = "edge_mtp.verify"
 DRAFT = "edge_mtp.draft"
 ATTENTION = "edge_mtp.attention"
 CANDIDATES = "edge_mtp.candidates"
-OPS = (VERIFY, DRAFT, ATTENTION, CANDIDATES)
+PRODUCT = "edge_mtp.product"
+OPS = (VERIFY, DRAFT, ATTENTION, CANDIDATES, PRODUCT)
 VERSION = 1
 
 CONTROL_LENGTH = 8

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "low_bit.h"
 #include "select.h"
 
 namespace edge_mtp {
@@ -25,6 +26,7 @@ constexpr Status kInvalidArgument = 1;
 
 enum VerifyOperand { kLogits = 0, kDraft = 1, kControl = 2, kScalars = 3, kTokenMask = 4, kVerifyOperands = 5 };
 enum AttentionOperand { kQuery = 0, kKeys = 1, kValues = 2, kSeen = 3, kAttentionOperands = 4 };
+enum ProductOperand { kRows = 0, kWeights = 1, kScales = 2, kProductOperands = 3 };
 enum DraftOperand { kIds = 1, kOffset = 4, kDraftOperands = 5 };
 
 // Locks a tensor's memory for the lifetime of the object; a null pointer if that fails. LiteRT ignores the status of a
@@ -118,6 +120,18 @@ Status draft_run(void*, size_t, const TensorBuffer* in, size_t, TensorBuffer* ou
   return litert::kOk;
 }
 
+size_t size_of(const Layout& layout) {
+  size_t count = 1;
+  for (unsigned axis = 0; axis < layout.rank; ++axis) count *= static_cast<size_t>(layout.dimensions[axis]);
+  return count;
+}
+
+// Not a number in any result, so in any logit: the selection reports it.
+Status fail(float* result, const Layout& layout) {
+  std::fill_n(result, size_of(layout), std::numeric_limits<float>::quiet_NaN());
+  return kInvalidArgument;
+}
+
 Status attention_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layout* out) {
   if (n_in != kAttentionOperands || n_out != 1) return kInvalidArgument;
   out[0] = in[kQuery];
@@ -144,7 +158,7 @@ bool describe(const TensorBuffer* in, Attention& call) {
          (call.int8 || types[kKeys].element_type == litert::kFloat32);
 }
 
-Status attention_run(void* pool, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
+Status attention_run(void* memory, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
   const Locked<float> result(out[0], kWrite);
   RankedTensorType type;
   if (result.get() == nullptr || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk) return kInvalidArgument;
@@ -153,18 +167,64 @@ Status attention_run(void* pool, size_t, const TensorBuffer* in, size_t, TensorB
   const Locked<const void> keys(in[kKeys], kRead), values(in[kValues], kRead);
   const Locked<const int32_t> seen(in[kSeen], kRead);
   if (!query.get() || !keys.get() || !values.get() || !seen.get() || !describe(in, call)) {
-    // Not a number in any logit: the selection reports it.
-    size_t count = 1;
-    for (unsigned axis = 0; axis < type.layout.rank; ++axis) count *= static_cast<size_t>(type.layout.dimensions[axis]);
-    std::fill_n(result.get(), count, std::numeric_limits<float>::quiet_NaN());
-    return kInvalidArgument;
+    return fail(result.get(), type.layout);
   }
   call.query = query.get();
   call.keys = keys.get();
   call.values = values.get();
   call.seen = seen.get();
   call.out = result.get();
-  attend(call, static_cast<WorkerPool*>(pool));
+  attend(call, &static_cast<KernelMemory*>(memory)->pool);
+  return litert::kOk;
+}
+
+Status product_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layout* out) {
+  if (n_in != kProductOperands || n_out != 1 || in[kRows].rank < 1 || in[kWeights].rank != 2) return kInvalidArgument;
+  out[0] = in[kRows];
+  out[0].dimensions[out[0].rank - 1] = in[kWeights].dimensions[0];
+  return litert::kOk;
+}
+
+// The matrix but for its sums; false if the kernel does not take such operands.
+bool describe(const TensorBuffer* in, const void* weights, const void* scales, LowBitMatrix& matrix) {
+  RankedTensorType rows, of_weights, of_scales;
+  if (bound->GetTensorBufferTensorType(in[kRows], &rows) != litert::kOk ||
+      bound->GetTensorBufferTensorType(in[kWeights], &of_weights) != litert::kOk ||
+      bound->GetTensorBufferTensorType(in[kScales], &of_scales) != litert::kOk) {
+    return false;
+  }
+  const int type = of_weights.element_type;
+  matrix.weights = static_cast<const uint8_t*>(weights);
+  matrix.rows = of_weights.layout.dimensions[0];
+  matrix.columns = of_weights.layout.dimensions[1];
+  matrix.bits = type == litert::kInt8 ? 8 : type == litert::kInt4 ? 4 : type == litert::kInt2 ? 2 : 0;
+  if (of_scales.element_type == litert::kFloat16 && of_scales.layout.rank == 2) {
+    matrix.block_scales = static_cast<const uint16_t*>(scales);
+    const int32_t blocks = of_scales.layout.dimensions[1];
+    matrix.block = blocks > 0 && matrix.columns % blocks == 0 ? matrix.columns / blocks : -1;
+  } else if (of_scales.element_type == litert::kFloat32) {
+    matrix.scales = static_cast<const float*>(scales);
+  } else {
+    return false;
+  }
+  return of_scales.layout.dimensions[0] == matrix.rows &&
+         rows.layout.dimensions[rows.layout.rank - 1] == matrix.columns && unsupported(matrix) == nullptr;
+}
+
+Status product_run(void* memory, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
+  auto* const shared = static_cast<KernelMemory*>(memory);
+  const Locked<float> result(out[0], kWrite);
+  RankedTensorType type;
+  if (result.get() == nullptr || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk) return kInvalidArgument;
+  const Locked<const float> rows(in[kRows], kRead);
+  const Locked<const void> weights(in[kWeights], kRead), scales(in[kScales], kRead);
+  LowBitMatrix matrix{};
+  if (!rows.get() || !weights.get() || !scales.get() || !describe(in, weights.get(), scales.get(), matrix)) {
+    return fail(result.get(), type.layout);
+  }
+  matrix.sums = shared->sums.of(matrix, &shared->pool);
+  const auto count = static_cast<int32_t>(size_of(type.layout) / static_cast<size_t>(matrix.rows));
+  multiply(matrix, rows.get(), count, result.get(), &shared->pool);
   return litert::kOk;
 }
 
@@ -174,8 +234,9 @@ std::vector<Kernel> kernels(const litert::Api& api) {
   static const CustomOpKernel verify{init, verify_layouts, verify_run, destroy};
   static const CustomOpKernel draft{init, draft_layouts, draft_run, destroy};
   static const CustomOpKernel attention{init, attention_layouts, attention_run, destroy};
+  static const CustomOpKernel product{init, product_layouts, product_run, destroy};
   if (bound == nullptr) bound = &api;
-  return {{kVerifyOp, &verify}, {kDraftOp, &draft}, {kAttentionOp, &attention}};
+  return {{kVerifyOp, &verify}, {kDraftOp, &draft}, {kAttentionOp, &attention}, {kProductOp, &product}};
 }
 
 }  // namespace edge_mtp

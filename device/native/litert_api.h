@@ -28,7 +28,7 @@ using BufferRequirements = struct BufferRequirementsOpaque*;
 enum Hardware : int { kCpu = 1, kGpu = 2, kNpu = 4 };
 enum LockMode : int { kRead = 0, kWrite = 1, kReadWrite = 2 };
 constexpr int kHostMemory = 1;  // a type of tensor buffer
-enum ElementType : int { kFloat32 = 1, kInt32 = 2, kBool = 6, kInt8 = 9, kFloat16 = 10 };
+enum ElementType : int { kFloat32 = 1, kInt32 = 2, kBool = 6, kInt8 = 9, kFloat16 = 10, kInt4 = 18, kInt2 = 20 };
 
 struct Layout {
   unsigned int rank : 7;

@@ -39,6 +39,22 @@ const LowBitCode& code() {
   return best;
 }
 
+// The product with all rows of the matrix.
+void multiply_rows(const LowBitMatrix& matrix, const QuantizedRow* rows, int32_t count, float* const* out,
+                   WorkerPool* pool) {
+  const int32_t part = part_rows(matrix), parts = (matrix.rows + part - 1) / part;
+  const auto run = [&matrix, rows, count, out, part](int32_t index) {
+    multiply_part(matrix, rows, count, index * part, std::min(matrix.rows, (index + 1) * part), out);
+  };
+  const bool is_alone = pool == nullptr || pool->workers() == 1 || parts == 1 ||
+                        static_cast<int64_t>(matrix.rows) * matrix.columns * count < kWorthSharing;
+  if (is_alone) {
+    for (int32_t index = 0; index < parts; ++index) run(index);
+  } else {
+    pool->run(parts, run);
+  }
+}
+
 }  // namespace
 
 const char* unsupported(const LowBitMatrix& matrix) {
@@ -72,33 +88,39 @@ int32_t part_rows(const LowBitMatrix& matrix) {
   return static_cast<int32_t>(std::max<size_t>(1, kPartBytes / row_bytes / 4) * 4);
 }
 
+void row_sums(const LowBitMatrix& matrix, float* out, WorkerPool* pool) {
+  // The product with ones, where a row has no scale.
+  std::vector<uint8_t> ones(quantized_bytes(matrix.columns, matrix.bits), 1);
+  const std::vector<float> scales(static_cast<size_t>(matrix.rows), 1.0f), none(scales.size(), 0.0f);
+  LowBitMatrix plain = matrix;
+  plain.scales = scales.data();
+  plain.sums = none.data();
+  const QuantizedRow row{ones.data(), 1.0f, 0};
+  multiply_rows(plain, &row, 1, &out, pool);
+}
+
+const float* RowSums::of(const LowBitMatrix& matrix, WorkerPool* pool) {
+  std::vector<float>& found = sums_[matrix.weights];
+  if (found.empty()) {
+    found.resize(static_cast<size_t>(matrix.rows));
+    row_sums(matrix, found.data(), pool);
+  }
+  return found.data();
+}
+
 void multiply(const LowBitMatrix& matrix, const float* rows, int32_t count, float* out, WorkerPool* pool) {
   thread_local std::vector<uint8_t> bytes;
   thread_local std::vector<QuantizedRow> quantized;
   thread_local std::vector<float*> results;
   const size_t columns = static_cast<size_t>(matrix.columns), size = quantized_bytes(matrix.columns, matrix.bits);
   const auto rows_count = static_cast<size_t>(count);
-  constexpr size_t kAlignment = 64;
-  if (bytes.size() < size * rows_count + kAlignment) bytes.resize(size * rows_count + kAlignment);
+  if (bytes.size() < size * rows_count) bytes.resize(size * rows_count);
   if (quantized.size() < rows_count) quantized.resize(rows_count), results.resize(rows_count);
-  uint8_t* const aligned = bytes.data() + (kAlignment - reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment);
   for (size_t t = 0; t < rows_count; ++t) {
-    quantized[t] = quantize(rows + t * columns, matrix.columns, matrix.bits, aligned + t * size);
+    quantized[t] = quantize(rows + t * columns, matrix.columns, matrix.bits, bytes.data() + t * size);
     results[t] = out + t * static_cast<size_t>(matrix.rows);
   }
-  const int32_t part = part_rows(matrix), parts = (matrix.rows + part - 1) / part;
-  const QuantizedRow* const given = quantized.data();
-  float* const* const to = results.data();
-  const auto run = [&matrix, given, count, to, part](int32_t index) {
-    multiply_part(matrix, given, count, index * part, std::min(matrix.rows, (index + 1) * part), to);
-  };
-  const bool is_alone = pool == nullptr || pool->workers() == 1 || parts == 1 ||
-                        static_cast<int64_t>(matrix.rows) * matrix.columns * count < kWorthSharing;
-  if (is_alone) {
-    for (int32_t index = 0; index < parts; ++index) run(index);
-  } else {
-    pool->run(parts, run);
-  }
+  multiply_rows(matrix, quantized.data(), count, results.data(), pool);
 }
 
 }  // namespace edge_mtp

@@ -1,5 +1,5 @@
 // Products of a few rows with a matrix of 2, 4 or 8 bits that is read where it lies in the file, once for all rows: the
-// kernel of edge_mtp.linear (docs/linear-op.md), and what others need of it.
+// kernel of edge_mtp.product (docs/product-op.md), and what others need of it.
 //
 // A row of floats is quantized to 8 bits, as XNNPACK does it: q = round(x * s) + z, with s and z from its smallest and
 // its largest number. Sums of integers are exact, and floats are added in an order that depends on the matrix alone. So
@@ -8,6 +8,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <unordered_map>
+#include <vector>
 
 namespace edge_mtp {
 
@@ -18,7 +20,7 @@ struct LowBitMatrix {
   const uint8_t* weights;        // rows * columns * bits / 8 bytes
   const float* scales;           // [rows]; null if there are blocks
   const uint16_t* block_scales;  // float16 [rows, columns / block]; null if there are none
-  const float* sums;             // [rows]: the sum of a row's weights, as integers, or times their blocks' scales
+  const float* sums;             // [rows]: row_sums()
   int32_t rows, columns;
   int32_t bits;                  // 2, 4 or 8
   int32_t block;                 // weights of a row that share a scale: 32, 64, 128 or 256 of 4 bits; 0: the whole row
@@ -45,11 +47,24 @@ QuantizedRow quantize(const float* row, int32_t columns, int32_t bits, uint8_t* 
 void multiply_part(const LowBitMatrix& matrix, const QuantizedRow* rows, int32_t count, int32_t first, int32_t last,
                    float* const* out);
 
+// The sum of each row's weights, which are integers, or these times their blocks' scales: `out` float32 [rows]. They are
+// what the zeros of quantized rows add to a product. Reads the whole matrix; `matrix.sums` is not looked at.
+void row_sums(const LowBitMatrix& matrix, float* out, WorkerPool* pool);
+
+// The sums of the matrices that have been multiplied, by where they lie: made with the first product of each.
+class RowSums {
+ public:
+  const float* of(const LowBitMatrix& matrix, WorkerPool* pool);
+
+ private:
+  std::unordered_map<const void*, std::vector<float>> sums_;
+};
+
 // Rows of the matrix that make a part for one thread: about 64 KiB.
 int32_t part_rows(const LowBitMatrix& matrix);
 
 // The whole product: `rows` float32 [count, columns] to `out` float32 [count, matrix.rows], in this thread and those of
-// `pool`, which may be null.
+// `pool`, which may be null here and above.
 void multiply(const LowBitMatrix& matrix, const float* rows, int32_t count, float* out, WorkerPool* pool);
 
 // The same code for several instruction sets; the functions above take the best that this machine has.

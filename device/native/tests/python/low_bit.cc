@@ -8,6 +8,11 @@ using edge_mtp::WorkerPool;
 
 extern "C" {
 
+void low_bit_sums(const uint8_t* weights, const uint16_t* block_scales, int32_t rows, int32_t columns, int32_t bits,
+                  int32_t block, float* out, WorkerPool* pool) {
+  edge_mtp::row_sums({weights, nullptr, block_scales, nullptr, rows, columns, bits, block}, out, pool);
+}
+
 WorkerPool* low_bit_pool(int32_t workers) { return new WorkerPool(workers); }
 
 const char* low_bit_multiply(const uint8_t* weights, const float* scales, const uint16_t* block_scales,
