@@ -7,5 +7,5 @@ endforeach()
 set_source_files_properties(${EDGE_MTP_ATTENTION} PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/attention_avx2.cc
-    PROPERTIES COMPILE_OPTIONS "-ffp-contract=off;-mavx2;-mfma")
+    PROPERTIES COMPILE_OPTIONS "-ffp-contract=off;-mavx2;-mfma;-mf16c")
 endif()

@@ -6,8 +6,6 @@
 // no row notices which others there are.
 #pragma once
 
-#include <initializer_list>
-
 #include "attention.h"
 #include "lanes.h"
 

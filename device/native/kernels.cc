@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "attention.h"
+#include "candidates.h"
 #include "low_bit.h"
+#include "matrix.h"
 #include "select.h"
 
 namespace edge_mtp {
@@ -26,6 +28,7 @@ constexpr Status kInvalidArgument = 1;
 
 enum VerifyOperand { kLogits = 0, kDraft = 1, kControl = 2, kScalars = 3, kTokenMask = 4, kVerifyOperands = 5 };
 enum AttentionOperand { kQuery = 0, kKeys = 1, kValues = 2, kSeen = 3, kAttentionOperands = 4 };
+enum CandidatesOperand { kState = 0, kNearest = 1, kHead = 2, kTokens = 3, kCandidatesOperands = 4 };
 enum ProductOperand { kRows = 0, kWeights = 1, kScales = 2, kProductOperands = 3 };
 enum DraftOperand { kIds = 1, kOffset = 4, kDraftOperands = 5 };
 
@@ -178,6 +181,77 @@ Status attention_run(void* memory, size_t, const TensorBuffer* in, size_t, Tenso
   return litert::kOk;
 }
 
+// A weight of n_in operands, the scales of which are operand `scales`, if it has some. False if they do not fit.
+bool describe(const TensorBuffer* in, size_t n_in, size_t weight, size_t scales, Matrix& matrix) {
+  RankedTensorType type, scale;
+  if (bound->GetTensorBufferTensorType(in[weight], &type) != litert::kOk || type.layout.rank != 2) return false;
+  matrix = {};
+  matrix.rows = type.layout.dimensions[0];
+  matrix.width = type.layout.dimensions[1];
+  switch (type.element_type) {
+    case litert::kFloat32: matrix.type = Matrix::Type::kFloat32; return true;
+    case litert::kFloat16: matrix.type = Matrix::Type::kFloat16; return true;
+    case litert::kInt8: matrix.type = Matrix::Type::kInt8; break;
+    case litert::kInt4: matrix.type = Matrix::Type::kInt4; break;
+    case litert::kInt2: matrix.type = Matrix::Type::kInt2; break;
+    default: return false;
+  }
+  if (scales >= n_in || bound->GetTensorBufferTensorType(in[scales], &scale) != litert::kOk) return false;
+  if (scale.layout.dimensions[0] != matrix.rows) return false;
+  if (scale.layout.rank == 1) return scale.element_type == litert::kFloat32;
+  const int32_t blocks = scale.layout.dimensions[1];
+  if (scale.layout.rank != 2 || scale.element_type != litert::kFloat16 || blocks < 1) return false;
+  matrix.block = matrix.width / blocks;
+  return matrix.block * blocks == matrix.width && matrix.block * matrix.bits() % 8 == 0;
+}
+
+Status candidates_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layout* out) {
+  if (n_in < kCandidatesOperands || n_out != 2) return kInvalidArgument;
+  for (size_t i = 0; i < 2; ++i) {
+    out[i] = vector_layout(1);
+    out[i].rank = 2;
+    out[i].dimensions[1] = in[kNearest].dimensions[0] * in[kTokens].dimensions[1];
+  }
+  return litert::kOk;
+}
+
+Status candidates_run(void* memory, size_t n_in, const TensorBuffer* in, size_t, TensorBuffer* out) {
+  const Locked<float> logits(out[0], kWrite);
+  const Locked<int32_t> ids(out[1], kWrite);
+  RankedTensorType state, nearest, tokens;
+  if (logits.get() == nullptr || ids.get() == nullptr ||
+      bound->GetTensorBufferTensorType(in[kState], &state) != litert::kOk ||
+      bound->GetTensorBufferTensorType(in[kNearest], &nearest) != litert::kOk ||
+      bound->GetTensorBufferTensorType(in[kTokens], &tokens) != litert::kOk) {
+    return kInvalidArgument;
+  }
+  Candidates call{};
+  call.count = nearest.layout.dimensions[0];
+  call.centroids = tokens.layout.dimensions[0];
+  call.members = tokens.layout.dimensions[1];
+  const size_t scales = n_in > kCandidatesOperands ? size_t{kCandidatesOperands} : size_t{kHead};
+  const Locked<const float> given(in[kState], kRead);
+  const Locked<const int32_t> chosen(in[kNearest], kRead), table(in[kTokens], kRead);
+  const Locked<const void> head(in[kHead], kRead), scale(in[scales], kRead);
+  if (!given.get() || !chosen.get() || !table.get() || !head.get() || !scale.get() ||
+      !describe(in, n_in, kHead, kCandidatesOperands, call.head) || call.head.width > kMostCandidateWidth ||
+      call.head.width != state.layout.dimensions[state.layout.rank - 1] ||
+      call.head.rows != call.centroids * call.members) {
+    std::fill_n(logits.get(), call.count * call.members, std::numeric_limits<float>::quiet_NaN());  // no draft
+    std::fill_n(ids.get(), call.count * call.members, 0);
+    return kInvalidArgument;
+  }
+  call.state = given.get();
+  call.nearest = chosen.get();
+  call.head.data = head.get();
+  call.head.scales = scale.get();
+  call.tokens = table.get();
+  call.logits = logits.get();
+  call.ids = ids.get();
+  find_candidates(call, &static_cast<KernelMemory*>(memory)->pool);
+  return litert::kOk;
+}
+
 Status product_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layout* out) {
   if (n_in != kProductOperands || n_out != 1 || in[kRows].rank < 1 || in[kWeights].rank != 2) return kInvalidArgument;
   out[0] = in[kRows];
@@ -185,46 +259,30 @@ Status product_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layou
   return litert::kOk;
 }
 
-// The matrix but for its sums; false if the kernel does not take such operands.
-bool describe(const TensorBuffer* in, const void* weights, const void* scales, LowBitMatrix& matrix) {
-  RankedTensorType rows, of_weights, of_scales;
-  if (bound->GetTensorBufferTensorType(in[kRows], &rows) != litert::kOk ||
-      bound->GetTensorBufferTensorType(in[kWeights], &of_weights) != litert::kOk ||
-      bound->GetTensorBufferTensorType(in[kScales], &of_scales) != litert::kOk) {
-    return false;
-  }
-  const int type = of_weights.element_type;
-  matrix.weights = static_cast<const uint8_t*>(weights);
-  matrix.rows = of_weights.layout.dimensions[0];
-  matrix.columns = of_weights.layout.dimensions[1];
-  matrix.bits = type == litert::kInt8 ? 8 : type == litert::kInt4 ? 4 : type == litert::kInt2 ? 2 : 0;
-  if (of_scales.element_type == litert::kFloat16 && of_scales.layout.rank == 2) {
-    matrix.block_scales = static_cast<const uint16_t*>(scales);
-    const int32_t blocks = of_scales.layout.dimensions[1];
-    matrix.block = blocks > 0 && matrix.columns % blocks == 0 ? matrix.columns / blocks : -1;
-  } else if (of_scales.element_type == litert::kFloat32) {
-    matrix.scales = static_cast<const float*>(scales);
-  } else {
-    return false;
-  }
-  return of_scales.layout.dimensions[0] == matrix.rows &&
-         rows.layout.dimensions[rows.layout.rank - 1] == matrix.columns && unsupported(matrix) == nullptr;
-}
-
-Status product_run(void* memory, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
+Status product_run(void* memory, size_t n_in, const TensorBuffer* in, size_t, TensorBuffer* out) {
   auto* const shared = static_cast<KernelMemory*>(memory);
   const Locked<float> result(out[0], kWrite);
-  RankedTensorType type;
-  if (result.get() == nullptr || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk) return kInvalidArgument;
-  const Locked<const float> rows(in[kRows], kRead);
+  RankedTensorType rows, type;
+  if (result.get() == nullptr || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk ||
+      bound->GetTensorBufferTensorType(in[kRows], &rows) != litert::kOk) {
+    return kInvalidArgument;
+  }
+  const Locked<const float> given(in[kRows], kRead);
   const Locked<const void> weights(in[kWeights], kRead), scales(in[kScales], kRead);
-  LowBitMatrix matrix{};
-  if (!rows.get() || !weights.get() || !scales.get() || !describe(in, weights.get(), scales.get(), matrix)) {
+  Matrix stored;
+  if (!given.get() || !weights.get() || !scales.get() || !describe(in, n_in, kWeights, kScales, stored) ||
+      !stored.is_integer() || rows.layout.dimensions[rows.layout.rank - 1] != stored.width) {
     return fail(result.get(), type.layout);
   }
+  const bool has_blocks = stored.block > 0;
+  LowBitMatrix matrix{static_cast<const uint8_t*>(weights.get()),
+                      has_blocks ? nullptr : static_cast<const float*>(scales.get()),
+                      has_blocks ? static_cast<const uint16_t*>(scales.get()) : nullptr,
+                      nullptr, stored.rows, stored.width, stored.bits(), stored.block};
+  if (unsupported(matrix) != nullptr) return fail(result.get(), type.layout);
   matrix.sums = shared->sums.of(matrix, &shared->pool);
   const auto count = static_cast<int32_t>(size_of(type.layout) / static_cast<size_t>(matrix.rows));
-  multiply(matrix, rows.get(), count, result.get(), &shared->pool);
+  multiply(matrix, given.get(), count, result.get(), &shared->pool);
   return litert::kOk;
 }
 
@@ -234,9 +292,14 @@ std::vector<Kernel> kernels(const litert::Api& api) {
   static const CustomOpKernel verify{init, verify_layouts, verify_run, destroy};
   static const CustomOpKernel draft{init, draft_layouts, draft_run, destroy};
   static const CustomOpKernel attention{init, attention_layouts, attention_run, destroy};
+  static const CustomOpKernel candidates{init, candidates_layouts, candidates_run, destroy};
   static const CustomOpKernel product{init, product_layouts, product_run, destroy};
   if (bound == nullptr) bound = &api;
-  return {{kVerifyOp, &verify}, {kDraftOp, &draft}, {kAttentionOp, &attention}, {kProductOp, &product}};
+  return {{kVerifyOp, &verify},
+          {kDraftOp, &draft},
+          {kAttentionOp, &attention},
+          {kCandidatesOp, &candidates},
+          {kProductOp, &product}};
 }
 
 }  // namespace edge_mtp

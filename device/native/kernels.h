@@ -1,5 +1,5 @@
-// The edge_mtp ops as LiteRT custom-op kernels: thin adapters from tensor buffers to select.h, attention.h and
-// low_bit.h.
+// The edge_mtp ops as LiteRT custom-op kernels: thin adapters from tensor buffers to select.h, attention.h, candidates.h
+// and low_bit.h.
 #pragma once
 
 #include <vector>
@@ -13,6 +13,7 @@ namespace edge_mtp {
 constexpr char kVerifyOp[] = "edge_mtp.verify";
 constexpr char kDraftOp[] = "edge_mtp.draft";
 constexpr char kAttentionOp[] = "edge_mtp.attention";
+constexpr char kCandidatesOp[] = "edge_mtp.candidates";
 constexpr char kProductOp[] = "edge_mtp.product";
 
 // What the kernels of one graph share: their user data.

@@ -4,6 +4,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
+
+#include "half.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
@@ -14,17 +17,28 @@
 namespace edge_mtp {
 namespace {
 
+struct Half {
+  uint16_t bits;
+};
+
 #if defined(__AVX2__) && defined(__FMA__)
 
 constexpr int32_t kLanes = 8;
 typedef float Lanes __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));
+typedef int32_t Integers __attribute__((vector_size(32)));
 
 inline Lanes fused(Lanes a, Lanes b, Lanes c) { return (Lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 inline Lanes larger(Lanes a, Lanes b) { return (Lanes)_mm256_max_ps((__m256)a, (__m256)b); }
-inline Lanes load(const int8_t* from) {
-  return (Lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+inline Integers integers(const int8_t* from) {
+  return (Integers)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
 }
+inline Lanes floats(Integers of) { return (Lanes)_mm256_cvtepi32_ps((__m256i)of); }
+// Every processor with AVX2 has F16C.
+inline Lanes load(const Half* from) {
+  return (Lanes)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline float widened(Half half) { return _cvtsh_ss(half.bits); }
 
 // The sum of each of four vectors.
 inline void sums(Lanes a, Lanes b, Lanes c, Lanes d, float* out) {
@@ -38,20 +52,37 @@ inline void sums(Lanes a, Lanes b, Lanes c, Lanes d, float* out) {
 constexpr int32_t kLanes = 4;
 typedef float Lanes __attribute__((vector_size(16)));
 typedef uint32_t Words __attribute__((vector_size(16)));
+typedef int32_t Integers __attribute__((vector_size(16)));
 
 #ifdef __aarch64__
 inline Lanes fused(Lanes a, Lanes b, Lanes c) { return (Lanes)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
-inline Lanes load(const int8_t* from) {
+inline Integers integers(const int8_t* from) {
   uint32_t four;
   std::memcpy(&four, from, sizeof four);
   const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)));
-  return (Lanes)vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+  return (Integers)vmovl_s16(vget_low_s16(wide));
+}
+inline Lanes floats(Integers of) { return (Lanes)vcvtq_f32_s32((int32x4_t)of); }
+inline Lanes load(const Half* from) {
+  uint16x4_t four;
+  std::memcpy(&four, from, sizeof four);
+  return (Lanes)vcvt_f32_f16(vreinterpret_f16_u16(four));
+}
+inline float widened(Half half) {
+  __fp16 value;
+  std::memcpy(&value, &half, sizeof value);
+  return value;
 }
 #else
 inline Lanes fused(Lanes a, Lanes b, Lanes c) { return a * b + c; }  // rounded twice: there is no instruction
-inline Lanes load(const int8_t* from) {
-  return Lanes{static_cast<float>(from[0]), static_cast<float>(from[1]), static_cast<float>(from[2]),
-               static_cast<float>(from[3])};
+inline Integers integers(const int8_t* from) { return Integers{from[0], from[1], from[2], from[3]}; }
+inline Lanes floats(Integers of) {
+  return Lanes{static_cast<float>(of[0]), static_cast<float>(of[1]), static_cast<float>(of[2]),
+               static_cast<float>(of[3])};
+}
+inline float widened(Half half) { return half_to_float(half.bits); }
+inline Lanes load(const Half* from) {
+  return Lanes{widened(from[0]), widened(from[1]), widened(from[2]), widened(from[3])};
 }
 #endif
 
@@ -73,6 +104,8 @@ inline Lanes load(const float* from) {
   std::memcpy(&lanes, from, sizeof lanes);
   return lanes;
 }
+
+inline Lanes load(const int8_t* from) { return floats(integers(from)); }
 
 inline void store(Lanes lanes, float* to) { std::memcpy(to, &lanes, sizeof lanes); }
 

@@ -14,6 +14,11 @@ struct Matrix {
   int32_t block;  // weights in a row that share a scale; 0 = all of them
 
   bool is_integer() const { return type >= Type::kInt8; }
+  int32_t bits() const {
+    constexpr int32_t kBits[] = {32, 16, 8, 4, 2};
+    return kBits[static_cast<int32_t>(type)];
+  }
+  int64_t row_bytes() const { return static_cast<int64_t>(width) * bits() / 8; }
 };
 
 }  // namespace edge_mtp
