@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <type_traits>
 
 #include "low_bit.h"
@@ -224,23 +226,32 @@ inline void sort(const uint8_t* numbers, uint8_t* bytes) {
 // As XNNPACK's xnn_f32_qd8_asymmetric_quantization_params and its conversion do it, so that the integers are the same.
 QuantizedRow quantize_here(const float* row, int32_t columns, int32_t bits, uint8_t* bytes) {
   constexpr int32_t kWide = 16;
+  const int32_t step = kStep * (8 / bits);
   constexpr float kLeast = -128.0f, kLargest = 127.0f;
-  float smallest[kWide] = {}, largest[kWide] = {};
+  float smallest[kWide] = {}, largest[kWide] = {}, odd[kWide] = {};  // odd is NaN if a number is not finite
   int32_t k = 0;
   for (; k + kWide <= columns; k += kWide) {
     for (int32_t i = 0; i < kWide; ++i) {
       smallest[i] = row[k + i] < smallest[i] ? row[k + i] : smallest[i];
       largest[i] = row[k + i] > largest[i] ? row[k + i] : largest[i];
+      odd[i] += row[k + i] - row[k + i];
     }
   }
-  for (; k < columns; ++k) smallest[0] = std::min(smallest[0], row[k]), largest[0] = std::max(largest[0], row[k]);
+  for (; k < columns; ++k) {
+    smallest[0] = std::min(smallest[0], row[k]), largest[0] = std::max(largest[0], row[k]);
+    odd[0] += row[k] - row[k];
+  }
+  if (std::isnan(std::accumulate(odd, odd + kWide, 0.0f))) {
+    std::memset(bytes, 0, static_cast<size_t>((columns + step - 1) / step * step));
+    return {bytes, std::numeric_limits<float>::quiet_NaN(), 0};
+  }
   const float low = *std::min_element(smallest, smallest + kWide), high = *std::max_element(largest, largest + kWide);
   const float scale = low == high ? 1.0f : (kLargest - kLeast) / (high - low);
   const float least = low * scale, most = high * scale;
   float zero = (kLeast + least) + (kLargest + most) > 0 ? kLeast - least : kLargest - most;
   zero = std::min(std::max(zero, kLeast), kLargest);
   const auto nudged = static_cast<int32_t>(std::nearbyint(zero));
-  const int32_t step = kStep * (8 / bits), offset = nudged + kOffset;
+  const int32_t offset = nudged + kOffset;
   const float above = kLargest - static_cast<float>(nudged), below = kLeast - static_cast<float>(nudged);
   for (int32_t first = 0; first < columns; first += step) {
     uint8_t numbers[4 * kStep];
