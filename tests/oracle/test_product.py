@@ -159,3 +159,21 @@ def test_other_matrices_are_refused(alone: LowBit, columns: int, bits: int, bloc
     matrix = Matrix(np.zeros((1, columns), np.uint8), scales, columns, bits)
     with pytest.raises(ValueError, match=why):
         alone(np.zeros((1, columns), np.float32), matrix)
+
+
+def test_native_checks_are_clean_under_sanitizers(build: str) -> None:
+    subprocess.run([part(f"{build}_test")], check=True, timeout=300)
+
+
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no aarch64-linux-gnu-g++")
+@pytest.mark.skipif(shutil.which("qemu-aarch64-static") is None, reason="no qemu-aarch64-static")
+def test_native_checks_pass_on_arm(tmp_path: Path) -> None:
+    """With the instructions for dot products and without."""
+    compiler = ["aarch64-linux-gnu-g++", "-std=c++17", "-O2", "-ffp-contract=off", "-static", "-pthread"]
+    dotprod, program = tmp_path / "dotprod.o", tmp_path / "low_bit_test"
+    only = ["-march=armv8.2-a+dotprod", "-c", NATIVE / "low_bit_dotprod.cc", "-o", dotprod]
+    subprocess.run([*compiler, *only], check=True)
+    sources = [NATIVE / f"{name}.cc" for name in ("low_bit", "low_bit_baseline", "worker_pool", "tests/low_bit_test")]
+    subprocess.run([*compiler, *sources, dotprod, "-o", program], check=True)
+    for machine in ("max", "cortex-a53"):
+        subprocess.run(["qemu-aarch64-static", "-cpu", machine, program], check=True, timeout=300)
