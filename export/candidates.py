@@ -12,6 +12,8 @@ from torch import Tensor
 from edge_mtp.export.ops import CANDIDATES, composite
 from edge_mtp.export.placeholders import gather, lookup
 
+MOST_WIDTH = 8192  # of the state: the kernel rearranges it on its stack
+
 
 def candidates(state: Tensor, nearest: Tensor, head: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The logits of all tokens of some centroids.
@@ -28,12 +30,13 @@ def candidates(state: Tensor, nearest: Tensor, head: Tensor, tokens: Tensor) -> 
     Raises:
         ValueError: the op does not accept a shape or type.
     """
-    centroids, members = tokens.shape
-    if state.dtype != torch.float32 or nearest.dtype != torch.int32 or head.shape != (centroids * members, len(state[0, 0])):
-        raise ValueError(
-            f"{CANDIDATES}: a state {list(state.shape)}, {centroids} centroids of {members} tokens, and a head"
-            f" {list(head.shape)}"
-        )
+    rows, width = head.shape
+    if state.dtype != torch.float32 or tuple(state.shape) != (1, 1, width) or width > MOST_WIDTH:
+        raise ValueError(f"{CANDIDATES}: state must be float32 [1, 1, {width}], not {state.dtype} {list(state.shape)}")
+    if nearest.dtype != torch.int32 or nearest.dim() != 1:
+        raise ValueError(f"{CANDIDATES}: nearest must be int32 [n], not {nearest.dtype} {list(nearest.shape)}")
+    if tokens.dtype != torch.int32 or tokens.dim() != 2 or tokens.numel() != rows:
+        raise ValueError(f"{CANDIDATES}: tokens must be int32 of {rows}, not {tokens.dtype} {list(tokens.shape)}")
     op = composite(CANDIDATES)
     logits, ids = op.mark_outputs(*looked_up_candidates(*op.mark_inputs(state, nearest, head, tokens)))
     return logits, ids

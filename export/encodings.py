@@ -5,9 +5,9 @@ weights of FULLY_CONNECTED and EMBEDDING_LOOKUP; `SMALLEST_BLOCK_SCALE` is the o
 independently of each other, so a matrix may be encoded in chunks of rows and the results concatenated.
 
 Besides the bytes, the flatbuffer needs the tensor's type (`tensor_type`), its quantization (`quantization`) and, for
-blocks and for our own kernels, a second tensor with the scales (`scales_tensor`). A fp16 weight needs a DEQUANTIZE before a FULLY_CONNECTED,
-and after an EMBEDDING_LOOKUP, whose output is then fp16 (`Encoding.is_half`). The operators' own options and versions
-do not depend on the encoding. Source: schema.fbs of LiteRT 2.3, schema version 3.
+blocks and for our own kernels, a second tensor with the scales (`scales_tensor`). A fp16 weight needs a DEQUANTIZE
+before a FULLY_CONNECTED, and after an EMBEDDING_LOOKUP, whose output is then fp16 (`Encoding.is_half`). The operators'
+own options and versions do not depend on the encoding. Source: schema.fbs of LiteRT 2.3, schema version 3.
 """
 
 from __future__ import annotations

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
 KEPT = 4096  # some ten KB each; a bundle has about sixty
 # A converted piece depends on these modules and packages.
-SOURCES = ("attention", "candidates", "convert", "decoder", "ops", "layers", "placeholders", "shapes", "shared_lowering", "window")
+SOURCES = (
+    "attention",
+    "candidates",
+    "convert",
+    "decoder",
+    "ops",
+    "layers",
+    "placeholders",
+    "shapes",
+    "shared_lowering",
+    "window",
+)
 CONVERTERS = ("litert-torch", "litert-converter", "torch", "transformers")
 # While it is converted and kept, each has this name: signatures of several names can be the same piece.
 NAME = "piece"

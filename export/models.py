@@ -13,8 +13,8 @@ from edge_mtp.export import recipes
 from edge_mtp.export.adapter import AdaptedWeights
 from edge_mtp.export.checkpoint import Pair
 from edge_mtp.export.options import Options
-from edge_mtp.export.unfinished import Parts
 from edge_mtp.export.ordered_rows import OrderedRows
+from edge_mtp.export.unfinished import Parts
 from edge_mtp.export.weights import TOKEN_ORDERING, Weights
 from edge_mtp.export.work import Work
 from edge_mtp.formats.accelerator import CPU
