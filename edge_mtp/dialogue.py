@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from edge_mtp.formats.tool_calls import (
     check_tools,
     parse_calls,
 )
+from edge_mtp.function_tools import Tool, checked_tools
 from edge_mtp.json_file import read_json, write_json
 from edge_mtp.reply import Reply
 from edge_mtp.reply_options import ReplyOptions
@@ -57,12 +59,11 @@ class Dialogue:
     template drops the thoughts of earlier turns, the runner computes the tokens behind a dropped thought again.
     """
 
-    def __init__(
-        self, engine: Engine, messages: Sequence[Message] = (), tools: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
+    def __init__(self, engine: Engine, messages: Sequence[Message] = (), tools: Sequence[Tool] = ()) -> None:
+        """`tools` as for `Engine.chat`. Raises EdgeMtpError for one that is wrong."""
         self.engine = engine
         self.messages: list[Message] = list(messages)
-        self.tools = list(tools)
+        self.tools = checked_tools(tools)
         self._written: dict[int, Written] = {}  # by place in `messages`
         self._asked: Composed | None = None
 
@@ -105,14 +106,17 @@ class Dialogue:
         """The ids of all messages and of the beginning of the model's turn."""
         return self._composed(options or ReplyOptions()).ids
 
-    def reply(self, options: ReplyOptions | None = None) -> Reply:
-        """The model's turn; `add` it after it is generated. Raises as `Engine.chat`."""
-        options = options or ReplyOptions()
+    def reply(self, options: ReplyOptions | None = None, **changes: Any) -> Reply:
+        """The model's turn; `add` it after it is generated. `changes` and errors are those of `Engine.chat`."""
+        options = replace(options or ReplyOptions(), **changes)
         self._asked = self._composed(options)
         return self.engine.answer(self._asked.ids, self.messages, self.tools, options)
 
     def add(self, reply: Reply) -> None:
-        """Adds a reply to this dialogue as a message; the reply may be complete or cancelled."""
+        """Adds a reply to this dialogue as a message; the reply may be complete or cancelled.
+
+        Raises EdgeMtpError for a reply that nobody has read to its end.
+        """
         place = len(self.messages)
         calls = sum(len(message.get("tool_calls") or ()) for message in self.messages)
         self.messages.append(model_message(reply.text, reply.reasoning, calls, self.tools or None))

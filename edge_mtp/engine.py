@@ -25,6 +25,7 @@ from edge_mtp.formats.accelerator import CPU, AcceleratorChoice
 from edge_mtp.formats.bundle import Bundle
 from edge_mtp.formats.drafting import DraftPolicy, DraftSource
 from edge_mtp.formats.grammar import Thinking, ToolReport
+from edge_mtp.function_tools import Tool, checked_tools
 from edge_mtp.reply import Reply
 from edge_mtp.reply_grammar import ReplyGrammars
 from edge_mtp.reply_options import ReplyOptions
@@ -84,20 +85,21 @@ class Engine:
         self,
         messages: str | Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] = (),
+        tools: Sequence[Tool] = (),
         options: ReplyOptions | None = None,
         **changes: Any,
     ) -> Reply:
         """The model's turn after `messages` (a string is one user message), with `tools` declared.
 
-        `tools` are in OpenAI's form (`edge_mtp.formats.tool_calls.load_tools` reads a file). `changes` are fields of
-        `ReplyOptions` that differ from `options`: `chat("Hi", max_tokens=9)`. The text ends at a stop token or a stop
-        string, after `max_tokens`, or when the context is full. `edge_mtp.dialogue.Dialogue` keeps a conversation of
-        several turns.
+        `tools` are declarations in OpenAI's form (`edge_mtp.load_tools` reads a file) or Python functions with type
+        hints. `changes` are fields of `ReplyOptions` that differ from `options`: `chat("Hi", max_tokens=9)`. The text
+        ends at a stop token or a stop string, after `max_tokens`, or when the context is full.
+        `edge_mtp.dialogue.Dialogue` keeps a conversation of several turns.
 
-        Raises EdgeMtpError for options that the bundle cannot serve, here or while iterating, and TypeError for a
-        change that is no field.
+        Raises EdgeMtpError for a tool that is wrong, and for options that the bundle cannot serve, here or while
+        iterating; TypeError for a change that is no field.
         """
+        tools = checked_tools(tools)
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         options = replace(options or ReplyOptions(), **changes)

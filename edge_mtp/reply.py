@@ -18,6 +18,8 @@ from edge_mtp.formats.tool_calls import ToolCall, parse_calls
 from edge_mtp.summary import Summary, summarize
 from edge_mtp.turns import Stream, Turns
 
+_NOT_COMPLETE = "the reply is not complete; iterate it to its end first, or call wait()"
+
 
 @dataclass(frozen=True)
 class Token:
@@ -52,9 +54,8 @@ class Reply:
     the main thread left that one to begin this one. Whoever reads on in a cancelled reply gets an EdgeMtpError, and
     its `outcome` stays None.
 
-    `prompt` has the ids of the prompt, and `tokens` those of the reply, with the stop token or the tokens of the stop
-    string. `text` is the model's answer, without them. `reasoning` has its thoughts, with an empty line between two.
-    The marks of thoughts are in `tokens` only.
+    `prompt` has the ids of the prompt, and `tokens` those of the reply so far, with the stop token or the tokens of the
+    stop string.
     """
 
     def __init__(
@@ -81,8 +82,8 @@ class Reply:
         self.logprobs: list[float] = []
         self.steps: list[Step] = []
         self.outcome: Outcome | None = None
-        self.text = ""
-        self.reasoning = ""
+        self._text = ""
+        self._reasoning = ""
 
     def __iter__(self) -> Generator[Token, None, None]:
         return iter(self._stream)
@@ -121,9 +122,9 @@ class Reply:
         if not text:
             return token
         if token.channel == "text":
-            self.text += text
+            self._text += text
         else:
-            self.reasoning += text
+            self._reasoning += text
         return replace(token, text=token.text + text)
 
     def wait(self) -> Reply:
@@ -146,11 +147,30 @@ class Reply:
         """The device's state before the reply, once a second during it, and after; empty unless the engine reads it."""
         return self._sampler.samples if self._sampler is not None else []
 
+    @property
+    def text(self) -> str:
+        """The model's answer, without what ends it, once the reply is complete or cancelled.
+
+        Raises EdgeMtpError before; the tokens have the text as it comes.
+        """
+        self._check_over()
+        return self._text
+
+    @property
+    def reasoning(self) -> str:
+        """The model's thoughts without their marks, an empty line between two. Raises as `text`."""
+        self._check_over()
+        return self._reasoning
+
+    def _check_over(self) -> None:
+        if self.outcome is None and not self._stream.over:
+            raise EdgeMtpError(_NOT_COMPLETE)
+
     @cached_property
     def summary(self) -> Summary:
         """Speed and acceptance, once the reply is complete. Raises EdgeMtpError before."""
         if self.outcome is None:
-            raise EdgeMtpError("the reply is not complete; iterate it to its end first")
+            raise EdgeMtpError(_NOT_COMPLETE)
         return summarize(self.steps, self.outcome)
 
     @cached_property
@@ -160,6 +180,4 @@ class Reply:
         Raises ToolCallSyntaxError for calls that are not in Gemma 4's format, and EdgeMtpError before the reply is
         complete.
         """
-        if self.outcome is None and not self._stream.over:
-            raise EdgeMtpError("the reply is not complete; iterate it to its end first")
         return parse_calls(self.text, self._tools or None)

@@ -55,7 +55,19 @@ std::string take_accelerator(const char* bundle, const edge_mtp_options& from, e
   return choice.why;
 }
 
-edge_mtp::Request read(const edge_mtp_request& from) {
+void take_draft_sources(int32_t sources, bool has_drafter, edge_mtp::Request& request) {
+  constexpr int32_t known = EDGE_MTP_DRAFTER | EDGE_MTP_LOOKUP | EDGE_MTP_GRAMMAR;
+  if (sources == 0) sources = (has_drafter ? EDGE_MTP_DRAFTER : EDGE_MTP_LOOKUP) | EDGE_MTP_GRAMMAR;
+  if (sources != EDGE_MTP_BLANKS && (sources & ~known) != 0) {
+    throw edge_mtp::Error("draft_sources is " + std::to_string(sources) +
+                          "; join EDGE_MTP_DRAFTER, EDGE_MTP_LOOKUP and EDGE_MTP_GRAMMAR, or take EDGE_MTP_BLANKS alone");
+  }
+  request.use_drafter = (sources & EDGE_MTP_DRAFTER) != 0;
+  request.use_lookup = (sources & EDGE_MTP_LOOKUP) != 0;
+  request.use_grammar = (sources & EDGE_MTP_GRAMMAR) != 0;
+}
+
+edge_mtp::Request read(const edge_mtp_request& from, bool has_drafter) {
   edge_mtp::Request request;
   request.prompt.assign(from.prompt, from.prompt + from.prompt_length);
   request.stop.assign(from.stop, from.stop + from.stop_length);
@@ -63,9 +75,7 @@ edge_mtp::Request read(const edge_mtp_request& from) {
   request.max_tokens = from.max_tokens;
   request.draft_length = from.draft_length;
   request.adaptive = from.adaptive != 0;
-  request.use_drafter = (from.draft_sources & EDGE_MTP_DRAFTER) != 0;
-  request.use_lookup = (from.draft_sources & EDGE_MTP_LOOKUP) != 0;
-  request.use_grammar = (from.draft_sources & EDGE_MTP_GRAMMAR) != 0;
+  take_draft_sources(from.draft_sources, has_drafter, request);
   request.couple_drafts = from.couple_drafts != 0;
   request.sampling = {from.temperature, from.top_k, from.top_p == 0.0f ? 1.0f : from.top_p, from.min_p, from.seed};
   for (size_t i = 0; i < from.bias_length; ++i) {
@@ -187,10 +197,13 @@ int edge_mtp_generate(edge_mtp_session* session, const edge_mtp_request* request
                       void* user, edge_mtp_outcome* outcome) {
   return guarded(-1, [&] {
     const std::lock_guard<std::mutex> lock(session->owner->running);
-    const edge_mtp::Outcome result = session->session.generate(read(*request), [&](const edge_mtp::Step& step) {
+    const edge_mtp::Request asked = read(*request, session->owner->engine.has_drafter());
+    const edge_mtp::Outcome result = session->session.generate(asked, [&](const edge_mtp::Step& step) {
+      if (on_step == nullptr) return;
       Seen seen(step);
       on_step(&seen.step, user);
     });
+    if (outcome == nullptr) return 0;
     *outcome = {static_cast<edge_mtp_finish>(result.finish), result.prompt_tokens,  result.reused_tokens,
                 result.restored_tokens,                      result.tokens,         result.prefill_us,
                 result.total_us,                             result.first_drafts,   result.first_accepted};

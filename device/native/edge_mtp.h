@@ -52,8 +52,9 @@ typedef struct {
   const char* accelerator_reason;   /* why EDGE_MTP_AUTO has taken it, one line; "" = it was asked for */
 } edge_mtp_info;
 
-/* Where drafts may come from, joined by |. None of them: blanks, which no token matches. */
-enum { EDGE_MTP_DRAFTER = 1, EDGE_MTP_LOOKUP = 2, EDGE_MTP_GRAMMAR = 4 };
+/* Where drafts may come from, joined by |; 0 = the drafter (look-up where the bundle has none) and the grammar.
+ * EDGE_MTP_BLANKS stands alone: drafts that no token matches, to measure what a verify costs. */
+enum { EDGE_MTP_DRAFTER = 1, EDGE_MTP_LOOKUP = 2, EDGE_MTP_GRAMMAR = 4, EDGE_MTP_BLANKS = 8 };
 
 /* Fields that are 0 or NULL ask for nothing; max_tokens must be given. */
 typedef struct {
@@ -66,7 +67,7 @@ typedef struct {
   int32_t max_tokens;    /* of output, exact */
   int32_t draft_length;  /* K, the most drafts a step; 0 = plain decoding */
   int32_t adaptive;      /* the controller chooses each step's K, up to draft_length */
-  int32_t draft_sources; /* EDGE_MTP_DRAFTER | ... */
+  int32_t draft_sources; /* EDGE_MTP_DRAFTER | ..., 0 = the default */
   float temperature;     /* 0 = greedy */
   int32_t top_k;        /* 0 = off */
   float top_p;          /* 0 or 1 = off */
@@ -145,6 +146,8 @@ EDGE_MTP_API edge_mtp_info edge_mtp_describe(const edge_mtp_engine* engine);
 
 EDGE_MTP_API edge_mtp_session* edge_mtp_session_create(edge_mtp_engine* engine);
 EDGE_MTP_API void edge_mtp_session_destroy(edge_mtp_session* session);
+/* Generates until a stop token, max_tokens, a full context or edge_mtp_cancel; calls on_step, unless it is NULL, after
+ * each step, in this thread. outcome may be NULL. Returns 0. */
 EDGE_MTP_API int edge_mtp_generate(edge_mtp_session* session, const edge_mtp_request* request,
                                    edge_mtp_on_step on_step, void* user, edge_mtp_outcome* outcome);
 /* Ends a running edge_mtp_generate at its next step or prefill chunk; from any thread. */

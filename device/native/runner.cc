@@ -307,7 +307,7 @@ struct GenerateRequest {
   }
 
   static int32_t sources(Fields& fields) {
-    if (!fields.has("draft_sources")) return EDGE_MTP_DRAFTER | EDGE_MTP_GRAMMAR;
+    if (!fields.has("draft_sources")) return 0;
     int32_t flags = 0;
     for (const std::string& name : fields.texts("draft_sources")) {
       const int32_t flag = name == "drafter"   ? EDGE_MTP_DRAFTER
@@ -317,7 +317,7 @@ struct GenerateRequest {
       if (flag == 0) throw Error("'" + name + "' is no draft source; they are drafter, lookup and grammar");
       flags |= flag;
     }
-    return flags;
+    return flags == 0 ? EDGE_MTP_BLANKS : flags;
   }
 
   std::vector<int32_t> prompt, stop, suppress, bias_tokens, draft_tape, thought_marks, thought_header;

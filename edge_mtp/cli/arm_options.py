@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from edge_mtp.harness.ask.arm import Arm
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Of both engines where they are compared and the caller names no number: what LiteRT takes on a phone.
+MOST_THREADS = 4
 
 _arms = option_group("Arms: every combination of these is one")
 
@@ -44,8 +48,9 @@ def arm_options(mtp: str) -> Callable[[F], F]:
             _arms("--mtp", "mtps", callback=_list, default=mtp, show_default=True, metavar="LIST",
                   help="off, auto, a number of drafts, adaptive (litert-lm's own) or blank (the verify graph"
                        " without drafts)."),
-            _arms("--constrained", "constraints", callback=_list, default="on", show_default=True, metavar="LIST",
-                  help="Whether calls must fit the tools' schemas: on, off or on,off."),
+            _arms("--constrained", "constraints", callback=_list, default="on", show_default=False, metavar="LIST",
+                  help="Whether calls must fit the tools' schemas: on, off or on,off. Default: on, but off beside"
+                  " litert-lm, which constrains nothing."),
             _arms("--draft-sources", "draft_sources", callback=_list, metavar="LIST",
                   help="Sources of drafts: drafter, lookup and grammar, joined by +:"
                   " drafter+grammar,lookup+grammar. Default: the drafter and the grammar."),
@@ -62,7 +67,8 @@ def arm_options(mtp: str) -> Callable[[F], F]:
             _arms("--device", "devices", multiple=True, default=("host",), show_default=False, metavar="NAME",
                   help="Where to run: host, pixel, emulator, SERIAL, HOST:PORT or ssh://user@board. May be repeated."
                   " Default: host."),
-            _arms("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; default: LiteRT chooses."),
+            _arms("--threads", type=click.IntRange(1), metavar="N",
+                  help="CPU threads. Default: LiteRT chooses; beside litert-lm as many as there are cores, at most 4."),
             _arms("--arm", "arms", multiple=True, metavar="KEY=VALUE,...",
                   help="One more arm; without other options of arms it replaces the combinations. Keys: label,"
                   " bundle, mtp, engine, device, accelerator, temperature, constrained, threads, draft_sources,"
@@ -114,7 +120,7 @@ class ArmChoice:
         defaults: dict[str, Any] = {"device": self.devices[0], "threads": self.threads}
         if len(names) == 1:
             [defaults["bundle"]] = names
-        arms = distinct([*combined, *(parse_arm(text, defaults) for text in self.arms)])
+        arms = _alike(distinct([*combined, *(parse_arm(text, defaults) for text in self.arms)]))
         baseline = arms[0].label if self.baseline is None else self.baseline
         if baseline not in [arm.label for arm in arms]:
             labels = ", ".join(f"'{arm.label}'" for arm in arms)
@@ -123,11 +129,10 @@ class ArmChoice:
 
     def _combines(self) -> bool:
         """Whether combinations were asked for, and not only the arms of --arm on one bundle and device."""
-        source = click.get_current_context().get_parameter_source
         axes = (
             "mtps", "constraints", "draft_sources", "calls", "thoughts", "temperatures", "engines", "accelerators",
         )  # fmt: skip
-        return any(source(name) is click.core.ParameterSource.COMMANDLINE for name in axes)
+        return any(map(_is_given, axes))
 
     def _bundles(self) -> dict[str, str]:
         """Paths of the bundles, and what those of the tiny model are called; others are called by their files."""
@@ -141,8 +146,11 @@ class ArmChoice:
     def _combinations(self, names: Mapping[str, str]) -> list[Arm]:
         from edge_mtp.harness.ask.arm import CALLS, SWITCHES, THINKING, cross, parse_mtp, parse_sources
 
+        constraints = self.constraints
+        if "litert-lm" in self.engines and not _is_given("constraints"):
+            constraints = ["off"]  # as litert-lm answers, so that both are asked the same
         axes: dict[str, Sequence[Any]] = {
-            "constrained": [_choice("--constrained", value, SWITCHES) for value in self.constraints],
+            "constrained": [_choice("--constrained", value, SWITCHES) for value in constraints],
             "parallel_calls": [_choice("--calls", value, CALLS) for value in self.calls],
             "thinking": [_choice("--thinking", value, THINKING) for value in self.thoughts],
             "engine": list(self.engines),
@@ -154,6 +162,21 @@ class ArmChoice:
         }
         bases = [{"bundle": bundle, "threads": self.threads} for bundle in names]
         return cross(bases, axes, {} if self.bundles else names)
+
+
+def _is_given(name: str) -> bool:
+    """Whether the command line has the option with this parameter."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _alike(arms: Sequence[Arm]) -> list[Arm]:
+    """With as many threads for this machine's arms of every engine: each would choose a number of its own."""
+    from edge_mtp.harness.ask.arm import ENGINES
+
+    if {arm.engine for arm in arms} != set(ENGINES):
+        return list(arms)
+    threads = min(os.cpu_count() or 1, MOST_THREADS)
+    return [replace(arm, threads=threads) if arm.threads is None and arm.device == "host" else arm for arm in arms]
 
 
 def tiny_bundles(recipes: Sequence[str]) -> list[Path]:

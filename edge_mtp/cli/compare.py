@@ -9,7 +9,7 @@ import click
 
 from edge_mtp.safe_text import shown
 
-RULE_HOLDS = 3
+TRIGGERED = 3
 CANNOT_TELL = 4
 
 
@@ -23,7 +23,8 @@ CANNOT_TELL = 4
     "--arm", "arms", multiple=True, metavar="A_LABEL=B_LABEL",
     help="Compare this arm of A with that arm of B; default: arms with the same label. May be repeated.",
 )  # fmt: skip
-@click.option("--strict", is_flag=True, help=f"Exit with {CANNOT_TELL} if no rule holds and one cannot be decided.")
+@click.option("--unpaired", is_flag=True, help="Compare runs that share no items, by the totals of each.")
+@click.option("--strict", is_flag=True, help=f"Exit with {CANNOT_TELL} if no rule is triggered and one cannot be told.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request or GITHUB_STEP_SUMMARY.")
 @click.pass_context
@@ -32,21 +33,22 @@ def compare(
     files: tuple[Path, ...],
     rules: tuple[str, ...],
     arms: tuple[str, ...],
+    unpaired: bool,
     strict: bool,
     as_json: bool,
     markdown: bool,
 ) -> None:
-    """Compare the result B with the base A, and fail if a rule holds.
+    """Compare the result B with the base A, and fail if a rule is triggered.
 
     A and B are results files of bench or eval, or the JSON files of `edge-mtp report`. Two results files are compared
-    on the same items. With A alone, the command compares its arms that draft with those that decode plainly.
+    on the items that both have. With A alone, the command compares its arms that draft with those that decode plainly.
 
-    A signed VALUE is a change from A to B: +1pp, -3%, +5ms. An unsigned VALUE is B's own figure. A rule holds if the
-    whole 95% interval satisfies it; METRIC.value, .low or .high compares that point alone. docs/results.md lists all
-    metrics.
+    A signed VALUE is a change from A to B: +1pp, -3%, +5ms. An unsigned VALUE is B's own figure. A rule is triggered
+    if the whole 95% interval satisfies it; METRIC.value, .low or .high compares that point alone. docs/results.md lists
+    all metrics.
 
-    Exit status: 0 no rule holds, 1 an error, 2 wrong usage, 3 a rule holds, 4 (with --strict) no rule holds and one
-    cannot be decided.
+    Exit status: 0 no rule is triggered, 1 an error, 2 wrong usage, 3 a rule is triggered, 4 (with --strict) no rule is
+    triggered and one cannot be told.
 
     \b
     edge-mtp compare main.jsonl branch.jsonl --fail-if 'speedup < 1.0' --fail-if 'toolcall.error > +1pp'
@@ -68,17 +70,19 @@ def compare(
         raise click.UsageError(str(error)) from None
     sides = [read_side(path) for path in files]
     versus = Versus(sides[0], sides[-1], arms)
+    if not unpaired:
+        versus.check_shared()
     judged = [judge(versus, rule) for rule in parsed]
     verdicts = {each.verdict for each in judged}
     status = 0
-    if Verdict.HOLDS in verdicts:
-        status = RULE_HOLDS
+    if Verdict.TRIGGERED in verdicts:
+        status = TRIGGERED
     elif strict and Verdict.CANNOT_TELL in verdicts:
         status = CANNOT_TELL
     if as_json:
         click.echo(json.dumps(to_json(versus, judged, status), allow_nan=False))
     elif markdown:
-        click.echo("\n".join(map(shown, markdown_lines(versus, judged))))
+        click.echo("\n".join(map(shown, markdown_lines(versus, judged, status))))
     else:
-        click.echo("\n".join(map(shown, text_lines(versus, judged))))
+        click.echo("\n".join(map(shown, text_lines(versus, judged, status))))
     ctx.exit(status)

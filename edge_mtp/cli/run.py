@@ -275,10 +275,11 @@ def _compare(
 
 def _print_comparison(comparison: dict[str, Any]) -> None:
     ratio = comparison["speed_up"]
-    high = "∞" if ratio["high"] is None else f"{ratio['high']:.2f}"
+    known = f"{ratio['coverage']:.0%} interval {ratio['low']:.2f} to {ratio['high'] or 0:.2f}, {ratio['pairs']} pairs"
+    if ratio["high"] is None:
+        known = f"{ratio['pairs']} pairs are too few for an interval"
     click.echo(
-        f"\nspeed-up {ratio['median']:.2f}x with MTP ({ratio['coverage']:.0%} interval {ratio['low']:.2f} to"
-        f" {high}, {ratio['pairs']} pairs): {comparison['mtp_tokens_per_s']:,.0f} against"
+        f"\nspeed-up {ratio['median']:.2f}x with MTP ({known}): {comparison['mtp_tokens_per_s']:,.0f} against"
         f" {comparison['plain_tokens_per_s']:,.0f} tokens/s"
     )
     click.echo("same text with and without MTP" if comparison["same_text"] else "the texts with and without MTP differ")

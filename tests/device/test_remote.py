@@ -341,6 +341,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from remote_device import LONG, device_on
 from edge_mtp.device.adb_link import AdbLink
+from edge_mtp.device.load_options import LoadOptions
 host, port, folder, bundle = sys.argv[2:6]
 device = device_on(AdbLink.over_tcp(host, int(port), print), Path(folder))
 with device, device.start(Path(bundle), LoadOptions(threads=1)) as runner:

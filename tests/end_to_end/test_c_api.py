@@ -1,6 +1,8 @@
 """The C library as an app links it."""
 
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,33 @@ def test_sessions_of_one_process_do_not_see_each_other(tiny_bundle: Path, tiny_s
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert [[int(token) for token in line.split()] for line in result.stdout.splitlines()] == 3 * expected
+
+
+def test_the_documented_program_answers(tiny_bundle: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "c.md").read_text("utf-8")
+    (program,), (ids,) = (
+        re.findall(r"```c\n(.*?)```", page, re.DOTALL),
+        re.findall(r"```python\n(.*?)```", page, re.DOTALL),
+    )
+    (tmp_path / "answer.c").write_text(program, "utf-8")
+    (tmp_path / "ids.py").write_text(ids, "utf-8")
+    (compiles,) = re.findall(r"^cc .*$", page, re.MULTILINE)
+    command = compiles.replace("$BIN", str(runner_path().parent)).replace("-Wall", "-Wall -Wextra -Werror")
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=120)
+
+    text = "Wake me at 6:40"
+    given = [sys.executable, "ids.py", str(tiny_bundle), text]
+    numbers = subprocess.run(
+        given, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120
+    ).stdout.split()
+    answer = [str(tmp_path / "answer"), str(litert_library()), str(tiny_bundle), *numbers]
+    result = subprocess.run(answer, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    tokens, told = result.stdout.splitlines()
+    with open_engine(tiny_bundle) as engine:
+        expected = engine.chat(text, max_tokens=64, draft_length=0).wait().tokens
+    assert [int(token) for token in tokens.split()] == expected
+    assert re.fullmatch(rf"{len(expected)} tokens in \d+\.\d ms", told)
+    absent = subprocess.run([*answer[:2], "/absent", "1", "2", "3"], capture_output=True, text=True, timeout=120)
+    assert absent.returncode == 1
+    assert "/absent" in absent.stderr

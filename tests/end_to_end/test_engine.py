@@ -129,6 +129,46 @@ def test_leaving_a_reply_cancels_it(scripted: Scripted) -> None:
         _ = reply.summary
 
 
+def test_a_reply_that_is_not_read_to_its_end_has_no_text_yet(scripted: Scripted) -> None:
+    engine, _ = scripted([20, 21, TURN_END], [20, 21, TURN_END])
+    dialogue = Dialogue(engine)
+    dialogue.say("x")
+    reply = dialogue.reply(max_tokens=9)
+    for read in ("text", "reasoning", "tool_calls", "summary"):
+        with pytest.raises(EdgeMtpError, match="the reply is not complete; iterate it to its end first"):
+            getattr(reply, read)
+    with pytest.raises(EdgeMtpError, match="not complete"):
+        dialogue.add(reply)
+    assert len(dialogue.messages) == 1
+    for _ in reply:
+        with pytest.raises(EdgeMtpError, match="not complete"):
+            _ = reply.text
+        break
+    assert reply.text == engine.chat_format.tokenizer.decode([20])
+    assert reply.tool_calls == []
+    engine.chat("x").wait()
+
+
+def test_changes_of_options_are_the_same_for_a_dialogue(scripted: Scripted) -> None:
+    engine, script = scripted([TURN_END], [TURN_END])
+    dialogue = Dialogue(engine)
+    dialogue.say("x")
+    dialogue.reply(ReplyOptions(draft_length=3), max_tokens=7, stop_texts=["~"]).wait()
+    engine.chat("x", options=ReplyOptions(draft_length=3), max_tokens=7, stop_texts=["~"]).wait()
+    assert script.requests[0] == script.requests[1]
+    with pytest.raises(TypeError, match="tokens_at_most"):
+        dialogue.reply(tokens_at_most=7)
+
+
+def test_tools_are_checked_before_they_are_rendered(scripted: Scripted) -> None:
+    engine, _ = scripted()
+    for ask in (lambda tools: engine.chat("x", tools=tools), lambda tools: Dialogue(engine, tools=tools)):
+        with pytest.raises(EdgeMtpError, match=r"'tools.json' is the name of a file; read it with edge_mtp.load_tools"):
+            ask("tools.json")
+        with pytest.raises(EdgeMtpError, match="tool 0: name None is no text"):
+            ask([{"description": "nothing"}])
+
+
 # --- options ---------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ FLOORS: list[list[str]] = [
     ["formats"],
     ["chat"],
     ["device", "export"],
-    ["acceptance", "summary", "turns"],
+    ["acceptance", "function_tools", "summary", "turns"],
     ["reply", "reply_options"],
     ["reply_grammar"],
     ["engine"],

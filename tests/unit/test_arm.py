@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge_mtp.errors import EdgeMtpError
 from edge_mtp.formats.codec import decode
-from edge_mtp.harness.ask.arm import Arm, baseline_of, cross, distinct, parse_arm, parse_mtp
+from edge_mtp.harness.ask.arm import Arm, baseline_of, cross, distinct, held_against, parse_arm, parse_mtp
 
 LENGTHS = st.one_of(st.sampled_from(["off", "auto", "blank"]), st.integers(1, 31))
 ARMS = st.builds(
@@ -205,3 +205,16 @@ def test_any_text_is_an_arm_or_refused(text: str) -> None:
 def test_two_arms_of_one_label_are_refused() -> None:
     with pytest.raises(EdgeMtpError, match="two arms are called 'x'; give one of them label=NAME"):
         distinct([Arm("x", "a"), Arm("x", "b")])
+
+
+def test_engines_are_compared_on_one_task() -> None:
+    free = Arm("free", "m", constrained=False)
+    held, stock = replace(free, label="held", constrained=True), replace(free, label="stock", engine="litert-lm")
+    slow = replace(free, label="slow", threads=1)
+    arms = [held, free, stock, slow]
+    assert [held_against(arm, held, arms) for arm in arms] == [None, held, free, held]
+    assert held_against(stock, held, [held, stock, slow]) is None
+    assert held_against(stock, free, arms) == free
+    assert held_against(replace(stock, threads=1), free, arms) is None
+    assert held_against(free, stock, arms) == stock
+    assert held_against(held, stock, arms) is None

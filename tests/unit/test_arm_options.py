@@ -116,6 +116,22 @@ def test_what_cannot_be_is_one_line(arguments: list[str], message: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def test_beside_the_stock_engine_both_are_asked_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    arms, _ = resolve("--bundle", "m.litertlm", "--engine", "ours,litert-lm", "--mtp", "auto")
+    assert [(arm.engine, arm.constrained, arm.threads) for arm in arms] == [
+        ("ours", False, 4), ("litert-lm", False, 4),
+    ]  # fmt: skip
+    arms, _ = resolve(
+        "--bundle", "m.litertlm", "--engine", "ours,litert-lm", "--mtp", "auto", "--constrained", "on", "--threads", "3"
+    )
+    assert [(arm.engine, arm.constrained, arm.threads) for arm in arms] == [
+        ("ours", True, 3), ("litert-lm", False, 3),
+    ]  # fmt: skip
+    arms, _ = resolve("--bundle", "m.litertlm")
+    assert {(arm.constrained, arm.threads) for arm in arms} == {(True, None)}
+
+
 def test_a_list_has_no_empty_part() -> None:
     assert words("off, auto") == ["off", "auto"]
     for value in ("off,,auto", "", "off,", " "):

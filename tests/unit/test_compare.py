@@ -113,7 +113,7 @@ def told(a: Results | Analysis, b: Results | Analysis, rule: str, arms: Sequence
     return {each.arm: each.verdict for each in judged.judgements}
 
 
-HOLDS, NOT, UNTOLD = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
+TRIGGERED, NOT, UNTOLD = Verdict.TRIGGERED, Verdict.NOT_TRIGGERED, Verdict.CANNOT_TELL
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +139,15 @@ def files(tmp_path_factory: pytest.TempPathFactory, bench: Results) -> tuple[str
 def test_no_rule_holds(files: tuple[str, str]) -> None:
     result = compare(*files, *failing("speedup < 1.0"))
     assert result.exit_code == 0, result.output
-    assert "0 of 1 rules hold." in result.stdout
+    assert result.stdout.startswith("PASS: 0 of 1 rule triggered\n")
     assert compare(*files).exit_code == 0
 
 
 def test_a_rule_holds(files: tuple[str, str]) -> None:
     result = compare(*files, *failing("speedup < 1.0", "speed < 0.99"))
     assert result.exit_code == 3, result.output
-    assert "holds: speed < 0.99" in result.stdout
-    assert "1 of 2 rules hold." in result.stdout
+    assert "  triggered: speed < 0.99" in result.stdout
+    assert result.stdout.startswith("FAIL: 1 of 2 rules triggered\n")
 
 
 def test_a_rule_that_cannot_be_told(files: tuple[str, str]) -> None:
@@ -293,21 +293,21 @@ def test_a_damaged_summary_is_refused_in_a_line(tmp_path: Path, summary_text: st
 
 def test_an_arm_3_percent_slower_is_found(bench: Results) -> None:
     slower = noisy(bench, 1.03, [AUTO])
-    assert told(bench, slower, "speed < 0.99") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, slower, "decode < -1%") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, slower, "first_token > +1%") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, slower, "call > +1%") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, slower, "speed.total < 0.99") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, slower, "token.p95 > +1%") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, slower, "prefill < -1%") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, slower, "speedup < -1%") == {AUTO: HOLDS}
+    assert told(bench, slower, "speed < 0.99") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, slower, "decode < -1%") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, slower, "first_token > +1%") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, slower, "call > +1%") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, slower, "speed.total < 0.99") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, slower, "token.p95 > +1%") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, slower, "prefill < -1%") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, slower, "speedup < -1%") == {AUTO: TRIGGERED}
     assert told(bench, slower, "speed < 0.95") == {OFF: NOT, AUTO: NOT}
     assert told(slower, bench, "speed < 1.0") == {OFF: UNTOLD, AUTO: NOT}
 
 
 def test_a_drift_of_the_machine_is_in_speed_and_not_in_the_speed_up(bench: Results) -> None:
     drifted = noisy(bench, 1.2)
-    assert told(bench, drifted, "speed < 0.9") == {OFF: HOLDS, AUTO: HOLDS}
+    assert told(bench, drifted, "speed < 0.9") == {OFF: TRIGGERED, AUTO: TRIGGERED}
     assert told(bench, drifted, "speedup < -2%") == {AUTO: NOT}
     versus = Versus(Side("a", bench), Side("b", drifted))
     assert any("not interleaved" in note for note in notes_of(versus))
@@ -315,29 +315,29 @@ def test_a_drift_of_the_machine_is_in_speed_and_not_in_the_speed_up(bench: Resul
 
 def test_a_corrupted_drafter_is_slower_and_says_the_same(bench: Results) -> None:
     corrupted = made(acceptance={AUTO: 0.02})
-    assert told(bench, corrupted, "speedup < -10%") == {AUTO: HOLDS}
-    assert told(bench, corrupted, "acceptance[1] < -50pp") == {AUTO: HOLDS}
-    assert told(bench, corrupted, "acceptance[1] < 0.1") == {AUTO: HOLDS}
-    assert told(bench, corrupted, "tokens_per_verify < -10%") == {AUTO: HOLDS}
+    assert told(bench, corrupted, "speedup < -10%") == {AUTO: TRIGGERED}
+    assert told(bench, corrupted, "acceptance[1] < -50pp") == {AUTO: TRIGGERED}
+    assert told(bench, corrupted, "acceptance[1] < 0.1") == {AUTO: TRIGGERED}
+    assert told(bench, corrupted, "tokens_per_verify < -10%") == {AUTO: TRIGGERED}
     assert told(bench, corrupted, "same_text.value < 100%") == {AUTO: NOT}
     assert told(bench, corrupted, "changed_text.value > 0%") == {OFF: NOT, AUTO: NOT}
 
 
 def test_flipped_digits_are_found_and_named(suite: Results) -> None:
     wrong = changed(suite, lambda answer: flipped(answer, 6), [AUTO])
-    assert told(suite, wrong, "toolcall.error > +1pp") == {OFF: NOT, AUTO: HOLDS}
-    assert told(suite, wrong, "toolcall.exact < -1pp") == {OFF: NOT, AUTO: HOLDS}
-    assert told(suite, wrong, "toolcall.error.digit_corruption > +1pp") == {OFF: NOT, AUTO: HOLDS}
+    assert told(suite, wrong, "toolcall.error > +1pp") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(suite, wrong, "toolcall.exact < -1pp") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(suite, wrong, "toolcall.error.digit_corruption > +1pp") == {OFF: NOT, AUTO: TRIGGERED}
     assert told(suite, wrong, "toolcall.error.wrong_quote > +1pp")[OFF] == NOT
-    assert told(suite, wrong, "changed_text > 0%") == {OFF: UNTOLD, AUTO: HOLDS}
-    assert told(suite, wrong, "same_text < 100%") == {AUTO: HOLDS}
-    assert told(suite, wrong, "same_text < -1pp") == {AUTO: HOLDS}
+    assert told(suite, wrong, "changed_text > 0%") == {OFF: UNTOLD, AUTO: TRIGGERED}
+    assert told(suite, wrong, "same_text < 100%") == {AUTO: TRIGGERED}
+    assert told(suite, wrong, "same_text < -1pp") == {AUTO: TRIGGERED}
     versus = Versus(Side("a", suite), Side("b", wrong))
     said = versus.comparison(Pair(AUTO, AUTO))
     assert said is not None
     assert said.verdict == "worse"
     # The same of one run: MTP against plain decoding.
-    assert told_alone(wrong, "toolcall.error > +1pp") == {AUTO: HOLDS}
+    assert told_alone(wrong, "toolcall.error > +1pp") == {AUTO: TRIGGERED}
     assert told_alone(suite, "toolcall.error > +1pp") == {AUTO: NOT}
 
 
@@ -353,15 +353,15 @@ def test_crashes_are_found(suite: Results) -> None:
         return replace(answer, text="", finish="crash", error="signal 11", tokens=[], steps=[], call_us=None)
 
     crashed = changed(suite, crash, [AUTO])
-    assert told(suite, crashed, "failed > +5pp") == {OFF: NOT, AUTO: HOLDS}
-    assert told(suite, crashed, "failed > 5%") == {OFF: NOT, AUTO: HOLDS}
-    assert told(suite, crashed, "toolcall.error.crash > +5pp") == {OFF: NOT, AUTO: HOLDS}
+    assert told(suite, crashed, "failed > +5pp") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(suite, crashed, "failed > 5%") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(suite, crashed, "toolcall.error.crash > +5pp") == {OFF: NOT, AUTO: TRIGGERED}
 
 
 def test_more_memory_is_found(bench: Results) -> None:
     larger = changed(bench, lambda answer: replace(answer, rss_bytes=2 * (answer.rss_bytes or 0)), [AUTO])
-    assert told(bench, larger, "memory.rss > +99%") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, larger, "memory.rss > +250MB") == {OFF: NOT, AUTO: HOLDS}
+    assert told(bench, larger, "memory.rss > +99%") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, larger, "memory.rss > +250MB") == {OFF: NOT, AUTO: TRIGGERED}
     assert told(bench, larger, "memory.anonymous > +1%") == {OFF: NOT, AUTO: NOT}
 
 
@@ -419,16 +419,16 @@ def test_nothing_changes_between_equal_results(equal: Versus, name: str) -> None
     else:
         unit = next(iter(metric.quantity.units))
         rules = [f"{text} < -0{unit}", f"{text} > +0{unit}", f"{text}.value < -0{unit}", f"{text}.value > +0{unit}"]
-        if judge(equal, parse_rule(f"{text}.value > 0{unit}")).verdict == HOLDS:  # relative to something
+        if judge(equal, parse_rule(f"{text}.value > 0{unit}")).verdict == TRIGGERED:  # relative to something
             rules += [f"{text} < -0%", f"{text} > +0%"]
     for rule in rules:
-        assert judge(equal, parse_rule(rule)).verdict != HOLDS, rule
+        assert judge(equal, parse_rule(rule)).verdict != TRIGGERED, rule
 
 
 def test_a_rule_that_a_single_arm_breaks_holds(bench: Results) -> None:
     side, slower = Side("a", bench), Side("b", noisy(bench, 1.03, [AUTO]))
     versus = Versus(side, slower)
-    assert judge(versus, parse_rule("speed < 0.99")).verdict == HOLDS
+    assert judge(versus, parse_rule("speed < 0.99")).verdict == TRIGGERED
     assert judge(versus, parse_rule("speed@mtp off < 0.99")).verdict == NOT
     assert judge(versus, parse_rule("speed > 1.0")).verdict == UNTOLD
 
@@ -451,11 +451,11 @@ def test_items_that_are_not_shared(bench: Results) -> None:
         "other content."
     ]
     for rule in ("speed < 1.0", "decode < -0%", "first_token.p95 > +0%", "speedup < -0%"):
-        assert HOLDS not in told(bench, other, rule).values()
+        assert TRIGGERED not in told(bench, other, rule).values()
     assert told(bench, other, "first_token.p99 > 1s") == {OFF: UNTOLD, AUTO: UNTOLD}  # B's own figure is of all of B
 
 
-def test_results_without_a_common_item_are_compared_unpaired(bench: Results) -> None:
+def test_results_without_a_common_item_are_compared_unpaired_if_asked(tmp_path: Path, bench: Results) -> None:
     renamed = Results(
         bench.run,
         {f"new-{name}": replace(item, id=f"new-{name}") for name, item in bench.items.items()},
@@ -464,23 +464,38 @@ def test_results_without_a_common_item_are_compared_unpaired(bench: Results) -> 
     versus = Versus(Side("a", bench), Side("b", renamed))
     assert not versus.is_paired
     assert any("nothing can be paired" in note for note in notes_of(versus))
-    assert told(bench, renamed, "decode < -10%") == {OFF: NOT, AUTO: HOLDS}
-    assert told(bench, renamed, "speed < 0.9") == {OFF: NOT, AUTO: HOLDS}
+    assert told(bench, renamed, "decode < -10%") == {OFF: NOT, AUTO: TRIGGERED}
+    assert told(bench, renamed, "speed < 0.9") == {OFF: NOT, AUTO: TRIGGERED}
     with pytest.raises(EdgeMtpError, match="not measured in both"):
         told(bench, renamed, "changed_text > 0%")
+    paths = written(tmp_path / "a.jsonl", bench), written(tmp_path / "b.jsonl", renamed)
+    refused = compare(*paths, *failing("decode < -10%"))
+    assert refused.exit_code == 1
+    assert "share no items" in refused.stderr
+    assert compare(*paths, *failing("decode < -10%"), "--unpaired").exit_code == 3
+
+
+def test_a_run_that_was_cut_is_said_to_be(tmp_path: Path, bench: Results) -> None:
+    cut = replace(bench, answers=bench.answers[:-3])
+    paths = written(tmp_path / "a.jsonl", bench), written(tmp_path / "b.jsonl", cut)
+    asked = len({(answer.arm, answer.item, answer.round) for answer in bench.answers})
+    assert f"b.jsonl': Not complete: {asked - 3:,} of {asked:,} questions were answered." in compare(*paths).stdout
+    notes = json.loads(compare(*paths, "--json").stdout)["notes"]
+    assert [note for note in notes if "Not complete" in note and "b.jsonl" in note]
+    assert not [note for note in notes if "a.jsonl" in note]
 
 
 def test_summaries_find_what_is_large(bench: Results, suite: Results) -> None:
     a, b = analyse(bench), analyse(noisy(bench, 1.5, [AUTO]))
     for base, new in ((a, b), (bench, b), (a, noisy(bench, 1.5, [AUTO]))):
-        assert told(base, new, "decode < -10%") == {OFF: NOT, AUTO: HOLDS}
-        assert told(base, new, "speed < 0.9") == {OFF: NOT, AUTO: HOLDS}
-        assert told(base, new, "speedup < -10%") == {AUTO: HOLDS}
-        assert told(base, new, "first_token.p95 > +10%") == {OFF: NOT, AUTO: HOLDS}
+        assert told(base, new, "decode < -10%") == {OFF: NOT, AUTO: TRIGGERED}
+        assert told(base, new, "speed < 0.9") == {OFF: NOT, AUTO: TRIGGERED}
+        assert told(base, new, "speedup < -10%") == {AUTO: TRIGGERED}
+        assert told(base, new, "first_token.p95 > +10%") == {OFF: NOT, AUTO: TRIGGERED}
         assert not Versus(Side("a", base), Side("b", new)).is_paired
     wrong = analyse(changed(suite, lambda answer: flipped(answer, 2), [AUTO]))
-    assert told(analyse(suite), wrong, "toolcall.error > +1pp") == {OFF: UNTOLD, AUTO: HOLDS}
-    assert told_alone(wrong, "toolcall.error > +1pp") == {AUTO: HOLDS}
+    assert told(analyse(suite), wrong, "toolcall.error > +1pp") == {OFF: UNTOLD, AUTO: TRIGGERED}
+    assert told_alone(wrong, "toolcall.error > +1pp") == {AUTO: TRIGGERED}
     assert told_alone(analyse(suite), "same_text.value < 100%") == {AUTO: NOT}
 
 
@@ -524,7 +539,7 @@ def test_plain_against_drafting_results(bench: Results) -> None:
         for arm in ARMS
     )
     assert told(plain, drafting, "speedup < 1.0") == {AUTO: NOT}
-    assert told(drafting, plain, "speedup < 1.0") == {OFF: HOLDS}
+    assert told(drafting, plain, "speedup < 1.0") == {OFF: TRIGGERED}
     assert told(plain, drafting, "same_text.value < 100%") == {AUTO: NOT}
     assert told(analyse(plain), analyse(drafting), "speedup < 1.0") == {AUTO: NOT}
     assert told(plain, drafting, "speedup < 1.0") == told(plain, drafting, "speed < 1.0")
@@ -538,9 +553,9 @@ def test_plain_against_drafting_results(bench: Results) -> None:
 
 def test_arms_by_name(bench: Results) -> None:
     assert told(bench, bench, "speed < 1.0", [f"{OFF}={AUTO}"]) == {AUTO: NOT}
-    assert told(bench, bench, "speed < 1.0", [f"{AUTO}={OFF}"]) == {OFF: HOLDS}
-    assert told_alone(bench, "decode > +1%", [f"{OFF}={AUTO}"]) == {AUTO: HOLDS}
-    assert told_alone(bench, "decode < -1%", [f"{AUTO}={OFF}"]) == {OFF: HOLDS}
+    assert told(bench, bench, "speed < 1.0", [f"{AUTO}={OFF}"]) == {OFF: TRIGGERED}
+    assert told_alone(bench, "decode > +1%", [f"{OFF}={AUTO}"]) == {AUTO: TRIGGERED}
+    assert told_alone(bench, "decode < -1%", [f"{AUTO}={OFF}"]) == {OFF: TRIGGERED}
 
 
 def test_labels_with_equal_signs(bench: Results) -> None:
@@ -602,9 +617,9 @@ def test_json(files: tuple[str, str], bench: Results) -> None:
     result = compare(*files, *rules, "--json")
     value = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert value["exit_status"] == result.exit_code == 3
-    assert [each["verdict"] for each in value["rules"]] == ["holds", "cannot tell", "does not hold"]
+    assert [each["verdict"] for each in value["rules"]] == ["triggered", "cannot tell", "not triggered"]
     speed = {each["arm"]: each for each in value["rules"][0]["arms"]}
-    assert speed[AUTO]["verdict"] == "holds"
+    assert speed[AUTO]["verdict"] == "triggered"
     assert speed[AUTO]["figure"]["value"] == pytest.approx(1 / 1.03, rel=0.01)
     assert speed[AUTO]["figure"]["low"] < speed[AUTO]["figure"]["value"] < speed[AUTO]["figure"]["high"] < 0.99
     assert value["paired"]
@@ -657,16 +672,16 @@ def test_markdown_tables_are_whole(tmp_path: Path, bench: Results) -> None:
         assert len({len(row) for row in rows}) == 1
         assert set("".join(rows[1])) <= {"-", " "}
     assert "<b>" not in result.stdout
-    assert "**holds**" in tables[0]
-    assert result.stdout.index("1 of 2 rules hold.") < result.stdout.index("| metric")
+    assert "**triggered**" in tables[0]
+    assert result.stdout.index("**FAIL: 1 of 2 rules triggered") < result.stdout.index("| metric")
 
 
 def test_text_shows_every_rule_with_its_figure(files: tuple[str, str]) -> None:
     lines = compare(*files, *failing("speed@mtp auto < 0.99", "memory.rss > +5%")).stdout.splitlines()
-    at = lines.index("  holds: speed@mtp auto < 0.99")
-    assert re.fullmatch(r"    mtp auto: 0\.9\d\dx \(0\.9\d\dx to 0\.9\d\dx\), holds", lines[at + 1])
-    at = lines.index("  does not hold: memory.rss > +5%")
-    assert lines[at + 1 : at + 3] == [f"    {arm}: +0.0%, does not hold" for arm in (OFF, AUTO)]
+    at = lines.index("  triggered: speed@mtp auto < 0.99")
+    assert re.fullmatch(r"    mtp auto: 0\.9\d\dx \(0\.9\d\dx to 0\.9\d\dx\), triggered", lines[at + 1])
+    at = lines.index("  not triggered: memory.rss > +5%")
+    assert lines[at + 1 : at + 3] == [f"    {arm}: +0.0%, not triggered" for arm in (OFF, AUTO)]
     assert not any("-0.0" in line or "nan" in line for line in lines)
 
 

@@ -25,6 +25,10 @@ static void on_step(const edge_mtp_step *step, void *user) {
   for (int32_t i = 0; i < step->count; ++i) sprintf(text + strlen(text), "%d ", step->tokens[i]);
 }
 
+static void count_accepted(const edge_mtp_step *step, void *user) {
+  if (step->kind == EDGE_MTP_VERIFY) *(int *)user += step->accepted;
+}
+
 static void *answer(void *user) {
   worker *me = user;
   for (int p = 0, begin = 0; p < prompt_count; begin = ends[p++]) {
@@ -35,7 +39,6 @@ static void *answer(void *user) {
     request.stop_length = 1;
     request.max_tokens = TOKENS;
     request.draft_length = me->draft_length;
-    request.draft_sources = EDGE_MTP_DRAFTER;
     edge_mtp_outcome outcome;
     if (edge_mtp_generate(me->session, &request, on_step, me->text, &outcome) != 0) {
       strcat(me->text, edge_mtp_error());
@@ -68,6 +71,23 @@ int main(int argc, char **argv) {
       prompts[at++] = token;
     }
   }
+
+  /* Blanks are never accepted, and stand alone. NULL for what is not wanted. */
+  edge_mtp_session *session = edge_mtp_session_create(engine);
+  edge_mtp_request request = {0};
+  request.prompt = prompts;
+  request.prompt_length = (size_t)ends[0];
+  request.max_tokens = 8;
+  request.draft_length = info.max_draft_length;
+  request.draft_sources = EDGE_MTP_BLANKS | EDGE_MTP_DRAFTER;
+  if (edge_mtp_generate(session, &request, NULL, NULL, NULL) != -1 || !strstr(edge_mtp_error(), "draft_sources is 9")) return 8;
+  request.draft_sources = EDGE_MTP_BLANKS;
+  int accepted = 0;
+  if (edge_mtp_generate(session, &request, count_accepted, &accepted, NULL) != 0 || accepted != 0) return 9;
+  request.draft_sources = 0;
+  request.fresh = 1;
+  if (edge_mtp_generate(session, &request, count_accepted, &accepted, NULL) != 0 || accepted == 0) return 10;
+  edge_mtp_session_destroy(session);
 
   static worker workers[SESSIONS];
   pthread_t threads[SESSIONS];

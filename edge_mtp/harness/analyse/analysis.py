@@ -59,6 +59,16 @@ def analyse(results: Results) -> Analysis:
     )
 
 
+def incompletion(results: Results) -> str | None:
+    """Of a run that was cut before it had all answers; None of a whole one, and of one that runs for a time."""
+    run, rounds = results.run, results.run.settings.get("rounds")
+    asked = len(run.arms) * len(results.items) * (rounds if isinstance(rounds, int) else 0)
+    answered = len({(answer.arm, answer.item, answer.round) for answer in results.answers})
+    if answered >= asked:
+        return None
+    return f"Not complete: {answered:,} of {asked:,} questions were answered. Its command goes on with --resume."
+
+
 def refusal(arm: str, reason: str) -> str:
     """Of an arm that refused all that it was asked."""
     return f"{arm} refused everything that it was asked, so nothing can be said of it: {reason}"

@@ -34,7 +34,7 @@ class Judged:
     def verdict(self) -> Verdict:
         """It holds where it holds for one arm, and cannot be told where it cannot for one and holds for none."""
         verdicts = {each.verdict for each in self.judgements}
-        of_all = (Verdict.HOLDS, Verdict.CANNOT_TELL, Verdict.DOES_NOT_HOLD)
+        of_all = (Verdict.TRIGGERED, Verdict.CANNOT_TELL, Verdict.NOT_TRIGGERED)
         return next(verdict for verdict in of_all if verdict in verdicts)
 
 

@@ -51,6 +51,14 @@ class Matching:
     def is_one_run(self) -> bool:
         return self.a is self.b
 
+    def check_shared(self) -> None:
+        """Raises EdgeMtpError for two results files without a common item."""
+        if self.common is None and self.a.results is not None and self.b.results is not None:
+            raise EdgeMtpError(
+                f"'{self.a.name}' and '{self.b.name}' share no items, so no answer can be compared with another; give"
+                " runs of the same suite, or --unpaired to compare the totals of each"
+            )
+
     @property
     def is_paired(self) -> bool:
         """Whether answers to the same items can be paired."""

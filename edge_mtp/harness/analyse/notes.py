@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_mtp.harness.analyse.analysis import NO_SPEED, refusal
+from edge_mtp.harness.analyse.analysis import NO_SPEED, incompletion, refusal
 from edge_mtp.harness.analyse.compare import Versus
 from edge_mtp.harness.analyse.matching import listed, shared_items
 
@@ -16,6 +16,8 @@ def notes(versus: Versus) -> list[str]:
     a, b = versus.a, versus.b
     for side in dict.fromkeys((a, b)):
         found += [refusal(arm, reason) for arm, reason in side.refused.items()]
+        cut = None if side.results is None else incompletion(side.results)
+        found += [f"'{side.name}': {cut}"] if cut else []
     if versus.is_one_run:
         return found
     if versus.is_paired and versus.measures_speed:

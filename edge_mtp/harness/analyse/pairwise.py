@@ -11,7 +11,7 @@ from edge_mtp.harness.analyse.comparison_words import conclusion, where
 from edge_mtp.harness.analyse.paired_calls import PairedCalls, Verdict
 from edge_mtp.harness.analyse.partings import Parting
 from edge_mtp.harness.analyse.replies import replies_of
-from edge_mtp.harness.ask.arm import Arm, baseline_of
+from edge_mtp.harness.ask.arm import Arm, baseline_of, held_against
 from edge_mtp.harness.record.results import Results, Run
 from edge_mtp.harness.score.partings import Cause
 from edge_mtp.harness.score.score import Score
@@ -76,8 +76,8 @@ def pairs_of(run: Run) -> list[tuple[Arm, Arm]]:
     siblings = [(arm, baseline_of(arm, run.arms)) for arm in run.arms]
     baseline = run.arm(run.baseline)
     pairs: dict[frozenset[str], tuple[Arm, Arm]] = {}
-    for arm, base in [*siblings, *((arm, baseline) for arm in run.arms)]:
-        if base is not None and arm.label != base.label:
+    for arm, base in [*siblings, *((arm, held_against(arm, baseline, run.arms)) for arm in run.arms)]:
+        if base is not None:
             pairs.setdefault(frozenset((arm.label, base.label)), (arm, base))
     return list(pairs.values())
 

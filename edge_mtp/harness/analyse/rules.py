@@ -37,8 +37,8 @@ _BARE = re.compile(r'[^"<>#]+')
 class Verdict(str, Enum):
     """What the figures say of a condition."""
 
-    HOLDS = "holds"
-    DOES_NOT_HOLD = "does not hold"
+    TRIGGERED = "triggered"
+    NOT_TRIGGERED = "not triggered"
     CANNOT_TELL = "cannot tell"
 
 
@@ -111,7 +111,7 @@ class Rule:
         near = math.isclose(figure, self.threshold, rel_tol=SLACK, abs_tol=SLACK)
         above = figure > self.threshold and not near
         holds = {">": above, "<": not (above or near), ">=": above or near, "<=": not above}[self.operator]
-        return Verdict.HOLDS if holds else Verdict.DOES_NOT_HOLD
+        return Verdict.TRIGGERED if holds else Verdict.NOT_TRIGGERED
 
     def __str__(self) -> str:
         bound = f".{self.bound}" if self.bound else ""

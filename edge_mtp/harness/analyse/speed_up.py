@@ -12,7 +12,7 @@ import numpy as np
 from edge_mtp.formats.tool_calls import CALL_CLOSE
 from edge_mtp.harness.analyse.replies import Question, answers_to, decode_time, kinds_of, token_count
 from edge_mtp.harness.ask.answer import Answer
-from edge_mtp.harness.ask.arm import baseline_of
+from edge_mtp.harness.ask.arm import baseline_of, held_against
 from edge_mtp.harness.record.results import Results
 from edge_mtp.harness.stats import ratios, statistics
 from edge_mtp.harness.stats.statistics import Estimate
@@ -61,11 +61,8 @@ def speed_ups(results: Results) -> list[SpeedUp]:
     answers = {arm.label: answers_to(results, arm.label) for arm in run.arms}
     rows = []
     for arm in run.arms:
-        sibling = baseline_of(arm, run.arms)
-        bases = dict.fromkeys(([sibling.label] if sibling else []) + [run.baseline])
-        for base in bases:
-            if base == arm.label:
-                continue
+        bases = (baseline_of(arm, run.arms), held_against(arm, run.arm(run.baseline), run.arms))
+        for base in dict.fromkeys(each.label for each in bases if each is not None):
             for measure in MEASURES:
                 pairs = _paired(answers[base], answers[arm.label], measure)
                 for kind in (None, *(kinds_of(results) if measure == "decode" else ())):

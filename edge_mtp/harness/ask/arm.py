@@ -201,6 +201,22 @@ def baseline_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
     return next((other for other in arms if other.mtp == "off" and other.is_sibling(arm)), None)
 
 
+def held_against(arm: Arm, baseline: Arm, arms: Sequence[Arm]) -> Arm | None:
+    """The arm of `arms` that `arm` is compared with beside its plain sibling: the run's baseline.
+
+    Engines are compared on one task: for an arm of another engine than the baseline's, it is the arm that differs from
+    the baseline at most in what calls are constrained by, and is constrained as `arm` is. None where there is none, and
+    for the baseline itself.
+    """
+    if arm.label == baseline.label:
+        return None
+    if arm.engine == baseline.engine:
+        return baseline
+    asked = replace(baseline, label="", constrained=arm.constrained, parallel_calls=arm.parallel_calls)
+    alike = [each for each in arms if each.threads == arm.threads and replace(each, label="") == asked]
+    return next(iter(alike), None)
+
+
 # How litert-lm does what it does in one way only, and what an arm is to ask for.
 _STOCK_WAYS = {
     "mtp": ("drafts at a length of its own", "use mtp=auto, mtp=adaptive or mtp=off"),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from edge_mtp.harness.stats.statistics import Estimate
 
 NONE = "-"  # where nothing was measured
+UNKNOWN = "too few to tell"  # in place of an interval without ends
 
 
 def milliseconds(value: float) -> str:
@@ -38,9 +39,16 @@ def signed(value: float) -> str:
 
 
 def interval(estimate: Estimate, digits: int, scale: float = 1.0) -> str:
-    """`1.09 to 1.32`."""
+    """`1.09 to 1.32`; `UNKNOWN` where nothing is excluded."""
+    if is_unbounded(estimate):
+        return UNKNOWN
     low, high = (_end(scale * end, digits) for end in (estimate.low, estimate.high))
     return f"{low} to {high}"
+
+
+def is_unbounded(estimate: Estimate) -> bool:
+    """Whether an interval of a ratio or of a difference excludes nothing, since the items are too few."""
+    return math.isinf(estimate.high) and estimate.low in (0.0, -math.inf)
 
 
 def points(estimate: Estimate) -> str:

@@ -108,11 +108,15 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def verdict(ratio: Estimate, items: int) -> str:
-    """What a ratio over `items` items says: faster, slower, no difference within a percentage, or not enough data."""
-    if ratio.low > 1:
-        return "faster"
-    if ratio.high < 1:
-        return "slower"
+    """What a ratio over `items` items says: faster, slower, no difference within a percentage, or not enough data.
+
+    A ratio that is 1.00 where it is printed is no difference that counts, even where 1 is excluded.
+    """
+    if round(ratio.value, 2) != 1:
+        if ratio.low > 1:
+            return "faster"
+        if ratio.high < 1:
+            return "slower"
     reach = max(ratio.high, 1 / ratio.low) - 1 if ratio.low > 0 else math.inf
     if reach <= MARGIN:
         return f"no difference within {max(1, math.ceil(100 * reach - 1e-9))}%"

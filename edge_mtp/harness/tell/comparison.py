@@ -11,15 +11,16 @@ from edge_mtp.harness.analyse.judging import Judged
 from edge_mtp.harness.analyse.matching import Pair
 from edge_mtp.harness.analyse.metrics import METRICS, Metric
 from edge_mtp.harness.analyse.notes import notes
+from edge_mtp.harness.analyse.rules import Verdict
 from edge_mtp.harness.analyse.side import Side
 from edge_mtp.harness.stats.changes import Figure, value_of
-from edge_mtp.harness.stats.figures import size
+from edge_mtp.harness.stats.figures import UNKNOWN, count_of, is_unbounded, size
 from edge_mtp.harness.tell.text_tables import aligned, markdown
 
 
-def text_lines(versus: Versus, judged: list[Judged]) -> list[str]:
-    """For a terminal or a log."""
-    lines = [*_heads(versus), *notes(versus)]
+def text_lines(versus: Versus, judged: list[Judged], status: int) -> list[str]:
+    """For a terminal or a log: the outcome first."""
+    lines = [*_outcome(judged, status), *_heads(versus), *notes(versus)]
     for pair in versus.pairs:
         lines += ["", _title(versus, pair), *(f"  {line}" for line in aligned(_cells(versus, pair)))]
         if said := versus.comparison(pair):
@@ -29,16 +30,16 @@ def text_lines(versus: Versus, judged: list[Judged]) -> list[str]:
     for each in judged:
         lines.append(f"  {each.verdict.value}: {each.rule}")
         lines += [f"    {arm}: {figure}, {verdict}" for arm, figure, verdict in _judgements(each)]
-    return [*lines, *_outcome(judged)]
+    return lines
 
 
-def markdown_lines(versus: Versus, judged: list[Judged]) -> list[str]:
+def markdown_lines(versus: Versus, judged: list[Judged], status: int) -> list[str]:
     """The same, rules first: in a pull request they are what is looked for."""
     lines = ["### edge-mtp compare", ""]
     if judged:
-        lines += [*_outcome(judged), ""]
+        lines += [*(f"**{line}**" for line in _outcome(judged, status)), ""]
         rows = [
-            [_escaped(str(each.rule)), _escaped(arm), figure, f"**{verdict}**" if verdict == "holds" else verdict]
+            [_escaped(str(each.rule)), _escaped(arm), figure, f"**{verdict}**" if verdict == "triggered" else verdict]
             for each in judged
             for arm, figure, verdict in _judgements(each)
         ]
@@ -162,12 +163,15 @@ def _judgements(judged: Judged) -> list[tuple[str, str, str]]:
     ]
 
 
-def _outcome(judged: list[Judged]) -> list[str]:
+def _outcome(judged: list[Judged], status: int) -> list[str]:
+    """`PASS: 0 of 2 rules triggered`; nothing without rules."""
     if not judged:
         return []
-    count = {name: sum(each.verdict.value == name for each in judged) for name in ("holds", "cannot tell")}
-    told = f"{count['holds']} of {len(judged)} rules hold"
-    return [f"{told}, {count['cannot tell']} cannot be told." if count["cannot tell"] else f"{told}."]
+    triggered, untold = (
+        sum(each.verdict is verdict for each in judged) for verdict in (Verdict.TRIGGERED, Verdict.CANNOT_TELL)
+    )
+    told = f"{'FAIL' if status else 'PASS'}: {triggered} of {count_of(judged, 'rule')} triggered"
+    return [f"{told}, {untold} cannot tell" if untold else told]
 
 
 def _shown(figure: Figure, metric: Metric, is_relative: bool, is_change: bool) -> str:
@@ -184,6 +188,8 @@ def _shown(figure: Figure, metric: Metric, is_relative: bool, is_change: bool) -
 
     if isinstance(figure, float):
         return one(figure)
+    if is_unbounded(figure):
+        return f"{one(figure.value)} ({UNKNOWN})"
     return f"{one(figure.value)} ({one(figure.low)} to {one(figure.high)})"
 
 

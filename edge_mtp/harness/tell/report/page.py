@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from edge_mtp.harness.analyse.analysis import NO_SPEED, refusal
+from edge_mtp.harness.analyse.analysis import NO_SPEED, incompletion, refusal
 from edge_mtp.harness.analyse.paired_calls import MARGIN
 from edge_mtp.harness.stats import figures
 from edge_mtp.harness.tell.headline import SIGNS, calls_tone, is_identical, speed_tone
@@ -64,16 +64,10 @@ class Part(Facts):
         run, found = self.analysis.run, []
         if run.simulated is not None:
             found.append(simulated_notice(run.simulated))
-        rounds = run.settings.get("rounds")
-        asked = len(run.arms) * len(self.results.items) * (rounds if isinstance(rounds, int) else 0)
-        answered = len({(answer.arm, answer.item, answer.round) for answer in self.results.answers})
         found += [refusal(arm, reason) for arm, reason in self.analysis.refused.items()]
         found += [f"{arm}: {sentence}" for arm, sentence in self.analysis.misfits.items()]
-        if answered < asked:
-            found.append(
-                f"Not complete: {answered:,} of {asked:,} questions were answered. Its command goes on with --resume."
-            )
-        return found
+        cut = incompletion(self.results)
+        return [*found, cut] if cut else found
 
     @property
     def finishes(self) -> Mapping[str, Sequence[tuple[str, int]]]:
