@@ -82,7 +82,9 @@ def _write_model(
     assembly = section.assemble(pieces.model())
     lent = _lent(parts, name) if name in OWN else {}
     if name == GRAPHS_SECTIONS[CPU]:
-        product.claim(assembly, {weight: each.encoding for weight, each in lent.items()}, ("edge_verify_", "edge_decode"))
+        product.claim(
+            assembly, {weight: each.encoding for weight, each in lent.items()}, ("edge_verify_", "edge_decode")
+        )
     compact.compact(assembly.model)
     ops.add_custom_codes(assembly.model)
     target = store.Store(assembly, _file(parts, name))

@@ -81,4 +81,3 @@ def _options(body: int) -> Any:
     options.name, options.version, options.decompositionSubgraphIndex = PRODUCT.encode(), VERSION, body
     options.compositeAttributes = np.frombuffer(bytes(flexbuffers.Dumps({"version": VERSION})), np.uint8)
     return options
-

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_build import NATIVE, part
 from native_low_bit import LowBit, Matrix, low_bit
 from numpy.typing import NDArray
 
-from edge_mtp.export.encodings import ENCODINGS, encode, pack, unpack
+from edge_mtp.export.assemble import Assembly
+from edge_mtp.export.compact import compact
+from edge_mtp.export.encodings import ENCODINGS, Encoded, Encoding, encode, pack, unpack
+from edge_mtp.export.product import claim
+from edge_mtp.export.store import Store
 
 BUILDS = ["low_bit", "low_bit_baseline"]
 WORKERS = 3
@@ -95,7 +103,9 @@ def cases(draw: st.DrawFn) -> Case:
         integers[:] = draw(st.sampled_from([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1]))
     data = integers.astype(np.int8).view(np.uint8)
     data = data if bits == 8 else pack(data, bits)
-    scales = rng.random((rows, columns // block) if block else rows).astype(np.float32) * 2.0 ** -draw(st.integers(0, 8))
+    scales = rng.random((rows, columns // block) if block else rows).astype(np.float32) * 2.0 ** -draw(
+        st.integers(0, 8)
+    )
     numbers = rng.standard_normal((count, columns)) * 10.0 ** draw(st.integers(-3, 3))
     shift = draw(st.sampled_from([0.0, 0.0, -5.0, 5.0, 1e3]))
     numbers = numbers + shift * np.abs(numbers).max()
@@ -177,3 +187,79 @@ def test_native_checks_pass_on_arm(tmp_path: Path) -> None:
     subprocess.run([*compiler, *sources, dotprod, "-o", program], check=True)
     for machine in ("max", "cortex-a53"):
         subprocess.run(["qemu-aarch64-static", "-cpu", machine, program], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", ["int2", "int4", "int4b32", "int4b256"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_runtime_without_the_kernel_runs_the_decomposition(name: str, count: int) -> None:
+    """The same graph in LiteRT's interpreter, which knows none of our ops; bit by bit, but for sums of blocks.
+
+    Two calls with different numbers of rows share the decomposition.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    rng = np.random.default_rng(1)
+    weights, encoding = rng.standard_normal((24, 512)).astype(np.float32), ENCODINGS[name]
+    stored = encode(weights, encoding)
+    interpreter = Interpreter(model_content=_model(stored, encoding, (3, count)), num_threads=1)
+    rows = rng.standard_normal((1, count, 512)).astype(np.float32)
+    answer = interpreter.get_signature_runner(f"edge_verify_{count}")(rows=rows)["product"][0]
+    assert stored.scales is not None
+    found = low_bit()(rows[0], Matrix(stored.data.reshape(24, -1), stored.scales, 512, encoding.bits))
+    # LiteRT's own kernel, which runs where a delegate does not come, rounds rows to symmetric integers.
+    np.testing.assert_allclose(found, answer, rtol=0, atol=0.02 * np.abs(answer).max())
+
+
+def _model(stored: Encoded, encoding: Encoding, counts: tuple[int, ...]) -> bytes:
+    """A product of each number of rows with one matrix, in the signatures of a bundle."""
+    model = schema.ModelT()
+    model.version, model.subgraphs, model.operatorCodes = 3, [], []
+    model.buffers, model.signatureDefs, model.metadata = [schema.BufferT()], [], []
+    assembly = Assembly(model)
+    code = assembly.code(schema.BuiltinOperator.FULLY_CONNECTED)
+    rows, columns = 24, 512
+    for count in counts:
+        graph, signature = schema.SubGraphT(), schema.SignatureDefT()
+        shapes = ((1, count, columns), (rows, columns), (1, count, rows))
+        graph.tensors = [_tensor(shape) for shape in shapes]
+        graph.tensors[1].buffer = assembly.buffer("w")
+        multiply = schema.OperatorT()
+        multiply.opcodeIndex = code
+        multiply.inputs, multiply.outputs = np.array([0, 1, -1], np.int32), np.array([2], np.int32)
+        multiply.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+        multiply.builtinOptions = schema.FullyConnectedOptionsT()
+        multiply.builtinOptions.keepNumDims = True
+        graph.operators, graph.name = [multiply], b""
+        graph.inputs, graph.outputs = np.array([0], np.int32), np.array([2], np.int32)
+        signature.signatureKey, signature.subgraphIndex = b"edge_verify_%d" % count, len(assembly.model.subgraphs)
+        signature.inputs, signature.outputs = [_port(b"rows", 0)], [_port(b"product", 2)]
+        assembly.model.subgraphs.append(graph)
+        assembly.model.signatureDefs.append(signature)
+    claim(assembly, {"w": encoding}, ("edge_verify_",))
+    compact(assembly.model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.tflite"
+        store = Store(assembly, path)
+        store.matrix("w", (rows, columns), encoding, lambda first, last: stored.cut(rows, first, last))
+        store.write(lambda _: None)
+        return path.read_bytes()
+
+
+def _tensor(shape: tuple[int, ...]) -> Any:
+    tensor = schema.TensorT()
+    tensor.shape, tensor.type, tensor.buffer, tensor.hasRank = np.array(shape, np.int32), 0, 0, True
+    return tensor
+
+
+def _port(name: bytes, tensor: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, tensor
+    return entry
+
+
+def test_the_document_names_the_operands() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "product-op.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d) \| (\w+) \|", document, re.MULTILINE)
+    assert rows == [("0", "rows"), ("1", "weights"), ("2", "scales")]
+    assert "K is at most 65,536" in document
+    assert "kMostColumns = 1 << 16;" in (NATIVE / "low_bit.h").read_text("utf-8")
