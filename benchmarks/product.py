@@ -60,9 +60,8 @@ def main(bundles: tuple[Path, ...], draft_lengths: str, threads: int, rounds: in
     found = measure(list(bundles), lengths, threads, rounds)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     click.echo(f"{machine}, load {os.getloadavg()[0]:.1f}; {threads} threads\n")
-    click.echo(
-        "| bundle | draft length | step, ms | without drafts | step to the first | verify to plain | prefill, ms a token |"
-    )
+    names = ("bundle", "draft length", "step, ms", "less drafts", "step to the first", "verify to plain", "prefill")
+    click.echo(f"| {' | '.join(names)} |")
     click.echo("|---|---|---|---|---|---|---|")
     table = []
     first = next(iter(found[0]))

@@ -1,4 +1,4 @@
-"""The op `edge_mtp.product`: the product of a few rows with a matrix of 2 or 4 bits; docs/product-op.md is its contract.
+"""The op `edge_mtp.product`: a few rows times a matrix of 2 or 4 bits; docs/product-op.md is its contract.
 
 It takes the place of FULLY_CONNECTED in finished graphs, since only then are the weights' encodings known: the traced
 pieces are the same for every recipe. Its decomposition is the FULLY_CONNECTED whose place it takes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,9 +51,16 @@ class LowBit:
         Raises:
             ValueError: the kernel does not take such a matrix.
         """
+        call, out = self.prepared(rows, matrix)
+        call()
+        return out
+
+    def prepared(self, rows: NDArray[np.float32], matrix: Matrix) -> tuple[Callable[[], None], NDArray[np.float32]]:
+        """The call alone, to be timed, and where it puts its result."""
         out = np.full((len(rows), len(matrix.data)), np.nan, np.float32)
         sums, scales, block = self.sums(matrix), _pointer(matrix.scales), matrix.block > 0
-        why = self._library.low_bit_multiply(
+        kept = rows, matrix, sums  # as long as the call
+        operands = (
             _pointer(matrix.data),
             None if block else scales,
             scales if block else None,
@@ -63,9 +71,13 @@ class LowBit:
             _pointer(out),
             self._pool,
         )
-        if why is not None:
-            raise ValueError(why.decode())
-        return out
+
+        def call(kept: object = kept) -> None:
+            why = self._library.low_bit_multiply(*operands)
+            if why is not None:
+                raise ValueError(why.decode())
+
+        return call, out
 
 
 def _sizes(matrix: Matrix) -> tuple[int, int, int, int]:
