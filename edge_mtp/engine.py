@@ -196,7 +196,7 @@ class Engine:
         if length is not None and length > most:
             if most == 0:
                 raise EdgeMtpError(
-                    f"{self.bundle.path}: no verify graph (exported with --lean?), so it cannot draft; export it"
+                    f"{self.bundle.path}: no verify graph, so it cannot draft; export it"
                     " again, or decode plainly (--mtp off)"
                 )
             raise EdgeMtpError(f"draft length {length} is beyond the {most} that this bundle verifies; use 1 to {most}")

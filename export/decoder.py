@@ -68,6 +68,11 @@ class Decoder:
         """The layers that have their own keys and values."""
         return tuple(index for index, layer in enumerate(self.layers) if layer.own_kv)
 
+    def kv_bytes(self, kv: str) -> int:
+        """Bytes of the KV caches per position; `kv` is their type, `fp32` or `int8`."""
+        numbers = sum(2 * self.layers[index].kv_heads * self.layers[index].head_dim for index in self.kv_layers)
+        return numbers * (1 if kv == "int8" else 4)
+
     def kv_source(self, attention: str) -> int:
         """The layer whose KV the sharing layers of a type read: the last of that type with its own KV."""
         return max(index for index in self.kv_layers if self.layers[index].attention == attention)

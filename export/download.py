@@ -6,6 +6,7 @@ import errno
 import fcntl
 import re
 import shutil
+import socket
 import threading
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -291,6 +292,8 @@ def _refusal(error: Exception, repo_id: str, revision: str | None, offline: bool
         return EdgeMtpError(f"the Hub refused {where} ({status}): give a valid token with `hf auth login` or HF_TOKEN")
     if offline or any_of(errors.OfflineModeIsEnabled):
         return EdgeMtpError(f"{where} is not complete in the Hub's cache and offline was asked for: run once online")
+    if any_of(socket.gaierror):
+        return EdgeMtpError(f"no network to download {where}: no name server knows the Hub; connect and run again")
     what = f"HTTP {status}" if status else kinds[-1]
     return EdgeMtpError(f"the download of {where} broke off ({what}): check the connection and run again, it continues")
 

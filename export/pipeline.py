@@ -49,6 +49,8 @@ class Summary:
     anew: dict[str, int]  # by the checkpoint's form, how many quantized tensors were rounded again
     notes: tuple[str, ...]  # what a user should know of the checkpoints
     accelerators: tuple[str, ...]  # that have graphs of their own
+    context: int  # positions of the KV cache
+    kv_bytes: int  # of the whole KV cache
 
 
 def export_bundle(
@@ -110,6 +112,8 @@ def export_bundle(
 
 def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, str], work: Work) -> Summary:
     """Write the bundle, in a folder that an interrupted export finds again."""
+    from edge_mtp.export.decoder import Decoder  # reads what transformers knows
+
     names = pair.target.weights.names, pair.drafter.weights.names
     chat, table = chat_of(pair), token_table(pair.tokenizer, pair.target.config.vocab_size)
     templates = _tried_templates(pair, chat)
@@ -147,6 +151,8 @@ def _export(pair: Pair, options: Options, output: Path, origins: Mapping[str, st
         anew,
         _notes(pair, options),
         options.accelerators,
+        options.context,
+        options.context * Decoder.of(pair.target.config).kv_bytes(options.kv),
     )
 
 

@@ -62,16 +62,17 @@ def check(
         raise click.UsageError("say what to check: --numerics FILE.jsonl, or --numerics alone for built-in prompts.")
     from edge_mtp.cli.measuring import measured_engine
     from edge_mtp.cli.progress import count_progress, export_progress
+    from edge_mtp.formats.bundle import Bundle
     from edge_mtp.harness.analyse.numerics import numerics_of
     from edge_mtp.harness.ask.runner_engine import answerers_on
     from edge_mtp.harness.ask.suites import read_items
-    from edge_mtp.harness.ask.tiny_pair import TINY
+    from edge_mtp.harness.ask.tiny_pair import TINY, is_tiny
     from edge_mtp.harness.run.check import ask_numerics_arms, numerics_arms
     from edge_mtp.harness.tell.numerics_lines import numerics_lines
 
     built_in = numerics == BUILT_IN
-    if built_in and bundle is not None:
-        raise click.UsageError("the built-in prompts are for the built-in model; give --numerics FILE with --bundle.")
+    if built_in and bundle is not None and not is_tiny(Bundle(bundle)):
+        raise click.UsageError(f"the built-in prompts are for the tiny pair, not {bundle}; give --numerics FILE.")
     path = TINY / "splits" / "iid.jsonl" if built_in else Path(numerics)
     items = read_items(path, limit or (DEFAULT_PROMPTS if built_in else None))
     if bundle is None:

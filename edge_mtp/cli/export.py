@@ -114,7 +114,7 @@ class Names(click.ParamType[Any]):
 @click.option(
     "--lean",
     is_flag=True,
-    help="Write only the stock runtime's graphs; `edge-mtp run` then decodes without drafts.",
+    help="Write only the stock graphs. `edge-mtp run` then drafts 3 tokens a step with them, and is slower.",
 )
 @click.option(
     "--accelerators",
@@ -266,6 +266,8 @@ def export(
                     "anew": summary.anew,
                     "notes": summary.notes,
                     "accelerators": summary.accelerators,
+                    "context": summary.context,
+                    "kv_bytes": summary.kv_bytes,
                 }
                 | ({} if verified is None else {"verified": asdict(verified)})
                 | ({} if measured is None else {"report": measured.to_json()})
@@ -293,6 +295,7 @@ def export(
         click.echo(shown(note))
     for line in verified.lines() if verified is not None else ():
         click.echo(shown(line))
+    click.echo(f"context: {summary.context:,} positions, a KV cache of {summary.kv_bytes / 1e6:,.1f} MB of memory")
     size, seconds = summary.path.stat().st_size, sum(summary.seconds.values())
     click.echo(f"{summary.path}: {size / 1e6:.2f} MB in {seconds:.0f} s")
     if measured is not None:

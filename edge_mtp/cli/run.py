@@ -108,7 +108,7 @@ def run(
     def begun(engine: Engine) -> tuple[Dialogue, ReplyOptions]:
         if compare and engine.max_draft_length == 0:
             raise EdgeMtpError(
-                f"{bundle}: no verify graph (exported with --lean?), so it cannot draft and there is nothing to"
+                f"{bundle}: no verify graph, so it cannot draft and there is nothing to"
                 " compare; export it again, or drop --compare"
             )
         dialogue, options = _dialogue(engine, load, read, declared), reply_options(engine, reply)

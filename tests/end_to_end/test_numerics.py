@@ -250,7 +250,7 @@ def test_the_exit_status_is_the_verdict(
     ("arguments", "message"),
     [
         (["check"], "say what to check"),
-        (["check", "--numerics", "--bundle", "x.litertlm"], "the built-in prompts are for the built-in model"),
+        (["check", "--numerics", "--bundle", "x.litertlm"], "x.litertlm: No such file or directory"),
         (["check", "--numerics", "/nowhere.jsonl"], "cannot read prompts '/nowhere.jsonl'"),
     ],
 )

@@ -43,9 +43,7 @@ def tokens_needed(draft_length: int) -> int:
 def check_drafter(ready: Ready, bundle: str, draft_lengths: Sequence[int]) -> None:
     """Raises EdgeMtpError where the bundle cannot draft, or not so much."""
     if ready.max_draft_length == 0:
-        raise EdgeMtpError(
-            f"{bundle}: no verify graph (exported with --lean?), so there is nothing to plan; export it again"
-        )
+        raise EdgeMtpError(f"{bundle}: no verify graph, so there is nothing to plan; export it again")
     if not ready.has_drafter:
         raise EdgeMtpError(f"{bundle}: no drafter, so there is nothing to plan; export the checkpoint with its drafter")
     beyond = next((k for k in draft_lengths if k > ready.max_draft_length), None)
