@@ -17,6 +17,7 @@ from edge_mtp.export.ordered_rows import OrderedRows
 from edge_mtp.export.unfinished import Parts
 from edge_mtp.export.weights import TOKEN_ORDERING, Weights
 from edge_mtp.export.work import Work
+from edge_mtp.formats.accelerator import CPU
 from edge_mtp.formats.bundle import GRAPHS_SECTIONS
 from edge_mtp.quiet import quiet
 
@@ -75,14 +76,18 @@ def _file(parts: Parts, section: str) -> Path:
 def _write_model(
     pair: Pair, options: Options, name: str, section: Section, pieces: Pieces, parts: Parts, work: Work
 ) -> None:
-    from edge_mtp.export import compact, ops, store
+    from edge_mtp.export import compact, ops, product, store
 
     work.begin("assemble", f"assemble {name}")
     assembly = section.assemble(pieces.model())
+    lent = _lent(parts, name) if name in OWN else {}
+    if name == GRAPHS_SECTIONS[CPU]:
+        product.claim(
+            assembly, {weight: each.encoding for weight, each in lent.items()}, ("edge_verify_", "edge_decode")
+        )
     compact.compact(assembly.model)
     ops.add_custom_codes(assembly.model)
     target = store.Store(assembly, _file(parts, name))
-    lent = _lent(parts, name) if name in OWN else {}
     bind(pair, options, name, target, lent)
     work.begin("weights", f"weights of {name}")
     target.write(work.add)

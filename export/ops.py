@@ -19,7 +19,8 @@ DRAFT = "edge_mtp.draft"
 ATTENTION = "edge_mtp.attention"
 CANDIDATES = "edge_mtp.candidates"
 EXPERTS = "edge_mtp.experts"
-OPS = (VERIFY, DRAFT, ATTENTION, CANDIDATES, EXPERTS)
+PRODUCT = "edge_mtp.product"
+OPS = (VERIFY, DRAFT, ATTENTION, CANDIDATES, EXPERTS, PRODUCT)
 VERSION = 1
 
 CONTROL_LENGTH = 8

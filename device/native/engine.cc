@@ -238,7 +238,9 @@ void Engine::open(const std::string& path, const Options& options) {
   size_t claimed = 0;  // of the ops that select tokens
   if (accelerator == Accelerator::kCpu) {
     for (const char* op : {kVerifyOp, kDraftOp}) claimed += claim_composites(model, decoder.bytes.size, op);
-    for (const char* op : {kAttentionOp, kCandidatesOp, kExpertsOp}) claim_composites(model, decoder.bytes.size, op);
+    for (const char* op : {kAttentionOp, kCandidatesOp, kExpertsOp, kProductOp}) {
+      claim_composites(model, decoder.bytes.size, op);
+    }
   }
   Graph::Settings decoding = settings(own != nullptr ? kOwnGraphs : kDecoderSection);
   decoding.accelerator = accelerator;

@@ -12,7 +12,6 @@
 #include "cache_entry.h"
 #include "error.h"
 #include "file_identity.h"
-#include "kernels.h"
 
 namespace edge_mtp {
 namespace {
@@ -124,7 +123,7 @@ const Port* Signature::output(const std::string& port) const { return find_port(
 
 Graph::Graph(const litert::Api& api, litert::Environment environment, flatbuffer::Bytes model,
              const Settings& settings)
-    : api_(api), environment_(environment), accelerator_(settings.accelerator), pool_(settings.threads) {
+    : api_(api), environment_(environment), accelerator_(settings.accelerator), kernels_(settings.threads) {
   try {
     litert::check(api.CreateModelFromBuffer(environment, model.data, model.size, &model_), "reading a graph");
     read_signatures();
@@ -192,7 +191,7 @@ void Graph::compile(const Settings& settings, const std::string& weight_cache) {
   litert::check(api_.SetOptionsHardwareAccelerators(options_, hardware_of(accelerator_)), "choosing the hardware");
   if (accelerator_ == Accelerator::kCpu) {
     for (const Kernel& kernel : kernels(api_)) {
-      litert::check(api_.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, &pool_),
+      litert::check(api_.AddCustomOpKernelOption(options_, kernel.name, 1, kernel.kernel, &kernels_),
                     std::string("registering ") + kernel.name);
     }
     std::string cpu = "weight_cache_file_path = " + toml_quote(weight_cache) + "\n";

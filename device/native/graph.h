@@ -9,8 +9,8 @@
 #include "accelerator.h"
 #include "buffer_pool.h"
 #include "flatbuffer.h"
+#include "kernels.h"
 #include "litert_api.h"
-#include "worker_pool.h"
 
 namespace edge_mtp {
 
@@ -73,7 +73,7 @@ class Graph {
   litert::Model model_ = nullptr;
   litert::Options options_ = nullptr;  // LiteRT's custom operators still read them after compilation
   litert::CompiledModel compiled_ = nullptr;
-  WorkerPool pool_;  // of the kernels
+  KernelMemory kernels_;
   std::vector<Signature> signatures_;
 };
 

@@ -9,6 +9,7 @@
 #include "candidates.h"
 #include "experts.h"
 #include "few_rows.h"
+#include "low_bit.h"
 #include "matrix.h"
 #include "select.h"
 
@@ -31,6 +32,7 @@ enum VerifyOperand { kLogits = 0, kDraft = 1, kControl = 2, kScalars = 3, kToken
 enum AttentionOperand { kQuery = 0, kKeys = 1, kValues = 2, kSeen = 3, kAttentionOperands = 4 };
 enum CandidatesOperand { kState = 0, kNearest = 1, kHead = 2, kTokens = 3, kCandidatesOperands = 4 };
 enum ExpertsOperand { kRows = 0, kChosen = 1, kShares = 2, kGateUp = 3, kDown = 4, kExpertsOperands = 5 };
+enum ProductOperand { kFactors = 0, kWeights = 1, kScales = 2, kProductOperands = 3 };
 enum DraftOperand { kIds = 1, kOffset = 4, kDraftOperands = 5 };
 
 // Locks a tensor's memory for the lifetime of the object; a null pointer if that fails. LiteRT ignores the status of a
@@ -124,6 +126,18 @@ Status draft_run(void*, size_t, const TensorBuffer* in, size_t, TensorBuffer* ou
   return litert::kOk;
 }
 
+size_t size_of(const Layout& layout) {
+  size_t count = 1;
+  for (unsigned axis = 0; axis < layout.rank; ++axis) count *= static_cast<size_t>(layout.dimensions[axis]);
+  return count;
+}
+
+// Not a number in any result, so in any logit: the selection reports it.
+Status fail(float* result, const Layout& layout) {
+  std::fill_n(result, size_of(layout), std::numeric_limits<float>::quiet_NaN());
+  return kInvalidArgument;
+}
+
 Status attention_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layout* out) {
   if (n_in != kAttentionOperands || n_out != 1) return kInvalidArgument;
   out[0] = in[kQuery];
@@ -150,7 +164,7 @@ bool describe(const TensorBuffer* in, Attention& call) {
          (call.int8 || types[kKeys].element_type == litert::kFloat32);
 }
 
-Status attention_run(void* pool, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
+Status attention_run(void* memory, size_t, const TensorBuffer* in, size_t, TensorBuffer* out) {
   const Locked<float> result(out[0], kWrite);
   RankedTensorType type;
   if (result.get() == nullptr || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk) return kInvalidArgument;
@@ -159,18 +173,14 @@ Status attention_run(void* pool, size_t, const TensorBuffer* in, size_t, TensorB
   const Locked<const void> keys(in[kKeys], kRead), values(in[kValues], kRead);
   const Locked<const int32_t> seen(in[kSeen], kRead);
   if (!query.get() || !keys.get() || !values.get() || !seen.get() || !describe(in, call)) {
-    // Not a number in any logit: the selection reports it.
-    size_t count = 1;
-    for (unsigned axis = 0; axis < type.layout.rank; ++axis) count *= static_cast<size_t>(type.layout.dimensions[axis]);
-    std::fill_n(result.get(), count, std::numeric_limits<float>::quiet_NaN());
-    return kInvalidArgument;
+    return fail(result.get(), type.layout);
   }
   call.query = query.get();
   call.keys = keys.get();
   call.values = values.get();
   call.seen = seen.get();
   call.out = result.get();
-  attend(call, static_cast<WorkerPool*>(pool));
+  attend(call, &static_cast<KernelMemory*>(memory)->pool);
   return litert::kOk;
 }
 
@@ -208,7 +218,7 @@ Status candidates_layouts(void*, size_t n_in, const Layout* in, size_t n_out, La
   return litert::kOk;
 }
 
-Status candidates_run(void* pool, size_t n_in, const TensorBuffer* in, size_t, TensorBuffer* out) {
+Status candidates_run(void* memory, size_t n_in, const TensorBuffer* in, size_t, TensorBuffer* out) {
   const Locked<float> logits(out[0], kWrite);
   const Locked<int32_t> ids(out[1], kWrite);
   RankedTensorType state, nearest, tokens;
@@ -242,7 +252,41 @@ Status candidates_run(void* pool, size_t n_in, const TensorBuffer* in, size_t, T
   call.tokens = table.get();
   call.logits = logits.get();
   call.ids = ids.get();
-  find_candidates(call, static_cast<WorkerPool*>(pool));
+  find_candidates(call, &static_cast<KernelMemory*>(memory)->pool);
+  return litert::kOk;
+}
+
+Status product_layouts(void*, size_t n_in, const Layout* in, size_t n_out, Layout* out) {
+  if (n_in != kProductOperands || n_out != 1 || in[kFactors].rank < 1 || in[kWeights].rank != 2) return kInvalidArgument;
+  out[0] = in[kFactors];
+  out[0].dimensions[out[0].rank - 1] = in[kWeights].dimensions[0];
+  return litert::kOk;
+}
+
+Status product_run(void* memory, size_t n_in, const TensorBuffer* in, size_t, TensorBuffer* out) {
+  auto* const shared = static_cast<KernelMemory*>(memory);
+  const Locked<float> result(out[0], kWrite);
+  RankedTensorType rows, type;
+  if (result.get() == nullptr || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk ||
+      bound->GetTensorBufferTensorType(in[kFactors], &rows) != litert::kOk) {
+    return kInvalidArgument;
+  }
+  const Locked<const float> given(in[kFactors], kRead);
+  const Locked<const void> weights(in[kWeights], kRead), scales(in[kScales], kRead);
+  Matrix stored;
+  if (!given.get() || !weights.get() || !scales.get() || !describe(in, n_in, kWeights, kScales, stored) ||
+      !stored.is_integer() || rows.layout.dimensions[rows.layout.rank - 1] != stored.width) {
+    return fail(result.get(), type.layout);
+  }
+  const bool has_blocks = stored.block > 0;
+  LowBitMatrix matrix{static_cast<const uint8_t*>(weights.get()),
+                      has_blocks ? nullptr : static_cast<const float*>(scales.get()),
+                      has_blocks ? static_cast<const uint16_t*>(scales.get()) : nullptr,
+                      nullptr, stored.rows, stored.width, stored.bits(), stored.block};
+  if (unsupported(matrix) != nullptr) return fail(result.get(), type.layout);
+  matrix.sums = shared->sums.of(matrix, &shared->pool);
+  const auto count = static_cast<int32_t>(size_of(type.layout) / static_cast<size_t>(matrix.rows));
+  multiply(matrix, given.get(), count, result.get(), &shared->pool);
   return litert::kOk;
 }
 
@@ -272,7 +316,7 @@ bool describe(const TensorBuffer* in, size_t n_in, Experts& call) {
          call.gate_up.rows == call.experts * 2 * call.inner && can_multiply(call.gate_up) && can_multiply(call.down);
 }
 
-Status experts_run(void* pool, size_t n_in, const TensorBuffer* in, size_t, TensorBuffer* out) {
+Status experts_run(void* memory, size_t n_in, const TensorBuffer* in, size_t, TensorBuffer* out) {
   const Locked<float> result(out[0], kWrite);
   RankedTensorType type;
   if (!result.get() || bound->GetTensorBufferTensorType(out[0], &type) != litert::kOk) return kInvalidArgument;
@@ -301,7 +345,7 @@ Status experts_run(void* pool, size_t n_in, const TensorBuffer* in, size_t, Tens
   call.gate_up.data = gate_up.get();
   call.down.data = down.get();
   call.out = result.get();
-  mix_experts(call, static_cast<WorkerPool*>(pool));
+  mix_experts(call, &static_cast<KernelMemory*>(memory)->pool);
   return litert::kOk;
 }
 
@@ -313,12 +357,14 @@ std::vector<Kernel> kernels(const litert::Api& api) {
   static const CustomOpKernel attention{init, attention_layouts, attention_run, destroy};
   static const CustomOpKernel candidates{init, candidates_layouts, candidates_run, destroy};
   static const CustomOpKernel experts{init, experts_layouts, experts_run, destroy};
+  static const CustomOpKernel product{init, product_layouts, product_run, destroy};
   if (bound == nullptr) bound = &api;
   return {{kVerifyOp, &verify},
           {kDraftOp, &draft},
           {kAttentionOp, &attention},
           {kCandidatesOp, &candidates},
-          {kExpertsOp, &experts}};
+          {kExpertsOp, &experts},
+          {kProductOp, &product}};
 }
 
 }  // namespace edge_mtp
