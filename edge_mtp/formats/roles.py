@@ -36,6 +36,7 @@ FARTHEST = 48
 _OUTPUT = "self_attn.o_proj.weight"
 _IN_LAYERS = ("self_attn.", "mlp.", "router.", "per_layer_input_gate.", "per_layer_projection.")
 _CHOSEN_FROM = {"logits", "draft"}  # outputs that a head's result goes into, as it is or chosen from
+_CANDIDATES = "edge_mtp.candidates"  # multiplies by rows of a drafter's head (docs/candidates-op.md)
 _ATTENTION = ("attention", "bmm", "sdpa")  # in the names of composites that multiply computed tensors
 
 
@@ -206,7 +207,7 @@ class _Walk:
     def _mixes(self, number: int) -> bool:
         """Whether a walk ends at this operator."""
         kind = self.operators[number].kind
-        return kind in (FULLY_CONNECTED, EMBEDDING_LOOKUP, GATHER, TOPK) or self._attends(number)
+        return kind in (FULLY_CONNECTED, EMBEDDING_LOOKUP, GATHER, TOPK, _CANDIDATES) or self._attends(number)
 
     def _sources(self, tensor: int) -> set[int | str]:
         """The nearest operators that mix, and named inputs, that a tensor is made of; empty in the residual stream."""
