@@ -307,7 +307,7 @@ READY = Ready(2, 512, 99, 7, True, 1.0)
 @pytest.mark.parametrize(
     ("ready", "lengths", "message"),
     [
-        (replace(READY, max_draft_length=0), [], "x.litertlm: no verify graph.*--lean.*export it again"),
+        (replace(READY, max_draft_length=0), [], "x.litertlm: no verify graph.*export it again"),
         (replace(READY, has_drafter=False), [], "x.litertlm: no drafter.*export"),
         (READY, [3, 9], "draft length 9 is beyond the 7.*use 1 to 7"),
     ],

@@ -192,7 +192,7 @@ def test_a_damaged_file_is_read_or_refused_in_a_line(tmp_path: Path, small: list
     for part in summary(analysis):
         console.print(part)
     versus = Versus(Side("a", read), Side("b", SMALL), [f"{read.run.arms[0].label}={SMALL.run.arms[0].label}"])
-    shown_lines = text_lines(versus, [])
+    shown_lines = text_lines(versus, [], 0)
     assert shown_lines
     assert all(character.isprintable() or character == "\n" for character in console.file.getvalue())
 

@@ -183,25 +183,25 @@ def test_verdicts_of_an_interval(a: float, b: float, c: float, operator: str, va
     points = {compare(x, value) for x in (low, middle, high)}
     if any(x != value and math.isclose(x, value, rel_tol=1e-9, abs_tol=1e-9) for x in (low, middle, high)):
         return  # equal, for a rule
-    expected = Verdict.CANNOT_TELL if len(points) == 2 else Verdict.HOLDS if points == {True} else Verdict.DOES_NOT_HOLD
+    expected = Verdict.CANNOT_TELL if len(points) == 2 else Verdict.TRIGGERED if points == {True} else Verdict.NOT_TRIGGERED
     assert rule.judge(Estimate(middle, low, high)) == expected
     for bound, figure in (("value", middle), ("low", low), ("high", high)):
         pointed = parse_rule(f"tokens_per_verify.{bound} {operator} {value!r}")
-        assert (pointed.judge(Estimate(middle, low, high)) == Verdict.HOLDS) == compare(figure, value)
-    assert (rule.judge(middle) == Verdict.HOLDS) == compare(middle, value)
+        assert (pointed.judge(Estimate(middle, low, high)) == Verdict.TRIGGERED) == compare(figure, value)
+    assert (rule.judge(middle) == Verdict.TRIGGERED) == compare(middle, value)
 
 
 def test_sums_of_floats_do_not_fail_a_build() -> None:
     assert 0.99 - 0.98 > 0.01
-    assert parse_rule("toolcall.error > +1pp").judge(0.99 - 0.98) == Verdict.DOES_NOT_HOLD
-    assert parse_rule("toolcall.error >= +1pp").judge(0.58 - 0.57) == Verdict.HOLDS
+    assert parse_rule("toolcall.error > +1pp").judge(0.99 - 0.98) == Verdict.NOT_TRIGGERED
+    assert parse_rule("toolcall.error >= +1pp").judge(0.58 - 0.57) == Verdict.TRIGGERED
 
 
 def test_the_end_of_no_interval() -> None:
     rule = parse_rule("memory.rss.high > 1GB")
     with pytest.raises(EdgeMtpError, match=r"no interval here; drop \.high"):
         rule.judge(2e9)
-    assert parse_rule("memory.rss.value > 1GB").judge(2e9) == Verdict.HOLDS
+    assert parse_rule("memory.rss.value > 1GB").judge(2e9) == Verdict.TRIGGERED
 
 
 @pytest.mark.parametrize("text", ["decode < 5", "decode > 5", "decode <= -5%", "decode >= +5%"])
