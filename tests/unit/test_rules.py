@@ -183,7 +183,9 @@ def test_verdicts_of_an_interval(a: float, b: float, c: float, operator: str, va
     points = {compare(x, value) for x in (low, middle, high)}
     if any(x != value and math.isclose(x, value, rel_tol=1e-9, abs_tol=1e-9) for x in (low, middle, high)):
         return  # equal, for a rule
-    expected = Verdict.CANNOT_TELL if len(points) == 2 else Verdict.TRIGGERED if points == {True} else Verdict.NOT_TRIGGERED
+    expected = (
+        Verdict.CANNOT_TELL if len(points) == 2 else Verdict.TRIGGERED if points == {True} else Verdict.NOT_TRIGGERED
+    )
     assert rule.judge(Estimate(middle, low, high)) == expected
     for bound, figure in (("value", middle), ("low", low), ("high", high)):
         pointed = parse_rule(f"tokens_per_verify.{bound} {operator} {value!r}")
